@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Says what sounds are: files, folders, globs or standard input in; a table, JSON lines or CSV out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from urbansound_hf.errors import exit_code
+
+
+def parse() -> argparse.Namespace:
+    exits = "Exit code 1: some inputs could not be read; 2: none could, or wrong usage."
+    parser = argparse.ArgumentParser(description=__doc__, epilog=exits)
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="file, folder (recursive), glob, or - for a sound on standard input")
+    add("--model", metavar="DIR_OR_HUB_ID", help="a checkpoint (default: the newest finished run under outputs/)")
+    add("--revision", help="branch, tag or commit of a Hub id")
+    add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
+    add("--top_k", type=int, default=5, help="labels for each sound (default: 5)")
+    add("--format", choices=("table", "jsonl", "csv"), help="default: by the suffix of --output, else table")
+    add("--output", metavar="FILE", help="write there, once complete, instead of standard output")
+    add("--window_seconds", type=float, help="a longer recording becomes a timeline of windows (default: as trained)")
+    add("--hop_seconds", type=float, help="from window to window (default: half a window)")
+    add("--batch_size", type=int, default=8, help="windows that go through the model together (default: 8)")
+    add("--device", help="cpu, cuda, cuda:1… (default: the GPU if there is one)")
+    args = parser.parse_args()
+    if min(args.top_k, args.batch_size) < 1:
+        parser.error("--top_k and --batch_size are at least 1")
+    suffix = Path(args.output or "").suffix[1:]
+    args.format = args.format or (suffix if suffix in ("jsonl", "csv") else "table")
+    return args
+
+
+def classify(sounds: list, args: argparse.Namespace) -> Iterator[Any]:
+    from urbansound_hf.predict import SoundClassifier  # torch and transformers: seconds
+
+    model = SoundClassifier.from_pretrained(args.model, args.revision, args.device, args.trust_remote_code)
+    args.top_k = min(args.top_k, len(model.labels))
+    return model.classify_many(sounds, args.top_k, args.window_seconds, args.hop_seconds, args.batch_size)
+
+
+def main() -> int:
+    args = parse()
+    from urbansound_hf import inputs, output
+
+    sounds, problems = inputs.find_sounds(args.inputs)
+    args.model = args.model or inputs.newest_run()
+    with output.destination(args.output) as stream:
+        found = classify(sounds, args) if sounds else ()
+        results = chain(map(output.Classification.failed, problems), found)
+        return output.write(results, args.format, args.top_k, stream)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,79 @@
+"""Arrows between modules point down only, and layers 0 and 1 stay light."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "urbansound_hf"
+LAYERS = [
+    ["__init__", "labels", "errors"],
+    ["audio", "folds", "metrics", "receipts", "synthetic", "download", "prepare", "urbansound8k", "sounds"],
+    ["config", "features", "models.short_context", "models.adapt", "models.cnn", "models.yamnet", "models"],
+    ["training", "predict"],
+    ["report", "crossval"],
+]
+ORDER = [module for layer in LAYERS for module in layer]
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+)
+
+
+def imported(module: str, top_level_only: bool = False) -> set[str]:
+    """Every module that `module` imports, as dotted names; those of ours without the package's name."""
+    path = PACKAGE.joinpath(*module.split("."))
+    tree = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
+    found: set[str] = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("urbansound_hf.") for name in found}
+
+
+def test_every_module_has_its_place():
+    assert sorted(ORDER) == MODULES
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_arrows_point_down(module):
+    upward = [other for other in imported(module) & set(ORDER) if ORDER.index(other) >= ORDER.index(module)]
+    assert not upward, f"{module} imports {upward}, which stand above it"
+
+
+@pytest.mark.parametrize("module", LAYERS[0] + LAYERS[1])
+def test_the_lower_layers_need_no_torch(module):
+    heavy = {name.split(".")[0] for name in imported(module)} & {"torch", "torchaudio", "transformers", "accelerate"}
+    assert not heavy
+
+
+@pytest.mark.parametrize("module", LAYERS[0])
+def test_the_lowest_layer_is_standard_library_only(module):
+    import sys
+
+    assert {name.split(".")[0] for name in imported(module)} <= set(sys.stdlib_module_names) | {"__future__"}
+
+
+def test_serving_knows_nothing_of_training():
+    reached, waiting = set(), ["predict"]
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        waiting += [other for other in imported(module) & set(ORDER) if other not in reached]
+    assert not reached & {"training", "folds", "crossval", "report"}
+
+
+def test_only_training_knows_trainer_and_only_models_load_weights():
+    for module in ORDER:
+        names = imported(module)
+        assert ("transformers.Trainer" in names) <= (module == "training")
+        assert ("transformers.AutoModelForAudioClassification" in names) <= module.startswith(("models", "predict"))
+
+
+if __name__ == "__main__":  # the picture that the README shows
+    for number, layer in reversed(list(enumerate(LAYERS))):
+        print(f"layer {number}  {'  '.join(layer)}")

@@ -1,0 +1,216 @@
+"""The schema of a run: every flag is a field below, with its default and its help, and there is no other schema."""
+# ruff: noqa: RUF009  (`flag` and `inherited` make dataclass fields)
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from urbansound_hf import rules
+from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.flags import FlagParser, Flags, read
+
+
+def flag(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field with its help text; `metadata` goes to argparse."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+def inherited(name: str, default: Any) -> Any:
+    """A field of `TrainingArguments` with its own help and another default."""
+    return field(default=default, metadata=TrainingArguments.__dataclass_fields__[name].metadata)
+
+
+@dataclass
+class DataArguments:
+    """What is heard, and what is held out."""
+
+    _argument_group_name = "data"
+    dataset: str = flag(
+        "urbansound8k", "urbansound8k, synthetic, a folder (classes as folders, or metadata.csv), or a Hub id"
+    )
+    dataset_config: str | None = flag(None, "configuration of a Hub data set")
+    dataset_revision: str | None = flag(None, "branch, tag or commit of a Hub data set")
+    audio_column: str | None = flag(None, "column with the sounds; found by its type or name if absent")
+    label_column: str | None = flag(None, "column with the labels; found by its type or name if absent")
+    data_dir: str | None = flag(None, "where UrbanSound8K lies or goes; absent: downloaded (6 GB) to the cache")
+    allow_missing_files: bool = flag(False, "train on what is there although clips of the metadata lack their file")
+    split: Literal["official", "grouped", "random"] = flag(
+        "official", "the folds or parts of the data; by recording; or leaky: a recording on both sides"
+    )
+    test_fold: str = flag("10", "fold held out for the test, 1 to 10; a list 1,3,5; or all = cross-validation")
+    validation: Literal["next_fold", "none"] = flag(
+        "next_fold", "what chooses the checkpoint: the fold after the test fold; or none: train on it, take the last"
+    )
+    clip_seconds: float = flag(4.0, "length of a training clip and of the serving window, in seconds")
+    preprocessing_num_workers: int | None = flag(None, "processes that decode and extract; absent: one for each core")
+
+
+@dataclass
+class ModelArguments:
+    """What is trained, and how much of it."""
+
+    _argument_group_name = "model"
+    model_name_or_path: str = flag(
+        "facebook/wav2vec2-base", "Hub id or checkpoint folder; or a model type (wav2vec2, cnn) for random weights"
+    )
+    model_revision: str | None = flag(None, "branch, tag or commit of a Hub model")
+    trust_remote_code: bool = flag(False, "run the model code that comes with a Hub model")
+    model_config: list[str] | None = flag(None, "KEY=VALUE ... that replace values of the model's config")
+    feature_extractor_config: list[str] | None = flag(
+        None, "KEY=VALUE ... that replace values of the feature extractor's config"
+    )
+    freeze: Literal["none", "feature_encoder", "backbone"] = flag(
+        "feature_encoder", "what keeps its pretrained weights: nothing, the convolutional front, all but the head"
+    )
+    unfreeze_last_n: int = flag(0, "with --freeze backbone: how many of the last layers learn all the same")
+    head_learning_rate: float | None = flag(None, "learning rate of the new head; absent: that of the rest")
+    layer_decay: float = flag(1.0, "learning rate of a layer over that of the next, 0 to 1; 1: the same for all")
+
+
+@dataclass
+class OwnRunArguments:
+    """What `TrainingArguments` lacks."""
+
+    overwrite: bool = flag(False, "replace a finished run in output_dir")
+    keep_checkpoints: bool = flag(False, "keep the checkpoints of a finished run, to train on from them")
+    early_stopping_patience: int | None = flag(None, "stop after so many evaluations without a better score")
+
+
+@dataclass
+class RunArguments(TrainingArguments, OwnRunArguments):
+    """All of `transformers.TrainingArguments`, with this project's defaults; constructing it sets up the device."""
+
+    _argument_group_name = "training (all of transformers.TrainingArguments)"
+    output_dir: str | None = flag(None, "folder of the run, one sub-folder a test fold; absent: outputs/<config name>")
+    learning_rate: float = inherited("learning_rate", 3e-5)
+    num_train_epochs: float = inherited("num_train_epochs", 10.0)
+    gradient_accumulation_steps: int = inherited("gradient_accumulation_steps", 4)
+    warmup_steps: float = inherited("warmup_steps", 0.1)
+    eval_strategy: IntervalStrategy | str = inherited("eval_strategy", "epoch")
+    save_strategy: SaveStrategy | str = inherited("save_strategy", "epoch")
+    save_total_limit: int | None = inherited("save_total_limit", 1)
+    load_best_model_at_end: bool = inherited("load_best_model_at_end", True)
+    metric_for_best_model: Literal["accuracy", "macro_f1", "loss"] = flag(
+        "accuracy", "score that chooses the checkpoint"
+    )
+    logging_steps: float = inherited("logging_steps", 10)
+    remove_unused_columns: bool = inherited("remove_unused_columns", False)
+    bf16: bool | None = flag(  # type: ignore[assignment]  # None until the hardware was asked
+        None, "bfloat16 mixed precision; absent: where the hardware has it", nargs="?", const=True
+    )
+    resume_from_checkpoint: str | None = flag(None, "last, or the folder of a checkpoint to continue from")
+
+    def __post_init__(self) -> None:
+        asked_for_cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+        self.use_cpu = asked_for_cpu or not torch.accelerator.is_available()
+        if self.bf16 is None:
+            launched_with_other = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") not in ("no", "bf16")
+            self.bf16 = not self.fp16 and not launched_with_other and has_bf16(self.use_cpu)
+        if isinstance(self.report_to, str):  # from the command line or a file
+            self.report_to = [name.strip() for name in self.report_to.split(",")]
+        super().__post_init__()
+        _check_installed(self.report_to or [])
+
+
+def _check_installed(trackers: Sequence[str]) -> None:
+    """Raises ValueError now for what Trainer would refuse only after the data was prepared."""
+    from transformers.integrations import get_available_reporting_integrations  # takes seconds; mistakes need not wait
+
+    installed = get_available_reporting_integrations()
+    if missing := sorted(set(trackers) - {*installed, "flyte"}):
+        what = f"`report_to` names what is not installed here: {', '.join(missing)}"
+        raise ValueError(f"{what}; what is: {', '.join(['none', *installed])}")
+
+
+def has_bf16(on_cpu: bool) -> bool:
+    """Whether bfloat16 pays here: computed in hardware, not emulated (as on a GPU before Ampere)."""
+    if on_cpu:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run's resolved values; `name` is that of the config file, `source`."""
+
+    data: DataArguments
+    model: ModelArguments
+    training: RunArguments
+    source: Path | None
+    name: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every value that is set, flat and JSON-able; as YAML it is a config of the same run. Tokens stay out."""
+        flat = {**vars(self.data), **vars(self.model), **self.training.to_dict()}
+        return {
+            name: json.dumps(value) if isinstance(value, dict) else value
+            for name, value in flat.items()
+            if value not in (None, "", []) and not name.endswith("_token")
+        }
+
+
+def parse(argv: Sequence[str], default_config: Path) -> RunConfig:
+    """Reads `[CONFIG.yaml] [--flag value …]`; the command line wins over the file.
+
+    Raises:
+        UserErrors: all mistakes of the file and the command line, each with its place and the way out.
+        SystemExit: after `--help` was printed.
+    """
+    parser = FlagParser(SCHEMA, prog="train.py", usage="%(prog)s [CONFIG.yaml] [--flag value ...]", description=ABOUT)
+    if {"--help", "-h"} & set(argv):
+        parser.parse_args(["--help"])
+    flags = read(parser, argv, default_config)
+    settings = {**vars(parser.parse_args([])), **flags.values}
+    problems = flags.problems + rules.check(settings, flags.origin)
+    if problems:
+        raise UserErrors(problems)
+    name = flags.source.stem
+    settings["output_dir"] = settings["output_dir"] or f"outputs/{name}"
+    if settings["validation"] == "none":  # nothing is left to be evaluated on
+        settings.update(eval_strategy="no", load_best_model_at_end=False)
+    data = DataArguments(**_part(DataArguments, settings))
+    model = ModelArguments(**_part(ModelArguments, settings))
+    return RunConfig(data, model, _training(settings, flags), flags.source, name)
+
+
+SCHEMA = (DataArguments, ModelArguments, RunArguments)
+ABOUT = "Every line `flag: value` of the config is the flag --flag value; the command line wins over it."
+
+
+def _part(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: settings[each.name] for each in fields(kind) if each.init}
+
+
+def _training(settings: Mapping[str, Any], flags: Flags) -> RunArguments:
+    try:
+        return RunArguments(**_part(RunArguments, settings))
+    except (ValueError, OSError, ImportError) as error:  # its own rules, and the files and packages that flags name
+        places = [place for name, place in flags.origin.items() if name in str(error)]
+        raise UserErrors([UserError(str(error), " and ".join(places) or str(flags.source))]) from error
+
+
+def test_folds(data: DataArguments, present: Sequence[int] = rules.ALL_FOLDS) -> list[int]:
+    """The folds to hold out in turn, sorted.
+
+    Args:
+        present: the folds that the data has.
+
+    Raises:
+        UserError: one that was asked for is not there.
+    """
+    wanted = present if data.test_fold == "all" else rules.fold_numbers(data.test_fold)
+    if missing := sorted(set(wanted) - set(present)):
+        there = ", ".join(map(str, present))
+        raise UserError(
+            f"the data has no clip of test fold {', '.join(map(str, missing))}", "--test_fold", f"there are {there}"
+        )
+    return sorted(set(wanted))

@@ -1,0 +1,231 @@
+"""A big file over the network and out of its archive.
+
+The download goes on where it broke off and is checked by md5 before anything is unpacked; the unpacking never writes
+outside its folder. What is unfinished is called `.part` or `.unpacking`, so what carries the right name is whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import re
+import shutil
+import tarfile
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import requests
+from filelock import FileLock
+from tqdm import tqdm
+from urllib3.exceptions import InvalidHeader
+from urllib3.util import Retry
+
+from urbansound_hf.errors import UserError
+
+CHUNK = 1 << 16  # bytes; what a broken connection can lose
+TIMEOUT_SECONDS = (10, 60)  # to connect; between two packets
+LONGEST_PAUSE_SECONDS = 300.0
+BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1000, "disable": None}  # only on a terminal
+BY_HAND = "download the file with a browser, unpack it, and give its folder as --data_dir"
+SPAN = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<total>\d+)")  # Content-Range: bytes 100-199/200, bytes */200
+BROKEN = (requests.ConnectionError, requests.Timeout, requests.HTTPError, requests.exceptions.ChunkedEncodingError)
+
+logger = logging.getLogger(__name__)
+
+
+def fetch(url: str, target: Path, md5: str, attempts: int = 5, backoff_seconds: float = 1.0) -> Path:
+    """Downloads a file once; an interrupted download goes on where it stopped, in this call or in the next.
+
+    Args:
+        url: what to download, `http` or `https`.
+        target: the file to write; until it is whole and checked it is called `<target>.part`.
+        md5: the checksum of the whole file, 32 hexadecimal digits.
+        attempts: connections in a row that may bring nothing new (broken off, 429, 5xx) before giving up.
+        backoff_seconds: the pause after the first of them; it doubles each time, unless `Retry-After` says otherwise.
+
+    Returns:
+        `target`, whole. If it is there already it is not downloaded, and its md5 is computed only once:
+        `<target>.md5` remembers it, together with size and time.
+
+    Raises:
+        UserError: no connection, refused by the server, no space on the disk, or the wrong md5.
+    """
+    part, stamp = Path(f"{target}.part"), Path(f"{target}.md5")
+    if not target.is_file():
+        with _writing(target), FileLock(f"{target}.lock"):  # two processes must not append to the same part
+            if not target.is_file():
+                _download(url, part, attempts, backoff_seconds)
+                _check_md5(part, md5, url)
+                Path(f"{part}.etag").unlink(missing_ok=True)
+                part.replace(target)
+                stamp.write_text(_fact(target, md5))
+    elif not stamp.is_file() or stamp.read_text() != _fact(target, md5):
+        _check_md5(target, md5, url)
+        with suppress(OSError):  # a shared folder that we may only read
+            stamp.write_text(_fact(target, md5))
+    return target
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpacks a `.tar.gz` and returns `folder`; one that is there and not empty is taken as whole and left as it is.
+
+    Names that lead outside, links and devices are refused, absolute names land inside the folder, and the litter
+    of macOS (`.DS_Store`, `._*`) stays behind.
+
+    Raises:
+        UserError: the archive is missing, damaged, cut off or hostile, or the disk is full.
+    """
+    partial = Path(f"{folder}.unpacking")
+    if folder.is_dir() and any(folder.iterdir()):
+        return folder
+    with _writing(folder), FileLock(f"{folder}.lock"):
+        if not (folder.is_dir() and any(folder.iterdir())):  # nobody else unpacked it while we waited
+            shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+            try:
+                _extract(archive, partial)
+                partial.replace(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _download(url: str, part: Path, attempts: int, backoff_seconds: float) -> None:
+    """Fills `part`, in as many connections as it takes."""
+    idle = 0  # connections in a row that brought nothing new
+    while True:
+        before = _size(part)
+        try:
+            return _go_on(url, part)
+        except BROKEN as error:
+            have, status = _size(part), 0 if error.response is None else error.response.status_code
+            idle = 0 if have > before else idle + 1
+            if idle >= attempts or (400 <= status < 500 and status != 429):
+                again = f"run the command again: it goes on after the {_human(have)} that are there; or " * bool(have)
+                raise UserError(f"the download stopped: {_reason(error)}", url, again + BY_HAND) from None
+            pause_seconds = _retry_after(error) or backoff_seconds * 2 ** max(0, idle - 1)
+            logger.warning("%s: %s; trying again in %.0f s", part.stem, _reason(error), pause_seconds)
+            time.sleep(pause_seconds)
+
+
+def _go_on(url: str, part: Path) -> None:
+    """One connection: asks for what `part` lacks and writes it there. Raises what requests raises."""
+    have, known = _size(part), Path(f"{part}.etag")
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        status, etag = response.status_code, response.headers.get("ETag", "")
+        span = SPAN.fullmatch(response.headers.get("Content-Range", ""))
+        if have and status == 416 and span and int(span["total"]) == have:
+            return None  # nothing is missing but the check
+        # Compared here, not by If-Range: storage behind a proxy may not know the ETag that the proxy hands out.
+        if have and (status == 416 or (status == 206 and known.is_file() and known.read_text() != etag)):
+            logger.warning("%s: the file at the source has changed; starting over", part.stem)
+            part.unlink()
+            return _go_on(url, part)
+        response.raise_for_status()
+        known.write_text(etag)
+        return _save(response, part, start=int(span["start"] or 0) if span and status == 206 else 0)
+
+
+def _save(response: requests.Response, part: Path, start: int) -> None:
+    """Writes the body of a response to `part` from byte `start` on, wherever the server chose to start."""
+    length = int(response.headers.get("Content-Length", 0))  # bytes still to come; 0: the server does not say
+    with part.open("ab") as file, tqdm(desc=part.stem, total=start + length or None, initial=start, **BAR) as bar:
+        file.truncate(start)
+        _check_space(part.parent, length)
+        for chunk in response.iter_content(CHUNK):  # raises if the connection ends before its length
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    size, name = archive.stat().st_size, ""
+    _check_space(folder.parent, size)  # WAVs hardly shrink, so this is nearly the size of what comes out
+    folder.mkdir()
+    try:
+        with (
+            archive.open("rb") as file,
+            tqdm.wrapattr(file, "read", total=size, desc=f"Unpacking {archive.name}", **BAR) as counted,
+            gzip.open(counted) as stream,
+            tarfile.open(fileobj=stream, mode="r:") as tar,
+        ):
+            for member in tar:
+                name = member.name
+                if PurePosixPath(name).name.startswith(("._", ".DS_Store")):
+                    continue
+                if not (member.isfile() or member.isdir()):  # links have led older Pythons' filter out: CVE-2025-4517
+                    raise tarfile.SpecialFileError(member)
+                tar.extract(member, folder, filter="data")
+            while stream.read(CHUNK):  # on to gzip's own checksum, at the very end
+                pass
+    except tarfile.FilterError:
+        rule = "an archive may hold only files and folders inside itself; this one holds something else"
+        raise UserError(rule, f"{archive}: {name}", "take the archive from its official source") from None
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        fix = f"delete {archive} to download it again"
+        raise UserError(f"the archive is damaged or cut off ({error})", str(archive), fix) from None
+
+
+def _check_md5(path: Path, md5: str, url: str) -> None:
+    digest, size = hashlib.md5(usedforsecurity=False), _size(path)
+    with path.open("rb") as file, tqdm.wrapattr(file, "read", total=size, desc="Checking", **BAR) as counted:
+        while chunk := counted.read(CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() == md5:
+        return
+    found = f"{path.name} should have the md5 {md5}, but its {_human(size)} have {digest.hexdigest()}"
+    if path.suffix != ".part":
+        raise UserError(found, str(path), "delete it to download it again")
+    path.unlink()
+    raise UserError(f"{found}; it was removed", url, f"run the command again; if that does not help, {BY_HAND}")
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        found = f"{_human(needed)} are needed on the disk, {_human(free)} are free"
+        raise UserError(found, str(folder.resolve()), "make space, or choose another disk with --data_dir")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Makes the parent folder; turns what the operating system refuses into a `UserError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        fix = "mend this, or choose another folder with --data_dir"
+        raise UserError(error.strerror or str(error), str(error.filename or path), fix) from None
+
+
+def _retry_after(error: requests.RequestException) -> float:
+    header = "" if error.response is None else error.response.headers.get("Retry-After", "")
+    with suppress(InvalidHeader):
+        return min(Retry().parse_retry_after(header), LONGEST_PAUSE_SECONDS)  # seconds or a date
+    return 0.0
+
+
+def _reason(error: requests.RequestException) -> str:
+    """What the server or the machine said, without the libraries' wrapping."""
+    if error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    cause: BaseException = error
+    while cause.__context__:
+        cause = cause.__context__
+    return str(cause)
+
+
+def _fact(path: Path, md5: str) -> str:
+    return f"{md5} {path.stat().st_size} {path.stat().st_mtime_ns}\n"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _human(size: int) -> str:
+    return tqdm.format_sizeof(size, "B")

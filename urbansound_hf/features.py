@@ -1,0 +1,141 @@
+"""From waveforms to a model's inputs, by the model's own feature extractor, one clip at a time.
+
+The group-norm wav2vec2 and HuBERT models see no attention mask, so padding changes their scores. Therefore nothing is
+ever padded here: evaluation and serving extract each clip alone, exactly as the stock pipeline does, and put only
+clips of equal shape into one batch. A clip's score cannot depend on its neighbours. For training, where a batch needs
+one shape, a short clip is repeated until it fills the window; mean pooling then sees the same sound either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import FeatureExtractionMixin
+
+from urbansound_hf import audio
+
+Features = dict[str, np.ndarray]
+
+
+def extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) -> Features:
+    """One clip, `(samples,)` float32 at the extractor's rate, as the model's inputs without a batch axis."""
+    encoded = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="np")
+    return {name: np.asarray(values)[0] for name, values in encoded.items()}
+
+
+def equal_shapes(features: Iterable[Mapping[str, Any]]) -> Iterator[tuple[list[int], Features]]:
+    """Stacks clips of equal shape into batches; yields `(positions in the input, batch)`."""
+    groups: dict[tuple, list[int]] = {}
+    clips = list(features)
+    for position, clip in enumerate(clips):
+        groups.setdefault(tuple(np.shape(values) for values in clip.values()), []).append(position)
+    for positions in groups.values():
+        names = clips[positions[0]].keys()
+        yield positions, {name: np.stack([clips[i][name] for i in positions]) for name in names}
+
+
+def fills_window(feature_extractor: FeatureExtractionMixin, window: int) -> bool:
+    """Whether the extractor itself brings every clip to one shape (Whisper, AST) or follows its length (wav2vec2)."""
+    short, full = (extract(feature_extractor, np.zeros(samples, np.float32)) for samples in (window // 2, window))
+    return all(short[name].shape == full[name].shape for name in full)
+
+
+def repeat_to(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """Repeats a `(n,)` waveform until it has `samples`; a longer one is returned as it is."""
+    return np.resize(waveform, samples) if len(waveform) < samples else waveform
+
+
+def prepare(
+    dataset: datasets.Dataset,
+    feature_extractor: FeatureExtractionMixin,
+    clip_seconds: float,
+    training: bool,
+    num_proc: int | None = None,
+) -> datasets.Dataset:
+    """The cached, multi-process `map` step from clips to model inputs.
+
+    Args:
+        dataset: rows with `audio` (16-bit WAV bytes at the extractor's rate) and `label`.
+        clip_seconds: window; a longer clip becomes several rows, windows side by side.
+        training: repeat short clips to the window where the extractor would leave them short.
+        num_proc: processes (default: one).
+
+    Returns:
+        Rows of the extractor's outputs plus `labels` and `clip` (the clip's row in `dataset`), as numpy arrays.
+    """
+    window = round(clip_seconds * feature_extractor.sampling_rate)
+    fill = training and not fills_window(feature_extractor, window)
+    prepared = dataset.map(
+        _extract_rows,
+        with_indices=True,
+        with_rank=True,
+        batched=True,
+        batch_size=64,
+        writer_batch_size=64,
+        num_proc=num_proc if num_proc and num_proc > 1 and len(dataset) > 64 * num_proc else None,
+        remove_columns=dataset.column_names,
+        features=_schema(extract(feature_extractor, np.zeros(window, np.float32))),
+        fn_kwargs={"feature_extractor": feature_extractor, "window": window, "fill": fill},
+        desc="Extracting features",
+    )
+    return prepared.with_format("numpy")
+
+
+def collate_training(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A training batch: model inputs `(batch, …)` and `labels` `(batch,)`; every row has the same shape."""
+    inputs = [{name: values for name, values in row.items() if name not in ("labels", "clip")} for row in rows]
+    ((_, batch),) = equal_shapes(inputs)
+    return {**as_tensors(batch), "labels": torch.tensor([int(row["labels"]) for row in rows])}
+
+
+def collate_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """An evaluation batch: `labels`, `clip` `(batch,)`, and `groups` of equal shape with their `positions`."""
+    inputs = [{name: values for name, values in row.items() if name not in ("labels", "clip")} for row in rows]
+    groups = list(equal_shapes(inputs))
+    return {
+        "labels": torch.tensor([int(row["labels"]) for row in rows]),
+        "clip": torch.tensor([int(row["clip"]) for row in rows]),
+        "positions": [torch.tensor(positions) for positions, _ in groups],
+        "groups": [as_tensors(batch) for _, batch in groups],
+    }
+
+
+def as_tensors(batch: Features) -> dict[str, torch.Tensor]:
+    """Numpy arrays as torch tensors, without a copy where the memory allows."""
+    return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in batch.items()}
+
+
+def _extract_rows(
+    batch: dict[str, list],
+    indices: list[int],
+    rank: int | None,
+    feature_extractor: FeatureExtractionMixin,
+    window: int,
+    fill: bool,
+) -> dict[str, list]:
+    if rank is not None:  # one of several forked processes: OpenMP's threads did not survive the fork, and would hang
+        torch.set_num_threads(1)
+    rows: dict[str, list] = {"labels": [], "clip": []}
+    for clip, label, index in zip(batch["audio"], batch["label"], indices, strict=True):
+        waveform = audio.load(clip["bytes"], feature_extractor.sampling_rate, name=clip["path"])
+        waveform = repeat_to(waveform, window) if fill else waveform
+        for start, end in audio.windows(len(waveform), window, window):
+            rows["labels"].append(label)
+            rows["clip"].append(index)
+            for name, values in extract(feature_extractor, waveform[start:end]).items():
+                rows.setdefault(name, []).append(values)
+    return rows
+
+
+def _schema(example: Features) -> datasets.Features:
+    columns: dict[str, Any] = {"labels": datasets.Value("int64"), "clip": datasets.Value("int64")}
+    for name, values in example.items():
+        dtype = str(values.dtype)
+        columns[name] = (
+            datasets.Array2D((None, values.shape[1]), dtype) if values.ndim == 2 else datasets.List(datasets.Value(dtype))
+        )
+    return datasets.Features(columns)

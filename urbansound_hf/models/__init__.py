@@ -1,0 +1,150 @@
+"""Every model family behind one door: a name in, an `AutoModelForAudioClassification` and its extractor out."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    FEATURE_EXTRACTOR_MAPPING,
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SeamlessM4TFeatureExtractor,
+)
+
+from urbansound_hf.config import ModelArguments
+from urbansound_hf.errors import UserError
+from urbansound_hf.models import short_context
+
+FAMILIES: tuple[str, ...] = ("yamnet",)
+"""Our own families: modules of this package, each of which registers itself with the Auto classes."""
+
+Loaded = TypeVar("Loaded")
+
+
+def register() -> None:
+    """Makes our families known to the Auto classes, so that their checkpoints open without remote code."""
+    for family in FAMILIES:
+        importlib.import_module(f"{__name__}.{family}")
+
+
+def known_types() -> list[str]:
+    """The model types that can classify audio, ours included; each can be started from its config."""
+    register()
+    return sorted({config.model_type for config in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING})
+
+
+def load_feature_extractor(arguments: ModelArguments) -> FeatureExtractionMixin:
+    """The feature extractor that belongs to the model; for a bare model type, a new one.
+
+    Raises:
+        UserError: there is no such model, or an override that its extractor does not have.
+    """
+    register()
+    overrides = key_values(arguments.feature_extractor_config or (), "--feature_extractor_config")
+    if starts_from_config(arguments):
+        config = _new_config(arguments, {})
+        extractor_class: Any = FEATURE_EXTRACTOR_MAPPING[type(config)]
+        if hasattr(config, "feature_projection_input_dim"):  # wav2vec2-bert: the Auto class would give raw samples
+            extractor_class = SeamlessM4TFeatureExtractor
+        extractor = extractor_class()
+    else:
+        extractor = _or_user_error(arguments, lambda: _pretrained(AutoFeatureExtractor, arguments))
+        extractor_class = type(extractor)
+    _check_keys(overrides, extractor.to_dict(), "--feature_extractor_config")
+    return extractor_class(**{**extractor.to_dict(), **overrides}) if overrides else extractor
+
+
+def load_model(
+    arguments: ModelArguments, labels: Sequence[str], feature_extractor: FeatureExtractionMixin, clip_seconds: float
+) -> PreTrainedModel:
+    """The model in float32 with a head for `labels`: pretrained, or for a bare model type with random weights.
+
+    Its window is saved as `config.clip_seconds`; a fixed-length family is cut to it, and its extractor with it.
+
+    Raises:
+        UserError: there is no such model, it is no audio classifier, or its config lacks an override.
+    """
+    register()
+    names = {"label2id": {label: i for i, label in enumerate(labels)}, "id2label": dict(enumerate(labels))}
+    if starts_from_config(arguments):
+        model = AutoModelForAudioClassification.from_config(_new_config(arguments, names))
+    else:
+        model = _or_user_error(arguments, lambda: _pretrained_model(arguments, names))
+    short_context.fit(model, feature_extractor, clip_seconds)
+    model.config.clip_seconds = clip_seconds
+    return model
+
+
+def starts_from_config(arguments: ModelArguments) -> bool:
+    """Whether the name is a bare model type (`wav2vec2`, `cnn`), which means random weights."""
+    name = arguments.model_name_or_path
+    return name in CONFIG_MAPPING and not Path(name).is_dir()
+
+
+def key_values(pairs: Sequence[str], flag: str) -> dict[str, Any]:
+    """`["hidden_size=32", "hidden_act=relu"]` → `{"hidden_size": 32, "hidden_act": "relu"}`."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign:
+            raise UserError(f"{pair!r} is not of the form KEY=VALUE", flag, "for example hidden_size=256")
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = {"true": True, "false": False, "null": None}.get(text, text)
+    return values
+
+
+def _new_config(arguments: ModelArguments, names: dict[str, Any]) -> PreTrainedConfig:
+    overrides = key_values(arguments.model_config or (), "--model_config")
+    _check_keys(overrides, AutoConfig.for_model(arguments.model_name_or_path).to_dict(), "--model_config")
+    return AutoConfig.for_model(arguments.model_name_or_path, **names, **overrides)
+
+
+def _pretrained(auto_class: Any, arguments: ModelArguments, **kwargs: Any) -> Any:
+    return auto_class.from_pretrained(
+        arguments.model_name_or_path,
+        revision=arguments.model_revision,
+        trust_remote_code=arguments.trust_remote_code,
+        **kwargs,
+    )
+
+
+def _pretrained_model(arguments: ModelArguments, names: dict[str, Any]) -> PreTrainedModel:
+    overrides = key_values(arguments.model_config or (), "--model_config")
+    config = _pretrained(AutoConfig, arguments, **names)
+    _check_keys(overrides, config.to_dict(), "--model_config")
+    config.update({**overrides, "problem_type": "single_label_classification"})
+    return _pretrained(
+        AutoModelForAudioClassification, arguments, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+    )
+
+
+def _or_user_error(arguments: ModelArguments, load: Callable[[], Loaded]) -> Loaded:
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no audio model could be loaded from {arguments.model_name_or_path!r}: {str(error).splitlines()[0]}",
+            "--model_name_or_path",
+            f"give a Hub id or a checkpoint folder; or a model type to start from random weights: {', '.join(known_types())}",
+        ) from error
+
+
+def _check_keys(overrides: dict[str, Any], known: dict[str, Any], flag: str) -> None:
+    for key in overrides:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3) or sorted(known)
+            raise UserError(f"there is no {key!r}", flag, f"nearest: {', '.join(near)}")

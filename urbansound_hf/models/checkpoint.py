@@ -1,0 +1,125 @@
+"""Opens a trained checkpoint for serving, and reads from it how long a sound the model can take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    FeatureExtractionMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from urbansound_hf import models
+from urbansound_hf.errors import UserError
+from urbansound_hf.models.short_context import FRAMES_PER_SECOND
+
+
+def load(
+    name_or_path: str | Path, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    """Opens a finished classifier, in the precision it was saved in, as the stock pipeline does.
+
+    Args:
+        name_or_path: the folder of a run, or a Hub id.
+        revision: branch, tag or commit of a Hub id.
+        trust_remote_code: run the model code that comes with the checkpoint; families of ours need none.
+
+    Raises:
+        UserError: it is not there, cannot be reached, or holds no trained audio classifier.
+    """
+    models.register()
+    _check_path(Path(name_or_path))
+    options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    auto_model, auto_extractor = AutoModelForAudioClassification, AutoFeatureExtractor
+    try:
+        with _quietly(local=Path(name_or_path).is_dir()):
+            model, loading = auto_model.from_pretrained(name_or_path, output_loading_info=True, **options)
+            feature_extractor = auto_extractor.from_pretrained(name_or_path, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _unopened(str(name_or_path), str(error)) from error
+    untrained = sorted(key for key in loading["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
+    if untrained:
+        raise UserError(
+            f"the checkpoint is not a trained classifier: it holds no {', '.join(untrained)}",
+            str(name_or_path),
+            "fine-tune it first (train.py --model_name_or_path …) and give the folder of that run",
+        )
+    return model, feature_extractor
+
+
+def longest_seconds(feature_extractor: FeatureExtractionMixin) -> float | None:
+    """The length to which the extractor pads or cuts every sound (Whisper, AST); None where it follows the sound."""
+    settings = feature_extractor.to_dict()
+    if "nb_max_frames" in settings:
+        return settings["n_samples"] / settings["sampling_rate"]
+    if isinstance(settings.get("max_length"), int):
+        return settings["max_length"] / FRAMES_PER_SECOND
+    return None
+
+
+def shortest_samples(config: PretrainedConfig) -> int:
+    """What one frame of a convolutional front needs (400 samples for wav2vec2 and its kin); 1 for other models."""
+    layers = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
+    samples = 1
+    for kernel, stride in reversed(list(layers)):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+@contextmanager
+def _quietly(local: bool) -> Iterator[None]:
+    """Without the load report, which our own error says in a sentence; only a download may show its progress."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if local:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _check_path(path: Path) -> None:
+    """Tells a mistyped or unfinished folder from a Hub id before anybody waits for the network."""
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return
+        inside = sorted(str(config.parent) for config in path.glob("*/config.json"))
+        fix = f"give one of {', '.join(inside[:5])}" if inside else "give the folder of a finished run, or a Hub id"
+        raise UserError("the folder holds no model: there is no config.json in it", str(path), fix)
+    if path.exists():
+        raise UserError("a model is a folder or a Hub id, this is a file", str(path), f"give {path.parent}")
+    looks_local = path.is_absolute() or path.parts[:1] == ("..",) or (len(path.parts) > 1 and path.parent.is_dir())
+    if looks_local or len(path.parts) > 2:
+        siblings = [str(folder) for folder in path.parent.glob("*/")] if path.parent.is_dir() else []
+        near = get_close_matches(str(path), siblings, n=1, cutoff=0.5)
+        fix = f"did you mean {near[0]}?" if near else "give the folder of a finished run, or a Hub id (owner/name)"
+        raise UserError("there is no such folder", str(path), fix)
+
+
+def _unopened(name: str, reason: str) -> UserError:
+    reason = reason.strip() or "no reason given"
+    if "trust_remote_code" in reason:
+        what, fix = "the checkpoint brings model code of its own", "read it, then allow it with --trust_remote_code"
+    elif "couldn't connect" in reason or "offline" in reason:
+        what = "the Hub cannot be reached, and the model is neither a folder here nor in the cache"
+        fix = "check the name and the connection (or HF_HUB_OFFLINE), or give the folder of a run"
+    elif "Unrecognized configuration class" in reason:
+        what, fix = (
+            "the model is no audio classifier",
+            "choose one from https://huggingface.co/models?filter=audio-classification",
+        )
+    else:
+        what = f"no audio classifier could be opened ({reason.splitlines()[0]})"
+        fix = "give the folder of a finished run, or a Hub id; a private one needs `hf auth login`"
+    return UserError(what, name, fix)

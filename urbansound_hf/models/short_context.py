@@ -1,0 +1,52 @@
+"""Short clips pay for short clips.
+
+Whisper insists on 30 s and AST on 10 s: their position tables are that long, and their feature extractors pad to it.
+Cutting both to the length of the clips saves nine tenths of the work on 4-s clips. The new lengths are ordinary values
+of the saved configs (`max_source_positions` and `chunk_length`; `max_length`), so stock classes open the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+FRAMES_PER_SECOND = 100  # both families: a 10-ms hop
+
+
+def fit(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_seconds: float) -> None:
+    """Cuts, in place, the context of a fixed-length family to `clip_seconds`; other families are left alone."""
+    if hasattr(model.config, "max_source_positions") and hasattr(feature_extractor, "nb_max_frames"):
+        _fit_whisper(model, feature_extractor, clip_seconds)
+    elif hasattr(model.config, "time_stride") and hasattr(feature_extractor, "max_length"):
+        _fit_ast(model, feature_extractor, clip_seconds)
+
+
+def _fit_whisper(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_seconds: float) -> None:
+    seconds = math.ceil(clip_seconds)  # the extractor counts in whole seconds
+    positions = seconds * FRAMES_PER_SECOND // 2  # the second convolution has stride 2
+    if positions >= model.config.max_source_positions:
+        return
+    table = model.encoder.embed_positions
+    shorter = nn.Embedding(positions, table.embedding_dim).to(table.weight.device)
+    shorter.weight = nn.Parameter(table.weight[:positions].detach().clone(), requires_grad=table.weight.requires_grad)
+    model.encoder.embed_positions = shorter
+    model.encoder.max_source_positions = model.config.max_source_positions = positions
+    feature_extractor.__init__(**{**feature_extractor.to_dict(), "chunk_length": seconds})  # type: ignore[misc]
+
+
+def _fit_ast(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_seconds: float) -> None:
+    config, frames = model.config, round(clip_seconds * FRAMES_PER_SECOND)
+    if frames >= config.max_length:
+        return
+    bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+    columns, kept = ((length - config.patch_size) // config.time_stride + 1 for length in (config.max_length, frames))
+    embeddings = model.audio_spectrogram_transformer.embeddings
+    table = embeddings.position_embeddings.detach()  # (1, 2 + bands * columns, hidden)
+    patches = table[:, 2:].unflatten(1, (bands, columns))
+    first = (columns - kept) // 2  # the middle of the table, as the authors do for shorter sounds
+    shorter = torch.cat([table[:, :2], patches[:, :, first : first + kept].flatten(1, 2)], dim=1)
+    embeddings.position_embeddings = nn.Parameter(shorter.clone())
+    config.max_length = feature_extractor.max_length = frames

@@ -1,0 +1,114 @@
+"""The receipt of a run (`run.json`): everything needed to believe its number and to get it again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from urbansound_hf import __version__
+
+FILE = "run.json"
+PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "accelerate", "soundfile", "soxr", "numpy")
+
+
+class Stopwatch:
+    """Seconds and peak memory (GiB, this process and its children) of a block.
+
+    The memory is sampled every 0.2 s, so that the peak is the block's own and not the process's since its start.
+    """
+
+    def __enter__(self) -> Stopwatch:
+        self.seconds, self.peak_memory_gib = 0.0, 0.0
+        self._started, self._stop = time.perf_counter(), threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._sampler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._sampler.join()
+        self.seconds = time.perf_counter() - self._started
+
+    def _sample(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.peak_memory_gib = max(self.peak_memory_gib, resident_gib(process))
+            if self._stop.wait(0.2):
+                return
+
+
+def resident_gib(process: psutil.Process) -> float:
+    """Resident memory of a process and its children, in GiB; pages they share count once for each."""
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**30
+
+
+def environment() -> dict[str, Any]:
+    """Versions, code state and hardware of this machine; no user name, host name or path."""
+    return {
+        "urbansound_hf": __version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "code": code_state(),
+        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+                     "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)},
+        "platform": f"{platform.system()} {platform.machine()}",
+    }  # fmt: skip
+
+
+def code_state() -> dict[str, Any]:
+    """The commit of this project's checkout and whether files differ from it; empty when installed from a package."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    if not (Path(__file__).parent.parent / "pyproject.toml").is_file():
+        return {}
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".."))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def write(folder: Path, receipt: dict[str, Any]) -> Path:
+    """Writes `run.json`, the last file of a run: where it stands, the run is finished."""
+    path = folder / FILE
+    whole = {**receipt, "environment": environment(), "peak_process_memory_gib": _peak_process_gib()}
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(whole, indent=2, default=str) + "\n")
+    return partial.replace(path)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in this folder came to its end."""
+    return (folder / FILE).is_file()
+
+
+def _peak_process_gib() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
+
+
+def _cpu() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
