@@ -7,7 +7,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from urbansound_hf.errors import exit_code
@@ -31,8 +30,6 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if min(args.top_k, args.batch_size) < 1:
         parser.error("--top_k and --batch_size are at least 1")
-    suffix = Path(args.output or "").suffix[1:]
-    args.format = args.format or (suffix if suffix in ("jsonl", "csv") else "table")
     return args
 
 
@@ -49,11 +46,13 @@ def main() -> int:
     from urbansound_hf import inputs, output
 
     sounds, problems = inputs.find_sounds(args.inputs)
-    args.model = args.model or inputs.newest_run()
+    if args.model is None:
+        args.model = inputs.newest_run()
+        print(f"model: {args.model}", file=sys.stderr)
     with output.destination(args.output) as stream:
         found = classify(sounds, args) if sounds else ()
         results = chain(map(output.Classification.failed, problems), found)
-        return output.write(results, args.format, args.top_k, stream)
+        return output.write(results, args.format or output.format_of(args.output), args.top_k, stream)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,9 @@ def test_the_builder_alone_gives_a_data_set_that_plays_on_the_hub(tmp_path):
     assert datasets.Features.from_arrow_schema(pushed.schema) == table.features
     sounds = pushed["audio"].to_pylist()
     assert [len(audio.load(sound["bytes"])) for sound in sounds] == [800] * 4
-    assert sounds[0]["path"] == "1000-0-0-0.wav"
+    embedded = datasets.table.embed_table_storage(table.data.table)["audio"].to_pylist()  # as push_to_hub does
+    assert [sound["bytes"] for sound in embedded] == [sound["bytes"] for sound in sounds]
+    assert embedded[0]["path"] == "1000-0-0-0.wav"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ WAV2VEC2 = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "conv_dim": [32] * 7, "num_conv_pos_embeddings": 16, "classifier_proj_size": 32}  # fmt: skip
 WHISPER = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_layers": 1,
            "decoder_attention_heads": 2, "vocab_size": 64, "max_source_positions": 100, "classifier_proj_size": 32,
-           "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 0, "init_std": 0.1}  # fmt: skip
+           "init_std": 0.1, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+           "decoder_start_token_id": 0}  # fmt: skip
 AST = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "max_length": 128}
 YAMNET = {"channels": [8, 8, 16, 16], "strides": [2, 1, 2, 2]}
 

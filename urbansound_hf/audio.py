@@ -77,6 +77,11 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return resampled if len(resampled) else waveform[:1].astype(np.float32)
 
 
+def seconds(source: bytes) -> float:
+    """The length of an encoded sound, from its header."""
+    return soundfile.info(io.BytesIO(source)).duration
+
+
 def to_wav(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> bytes:
     """A `(samples,)` waveform in [-1, 1] as the bytes of a 16-bit WAV file; what lies outside is clipped."""
     buffer = io.BytesIO()

@@ -1,28 +1,59 @@
-"""One command, one run for each test fold: prepared once, continued after an interruption, gathered at the end."""
+"""One command, one run for each test fold: prepared once, continued after an interruption, gathered at the end.
+
+A job array may share the work, one `--test_fold k` a job into the same output folder; then
+
+    python -m urbansound_hf.crossval OUTPUT_DIR
+
+gathers what is there.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import copy
+import dataclasses
 import shutil
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from urbansound_hf import folds, models, receipts, report
+import yaml
+
+from urbansound_hf import folds, leaks, models, receipts, report, training
 from urbansound_hf.config import RunConfig, test_folds
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.folds import Split
 from urbansound_hf.sounds import SoundRequest, Sounds, load_sounds
 
+RESOLVED = "run.yaml"  # the resolved config of a run: `train.py` takes it again
+
 
 def run(config: RunConfig) -> int:
-    """Runs every test fold that the config asks for; returns the exit code."""
+    """Runs every test fold that the config asks for; returns the exit code (1: some fold failed)."""
     sounds = load(config)
-    for split in splits(config, sounds):
-        run_split(config, sounds, split)
-    return 0
+    wanted = list(splits(config, sounds))
+    found = {split.name: leak_report(config, sounds, split) for split in wanted}  # before an hour is wasted
+    failed = {}
+    for split in wanted:
+        folder = Path(str(config.training.output_dir)) / split.name
+        if len(wanted) > 1 and receipts.finished(folder) and not config.training.overwrite:
+            say(config, f"{split.name} is finished already: skipped ({folder})")
+            continue
+        try:
+            run_split(config, sounds, split, folder, found[split.name])
+        except Exception as error:
+            if len(wanted) == 1:
+                raise
+            failed[split.name] = error  # whatever it was, the other folds go on
+            traceback.print_exception(error) if not isinstance(error, UserError) else None
+            say(config, f"{split.name} failed, the others go on: {error}")
+    if len(wanted) > 1 and len(failed) < len(wanted) and config.training.process_index == 0:
+        print(gather(Path(str(config.training.output_dir))))
+    for name, error in failed.items():
+        say(config, f"failed: {name}: {error}\n  fix:   run the same command again; finished folds are skipped")
+    return 1 if failed else 0
 
 
 def load(config: RunConfig) -> Sounds:
@@ -71,20 +102,33 @@ def splits(config: RunConfig, sounds: Sounds) -> Iterator[Split]:
         )
 
 
-def run_split(config: RunConfig, sounds: Sounds, split: Split) -> dict[str, Any]:
-    """One run, from preparation to its receipt."""
-    from urbansound_hf import training
+def leak_report(config: RunConfig, sounds: Sounds, split: Split) -> dict[str, Any]:
+    """What the test rows share with the training rows; printed, and kept in metrics.json.
 
-    folder = Path(str(config.training.output_dir)) / split.name
-    if receipts.finished(folder):
-        if not config.training.overwrite:
-            raise UserError(
-                "this run is finished already", str(folder), "choose another --output_dir, or give --overwrite"
-            )
-        shutil.rmtree(folder)
+    Raises:
+        UserError: folds that should keep recordings apart do not.
+    """
+    present = [name for name in ("group", "label", "start", "end") if name in sounds.dataset.column_names]
+    columns = {name: sounds.dataset[name][:] for name in present}
+    with config.training.main_process_first(desc="the leak report"):
+        fingerprints = leaks.audio_fingerprints(sounds.dataset, config.data.preprocessing_num_workers)
+    found = leaks.report(split, columns, fingerprints)
+    say(config, f"{split.name}: {leaks.describe(found)}")
+    known = leaks.KNOWN if sounds.name == "UrbanSound8K" else frozenset()
+    leaks.check(found, "official" if split.test_fold else split.name, known)
+    return found
+
+
+def run_split(
+    config: RunConfig, sounds: Sounds, split: Split, folder: Path, leak_report: dict[str, Any]
+) -> dict[str, Any]:
+    """One run, from its folder to its receipt."""
     own = dataclasses.replace(config, training=copy.copy(config.training))
+    with own.training.main_process_first(desc="the run's folder"):
+        if own.training.process_index == 0:
+            make_folder(config, folder)
     with receipts.Stopwatch() as watch:
-        metrics = training.run(own, sounds, split, folder)
+        metrics = training.run(own, sounds, split, folder, {"leaks": leak_report})
     if own.training.process_index == 0:
         report.write_run(folder)
         receipts.write(folder, receipt(config, sounds, metrics, watch))
@@ -92,9 +136,31 @@ def run_split(config: RunConfig, sounds: Sounds, split: Split) -> dict[str, Any]
     return metrics
 
 
-def receipt(
-    config: RunConfig, sounds: Sounds, metrics: dict[str, Any], watch: receipts.Stopwatch
-) -> dict[str, Any]:
+def make_folder(config: RunConfig, folder: Path) -> None:
+    """Makes the folder of a run; one that was interrupted is kept, to be continued, if its config is the same.
+
+    Raises:
+        UserError: it holds a finished run, or an interrupted one of another config.
+    """
+    settings = receipts.settings_of(config.as_dict())
+    if config.training.overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif receipts.finished(folder):
+        raise UserError("this run is finished already", str(folder), "choose another --output_dir, or give --overwrite")
+    elif (folder / RESOLVED).is_file():
+        before = receipts.settings_of(yaml.safe_load((folder / RESOLVED).read_text()))
+        if changed := receipts.differences(before, settings):
+            raise UserError(
+                f"an interrupted run of another config lies here ({'; '.join(changed)})",
+                str(folder),
+                "give the same values to continue it, another --output_dir, or --overwrite",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    (folder / RESOLVED).write_text(f"# the resolved config of this run: python train.py {RESOLVED} repeats it\n{resolved}")
+
+
+def receipt(config: RunConfig, sounds: Sounds, metrics: dict[str, Any], watch: receipts.Stopwatch) -> dict[str, Any]:
     """What run.json says beside the environment."""
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -106,3 +172,49 @@ def receipt(
         "seconds": round(watch.seconds, 1),
         "peak_memory_gib": round(watch.peak_memory_gib, 2),
     }
+
+
+def gather(output_dir: Path, force: bool = False) -> str:
+    """Gathers the finished folds below a folder into its metrics.json, report and figures.
+
+    Args:
+        force: gather runs that differ, and say so in the report.
+
+    Returns:
+        the report, as Markdown.
+
+    Raises:
+        UserError: there is no finished fold, or their configs, data or code differ.
+    """
+    runs = sorted(
+        (path.parent for path in output_dir.glob(f"fold*/{receipts.FILE}")), key=lambda path: int(path.name[4:])
+    )
+    if not runs:
+        raise UserError("no finished fold is there to gather", str(output_dir), "run train.py with --test_fold all")
+    mismatches = receipts.mismatches(runs)
+    if mismatches and not force:
+        raise UserError(
+            "these folds are not of one experiment: " + "; ".join(mismatches),
+            str(output_dir),
+            "run the odd ones again, or give --force to gather all the same; the report will say so",
+        )
+    return report.write_cross_validation(output_dir, runs, notes=[f"gathered by force: {m}" for m in mismatches])
+
+
+def say(config: RunConfig, text: str) -> None:
+    """Prints once, however many processes run."""
+    if config.training.process_index == 0:
+        print(text, file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m urbansound_hf.crossval", description=gather.__doc__)
+    parser.add_argument("output_dir", type=Path, help="the folder that holds fold1, fold2, …")
+    parser.add_argument("--force", action="store_true", help="gather folds that differ, and say so")
+    options = parser.parse_args()
+    print(gather(options.output_dir, options.force))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

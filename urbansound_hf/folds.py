@@ -3,17 +3,25 @@
 UrbanSound8K's ten folds keep the slices of one recording together. Reshuffling them puts near-copies of the training
 clips into the test set and inflates the score by ten points and more; so `official` is the default, and the other
 splits say what they are wherever their numbers stand.
+
+    python -m urbansound_hf.folds CSV [--json]          the leak report of a table of clips
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
+import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, UserErrors, exit_code
 
 
 @dataclass(frozen=True)
@@ -121,3 +129,110 @@ def predefined(splits: Sequence[str], labels: Sequence[int], seed: int = 0) -> S
 
 def _listed(values: Sequence[object]) -> str:
     return ", ".join(str(value) for value in values)
+
+
+COLUMNS = {
+    "label": ("class", "label", "classID"), "fold": ("fold",), "group": ("fsID", "group", "recording"),
+    "start": ("start",), "end": ("end",),
+}  # fmt: skip
+"""What a table of clips may call them: UrbanSound8K's names first; the times may be absent."""
+
+
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """Reads label, fold, group and, where they are there, start and end (seconds) of every clip from a CSV.
+
+    Raises:
+        UserError: it cannot be read, is empty, lacks a column, or a fold or time in it is no number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"not a readable CSV ({error})", str(path)) from None
+    if not rows:
+        raise UserError("the table holds no clips", str(path))
+    present = [str(name) for name in rows[0] if name]
+    found = {name: next((call for call in calls if call in present), "") for name, calls in COLUMNS.items()}
+    missing = [name for name in ("label", "fold", "group") if not found[name]]
+    if missing:
+        raise UserErrors([_missing(name, present, path) for name in missing])
+    if not (found["start"] and found["end"]):
+        del found["start"], found["end"]
+    return {name: _column(rows, column, name, path) for name, column in found.items()}
+
+
+def _missing(name: str, present: list[str], path: Path) -> UserError:
+    near = [other for call in COLUMNS[name] for other in difflib.get_close_matches(call, present, 1)]
+    fix = f"name it {' or '.join(COLUMNS[name])}" + f"; did you mean {near[0]}?" * bool(near)
+    return UserError(f"a table of clips needs a {name} column, found {_listed(present)}", str(path), fix)
+
+
+def _column(rows: list[dict[str, Any]], column: str, name: str, path: Path) -> np.ndarray:
+    values = [row[column] or "" for row in rows]
+    if name in ("label", "group"):
+        return np.array(values)
+    kind = int if name == "fold" else float
+    for line, value in enumerate(values, start=2):
+        try:
+            kind(value)
+        except ValueError:
+            expected = "a whole number" if kind is int else "a time in seconds"
+            raise UserError(f"{column} must be {expected}, found {value!r}", f"{path}, line {line}") from None
+    return np.array(values).astype(kind)
+
+
+def table_report(columns: dict[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
+    """What the folds of a table leak, and under `random_80_20` what a random split of it would (None: too few clips)."""
+    from urbansound_hf import leaks
+
+    found = leaks.across_folds(columns)
+    try:
+        drawn = random(np.unique(columns["label"], return_inverse=True)[1], seed)
+    except UserError:
+        return found | {"random_80_20": None}
+    test = np.concatenate([drawn.validation, drawn.test])
+    known = (columns.get(name) for name in ("start", "end", "label"))
+    compared = leaks.metadata_leaks(columns["group"], drawn.train, test, *known)
+    return found | {"random_80_20": {name: value for name, value in compared.items() if not isinstance(value, list)}}
+
+
+def describe_table(found: dict[str, Any]) -> str:
+    """A `table_report` in a few lines for the terminal."""
+    lines = [f"{found['clips']:,} clips of {found['recordings']:,} recordings in {len(found['clips_per_fold'])} folds"]
+    lines.append(f"Each fold against the others: {_shares(found, found['clips'])}")
+    for shared in found["shared_recordings"]:
+        sides = "; ".join(f"{_listed(labels)} in fold {fold}" for fold, labels in shared["labels_by_fold"].items())
+        verdict = "a leak" if shared["recording"] in found["leaking_recordings"] else "UrbanSound8K's own"
+        lines.append(f"  {shared['recording']}: {shared['clips']} clips, {sides} ({verdict})")
+    if compared := found["random_80_20"]:
+        lines.append(f"A random 80/20 split instead: {_shares(compared, compared['test_clips'])}")
+    return "\n".join(lines)
+
+
+def _shares(found: dict[str, Any], total: int) -> str:
+    shared, same, overlap, same_overlap = (
+        "times not known" if found[f"{name}_clips"] is None else f"{found[f'{name}_clips'] / total:.1%}"
+        for name in ("shared_recording", "shared_same_class", "time_overlap", "time_overlap_same_class")
+    )
+    return (
+        f"{found['shared_recording_clips']:,} clips ({shared}) share a recording, {same} one of their own class; "
+        f"overlapping in time: {overlap}, of their own class: {same_overlap}"
+    )
+
+
+def main() -> int:
+    """Prints the leak report of a table; 1 where it shows more than UrbanSound8K's five known recordings."""
+    parser = argparse.ArgumentParser(prog="python -m urbansound_hf.folds", description="The leak report of a table.")
+    parser.add_argument(
+        "table", type=Path, metavar="CSV", help="UrbanSound8K.csv, or: label, fold, group[, start, end]"
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--seed", type=int, default=0, help="of the random split to compare with (default %(default)s)")
+    options = parser.parse_args()
+    found = table_report(read_table(options.table), options.seed)
+    print(json.dumps(found, indent=2) if options.json else describe_table(found))
+    return int(bool(found["leaking_recordings"]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))

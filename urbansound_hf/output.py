@@ -91,7 +91,7 @@ def write(results: Iterable[Classification], form: str, top_k: int, stream: Text
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if stream is not sys.stdout:
-        print(f"{classified} classified, {unreadable} could not be read", file=sys.stderr)
+        print(f"{Path(stream.name).stem}: {classified} classified, {unreadable} could not be read", file=sys.stderr)
     return 2 if not classified else int(unreadable > 0)
 
 
@@ -103,6 +103,12 @@ def records(result: Classification) -> Iterator[dict[str, Any]]:
         yield _record(result.path, prediction)
     if result.summary:
         yield {**_record(result.path, result.summary), "windows": len(result.windows)}
+
+
+def format_of(path: str | None) -> str:
+    """The format that a file name asks for: `jsonl` or `csv` by its suffix, else `table`."""
+    suffix = Path(path or "").suffix[1:].lower()
+    return suffix if suffix in FORMATS else "table"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from urbansound_hf import __version__
 
 FILE = "run.json"
 PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "accelerate", "soundfile", "soxr", "numpy")
+
+
+INCIDENTAL = frozenset({
+    "test_fold", "output_dir", "overwrite", "resume_from_checkpoint", "keep_checkpoints", "save_total_limit", "run_name",
+    "preprocessing_num_workers", "dataloader_num_workers", "report_to", "logging_dir", "logging_steps", "disable_tqdm",
+    "log_level", "hub_model_id", "push_to_hub", "data_dir", "logging_strategy", "logging_first_step", "project",
+})  # fmt: skip
+"""Flags that do not change what a run learns."""
 
 
 class Stopwatch:
@@ -99,6 +108,45 @@ def write(folder: Path, receipt: dict[str, Any]) -> Path:
 def finished(folder: Path) -> bool:
     """Whether the run in this folder came to its end."""
     return (folder / FILE).is_file()
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a resolved config that decide its result: not where it writes, which fold it tests, how it runs."""
+    return {name: value for name, value in config.items() if name not in INCIDENTAL}
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """`["learning_rate: 3e-05 here, 0.0001 there", …]` for every value that differs."""
+    absent = "not set"
+    return [
+        f"{name}: {one.get(name, absent)} before, {other.get(name, absent)} now"
+        for name in sorted({*one, *other})
+        if one.get(name, absent) != other.get(name, absent)
+    ]
+
+
+def mismatches(runs: Sequence[Path]) -> list[str]:
+    """What keeps finished runs from being one experiment: configs, data or code that differ; empty if nothing does."""
+    found = []
+    first, *others = [(run.name, json.loads((run / FILE).read_text())) for run in runs]
+    for name, receipt in others:
+        facts = [_identity(first[1]), _identity(receipt)]
+        found += [
+            f"{key} is {facts[0].get(key, 'not set')} in {first[0]} and {facts[1].get(key, 'not set')} in {name}"
+            for key in sorted({*facts[0], *facts[1]})
+            if facts[0].get(key) != facts[1].get(key)
+        ]
+    return found
+
+
+def _identity(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    environment = receipt["environment"]
+    code = {"version": environment["urbansound_hf"], **environment["code"]}
+    return {
+        **settings_of(receipt["config"]),
+        "data fingerprint": receipt["data"]["fingerprint"],
+        "code": " ".join(f"{key} {value}" for key, value in code.items()),
+    }
 
 
 def _peak_process_gib() -> float:

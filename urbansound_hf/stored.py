@@ -84,7 +84,8 @@ def read_stored(
     if not label_column and not tables.find_column(present, "label"):
         wanted["label"] = _only(first, datasets.ClassLabel)
     roles = tables.find_columns(present, wanted, where)
-    table = datasets.concatenate_datasets([part.select_columns(list(roles.values())) for part in parts.values()])
+    used = list(dict.fromkeys(roles.values()))  # one column may be asked for in two roles
+    table = datasets.concatenate_datasets([part.select_columns(used) for part in parts.values()])
     labels, ids = _labels(table, roles["label"], where)
     columns = {"label": ids, **_optional(table, roles, parts, where)}
     kept = [number for number, label in enumerate(ids) if label is not None]
@@ -93,7 +94,7 @@ def read_stored(
         _sounds(table, roles["audio"], where).select(kept),
         {name: [values[number] for number in kept] for name, values in columns.items()},
     )
-    state = repr((labels, rows.columns, [part._fingerprint for part in parts.values()]))
+    state = repr((roles, labels, rows.columns, [part._fingerprint for part in parts.values()]))
     fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
     return Stored(rows, labels, notes * (len(kept) < len(ids)), fingerprint)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, EvalPrediction, FeatureExtractionMixin, Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from urbansound_hf import features, models
+from urbansound_hf import audio, features, models
 from urbansound_hf.config import ModelArguments, RunArguments, RunConfig
 from urbansound_hf.errors import UserError
 from urbansound_hf.folds import Split
@@ -25,6 +25,8 @@ from urbansound_hf.receipts import Stopwatch
 from urbansound_hf.sounds import Sounds
 
 logger = logging.get_logger(__name__)
+
+CLIP_FACTS = ("fold", "group", "salience")  # columns of the data that predictions.csv repeats where they exist
 
 
 class SoundTrainer(Trainer):
@@ -89,12 +91,15 @@ class SoundTrainer(Trainer):
         return groups + groups[:1] * (int(most) - len(groups))
 
 
-def run(config: RunConfig, sounds: Sounds, split: Split, folder: Path) -> dict[str, Any]:
+def run(
+    config: RunConfig, sounds: Sounds, split: Split, folder: Path, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Trains on `split.train`, and leaves a checkpoint folder with its predictions and metrics.
 
     Args:
         sounds: the data at the sampling rate of the model's feature extractor.
         folder: the run's folder; `checkpoints/` inside holds what an interrupted run continues from.
+        facts: what else metrics.json should say, such as the leak report.
 
     Returns:
         the content of metrics.json.
@@ -125,6 +130,7 @@ def run(config: RunConfig, sounds: Sounds, split: Split, folder: Path) -> dict[s
         "train_clips_per_second": outcome.metrics["train_samples_per_second"],
         "train_peak_memory_gib": round(watch.peak_memory_gib, 2),
         **gpu_memory(),
+        **(facts or {}),
     }
     if trainer.is_world_process_zero():
         write_predictions(folder / "predictions.csv", sounds, split.test, test["probabilities"])
@@ -138,19 +144,20 @@ def run(config: RunConfig, sounds: Sounds, split: Split, folder: Path) -> dict[s
 def prepare_parts(
     config: RunConfig, sounds: Sounds, split: Split, extractor: FeatureExtractionMixin
 ) -> dict[str, Any]:
-    """The three parts as model inputs; one process extracts, the others then read its cache."""
+    """The three parts as model inputs. All clips are extracted, and cached, once for every split of the same data."""
+    parts = {}
     with config.training.main_process_first(desc="feature extraction"):
-        return {
-            part: features.prepare(
-                sounds.dataset.select(getattr(split, part)),
+        for part in ("train", "validation", "test"):
+            whole = features.prepare(
+                sounds.dataset,
                 extractor,
                 config.data.clip_seconds,
                 training=part == "train",
-                num_proc=config.data.preprocessing_num_workers,
+                num_proc=config.data.preprocessing_num_workers or os.cpu_count(),
             )
-            for part in ("train", "validation", "test")
-            if len(getattr(split, part))
-        }
+            if len(rows := getattr(split, part)):
+                parts[part] = whole.select(np.flatnonzero(np.isin(whole["clip"], rows)))
+    return parts
 
 
 def make_trainer(
@@ -185,22 +192,23 @@ def make_trainer(
 
 
 def resume_point(arguments: RunArguments, folder: Path) -> str | None:
-    """The checkpoint to continue from: `--resume_from_checkpoint last` finds the newest one, if there is one."""
-    wanted = arguments.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() == "false":
+    """The checkpoint to continue from: the one named, else the newest whole one of this run, else none."""
+    wanted = str(arguments.resume_from_checkpoint or "last")
+    if wanted.lower() == "false":
         return None
-    if str(wanted).lower() in ("last", "true"):
-        checkpoints = folder / "checkpoints"
-        newest = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-        logger.warning("resuming from %s", newest) if newest else logger.warning("nothing to resume: starting anew")
-        return newest
-    if not Path(wanted, "trainer_state.json").is_file():
-        raise UserError(
-            "is not a checkpoint of Trainer's (no trainer_state.json)",
-            f"--resume_from_checkpoint {wanted}",
-            "give outputs/<run>/<fold>/checkpoints/checkpoint-<step>, or last",
-        )
-    return wanted
+    if wanted.lower() not in ("last", "true"):
+        if not Path(wanted, "trainer_state.json").is_file():
+            raise UserError(
+                f"{wanted} is not a checkpoint of Trainer's (it has no trainer_state.json)",
+                "--resume_from_checkpoint",
+                "give outputs/<run>/<fold>/checkpoints/checkpoint-<step>, or last",
+            )
+        return wanted
+    whole = folder.glob("checkpoints/checkpoint-*/trainer_state.json")  # written last: a kill leaves folders without
+    newest = max((path.parent for path in whole), key=lambda path: int(path.name.split("-")[1]), default=None)
+    if newest:
+        logger.warning("continuing the interrupted run from %s", newest)
+    return str(newest) if newest else None
 
 
 def save(trainer: SoundTrainer, folder: Path) -> None:
@@ -251,13 +259,13 @@ def gpu_memory() -> dict[str, float]:
 
 
 def write_predictions(path: Path, sounds: Sounds, rows: np.ndarray, probabilities: np.ndarray) -> None:
-    """predictions.csv: path, fold, true, predicted and every class's score, a line a test clip."""
+    """predictions.csv, a line a test clip: what is known of it, its true and predicted class, every class's score."""
     told = sounds.dataset.select(rows)
-    paths = [clip["path"] for clip in told["audio"]]
-    folds = told["fold"] if "fold" in told.column_names else [""] * len(rows)
+    known = {name: told[name] if name in told.column_names else [""] * len(rows) for name in CLIP_FACTS}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "fold", "true", "predicted", *sounds.labels])
-        for name, fold, true, row in zip(paths, folds, told["label"], probabilities, strict=True):
-            predicted = sounds.labels[int(row.argmax())]
-            writer.writerow([name, fold, sounds.labels[true], predicted, *(f"{score:.6f}" for score in row)])
+        writer.writerow(["path", *CLIP_FACTS, "seconds", "true", "predicted", *sounds.labels])
+        for clip, true, row, *facts in zip(told["audio"], told["label"], probabilities, *known.values(), strict=True):
+            seconds = f"{audio.seconds(clip['bytes']):.3f}"
+            names = (sounds.labels[true], sounds.labels[int(row.argmax())])
+            writer.writerow([clip["path"], *facts, seconds, *names, *(f"{score:.6f}" for score in row)])

@@ -5,10 +5,9 @@
 turns the published weights into a checkpoint folder. A clip becomes log-mel patches of 0.96 s, one every 0.48 s; all
 patches of a batch go through the network at once, and their logits are pooled into those of the clip.
 
-This file travels with every checkpoint (`trust_remote_code=True`), so it imports nothing of this package.
-
-Source: github.com/tensorflow/models, research/audioset/yamnet; MobileNet: arXiv 1704.04861. The published weights are
-Google's, Apache-2.0. Their batch norm is folded into the convolutions, so there is none to keep in step here.
+This file travels with every checkpoint (`trust_remote_code=True`), so it imports nothing of this package. Source:
+github.com/tensorflow/models, research/audioset/yamnet (Google, Apache-2.0); MobileNet v1: arXiv 1704.04861. The batch
+norm of the published weights is folded into their convolutions, so there is none here.
 """
 
 from __future__ import annotations
@@ -48,8 +47,6 @@ class YamnetConfig(PreTrainedConfig):
         strides: 1 or 2 for each layer, in time and frequency alike; all together at most 32.
         patch_hop_frames: 10-ms frames from one patch to the next. 48 is the original's; 96, without overlap, halves
             the work, and the frames that fill no whole patch are left out.
-        problem_type: `"multi_label_classification"` gives the scores of the original (see
-            `YamnetForAudioClassification`), anything else the logits of one label a clip.
     """
 
     model_type = "yamnet"
@@ -63,15 +60,12 @@ class YamnetConfig(PreTrainedConfig):
         if len(self.channels) != len(self.strides) or math.prod(self.strides) > 32 or not {*self.strides} <= {1, 2}:
             found = f"{len(self.channels)} channels and the strides {list(self.strides)}"
             raise ValueError(f"a YAMNet has a stride of 1 or 2 for each layer, at most five of them 2; found {found}")
-        if self.patch_hop_frames < 1:
-            raise ValueError(f"patch_hop_frames must be at least 1, found {self.patch_hop_frames}")
 
 
 class YamnetFeatureExtractor(SequenceFeatureExtractor):
     """Waveform → log-mel spectrogram, 64 HTK mel bands from 125 to 7500 Hz, one frame every 10 ms.
 
-    The end is padded with silence to whole patches (96 frames, then 48 more at a time), as the original does; the
-    number of frames depends on the length of the clip only.
+    The end is padded with silence to whole patches (96 frames, then 48 more at a time), as in the original.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -102,18 +96,15 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
         Args:
             raw_speech: a mono waveform `(samples,)` in [-1, 1] at 16 kHz, or a list of them.
             sampling_rate: the rate of the waveform in Hz, to be checked.
-            padding: for clips of different lengths: True pads to the longest and adds an `attention_mask`, which keeps
-                each score what it is without the padding.
+            padding: True brings clips of different lengths to the longest; their scores stay what they are.
             return_tensors: `"pt"` or `"np"`; absent: a list of arrays.
-            kwargs: what else `SequenceFeatureExtractor.pad` takes.
 
         Returns:
-            `input_features` `(clips, frames, 64)` float32, and where clips were padded `attention_mask`
+            `input_features` `(clips, frames, 64)` float32; for clips of different lengths also `attention_mask`
             `(clips, frames)`, 1 for a frame of the clip.
 
         Raises:
-            ValueError: another sampling rate, a waveform that is not mono, or a tensor asked for of clips of different
-                lengths without padding.
+            ValueError: another sampling rate, not mono, or a tensor of clips of different lengths without padding.
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(f"YAMNet hears {self.sampling_rate} Hz, the waveform has {sampling_rate} Hz; resample it")
@@ -137,15 +128,14 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
 class SameConv2d(nn.Conv2d):
     """A 3 × 3 convolution with TensorFlow's "same" padding: at stride 2 on even sizes, after the last row and column.
 
-    A depthwise one of stride 2 is computed at stride 1 and every second output kept: the same numbers, with 1.6 times
-    the training speed of the whole network in bfloat16 on a CPU, where the strided backward pass is slow.
+    A depthwise one of stride 2 is computed at stride 1 and every second output kept: the same numbers, but in bfloat16
+    on a CPU, where the strided backward pass is slow, the whole network trains 1.6 times as fast.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, groups: int = 1) -> None:
         super().__init__(channels_in, channels_out, 3, stride, padding=1, groups=groups)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`(n, channels, frames, bands)` → the same, frames and bands divided by the stride."""
         if self.stride == (1, 1):
             return super().forward(hidden)
         if self.groups == 1:
@@ -160,10 +150,10 @@ class YamnetLayer(nn.Sequential):
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         if channels_in == 1:
             super().__init__(SameConv2d(1, channels_out, stride), nn.ReLU(inplace=True))
-            return
-        depthwise = SameConv2d(channels_in, channels_in, stride, groups=channels_in)
-        pointwise = nn.Conv2d(channels_in, channels_out, kernel_size=1)
-        super().__init__(depthwise, nn.ReLU(inplace=True), pointwise, nn.ReLU(inplace=True))
+        else:
+            depthwise = SameConv2d(channels_in, channels_in, stride, groups=channels_in)
+            pointwise = nn.Conv2d(channels_in, channels_out, kernel_size=1)
+            super().__init__(depthwise, nn.ReLU(inplace=True), pointwise, nn.ReLU(inplace=True))
 
 
 class YamnetBackbone(nn.Module):
@@ -230,12 +220,10 @@ class YamnetForAudioClassification(PreTrainedModel):
             ValueError: class numbers for a model of several labels a clip.
         """
         logits = self.classifier(self.yamnet(input_features))  # (batch, patches, labels)
-        patches = logits.new_full((len(logits),), logits.shape[1], dtype=torch.long)
-        if attention_mask is not None:
-            patches = (attention_mask.sum(1) - PATCH_FRAMES) // self.config.patch_hop_frames + 1  # of each clip
-        valid = torch.arange(logits.shape[1], device=logits.device) < patches[:, None]
-        weights = (valid / patches[:, None]).unsqueeze(2)  # (batch, patches, 1), 1 in sum
-        pooled = self._pool(logits.float(), weights)
+        mask = torch.ones_like(input_features[..., 0]) if attention_mask is None else attention_mask
+        # A patch counts where its last frame is one of the clip: (batch, patches, 1), 1 in sum over the patches.
+        valid = mask[:, PATCH_FRAMES - 1 :: self.config.patch_hop_frames, None].float()
+        pooled = self._pool(logits.float(), valid / valid.sum(1, keepdim=True))
         return SequenceClassifierOutput(loss=None if labels is None else self._loss(pooled, labels), logits=pooled)
 
     def _pool(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -248,10 +236,8 @@ class YamnetForAudioClassification(PreTrainedModel):
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if labels.ndim == 1 and self.config.problem_type == "multi_label_classification":
-            raise ValueError(
-                f"class numbers {tuple(labels.shape)} for a model of several labels a clip; to teach it one label a "
-                'clip, load it with problem_type="single_label_classification"'
-            )
+            fix = 'to teach it one label a clip, load it with problem_type="single_label_classification"'
+            raise ValueError(f"class numbers {tuple(labels.shape)} for a model of several labels a clip; {fix}")
         return self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
 
 
@@ -262,5 +248,5 @@ YamnetConfig.register_for_auto_class()
 YamnetFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 YamnetForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
 
-if __name__ == "__main__":  # by name, because an import would have to exist wherever a checkpoint is opened
+if __name__ == "__main__":  # by name: an import statement would have to work wherever a checkpoint is opened
     raise SystemExit(import_module("urbansound_hf.models.convert_yamnet").main())

@@ -1,0 +1,168 @@
+"""The figures of a report, in one quiet style: colours that colour-blind people tell apart, axes with their units.
+
+Figures are made without pyplot, so that drawing touches neither the screen nor the figures of a notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b6b6b"  # Okabe and Ito's palette
+STYLE: dict[str, Any] = {
+    "font.size": 10,
+    "axes.edgecolor": "#b0b0b0",
+    "axes.labelcolor": "#333333",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.dpi": 140,
+}
+MOST_NAMED = 60  # classes that a figure has room to name
+MOST_COUNTED = 20  # classes whose counts can be read in the cells of a matrix
+
+
+@contextmanager
+def drawing(path: Path, title: str, note: str, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure of `size` inches under a title, with what its numbers are worth below it; saved to `path` at the end."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+        if note:
+            figure.supxlabel(note, x=0.99, ha="right", fontsize=9, color=GREY)
+        yield figure
+        figure.savefig(path)
+
+
+def confusion_matrix(counts: np.ndarray, labels: Sequence[str], path: Path, note: str = "") -> None:
+    """Draws `(true, predicted)` counts: the colour is the share of the true class, the number the count."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(2.5 + 0.5 * len(labels), 16)
+    with drawing(path, "Confusion matrix", note, (side + 1.2, side)) as figure:
+        axes = figure.add_subplot()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="predicted class", ylabel="true class")
+        if len(labels) <= MOST_NAMED:
+            axes.set_xticks(range(len(labels)), readable(labels), rotation=45, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(labels)), readable(labels))
+        if len(labels) <= MOST_COUNTED:
+            for true, predicted in np.argwhere(counts):
+                colour = "white" if shares[true, predicted] > 0.55 else "#333333"
+                axes.text(predicted, true, f"{counts[true, predicted]:,}", ha="center", va="center", color=colour)
+        bar = figure.colorbar(image, label="share of the true class", shrink=0.8)
+        bar.outline.set_visible(False)
+
+
+def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path, note: str = "") -> None:
+    """Draws confidence against accuracy over a histogram of the confidences.
+
+    Args:
+        diagram: `counts`, `confidence` and `accuracy` of each bin, None where a bin is empty.
+        error: the expected calibration error.
+    """
+    counts, confidence, accuracy = (
+        np.array(diagram[key], dtype=np.float64) for key in ("counts", "confidence", "accuracy")
+    )
+    width = 1 / len(counts)
+    middles = (np.arange(len(counts)) + 0.5) * width
+    with drawing(path, f"Calibration: expected error {error:.3f}", note, (5.6, 6.2)) as figure:
+        top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+        top.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
+        top.bar(middles, accuracy, width * 0.92, color=BLUE, alpha=0.75, label="accuracy of the clips in the bin")
+        top.plot(confidence, accuracy, "o", color=ORANGE, markersize=4.5, label="at their mean confidence")
+        top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+        top.legend(frameon=False, loc="upper left", fontsize=9)
+        bottom.bar(middles, 100 * counts / counts.sum(), width * 0.92, color=GREY)
+        bottom.set(xlabel="confidence (the highest class score)", ylabel="clips (%)")
+        for axes in (top, bottom):
+            axes.grid(axis="y")
+
+
+def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path, note: str = "") -> None:
+    """Draws precision, recall and F1 of each class with their intervals, the hardest class at the top."""
+    ranked = sorted(scores.items(), key=lambda item: item[1]["f1"])[:MOST_NAMED]
+    hidden = f" ({len(ranked)} hardest of {len(scores)} classes)" * (len(ranked) < len(scores))
+    names = [f"{name} ({row['support']:,})" for name, row in zip(readable(scores), scores.values(), strict=True)]
+    name_of = dict(zip(scores, names, strict=True))
+    with drawing(path, f"Scores by class{hidden}", note, (9.5, 1.6 + 0.36 * len(ranked))) as figure:
+        panels = figure.subplots(1, 3, sharey=True)
+        for axes, key, title in zip(panels, ("f1", "precision", "recall"), ("F1", "precision", "recall"), strict=True):
+            values = [row[key] for _, row in ranked]
+            ends = _whiskers(values, [row[f"{key}_interval"] for _, row in ranked])
+            axes.barh(range(len(ranked)), values, height=0.68, color=BLUE, alpha=0.75)
+            axes.errorbar(values, range(len(ranked)), xerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
+            axes.set(xlabel=f"{title}, 95 % interval", xlim=(0, 1.02), ylim=(len(ranked) - 0.5, -0.5))
+            axes.grid(axis="x")
+        panels[0].set_yticks(range(len(ranked)), [name_of[name] for name, _ in ranked])
+        panels[0].set_ylabel("class (clips)")
+
+
+def folds(scores: Sequence[Mapping[str, Any]], mean: float, std: float | None, path: Path, note: str = "") -> None:
+    """Draws each fold's accuracy with its interval, over the mean ± standard deviation of the folds."""
+    numbers = [str(row["test_fold"]) for row in scores]
+    values = [row["test_accuracy"] for row in scores]
+    ends = _whiskers(values, [row["test_accuracy_interval"] for row in scores])
+    spread = "" if std is None else f" ± {std:.3f}"
+    with drawing(path, f"Accuracy by test fold: mean {mean:.3f}{spread}", note, (2.6 + 0.5 * len(scores), 4)) as figure:
+        axes = figure.add_subplot()
+        axes.axhline(mean, color=ORANGE, linewidth=1.4, label="mean over folds")
+        if std is not None:
+            axes.axhspan(mean - std, mean + std, color=ORANGE, alpha=0.13, linewidth=0, label="± standard deviation")
+        axes.errorbar(
+            range(len(scores)), values, yerr=ends, fmt="o", color=BLUE, capsize=3, label="fold, 95 % interval"
+        )
+        axes.set_xticks(places, numbers)
+        axes.set(xlabel="test fold", ylabel="accuracy", xlim=(-0.6, len(scores) - 0.4))
+        axes.grid(axis="y")
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
+
+
+def conditions(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path, note: str = "") -> None:
+    """Draws the accuracy under each condition, a panel a table: {"clip length": {"< 1 s": {accuracy, …}, …}, …}."""
+    sizes = [len(table) for table in tables.values()]
+    with drawing(path, "Accuracy by condition", note, (1.6 + 1.15 * sum(sizes), 4)) as figure:
+        panels = figure.subplots(1, len(tables), sharey=True, width_ratios=sizes, squeeze=False)[0]
+        for axes, (title, table) in zip(panels, tables.items(), strict=True):
+            _condition(axes, title, table)
+        panels[0].set(ylabel="accuracy, 95 % interval", ylim=(0, 1.02))
+
+
+def _condition(axes: Axes, title: str, table: Mapping[str, Mapping[str, Any]]) -> None:
+    values = [row["accuracy"] for row in table.values()]
+    ends = _whiskers(values, [row["accuracy_interval"] for row in table.values()])
+    axes.bar(range(len(table)), values, width=0.6, color=BLUE, alpha=0.75)
+    axes.errorbar(range(len(table)), values, yerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=3)
+    axes.set_xticks(range(len(table)), [f"{name}\n{row['clips']:,} clips" for name, row in table.items()])
+    axes.set_xlabel(title)
+    axes.grid(axis="y")
+
+
+def _whiskers(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> np.ndarray:
+    """`(2, n)` lengths below and above each value, as matplotlib wants them; none where there is no interval."""
+    ends = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
+    low, high = np.transpose(ends)
+    return np.maximum([values - low, high - values], 0)
+
+
+def readable(labels: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Class names for people: `car_horn` → "car horn"."""
+    return [label.replace("_", " ") for label in labels]

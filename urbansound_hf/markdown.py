@@ -1,0 +1,125 @@
+"""Reports as Markdown that also reads well in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+HOW_SURE = (
+    "Intervals hold 95 % of 2,000 resamples of the test recordings (not of clips: slices of one recording stand or fall "
+    "together). They do not cover another seed of the training. An interval without width means that every "
+    "recording agreed, not that there is no doubt."
+)
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """"[0.61, 0.73]", or "–" where there is none."""
+    return "–" if ends is None else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
+
+
+def score(value: float, ends: Sequence[float] | None) -> str:
+    """"0.672 [0.61, 0.73]"."""
+    return f"{value:.3f} {interval(ends)}"
+
+
+def signed(value: float, ends: Sequence[float] | None) -> str:
+    """A difference: "+0.021 [-0.01, +0.05]"."""
+    return f"{value:+.3f} " + ("–" if ends is None else f"[{ends[0]:+.2f}, {ends[1]:+.2f}]")
+
+
+def spread(mean: float, std: float | None) -> str:
+    """"0.672 ± 0.041"; of one fold there is no standard deviation."""
+    return f"{mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "", texts: int = 1) -> str:
+    """A table with columns of even width, the first `texts` of them to the left; `note` stands above it."""
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+    lines = [[f"{cell:{'<' if i < texts else '>'}{widths[i]}}" for i, cell in enumerate(row)] for row in cells]
+    rule = ["-" * width if i < texts else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+    return (f"*{note}*\n\n" if note else "") + body
+
+
+def caution(scope: str) -> str:
+    """The scope where it must stand beside every number: a whole cross-validation needs to say it only once."""
+    return scope if "not comparable" in scope else ""
+
+
+def page(title: str, headline: Sequence[str], measured: Mapping[str, Any], folds: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The report of a run or of a cross-validation.
+
+    Args:
+        headline: the lines on top, before everything else but the notes.
+        measured: what `report.measure` returns, with `scope` and `notes`.
+        folds: of a cross-validation, the metrics of each fold.
+    """
+    note = caution(measured["scope"])
+    parts = [f"# {title}", *[f"> {text}" for text in measured["notes"]], "\n".join(headline)]
+    if folds:
+        parts += ["## Folds", fold_table(folds, note), "![accuracy by fold](folds.png)"]
+    parts += ["## Classes", class_table(measured["per_class"], note), "![scores by class](per_class.png)"]
+    parts += ["## Confusion", "![confusion matrix](confusion_matrix.png)"]
+    parts += [
+        "## Calibration",
+        f"Expected calibration error {measured['ece']:.3f} (15 bins): how far, on average, a score is from the share of "
+        f"clips that are right at that score. {note}".rstrip(),
+        "![reliability diagram](reliability.png)",
+    ]
+    conditions = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
+    known = {name: rows for name, rows in conditions.items() if rows}
+    if known:
+        parts += ["## Conditions", *(condition_table(name, rows, note) for name, rows in known.items())]
+        parts += ["![accuracy by condition](conditions.png)"]
+    if measured["confident_mistakes"]:
+        parts += ["## Most confident mistakes", mistake_table(measured["confident_mistakes"], note)]
+    return "\n\n".join([*parts, "## How sure", HOW_SURE]) + "\n"
+
+
+def fold_table(folds: Sequence[Mapping[str, Any]], note: str) -> str:
+    """A line a fold."""
+    rows = [
+        (
+            fold["test_fold"],
+            f"{fold['clips']['test']:,}",
+            f"{fold['recordings']:,}",
+            score(fold["test_accuracy"], fold["test_accuracy_interval"]),
+            f"{fold['test_macro_f1']:.3f}",
+            fold["validation_fold"] or "none",
+            f"{fold['train_seconds']:,.0f} s",
+        )
+        for fold in folds
+    ]
+    return table(
+        ("fold", "clips", "recordings", "accuracy", "macro-F1", "checkpoint chosen on", "training"), rows, note, texts=0
+    )
+
+
+def class_table(per_class: Mapping[str, Mapping[str, Any]], note: str) -> str:
+    """A line a class, in the order of the data set."""
+    rows = [
+        (
+            name,
+            *(score(row[key], row[f"{key}_interval"]) for key in ("precision", "recall", "f1")),
+            f"{row['support']:,}",
+            f"{row['recordings']:,}",
+        )
+        for name, row in per_class.items()
+    ]
+    return table(("class", "precision", "recall", "F1", "clips", "recordings"), rows, note)
+
+
+def condition_table(name: str, rows: Mapping[str, Mapping[str, Any]], note: str) -> str:
+    """A line a condition: clip lengths, or saliences."""
+    lines = [
+        (condition, score(row["accuracy"], row["accuracy_interval"]), f"{row['clips']:,}", f"{row['recordings']:,}")
+        for condition, row in rows.items()
+    ]
+    return table((name, "accuracy", "clips", "recordings"), lines, note)
+
+
+def mistake_table(mistakes: Sequence[Mapping[str, Any]], note: str) -> str:
+    """A line a mistake, the most confident first."""
+    rows = [(row["path"], row["true"], row["predicted"], f"{row['score']:.3f}") for row in mistakes]
+    return table(("clip", "true", "predicted", "score"), rows, note, texts=3)

@@ -1,0 +1,152 @@
+"""How sure a score is: intervals by resampling recordings, calibration, and the paired comparison of two models.
+
+The slices of one recording sound alike and are right or wrong together. So whole recordings are resampled; resampling
+clips would make the intervals too narrow. The intervals say how a score depends on the recordings that happened to be
+tested. How it depends on the seed of the training, only more trainings can say.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+RESAMPLES = 2000
+COVERAGE = 0.95
+
+
+def bootstrap_interval(
+    metric: Callable[[np.ndarray], np.ndarray], per_recording: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """Percentile-bootstrap intervals (Efron 1979) of any scores that are functions of sums over recordings.
+
+    Args:
+        metric: `(…, *quantities)` sums over a sample of recordings → `(…, scores)`; NaN where a score is undefined.
+        per_recording: `(recordings, *quantities)`, what each recording adds to the sums.
+
+    Returns:
+        `(2, scores)` lower and upper ends at 95 %, over the resamples in which a score is defined; NaN if it never is.
+    """
+    recordings, *shape = per_recording.shape
+    # Recordings that add the same are interchangeable: drawing how often each kind occurs is the same draw, and small.
+    kinds, occurs = np.unique(per_recording.reshape(recordings, -1), axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(recordings, occurs / recordings, size=resamples)
+    sums = drawn.astype(np.float64) @ kinds  # (resamples, quantities)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a score that is undefined in every one
+        ends = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
+        return np.nanquantile(metric(sums.reshape(resamples, *shape)), ends, axis=0)
+
+
+def sum_by_recording(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """`(clips, quantities)` → `(recordings, quantities)`, summed over the clips of each of `groups`."""
+    names, recording = np.unique(groups, return_inverse=True)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, recording, values)
+    return sums
+
+
+def count_by_recording(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
+    """All that accuracy, precision, recall and F1 need to know of each recording.
+
+    Args:
+        true, predicted: `(clips,)` class ids.
+        groups: `(clips,)` the recording of each clip.
+
+    Returns:
+        `(recordings, 3, classes)` int64: clips of the class that were recognised, clips of it, clips predicted as it.
+    """
+    names, recording = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), 3, classes), dtype=np.int64)
+    right = true == predicted
+    np.add.at(counts, (recording[right], 0, true[right]), 1)
+    np.add.at(counts, (recording, 1, true), 1)
+    np.add.at(counts, (recording, 2, predicted), 1)
+    return counts
+
+
+def classification_scores(counts: np.ndarray) -> np.ndarray:
+    """`(…, 3, classes)` counts → `(…, 2 + 3 × classes)`: accuracy, macro-F1, each class's precision, recall, F1.
+
+    Macro-F1 is over the classes that occur as true or predicted. A ratio of nothing to nothing is NaN.
+    """
+    recognised, clips, predicted = np.moveaxis(counts, -2, 0).astype(np.float64)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning), np.errstate(invalid="ignore"):
+        precision, recall, f1 = recognised / predicted, recognised / clips, 2 * recognised / (clips + predicted)
+        accuracy = recognised.sum(axis=-1) / clips.sum(axis=-1)
+        overall = np.stack([accuracy, np.nanmean(f1, axis=-1)], axis=-1)
+    return np.concatenate([overall, precision, recall, f1], axis=-1)
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The ends of the 95 % interval of the mean over `(clips,)`, such as an accuracy; recordings are resampled."""
+    values = np.column_stack([values, np.ones(len(values))])
+    low, high = bootstrap_interval(_mean, sum_by_recording(values, groups), seed=seed)[:, 0]
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A reliability diagram: how often a model that says "90 %" is right; `(bins,)` arrays, NaN where a bin is empty.
+
+    Args:
+        counts: clips whose highest score lies in the bin.
+        confidence: the mean of those scores.
+        accuracy: the share of those clips that were right.
+    """
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the bins' gaps between accuracy and confidence, weighted by their clips."""
+        return float(np.nansum(self.counts * np.abs(self.accuracy - self.confidence)) / self.counts.sum())
+
+
+def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> Reliability:
+    """Bins `(clips, classes)` probabilities by their highest one into equal widths, each with its upper edge.
+
+    Source: Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
+    position = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    counts, confidences, hits = (
+        np.bincount(position, weights=weights, minlength=bins) for weights in (None, confidence, correct)
+    )
+    with np.errstate(invalid="ignore"):
+        return Reliability(counts, confidences / counts, hits / counts)
+
+
+def expected_calibration_error(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> float:
+    """ECE of `(clips, classes)` probabilities, in [0, 1]: 0.05 means that scores are 5 points off on average."""
+    return reliability(probabilities, true, bins).error
+
+
+def paired_difference(
+    correct_a: np.ndarray, correct_b: np.ndarray, groups: np.ndarray, seed: int = 0
+) -> tuple[float, float, float]:
+    """The accuracy of B minus that of A on the same `(clips,)`, and the ends of its 95 % interval.
+
+    Both models are resampled together: what makes a recording hard for both cancels out.
+    """
+    gain = correct_b.astype(np.float64) - correct_a
+    return float(gain.mean()), *mean_interval(gain, groups, seed)
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
+    """McNemar's exact test: the two-sided p of "where only one of them is right, it is either with equal chance".
+
+    It takes clips for independent, which slices of one recording are not, so its p is too small where recordings
+    bring many clips; `paired_difference` heeds them.
+    """
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def _mean(sums: np.ndarray) -> np.ndarray:
+    """`(…, 2)` sum and number → `(…, 1)`."""
+    return sums[..., :1] / sums[..., 1:]
