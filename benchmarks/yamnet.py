@@ -34,7 +34,7 @@ def onnx_patch_by_patch(graph: Path, patches: torch.Tensor) -> Callable[[], obje
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     model = convert_yamnet.float_graph(convert_yamnet.read_graph(graph))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     feeds = [{"audio": patch[None].numpy()} for patch in patches]

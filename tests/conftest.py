@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
+if "HF_DATASETS_CACHE" not in os.environ:  # shared by the processes of one test run, and gone with it
+    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="urbansound-tests-")
+    atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 import pytest
+
+if TYPE_CHECKING:  # the fixtures import what they need: most tests do not wait for torch
+    from urbansound_hf.config import RunConfig
+    from urbansound_hf.sounds import Sounds
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -19,6 +31,64 @@ REAL_DATA = SHARED / "data" / "urbansound8k"
 OFFICIAL_CSV = SHARED / "data" / "UrbanSound8K.official.csv"
 WHISPER = SHARED / "models" / "whisper-tiny.en"
 YAMNET = SHARED / "models" / "yamnet"
+
+TINY = """
+model_name_or_path: wav2vec2  # 5,462 parameters
+model_config:
+  - hidden_size=16
+  - num_hidden_layers=2
+  - num_attention_heads=2
+  - intermediate_size=16
+  - conv_dim=[8,8,8,8,8,8,8]
+  - num_conv_pos_embeddings=4
+  - num_conv_pos_embedding_groups=2
+  - classifier_proj_size=8
+  - mask_time_prob=0
+  - layerdrop=0
+  - attention_dropout=0
+  - activation_dropout=0
+  - hidden_dropout=0
+  - feat_proj_dropout=0
+  - final_dropout=0
+freeze: none
+learning_rate: 1e-3
+per_device_train_batch_size: 8
+gradient_accumulation_steps: 1
+max_steps: 4
+eval_strategy: steps
+eval_steps: 2
+save_strategy: steps
+save_steps: 2
+logging_steps: 1
+use_cpu: true
+bf16: false
+disable_tqdm: true
+"""
+
+
+@pytest.fixture(scope="session")
+def synthetic_root() -> Path:
+    """A synthetic UrbanSound8K of one clip a class and fold."""
+    from urbansound_hf import synthetic
+
+    return synthetic.write(Path(os.environ["HF_DATASETS_CACHE"]) / "synthetic_of_the_tests", clips_per_class_and_fold=1)
+
+
+@pytest.fixture(scope="session")
+def sounds(synthetic_root) -> Sounds:
+    """The same, decoded at 16 kHz: 100 clips, most of them of 4 s."""
+    from urbansound_hf.sounds import SoundRequest, load_sounds
+
+    return load_sounds(SoundRequest("urbansound8k", data_dir=str(synthetic_root), num_proc=1))
+
+
+@pytest.fixture
+def configure(tmp_path) -> Callable[..., RunConfig]:
+    """Parses flags over the config of a tiny, deterministic wav2vec2 that trains for four steps on the CPU."""
+    from urbansound_hf import config
+
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return lambda *argv: config.parse([str(part) for part in argv], tmp_path / "tiny.yaml")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 from torchaudio.transforms import MFCC, AmplitudeToDB, MelSpectrogram
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from tests.conftest import REAL_DATA
-from urbansound_hf import audio
 from urbansound_hf.labels import CLASSES
 from urbansound_hf.models.cnn import CHOICES, CnnConfig, CnnFeatureExtractor, CnnForAudioClassification
 
@@ -170,14 +168,14 @@ def test_a_picture_too_small_for_the_tutorials_network_is_explained():
 
 
 def test_the_residual_network_hears_how_high_a_pattern_lies():
-    pictures, model = torch.zeros(2, 64, 64), build("residual")
-    pictures[0, 24:28, 24:28] = pictures[1, 40:44, 24:28] = 1.0  # the same patch 16 bands higher: whole strides
+    pictures, model = torch.zeros(2, 256, 32), build("residual")  # so high that neither patch's effect meets an edge
+    pictures[0, 112:116, 16:20] = pictures[1, 128:132, 16:20] = 1.0  # the same patch 16 bands higher: whole strides
     with torch.inference_mode():
         low, high = model(pictures).logits
         model.backbone.stem[0].weight[:, 1] = 0.0  # without its second channel
         deaf_low, deaf_high = model(pictures).logits
-    assert (low - high).norm() > 0.01 * low.norm()
-    assert (deaf_low - deaf_high).norm() < 1e-4 * deaf_low.norm()
+    assert deaf_low.norm() > 1e-5
+    assert (low - high).norm() > 100 * (deaf_low - deaf_high).norm()
 
 
 @both
@@ -255,16 +253,3 @@ def test_opens_elsewhere_without_this_package(tmp_path, architecture):
     for answer in json.loads(done.stdout):
         found = {entry["label"]: entry["score"] for entry in answer}
         assert found == pytest.approx(dict(zip(CLASSES, scores, strict=True)), abs=1e-4)
-
-
-@pytest.mark.real
-def test_real_clips_through_the_pipeline(tmp_path):
-    model = saved(tmp_path, "residual")
-    CnnFeatureExtractor().save_pretrained(tmp_path)
-    classify = pipeline("audio-classification", model=str(tmp_path), trust_remote_code=True)
-    for path in sorted(REAL_DATA.glob("audio/fold1/*.wav"))[::50]:
-        waveform = audio.load(path)
-        with torch.inference_mode():
-            scores = model(**CnnFeatureExtractor()(waveform, return_tensors="pt")).logits.softmax(-1)[0]
-        top = classify({"array": waveform, "sampling_rate": 16_000}, top_k=1)[0]
-        assert (top["label"], top["score"]) == (CLASSES[scores.argmax()], pytest.approx(scores.max().item(), abs=1e-5))

@@ -124,7 +124,9 @@ def test_a_clip_as_long_as_the_window_is_one_prediction(classifier, tmp_path):
     assert classifier.classify(tmp_path / "clip.wav", window_seconds=1 - 1 / RATE).summary
 
 
-@pytest.mark.parametrize(("window", "hop"), [(0, None), (1, 0), (1, 1.5), (-1, None)])
+@pytest.mark.parametrize(
+    ("window", "hop"), [(0, None), (1, 0), (1, 1.5), (-1, None), (float("nan"), 1), (float("inf"), 1)]
+)
 def test_windows_that_leave_gaps_are_refused_before_any_work(classifier, window, hop):
     with pytest.raises(UserError, match="do not cover a recording"):
         classifier.classify_many([], window_seconds=window, hop_seconds=hop)

@@ -136,6 +136,25 @@ def test_a_configuration_of_the_parquet_branch_is_its_folder(tmp_path):
     assert rows.columns["split"] == ["train"] * 8 + ["test"] * 4
 
 
+def test_what_datasets_cannot_read_comes_with_the_way_out(tmp_path):
+    folder = parquet(tmp_path / "old", train=keywords(4))
+    (folder / "old.py").write_text("# a loading script, as Hub data sets used to have")
+    with pytest.raises(UserError, match="scripts are no longer supported") as error:
+        load_sounds(SoundRequest(str(folder)))
+    assert f"--dataset_revision {EXPORT}" in error.value.fix
+    with pytest.raises(UserError, match="v9"):
+        load_sounds(SoundRequest(str(parquet(tmp_path / "new", train=keywords(4))), dataset_config="v9"))
+
+
+@pytest.mark.skipif(datasets.config.TORCHCODEC_AVAILABLE, reason="with torchcodec, datasets reads them itself")
+def test_raw_files_on_the_hub_are_to_be_downloaded_as_a_folder(tmp_path):
+    classes(tmp_path / "raw", "owl/1.wav", "wren/1.wav")
+    with pytest.raises(UserError, match="torchcodec") as error:
+        read_stored(str(tmp_path / "raw"))  # as load_dataset does with an id on the Hub
+    assert "--repo-type dataset --local-dir DIR, then --dataset DIR" in error.value.fix
+    assert load_sounds(SoundRequest(str(tmp_path / "raw"))).labels == ["owl", "wren"]
+
+
 def test_unreadable_sounds_in_a_table_are_named(tmp_path):
     table = datasets.Dataset.from_dict({"audio": [wav(), b"mp3?"], "label": ["a", "b"]})
     with pytest.raises(UserError, match="not a sound that libsndfile can read"):

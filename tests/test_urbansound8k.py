@@ -10,6 +10,7 @@ import math
 import os
 import tarfile
 import threading
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def cache(tmp_path, monkeypatch):
 def tone(path: Path, rate: int = 16_000, channels: int = 1, subtype: str = "PCM_16", seconds: float = 0.05) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     time = np.arange(round(rate * seconds)) / rate
-    left = 0.5 * np.sin(2 * np.pi * (300 + hash(path.name) % 500) * time)
+    left = 0.5 * np.sin(2 * np.pi * (300 + zlib.crc32(path.name.encode()) % 500) * time)
     soundfile.write(path, np.stack([left, 0.5 * left][:channels], axis=1), rate, subtype=subtype, format="WAV")
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -46,8 +47,9 @@ def exit_code(main: Callable[[], int | None]) -> int:
         return main() or 0
     except UserError as error:
         problems = error.problems if isinstance(error, UserErrors) else [error]
-        for problem in problems:
-            print(f"error: {problem}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
+            for problem in problems:
+                print(f"error: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

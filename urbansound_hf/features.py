@@ -8,6 +8,7 @@ one shape, a short clip is repeated until it fills the window; mean pooling then
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from transformers import FeatureExtractionMixin
 
 from urbansound_hf import audio
+from urbansound_hf.audio import AudioError
 
 Features = dict[str, np.ndarray]
 
@@ -55,20 +57,31 @@ def prepare(
     clip_seconds: float,
     training: bool,
     num_proc: int | None = None,
+    shortest_samples: int = 1,
 ) -> datasets.Dataset:
     """The cached, multi-process `map` step from clips to model inputs.
 
     Args:
         dataset: rows with `audio` (16-bit WAV bytes at the extractor's rate) and `label`.
-        clip_seconds: window; a longer clip becomes several rows, windows side by side.
+        clip_seconds: window; a longer clip becomes several rows, one every half window, as serving cuts it.
         training: repeat short clips to the window where the extractor would leave them short.
         num_proc: processes (default: one).
+        shortest_samples: what the model needs to hear anything.
 
     Returns:
         Rows of the extractor's outputs plus `labels` and `clip` (the clip's row in `dataset`), as numpy arrays.
+
+    Raises:
+        AudioError: a clip is too short for the extractor or the model.
     """
     window = round(clip_seconds * feature_extractor.sampling_rate)
-    fill = training and not fills_window(feature_extractor, window)
+    options = {
+        "feature_extractor": feature_extractor,
+        "window": window,
+        "fill": training and not fills_window(feature_extractor, window),
+        "shortest": shortest_samples,
+        "code": source_code(extract, type(feature_extractor)),
+    }
     prepared = dataset.map(
         _extract_rows,
         with_indices=True,
@@ -79,10 +92,15 @@ def prepare(
         num_proc=num_proc if num_proc and num_proc > 1 and len(dataset) > 64 * num_proc else None,
         remove_columns=dataset.column_names,
         features=_schema(extract(feature_extractor, np.zeros(window, np.float32))),
-        fn_kwargs={"feature_extractor": feature_extractor, "window": window, "fill": fill},
+        fn_kwargs=options,
         desc="Extracting features",
     )
     return prepared.with_format("numpy")
+
+
+def source_code(*objects: Any) -> str:
+    """The source of the modules of some functions and classes, of which the cache's key knows otherwise only names."""
+    return "".join(inspect.getsource(module) for module in map(inspect.getmodule, objects) if module)
 
 
 def collate_training(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -116,6 +134,8 @@ def _extract_rows(
     feature_extractor: FeatureExtractionMixin,
     window: int,
     fill: bool,
+    shortest: int,
+    code: str,  # is not used here: it makes edited code extract anew
 ) -> dict[str, list]:
     if rank is not None:  # one of several forked processes: OpenMP's threads did not survive the fork, and would hang
         torch.set_num_threads(1)
@@ -123,19 +143,36 @@ def _extract_rows(
     for clip, label, index in zip(batch["audio"], batch["label"], indices, strict=True):
         waveform = audio.load(clip["bytes"], feature_extractor.sampling_rate, name=clip["path"])
         waveform = repeat_to(waveform, window) if fill else waveform
-        for start, end in audio.windows(len(waveform), window, window):
+        for start, end in audio.windows(len(waveform), window, window // 2):
             rows["labels"].append(label)
             rows["clip"].append(index)
-            for name, values in extract(feature_extractor, waveform[start:end]).items():
+            for name, values in _extract_or_refuse(
+                feature_extractor, waveform[start:end], clip["path"], shortest
+            ).items():
                 rows.setdefault(name, []).append(values)
     return rows
+
+
+def _extract_or_refuse(
+    feature_extractor: FeatureExtractionMixin, waveform: np.ndarray, name: str, shortest: int
+) -> Features:
+    reason = f"it needs {shortest}"
+    if len(waveform) >= shortest:
+        try:
+            found = extract(feature_extractor, waveform)
+            if all(values.size and np.isfinite(values).all() for values in found.values()):
+                return found
+            reason = "its features are empty or not finite"  # wav2vec2-bert divides by the deviation of the frames
+        except (ValueError, RuntimeError, AssertionError) as error:  # a filter bank without a single full frame
+            reason = str(error)
+    fix = "leave it out of the data: serving could not classify it either"
+    raise AudioError(f"cannot be heard by this model: {len(waveform)} samples, {reason}", name, fix)
 
 
 def _schema(example: Features) -> datasets.Features:
     columns: dict[str, Any] = {"labels": datasets.Value("int64"), "clip": datasets.Value("int64")}
     for name, values in example.items():
         dtype = str(values.dtype)
-        columns[name] = (
-            datasets.Array2D((None, values.shape[1]), dtype) if values.ndim == 2 else datasets.List(datasets.Value(dtype))
-        )
+        array = {2: datasets.Array2D, 3: datasets.Array3D}.get(values.ndim)
+        columns[name] = array((None, *values.shape[1:]), dtype) if array else datasets.List(datasets.Value(dtype))
     return datasets.Features(columns)

@@ -15,9 +15,10 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b6b6b"  # Okabe and Ito's palette
-STYLE: dict[str, Any] = {
+BLUE, LIGHT_BLUE, ORANGE, GREY = "#0072B2", "#4C9CCB", "#D55E00", "#6b6b6b"  # Okabe and Ito's blue and vermilion
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 10,
     "axes.edgecolor": "#b0b0b0",
     "axes.labelcolor": "#333333",
@@ -84,13 +85,13 @@ def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path, 
     )
     width = 1 / len(counts)
     middles = (np.arange(len(counts)) + 0.5) * width
-    with drawing(path, f"Calibration: expected error {error:.3f}", note, (5.6, 6.2)) as figure:
+    with drawing(path, f"Calibration: expected error {error:.3f}", note, (6, 6.4)) as figure:
         top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-        top.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
-        top.bar(middles, accuracy, width * 0.92, color=BLUE, alpha=0.75, label="accuracy of the clips in the bin")
-        top.plot(confidence, accuracy, "o", color=ORANGE, markersize=4.5, label="at their mean confidence")
+        top.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfect")
+        top.bar(middles, accuracy, width * 0.92, color=LIGHT_BLUE, label="accuracy of the bin")
+        top.plot(confidence, accuracy, "o", color=ORANGE, markersize=4.5, label="at its mean confidence")
         top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-        top.legend(frameon=False, loc="upper left", fontsize=9)
+        top.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9)
         bottom.bar(middles, 100 * counts / counts.sum(), width * 0.92, color=GREY)
         bottom.set(xlabel="confidence (the highest class score)", ylabel="clips (%)")
         for axes in (top, bottom):
@@ -108,9 +109,10 @@ def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path, note: str = "
         for axes, key, title in zip(panels, ("f1", "precision", "recall"), ("F1", "precision", "recall"), strict=True):
             values = [row[key] for _, row in ranked]
             ends = _whiskers(values, [row[f"{key}_interval"] for _, row in ranked])
-            axes.barh(range(len(ranked)), values, height=0.68, color=BLUE, alpha=0.75)
+            axes.barh(range(len(ranked)), values, height=0.68, color=LIGHT_BLUE)
             axes.errorbar(values, range(len(ranked)), xerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
             axes.set(xlabel=f"{title}, 95 % interval", xlim=(0, 1.02), ylim=(len(ranked) - 0.5, -0.5))
+            axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
             axes.grid(axis="x")
         panels[0].set_yticks(range(len(ranked)), [name_of[name] for name, _ in ranked])
         panels[0].set_ylabel("class (clips)")
@@ -121,19 +123,18 @@ def folds(scores: Sequence[Mapping[str, Any]], mean: float, std: float | None, p
     numbers = [str(row["test_fold"]) for row in scores]
     values = [row["test_accuracy"] for row in scores]
     ends = _whiskers(values, [row["test_accuracy_interval"] for row in scores])
-    spread = "" if std is None else f" ± {std:.3f}"
-    with drawing(path, f"Accuracy by test fold: mean {mean:.3f}{spread}", note, (2.6 + 0.5 * len(scores), 4)) as figure:
+    title = f"Accuracy by test fold: mean {mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
+    with drawing(path, title, note, (max(6.4, 2.6 + 0.5 * len(scores)), 4)) as figure:
         axes = figure.add_subplot()
         axes.axhline(mean, color=ORANGE, linewidth=1.4, label="mean over folds")
         if std is not None:
             axes.axhspan(mean - std, mean + std, color=ORANGE, alpha=0.13, linewidth=0, label="± standard deviation")
-        axes.errorbar(
-            range(len(scores)), values, yerr=ends, fmt="o", color=BLUE, capsize=3, label="fold, 95 % interval"
-        )
+        places = range(len(scores))
+        axes.errorbar(places, values, yerr=ends, fmt="o", color=BLUE, capsize=3, label="fold, 95 % interval")
         axes.set_xticks(places, numbers)
         axes.set(xlabel="test fold", ylabel="accuracy", xlim=(-0.6, len(scores) - 0.4))
         axes.grid(axis="y")
-        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9)
 
 
 def conditions(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path, note: str = "") -> None:
@@ -149,7 +150,7 @@ def conditions(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path
 def _condition(axes: Axes, title: str, table: Mapping[str, Mapping[str, Any]]) -> None:
     values = [row["accuracy"] for row in table.values()]
     ends = _whiskers(values, [row["accuracy_interval"] for row in table.values()])
-    axes.bar(range(len(table)), values, width=0.6, color=BLUE, alpha=0.75)
+    axes.bar(range(len(table)), values, width=0.6, color=LIGHT_BLUE)
     axes.errorbar(range(len(table)), values, yerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=3)
     axes.set_xticks(range(len(table)), [f"{name}\n{row['clips']:,} clips" for name, row in table.items()])
     axes.set_xlabel(title)

@@ -70,7 +70,7 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
     return Split(
         name=f"fold{test_fold}",
         train=np.flatnonzero(np.isin(of_row, train_folds)),
-        validation=np.flatnonzero(of_row == validation_fold) if validation_fold else np.array([], dtype=np.int64),
+        validation=np.flatnonzero(of_row == validation_fold) if validation == "next_fold" else np.array([], np.int64),
         test=np.flatnonzero(of_row == test_fold),
         test_fold=test_fold,
         validation_fold=validation_fold,
@@ -86,6 +86,9 @@ def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Spli
             "--split",
             "use --split random and read its warning, or give the data a fold column",
         )
+    if (most := np.bincount(labels).max()) < 10:
+        found = f"--split grouped needs a class of 10 clips to make ten parts, the largest has {most}"
+        raise UserError(found, "--split", "bring more clips, or give the data a fold column")
     parts = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed).split(labels, labels, groups)
     (_, test), (_, validation), *_ = parts
     train = np.setdiff1d(np.arange(len(labels)), np.concatenate([test, validation]))
@@ -121,6 +124,11 @@ def predefined(splits: Sequence[str], labels: Sequence[int], seed: int = 0) -> S
         )
     if not len(parts["validation"]):
         by_class = np.asarray(labels)[parts["train"]]
+        counts = np.bincount(by_class)[np.unique(by_class)]
+        if counts.min() < 2 or 0.1 * len(by_class) < len(counts):
+            found = f"found {len(by_class)} clips of {len(counts)} classes, {counts.min()} of the rarest"
+            rule = f"a tenth of the train part must serve as validation and hold a clip of every class, {found}"
+            raise UserError(rule, "--dataset", "give the data set a validation part, or use --split grouped")
         parts["train"], parts["validation"] = train_test_split(
             parts["train"], test_size=0.1, stratify=by_class, random_state=seed
         )
@@ -163,7 +171,7 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
 
 def _missing(name: str, present: list[str], path: Path) -> UserError:
     near = [other for call in COLUMNS[name] for other in difflib.get_close_matches(call, present, 1)]
-    fix = f"name it {' or '.join(COLUMNS[name])}" + f"; did you mean {near[0]}?" * bool(near)
+    fix = "; did you mean ".join([f"name it {' or '.join(COLUMNS[name])}", *(f"{other}?" for other in near[:1])])
     return UserError(f"a table of clips needs a {name} column, found {_listed(present)}", str(path), fix)
 
 
@@ -181,42 +189,43 @@ def _column(rows: list[dict[str, Any]], column: str, name: str, path: Path) -> n
     return np.array(values).astype(kind)
 
 
-def table_report(columns: dict[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
-    """What the folds of a table leak, and under `random_80_20` what a random split of it would (None: too few clips)."""
+def table_report(columns: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    """What the folds of a table leak, and as `random_80_20` what a random split of it would (None: too few clips)."""
     from urbansound_hf import leaks
 
     found = leaks.across_folds(columns)
     try:
-        drawn = random(np.unique(columns["label"], return_inverse=True)[1], seed)
+        drawn = random(np.unique(columns["label"], return_inverse=True)[1].tolist(), seed)
     except UserError:
         return found | {"random_80_20": None}
     test = np.concatenate([drawn.validation, drawn.test])
-    known = (columns.get(name) for name in ("start", "end", "label"))
-    compared = leaks.metadata_leaks(columns["group"], drawn.train, test, *known)
+    known = {"starts": columns.get("start"), "ends": columns.get("end"), "labels": columns["label"]}
+    compared = leaks.metadata_leaks(columns["group"], drawn.train, test, **known)
     return found | {"random_80_20": {name: value for name, value in compared.items() if not isinstance(value, list)}}
 
 
 def describe_table(found: dict[str, Any]) -> str:
     """A `table_report` in a few lines for the terminal."""
     lines = [f"{found['clips']:,} clips of {found['recordings']:,} recordings in {len(found['clips_per_fold'])} folds"]
-    lines.append(f"Each fold against the others: {_shares(found, found['clips'])}")
+    lines.append(f"Each fold against the others:{_shares(found, found['clips'])}")
     for shared in found["shared_recordings"]:
         sides = "; ".join(f"{_listed(labels)} in fold {fold}" for fold, labels in shared["labels_by_fold"].items())
         verdict = "a leak" if shared["recording"] in found["leaking_recordings"] else "UrbanSound8K's own"
         lines.append(f"  {shared['recording']}: {shared['clips']} clips, {sides} ({verdict})")
     if compared := found["random_80_20"]:
-        lines.append(f"A random 80/20 split instead: {_shares(compared, compared['test_clips'])}")
+        lines.append(f"A random 80/20 split instead:{_shares(compared, compared['test_clips'])}")
     return "\n".join(lines)
 
 
 def _shares(found: dict[str, Any], total: int) -> str:
-    shared, same, overlap, same_overlap = (
-        "times not known" if found[f"{name}_clips"] is None else f"{found[f'{name}_clips'] / total:.1%}"
-        for name in ("shared_recording", "shared_same_class", "time_overlap", "time_overlap_same_class")
-    )
+    counts = []
+    for name in ("shared_recording", "shared_same_class", "time_overlap", "time_overlap_same_class"):
+        count = found[f"{name}_clips"]
+        counts.append("not known" if count is None else f"{count:,} ({count / total:.1%})")
+    shared, same, overlap, same_overlap = counts
     return (
-        f"{found['shared_recording_clips']:,} clips ({shared}) share a recording, {same} one of their own class; "
-        f"overlapping in time: {overlap}, of their own class: {same_overlap}"
+        f"\n  clips whose recording is on the other side: {shared}, under the same class: {same}"
+        f"\n  clips overlapping one there in time: {overlap}, of the same class: {same_overlap}"
     )
 
 

@@ -15,7 +15,8 @@ from urbansound_hf.duplicates import Fingerprints, audio_fingerprints, audio_lea
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.labels import RECORDINGS_IN_TWO_FOLDS
 
-__all__ = ["KNOWN", "across_folds", "audio_fingerprints", "audio_leaks", "check", "describe", "metadata_leaks", "report"]  # fmt: skip
+__all__ = ["KNOWN", "across_folds", "audio_fingerprints", "audio_leaks", "check", "describe", "metadata_leaks",
+           "report"]  # fmt: skip
 
 KNOWN = frozenset(str(recording) for recording in RECORDINGS_IN_TWO_FOLDS)
 TOLERATED_DUPLICATES = 0.01  # of UrbanSound8K's test clips, see `check`; they move a score by no more than that
@@ -33,12 +34,12 @@ class Rows(Protocol):
 
 
 def metadata_leaks(
-    groups: Sequence[str],
+    groups: Sequence[str] | np.ndarray,
     train_rows: np.ndarray,
     test_rows: np.ndarray,
-    starts: Sequence[float] | None = None,
-    ends: Sequence[float] | None = None,
-    labels: Sequence[Any] | None = None,
+    starts: Sequence[float] | np.ndarray | None = None,
+    ends: Sequence[float] | np.ndarray | None = None,
+    labels: Sequence[Any] | np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Test clips that share a recording with training, and those that overlap a training clip in time.
 
@@ -206,6 +207,8 @@ def describe(report: Mapping[str, Any]) -> str:
         apart = "" if report.get("shared_same_class_clips", 1) else ", always under another class there"
         own = " of UrbanSound8K's own five" if set(recordings) <= KNOWN else ""
         shared += f"{apart}; {_plural(len(recordings), 'recording')}{own}: {_some(recordings)}"
+    if report["time_overlap_clips"] and "time_overlap_same_class_clips" in report:
+        overlaps += f", of the same class: {_share(report['time_overlap_same_class_clips'], total)}"
     lines = [
         f"Leaks: {total:,} test clips against {report['train_clips']:,} training clips",
         f"  from a recording heard in training: {shared}",

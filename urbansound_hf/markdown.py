@@ -6,29 +6,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HOW_SURE = (
-    "Intervals hold 95 % of 2,000 resamples of the test recordings (not of clips: slices of one recording stand or fall "
-    "together). They do not cover another seed of the training. An interval without width means that every "
-    "recording agreed, not that there is no doubt."
+    "Intervals hold the scores of 95 % of 2,000 resamples of the test recordings (not of clips: the slices of one "
+    "recording stand or fall together). They do not cover another seed of the training. An interval without width "
+    "means that every recording agreed, not that there is no doubt."
 )
 
 
 def interval(ends: Sequence[float] | None) -> str:
-    """"[0.61, 0.73]", or "–" where there is none."""
+    """ "[0.61, 0.73]", or "–" where there is none."""
     return "–" if ends is None else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
 
 
 def score(value: float, ends: Sequence[float] | None) -> str:
-    """"0.672 [0.61, 0.73]"."""
+    """ "0.672 [0.61, 0.73]"."""
     return f"{value:.3f} {interval(ends)}"
 
 
 def signed(value: float, ends: Sequence[float] | None) -> str:
-    """A difference: "+0.021 [-0.01, +0.05]"."""
-    return f"{value:+.3f} " + ("–" if ends is None else f"[{ends[0]:+.2f}, {ends[1]:+.2f}]")
+    """A difference: "+0.021 [-0.008, +0.051]"; with three decimals, as all turns on which side of 0 the ends lie."""
+    return f"{value:+.3f} " + ("–" if ends is None else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]")
 
 
 def spread(mean: float, std: float | None) -> str:
-    """"0.672 ± 0.041"; of one fold there is no standard deviation."""
+    """ "0.672 ± 0.041"; of one fold there is no standard deviation."""
     return f"{mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
 
 
@@ -47,7 +47,9 @@ def caution(scope: str) -> str:
     return scope if "not comparable" in scope else ""
 
 
-def page(title: str, headline: Sequence[str], measured: Mapping[str, Any], folds: Sequence[Mapping[str, Any]] = ()) -> str:
+def page(
+    title: str, headline: Sequence[str], measured: Mapping[str, Any], folds: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """The report of a run or of a cross-validation.
 
     Args:
@@ -63,8 +65,8 @@ def page(title: str, headline: Sequence[str], measured: Mapping[str, Any], folds
     parts += ["## Confusion", "![confusion matrix](confusion_matrix.png)"]
     parts += [
         "## Calibration",
-        f"Expected calibration error {measured['ece']:.3f} (15 bins): how far, on average, a score is from the share of "
-        f"clips that are right at that score. {note}".rstrip(),
+        f"Expected calibration error **{measured['ece']:.3f}** over 15 bins{f' ({note})' * bool(note)}: how far the "
+        "scores are, on average, from the share of clips that are right at that score.",
         "![reliability diagram](reliability.png)",
     ]
     conditions = {"clip length": measured["by_length"], "salience": measured["by_salience"]}

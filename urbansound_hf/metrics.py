@@ -1,4 +1,4 @@
-"""Accuracy, macro-F1, per-class scores and confusion: an `evaluate.Metric` of our own, so that nothing is downloaded."""
+"""Accuracy, macro-F1, per-class scores, confusion: an `evaluate.Metric` of our own, so that nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AudioClassificationMetric(evaluate.Metric):
 
     def __init__(self, labels: Sequence[str], **kwargs: Any) -> None:
         self.labels = list(labels)
-        super().__init__(**kwargs)
+        super().__init__(**{"keep_in_memory": True, **kwargs})  # processes would share its file
 
     def _info(self) -> evaluate.MetricInfo:
         ids = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})

@@ -59,11 +59,7 @@ class SoundClassifier:
         device: str | None = None,
         trust_remote_code: bool = False,
     ) -> SoundClassifier:
-        """Opens a checkpoint folder or Hub id, see `models.checkpoint.load`.
-
-        Args:
-            device: `cpu`, `cuda`, `cuda:1`…; default: the GPU if there is one.
-        """
+        """Opens a checkpoint as `models.checkpoint.load` does; `device`: `cpu`, `cuda`, `cuda:1`…, None: a GPU if any."""
         return cls(*checkpoint.load(name_or_path, revision, trust_remote_code), device)
 
     def probabilities(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> np.ndarray:
@@ -119,7 +115,10 @@ class SoundClassifier:
             pool = ThreadPoolExecutor(THREADS)
             try:
                 windows = read_windows(pool, sources, self.sampling_rate, window, hop)
-                prepared = ahead(pool, self._prepare, windows, BATCHES_AHEAD * batch_size)
+                if self.device.type == "cpu":  # two torch calls at a time would only get into each other's way
+                    prepared: Iterator[tuple[Window, Features | AudioError]] = map(self._prepare, windows)
+                else:
+                    prepared = ahead(pool, self._prepare, windows, BATCHES_AHEAD * batch_size)
                 scored = self._score(prepared, batch_size)
                 for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
                     yield self._result(list(pairs), top_k)
@@ -137,14 +136,13 @@ class SoundClassifier:
                 "--window_seconds",
                 f"give at most {self.longest_seconds:g}",
             )
-        samples, step = round(window * self.sampling_rate), round(hop * self.sampling_rate)
-        if not 1 <= step <= samples:
+        if not 1 / self.sampling_rate <= hop <= window < float("inf"):
             raise UserError(
                 f"windows of {window:g} s, one every {hop:g} s, do not cover a recording",
                 "--window_seconds, --hop_seconds",
                 "both are above 0, and the hop is no longer than the window",
             )
-        return samples, step
+        return round(window * self.sampling_rate), round(hop * self.sampling_rate)
 
     def _prepare(self, item: tuple[Window, np.ndarray | AudioError]) -> tuple[Window, Features | AudioError]:
         window, waveform = item

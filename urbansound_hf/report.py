@@ -1,7 +1,7 @@
 """What runs leave for people: numbers with their intervals, figures, and pages that say what the numbers mean.
 
-    python -m urbansound_hf.report RUN                a run or a cross-validation: writes its report and prints it
-    python -m urbansound_hf.report A B [--common]     compares two of them, clip by clip
+python -m urbansound_hf.report RUN                a run or a cross-validation: writes its report and prints it
+python -m urbansound_hf.report A B [--common]     compares two of them, clip by clip
 """
 
 from __future__ import annotations
@@ -18,83 +18,18 @@ import numpy as np
 from urbansound_hf import figures, markdown, statistics
 from urbansound_hf.comparison import compare
 from urbansound_hf.errors import UserError, exit_code
-from urbansound_hf.runs import METRICS, Predictions, Run, find_runs, notes, pooled, read_run, scope
+from urbansound_hf.measures import measure
+from urbansound_hf.runs import METRICS, PREDICTIONS, Run, expected_folds, find_runs, notes, pooled, read_run, scope
 
-LENGTHS = {"< 1 s": 0.0, "1–2 s": 1.0, "2–4 s": 2.0, "≥ 4 s": 3.99}  # from so many seconds; whole slices are 3.99… s
-SALIENCES = {"foreground": 1, "background": 2}
-MISTAKES = 10
+USAGE = """```python
+import soundfile
+from transformers import pipeline
 
-
-def measure(predictions: Predictions) -> dict[str, Any]:
-    """All that can be said of a table of predictions, ready for JSON; an interval that does not exist is None."""
-    true, predicted, groups = predictions.true, predictions.predicted, predictions.groups
-    counts = statistics.count_by_recording(true, predicted, groups, len(predictions.labels))
-    values = np.nan_to_num(statistics.classification_scores(counts.sum(axis=0)))
-    intervals = [_plain(ends) for ends in statistics.bootstrap_interval(statistics.classification_scores, counts).T]
-    confusion = np.zeros((len(predictions.labels),) * 2, dtype=np.int64)
-    np.add.at(confusion, (true, predicted), 1)
-    diagram = statistics.reliability(predictions.probabilities, true)
-    seconds, salience = predictions.seconds, predictions.salience
-    length = np.digitize(seconds, list(LENGTHS.values())) - 1
-    return {
-        "clips": len(predictions),
-        "recordings": len(counts),
-        "accuracy": float(values[0]),
-        "accuracy_interval": intervals[0],
-        "macro_f1": float(values[1]),
-        "macro_f1_interval": intervals[1],
-        "per_class": _per_class(predictions.labels, counts, values[2:], intervals[2:]),
-        "confusion_matrix": confusion.tolist(),
-        "labels": predictions.labels,
-        "ece": diagram.error,
-        "reliability": {key: _gaps(getattr(diagram, key)) for key in ("counts", "confidence", "accuracy")},
-        "by_length": _by(predictions, {name: (length == i) & ~np.isnan(seconds) for i, name in enumerate(LENGTHS)}),
-        "by_salience": _by(predictions, {name: salience == code for name, code in SALIENCES.items()}),
-        "confident_mistakes": confident_mistakes(predictions),
-    }
-
-
-def _per_class(
-    labels: Sequence[str], counts: np.ndarray, values: np.ndarray, intervals: Sequence[list[float] | None]
-) -> dict[str, dict[str, Any]]:
-    support, recordings = counts[:, 1].sum(axis=0), (counts[:, 1] > 0).sum(axis=0)
-    rows: dict[str, dict[str, Any]] = {}
-    for i, name in enumerate(labels):
-        row: dict[str, Any] = {"support": int(support[i]), "recordings": int(recordings[i])}
-        for key, at in zip(("precision", "recall", "f1"), range(i, len(values), len(labels)), strict=True):
-            row |= {key: float(values[at]), f"{key}_interval": intervals[at]}
-        rows[name] = row
-    return rows
-
-
-def _by(predictions: Predictions, conditions: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """The accuracy of the clips under each condition that occurs."""
-    rows = {}
-    for name, mask in conditions.items():
-        if mask.any():
-            correct, groups = predictions.correct[mask], predictions.groups[mask]
-            rows[name] = {
-                "accuracy": float(correct.mean()),
-                "accuracy_interval": list(statistics.mean_interval(correct, groups)),
-                "clips": int(mask.sum()),
-                "recordings": len(np.unique(groups)),
-            }
-    return rows
-
-
-def confident_mistakes(predictions: Predictions, most: int = MISTAKES) -> list[dict[str, Any]]:
-    """The wrong predictions of highest score: path, true, predicted, score."""
-    wrong = predictions.select(~predictions.correct)
-    scores = wrong.probabilities.max(axis=1)
-    return [
-        {
-            "path": str(wrong.paths[i]),
-            "true": wrong.labels[wrong.true[i]],
-            "predicted": wrong.labels[wrong.predicted[i]],
-            "score": float(scores[i]),
-        }
-        for i in np.argsort(-scores, kind="stable")[:most]
-    ]
+waveform, rate = soundfile.read("clip.wav", dtype="float32", always_2d=True)
+classify = pipeline("audio-classification", model="."{trust})
+print(classify({{"array": waveform.mean(axis=1), "sampling_rate": rate}}))
+```
+"""
 
 
 def gather(run_folders: Sequence[Path]) -> dict[str, Any]:
@@ -116,10 +51,9 @@ def gather(run_folders: Sequence[Path]) -> dict[str, Any]:
         )
     measured = measure(pooled(runs))
     overall = {f"pooled_{key}": measured.pop(key) for key in list(measured) if key.startswith(("accuracy", "macro_f1"))}
-    of_runs = scope(runs)
     return {
-        "scope": of_runs,
-        "complete": markdown.caution(of_runs) == "",
+        "scope": scope([run.metrics for run in runs]),
+        "complete": len(tested) == expected_folds(runs[0].metrics),
         "notes": notes(runs),
         **_over_folds(runs, "accuracy"),
         **_over_folds(runs, "macro_f1"),
@@ -144,17 +78,14 @@ def _fold(run: Run) -> dict[str, Any]:
 def write_cross_validation(folder: Path, run_folders: Sequence[Path]) -> dict[str, Any]:
     """Writes metrics.json, report.md and the figures of a cross-validation; returns the metrics."""
     metrics = gather(run_folders)
-    of_folds = [metrics[key] for key in ("mean_accuracy", "std_accuracy")]
-    note = markdown.caution(metrics["scope"])
-    figures.folds(metrics["folds"], *of_folds, folder / "folds.png", note)
+    mean, std = metrics["mean_accuracy"], metrics["std_accuracy"]
+    figures.folds(metrics["folds"], mean, std, folder / "folds.png", markdown.caution(metrics["scope"]))
     draw(metrics, folder)
     headline = [
-        f"**{metrics['scope']}.** Accuracy **{markdown.spread(*of_folds)}** "
-        f"(mean ± sample standard deviation over folds, ddof=1), "
+        f"**{metrics['scope']}.** Accuracy **{markdown.spread(mean, std)}** "
+        "(mean ± sample standard deviation over folds, ddof=1), "
         f"macro-F1 {markdown.spread(metrics['mean_macro_f1'], metrics['std_macro_f1'])}.",
-        f"All {metrics['clips']:,} clips of {metrics['recordings']:,} recordings pooled: accuracy "
-        f"{markdown.score(metrics['pooled_accuracy'], metrics['pooled_accuracy_interval'])}, macro-F1 "
-        f"{markdown.score(metrics['pooled_macro_f1'], metrics['pooled_macro_f1_interval'])}.",
+        f"All {_amount(metrics)} pooled: {_scores(metrics, 'pooled_')}.",
     ]
     page = markdown.page(f"Cross-validation: {folder.resolve().name}", headline, metrics, metrics["folds"])
     (folder / "report.md").write_text(page, encoding="utf-8")
@@ -165,12 +96,10 @@ def write_cross_validation(folder: Path, run_folders: Sequence[Path]) -> dict[st
 def write_run(folder: Path) -> dict[str, Any]:
     """Writes report.json, report.md, the figures and the card (README.md) of a run; returns what report.json holds."""
     run = read_run(folder)
-    measured = {"scope": scope([run]), "notes": notes([run]), **measure(run.predictions)}
+    measured = {"scope": scope([run.metrics]), "notes": notes([run]), **measure(run.predictions)}
     draw(measured, folder)
     headline = [
-        f"**{measured['scope']}.** Accuracy **{markdown.score(measured['accuracy'], measured['accuracy_interval'])}**, "
-        f"macro-F1 {markdown.score(measured['macro_f1'], measured['macro_f1_interval'])} on {measured['clips']:,} clips "
-        f"of {measured['recordings']:,} recordings.",
+        f"**{measured['scope']}.** Tested on {_amount(measured)}: {_scores(measured)}.",
         protocol(run.metrics),
     ]
     page = markdown.page(f"Run: {folder.resolve().name}", headline, measured)
@@ -178,6 +107,16 @@ def write_run(folder: Path) -> dict[str, Any]:
     (folder / "README.md").write_text(card(folder, run.metrics, measured), encoding="utf-8")
     _write_json(folder / "report.json", measured)
     return measured
+
+
+def _scores(measured: Mapping[str, Any], prefix: str = "") -> str:
+    keys = [f"{prefix}accuracy", f"{prefix}macro_f1"]
+    accuracy, macro_f1 = (markdown.score(measured[key], measured[f"{key}_interval"]) for key in keys)
+    return f"accuracy **{accuracy}**, macro-F1 {macro_f1}"
+
+
+def _amount(measured: Mapping[str, Any]) -> str:
+    return f"{measured['clips']:,} clips of {measured['recordings']:,} recordings"
 
 
 def draw(measured: Mapping[str, Any], folder: Path) -> None:
@@ -191,3 +130,80 @@ def draw(measured: Mapping[str, Any], folder: Path) -> None:
     known = {name: rows for name, rows in known.items() if rows}
     if known:
         figures.conditions(known, folder / "conditions.png", note)
+
+
+def card(folder: Path, metrics: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
+    """The README.md of a run's folder: what it is, what it scored and how, and how to use it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    trust = ", trust_remote_code=True" * ("auto_map" in config)
+    parts = [
+        "# Sound classifier",
+        f"A `{config['model_type']}` model that tells {len(metrics['labels'])} kinds of sound apart: "
+        f"{', '.join(metrics['labels'])}.",
+        *[f"> {note}" for note in measured["notes"]],
+        f"**{measured['scope']}.** Tested on {_amount(measured)}: {_scores(measured)}, expected calibration error "
+        f"{measured['ece']:.3f}. {protocol(metrics)}",
+        markdown.class_table(measured["per_class"], markdown.caution(measured["scope"])),
+        markdown.HOW_SURE,
+        "![confusion matrix](confusion_matrix.png)",
+        USAGE.format(trust=trust),
+    ]
+    return "\n\n".join(parts)
+
+
+def protocol(metrics: Mapping[str, Any]) -> str:
+    """One sentence on which rows trained, validated and tested."""
+    if metrics["test_fold"] is None:
+        return f"Split: {metrics['split']}."
+    chosen = "the last checkpoint was taken"
+    if metrics["validation_fold"] is not None:
+        chosen = f"the checkpoint was chosen on fold {metrics['validation_fold']}"
+    trained = ", ".join(str(fold) for fold in metrics["train_folds"])
+    plural = "s" * (len(metrics["train_folds"]) > 1)
+    return f"Tested once on fold {metrics['test_fold']}; trained on fold{plural} {trained}; {chosen}."
+
+
+def summary(metrics: Mapping[str, Any], folder: Path) -> str:
+    """The last lines that a run prints."""
+    worst = sorted(metrics["per_class"].items(), key=lambda item: item[1]["f1"])[:3]
+    hardest = ", ".join(f"{name} (F1 {row['f1']:.2f})" for name, row in worst)
+    lines = [
+        "",
+        f"test accuracy  {metrics['test_accuracy']:.4f}   macro-F1 {metrics['test_macro_f1']:.4f}   "
+        f"({metrics['clips']['test']} clips; {scope([metrics])})",
+        f"hardest        {hardest}",
+        f"training       {metrics['train_seconds']:.0f} s, {metrics['train_clips_per_second']:.1f} clips/s, "
+        f"{metrics['train_peak_memory_gib']:.1f} GiB",
+        f"protocol       {protocol(metrics)}",
+        *[f"note           {note}" for note in metrics["notes"]],
+        f"checkpoint     {folder}",
+        f"try it         python infer.py CLIP.wav --model {folder}",
+    ]
+    return "\n".join(lines)
+
+
+def write(folder: Path) -> str:
+    """Writes the report of a run or a cross-validation folder; returns the Markdown."""
+    if (folder / PREDICTIONS).is_file():
+        write_run(folder)
+    else:
+        write_cross_validation(folder, [run.folder for run in find_runs(folder)])
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m urbansound_hf.report", description="Reports a run, or compares two.")
+    parser.add_argument("run", type=Path, help="the folder of a run, or of a cross-validation")
+    parser.add_argument("other", type=Path, nargs="?", help="a second one: compare the two, clip by clip")
+    parser.add_argument("--common", action="store_true", help="compare only the clips that both were tested on")
+    args = parser.parse_args()
+    print(write(args.run) if args.other is None else compare(args.run, args.other, args.common), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ from urbansound_hf.labels import CLASSES, CLIPS_PER_FOLD
 
 PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
 NOT_COMPARABLE = "not comparable"
+UNKNOWN_RECORDINGS = (
+    "which clips share a recording is unknown: each is taken for a recording of its own, and if they do share, "
+    "the intervals are too narrow"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Predictions:
     @property
     def correct(self) -> np.ndarray:
         return self.true == self.predicted
+
+    @property
+    def recordings_known(self) -> bool:
+        return bool((self.groups != self.paths).any())
 
     def select(self, rows: np.ndarray) -> Predictions:
         """Those rows only: a mask or row numbers."""
@@ -100,7 +108,7 @@ def read_run(folder: Path) -> Run:
             f"{METRICS} and {PREDICTIONS} are not of one run: accuracy {metrics['test_accuracy']:.4f} there, "
             f"{predictions.correct.mean():.4f} over {len(predictions)} clips here",
             str(folder),
-            "train again with --overwrite",
+            "train again, with --overwrite",
         )
     return Run(folder, metrics, predictions)
 
@@ -129,14 +137,18 @@ def read_predictions(path: Path) -> Predictions:
             told = dict(zip(header[:first_score], row[:first_score], strict=True))
             clips.append(_clip(told, row[first_score:], labels))
         except ValueError as error:
-            raise UserError(f"is not a line of predictions: {error}", f"{path}:{line}", "run the test again") from error
-    return Predictions(*(np.array(column) for column in zip(*clips, strict=True)), labels=labels)
+            raise UserError(f"is not a line of predictions: {error}", f"{path}:{line}", "train again") from error
+    columns = dict(zip(COLUMNS, map(np.array, zip(*clips, strict=True)), strict=True))
+    return Predictions(**columns, labels=labels)
 
 
 def _clip(told: dict[str, str], scores: list[str], labels: list[str]) -> tuple[Any, ...]:
     """One line as a row of `COLUMNS`; ValueError if it is none."""
     if len(scores) != len(labels):
         raise ValueError(f"{len(scores)} scores for {len(labels)} classes")
+    for name in (told["true"], told["predicted"]):
+        if name not in labels:
+            raise ValueError(f"{name} is not one of the classes in the header ({', '.join(labels)})")
     return (
         told["path"],
         int(told["fold"] or 0),
@@ -178,22 +190,24 @@ def pooled(runs: Sequence[Run]) -> Predictions:
 
 def notes(runs: Sequence[Run]) -> list[str]:
     """What every number from these runs must say, each note once."""
-    return list(dict.fromkeys(note for run in runs for note in run.metrics["notes"]))
+    told = [note for run in runs for note in run.metrics["notes"]]
+    known = all(run.predictions.recordings_known for run in runs)
+    return list(dict.fromkeys([*told, *[UNKNOWN_RECORDINGS] * (not known)]))
 
 
-def expected_folds(metrics: dict[str, Any]) -> int:
+def expected_folds(metrics: Mapping[str, Any]) -> int:
     """How many folds make a whole cross-validation: UrbanSound8K's ten, or as many as other data have."""
     if tuple(metrics["labels"]) == CLASSES:
         return len(CLIPS_PER_FOLD)
     return len({metrics["test_fold"], metrics["validation_fold"], *metrics["train_folds"]} - {None})
 
 
-def scope(runs: Sequence[Run]) -> str:
+def scope(metrics: Sequence[Mapping[str, Any]]) -> str:
     """What stands beside every number of these runs: "3 of 10 folds, not comparable", "10 of 10 folds", …"""
-    metrics = runs[0].metrics
-    if metrics["split"] == "split":
+    first = metrics[0]
+    if first["split"] == "split":
         return "the data's own test part"
-    if metrics["test_fold"] is None:
-        return f"{metrics['split']} split, {NOT_COMPARABLE}"
-    tested, whole = len({run.metrics["test_fold"] for run in runs}), expected_folds(metrics)
+    if first["test_fold"] is None:
+        return f"{first['split']} split, {NOT_COMPARABLE}"
+    tested, whole = len({run["test_fold"] for run in metrics}), expected_folds(first)
     return f"{tested} of {whole} folds" + f", {NOT_COMPARABLE}" * (tested < whole)

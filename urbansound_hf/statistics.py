@@ -61,9 +61,9 @@ def count_by_recording(true: np.ndarray, predicted: np.ndarray, groups: np.ndarr
     names, recording = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), 3, classes), dtype=np.int64)
     right = true == predicted
-    np.add.at(counts, (recording[right], 0, true[right]), 1)
-    np.add.at(counts, (recording, 1, true), 1)
-    np.add.at(counts, (recording, 2, predicted), 1)
+    np.add.at(counts[:, 0], (recording[right], true[right]), 1)
+    np.add.at(counts[:, 1], (recording, true), 1)
+    np.add.at(counts[:, 2], (recording, predicted), 1)
     return counts
 
 

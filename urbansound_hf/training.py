@@ -20,7 +20,7 @@ from urbansound_hf.config import ModelArguments, RunArguments, RunConfig
 from urbansound_hf.errors import UserError
 from urbansound_hf.folds import Split
 from urbansound_hf.metrics import AudioClassificationMetric, mean_over_windows, softmax
-from urbansound_hf.models import adapt
+from urbansound_hf.models import adapt, checkpoint
 from urbansound_hf.receipts import Stopwatch
 from urbansound_hf.sounds import Sounds
 
@@ -42,17 +42,17 @@ class SoundTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's choice of optimizer (`--optim`) over this project's parameter groups."""
-        if self.optimizer is None:
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
-            groups = adapt.parameter_groups(
-                model or self.model,
-                self.args.learning_rate,
-                self.args.weight_decay,
-                self.adaptation.head_learning_rate,
-                self.adaptation.layer_decay,
-            )
-            self.optimizer = kind(groups, **settings)
-        return self.optimizer
+        model = model or self.model
+        groups = adapt.parameter_groups(
+            model,
+            self.args.learning_rate,
+            self.args.weight_decay,
+            self.adaptation.head_learning_rate,
+            self.adaptation.layer_decay,
+        )
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer_cls_and_kwargs = (kind, {"params": groups, **settings})  # GaLore and its kin bring their own
+        return super().create_optimizer(model)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
         return self._with_evaluation_collator(super().get_eval_dataloader, *args, **kwargs)
@@ -74,17 +74,16 @@ class SoundTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, Any]:
-        """Logits `(batch, classes)` of clips of several shapes, and their mean loss."""
+        """Logits `(batch, classes)` of clips of several shapes; the loss comes with the metrics, of whole clips."""
         inputs = self._prepare_inputs(inputs)
         logits = torch.empty(len(inputs["labels"]), self.model.config.num_labels, device=self.args.device)
         with torch.no_grad():
-            for positions, group in zip(inputs["positions"], self._in_step(inputs["groups"]), strict=False):
+            for positions, group in self._in_step(list(zip(inputs["positions"], inputs["groups"], strict=True))):
                 logits[positions] = model(**group).logits.float()
-        loss = torch.nn.functional.cross_entropy(logits, inputs["labels"])
-        return loss, None if prediction_loss_only else logits, (inputs["labels"], inputs["clip"])
+        return None, logits, (inputs["labels"], inputs["clip"])
 
-    def _in_step(self, groups: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-        """Under FSDP every process must call the model equally often: the first group again, its result unused."""
+    def _in_step(self, groups: list[Any]) -> list[Any]:
+        """Under FSDP every process must call the model equally often: the first group is then scored again."""
         if not self.is_fsdp_enabled:
             return groups
         most = self.accelerator.gather(torch.tensor([len(groups)], device=self.args.device)).max()
@@ -109,7 +108,7 @@ def run(
     extractor = models.load_feature_extractor(config.model)
     model = models.load_model(config.model, sounds.labels, extractor, config.data.clip_seconds)
     adapt.freeze(model, config.model.freeze, config.model.unfreeze_last_n)
-    parts = prepare_parts(config, sounds, split, extractor)
+    parts = prepare_parts(config, sounds, split, extractor, checkpoint.shortest_samples(model.config))
     trainer = make_trainer(config, model, extractor, parts, sounds, folder)
     with Stopwatch() as watch:
         outcome = trainer.train(resume_from_checkpoint=resume_point(arguments, folder))
@@ -142,7 +141,7 @@ def run(
 
 
 def prepare_parts(
-    config: RunConfig, sounds: Sounds, split: Split, extractor: FeatureExtractionMixin
+    config: RunConfig, sounds: Sounds, split: Split, extractor: FeatureExtractionMixin, shortest_samples: int
 ) -> dict[str, Any]:
     """The three parts as model inputs. All clips are extracted, and cached, once for every split of the same data."""
     parts = {}
@@ -154,6 +153,7 @@ def prepare_parts(
                 config.data.clip_seconds,
                 training=part == "train",
                 num_proc=config.data.preprocessing_num_workers or os.cpu_count(),
+                shortest_samples=shortest_samples,
             )
             if len(rows := getattr(split, part)):
                 parts[part] = whole.select(np.flatnonzero(np.isin(whole["clip"], rows)))
@@ -176,7 +176,7 @@ def make_trainer(
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         whole = clip_scores(prediction.predictions, *prediction.label_ids)
         result = metric.compute(predictions=whole["predicted"], references=whole["true"])
-        return {"accuracy": result["accuracy"], "macro_f1": result["macro_f1"]}
+        return {"accuracy": result["accuracy"], "macro_f1": result["macro_f1"], "loss": clip_loss(whole)}
 
     patience = arguments.early_stopping_patience
     return SoundTrainer(
@@ -235,14 +235,19 @@ def clip_scores(logits: np.ndarray, labels: np.ndarray, clips: np.ndarray) -> di
 def scores(test: Mapping[str, np.ndarray], labels: list[str]) -> dict[str, Any]:
     """The test part of metrics.json."""
     result = AudioClassificationMetric(labels).compute(predictions=test["predicted"], references=test["true"])
-    likelihood = test["probabilities"][np.arange(len(test["true"])), test["true"]]
     return {
         "test_accuracy": result["accuracy"],
         "test_macro_f1": result["macro_f1"],
-        "test_loss": float(-np.log(np.maximum(likelihood, 1e-12)).mean()),
+        "test_loss": clip_loss(test),
         "per_class": result["per_class"],
         "confusion_matrix": result["confusion_matrix"],
     }
+
+
+def clip_loss(whole: Mapping[str, np.ndarray]) -> float:
+    """Mean negative log-likelihood (nats) of the true classes, of what `clip_scores` returns."""
+    likelihood = whole["probabilities"][np.arange(len(whole["true"])), whole["true"]]
+    return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
 
 
 def best_validation(trainer: SoundTrainer) -> dict[str, float]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
@@ -27,7 +29,7 @@ from urbansound_hf.config import ModelArguments
 from urbansound_hf.errors import UserError
 from urbansound_hf.models import short_context
 
-FAMILIES: tuple[str, ...] = ("yamnet",)
+FAMILIES: tuple[str, ...] = ("cnn", "yamnet")
 """Our own families: modules of this package, each of which registers itself with the Auto classes."""
 
 Loaded = TypeVar("Loaded")
@@ -63,7 +65,8 @@ def load_feature_extractor(arguments: ModelArguments) -> FeatureExtractionMixin:
         extractor = _or_user_error(arguments, lambda: _pretrained(AutoFeatureExtractor, arguments))
         extractor_class = type(extractor)
     _check_keys(overrides, extractor.to_dict(), "--feature_extractor_config")
-    return extractor_class(**{**extractor.to_dict(), **overrides}) if overrides else extractor
+    with _refusals("--feature_extractor_config"):
+        return extractor_class(**{**extractor.to_dict(), **overrides}) if overrides else extractor
 
 
 def load_model(
@@ -74,12 +77,14 @@ def load_model(
     Its window is saved as `config.clip_seconds`; a fixed-length family is cut to it, and its extractor with it.
 
     Raises:
-        UserError: there is no such model, it is no audio classifier, or its config lacks an override.
+        UserError: there is no such model, it is no audio classifier, its config lacks or refuses an override, or a
+            fixed-length family cannot hear clips of `clip_seconds`.
     """
     register()
     names = {"label2id": {label: i for i, label in enumerate(labels)}, "id2label": dict(enumerate(labels))}
     if starts_from_config(arguments):
-        model = AutoModelForAudioClassification.from_config(_new_config(arguments, names))
+        with _refusals("--model_config"):
+            model = AutoModelForAudioClassification.from_config(_new_config(arguments, names))
     else:
         model = _or_user_error(arguments, lambda: _pretrained_model(arguments, names))
     short_context.fit(model, feature_extractor, clip_seconds)
@@ -108,9 +113,14 @@ def key_values(pairs: Sequence[str], flag: str) -> dict[str, Any]:
 
 
 def _new_config(arguments: ModelArguments, names: dict[str, Any]) -> PreTrainedConfig:
+    model_type = arguments.model_name_or_path
+    if model_type not in known_types():
+        what = f"a {model_type} model cannot classify audio"
+        raise UserError(what, "--model_name_or_path", f"the types that can: {', '.join(known_types())}")
     overrides = key_values(arguments.model_config or (), "--model_config")
-    _check_keys(overrides, AutoConfig.for_model(arguments.model_name_or_path).to_dict(), "--model_config")
-    return AutoConfig.for_model(arguments.model_name_or_path, **names, **overrides)
+    _check_keys(overrides, AutoConfig.for_model(model_type).to_dict(), "--model_config")
+    with _refusals("--model_config"):
+        return AutoConfig.for_model(model_type, **names, **overrides)
 
 
 def _pretrained(auto_class: Any, arguments: ModelArguments, **kwargs: Any) -> Any:
@@ -139,8 +149,17 @@ def _or_user_error(arguments: ModelArguments, load: Callable[[], Loaded]) -> Loa
         raise UserError(
             f"no audio model could be loaded from {arguments.model_name_or_path!r}: {str(error).splitlines()[0]}",
             "--model_name_or_path",
-            f"give a Hub id or a checkpoint folder; or a model type to start from random weights: {', '.join(known_types())}",
+            f"give a Hub id or a checkpoint folder; or, for random weights, a model type: {', '.join(known_types())}",
         ) from error
+
+
+@contextmanager
+def _refusals(flag: str) -> Iterator[None]:
+    """What a config refuses (a wrong type, widths that do not divide) is a mistake of the flag that overrides it."""
+    try:
+        yield
+    except (ValueError, StrictDataclassError) as error:
+        raise UserError(" ".join(str(error).split()), flag, "leave it out for the default") from error
 
 
 def _check_keys(overrides: dict[str, Any], known: dict[str, Any], flag: str) -> None:

@@ -28,6 +28,16 @@ def freeze(model: PreTrainedModel, what: str, unfreeze_last_n: int = 0) -> None:
         backbone(model).requires_grad_(False)
         for layer in list(layers(model))[-unfreeze_last_n:] if unfreeze_last_n else []:
             layer.requires_grad_(True)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not any(
+            p.requires_grad for p in module.parameters()
+        ):
+            module.register_forward_pre_hook(_use_running_statistics)
+
+
+def _use_running_statistics(module: nn.Module, _: Any) -> None:
+    """Before each pass of a frozen batch norm: `model.train()` would let it follow the batches all the same."""
+    module.eval()
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
@@ -65,15 +75,18 @@ def parameter_groups(
     Returns:
         `[{"params": […], "lr": …, "weight_decay": …}, …]`.
     """
-    depth = {id(p): i for i, layer in enumerate(layers(model)) for p in layer.parameters()}
+    stack = layers(model)
+    depth = {id(p): i for i, layer in enumerate(stack) for p in layer.parameters()}
     inside = {id(p) for p in backbone(model).parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    at = -1  # what stands before the first layer counts as one layer more, a norm after the last belongs to that
     for parameter in model.parameters():
+        at = depth.get(id(parameter), at)
         if not parameter.requires_grad:
             continue
         rate = head_learning_rate or learning_rate
-        if id(parameter) in inside:  # what stands before the first layer counts as one layer more
-            rate = learning_rate * layer_decay ** (len(layers(model)) - 1 - depth.get(id(parameter), -1))
+        if id(parameter) in inside:
+            rate = learning_rate * layer_decay ** (len(stack) - 1 - at)
         decay = weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]

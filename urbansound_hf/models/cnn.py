@@ -185,7 +185,7 @@ class ResidualBackbone(nn.Module):
     """A 5×5 stem, then one residual block a width; the mean over bands, then mean plus maximum over time.
 
     A second channel holds the height in the picture, because a pattern means something else an octave higher and
-    convolutions alone cannot tell. A short event survives in the maximum (PANNs, arXiv:1912.10211).
+    convolutions alone tell that only near an edge. A short event survives in the maximum (PANNs, arXiv:1912.10211).
     """
 
     def __init__(self, config: CnnConfig) -> None:

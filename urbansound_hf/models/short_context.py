@@ -13,11 +13,17 @@ import torch
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
+from urbansound_hf.errors import UserError
+
 FRAMES_PER_SECOND = 100  # both families: a 10-ms hop
 
 
 def fit(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_seconds: float) -> None:
-    """Cuts, in place, the context of a fixed-length family to `clip_seconds`; other families are left alone."""
+    """Cuts, in place, the context of a fixed-length family to `clip_seconds`; other families are left alone.
+
+    Raises:
+        UserError: the clips are longer than what the model hears, or too short for a single patch of AST.
+    """
     if hasattr(model.config, "max_source_positions") and hasattr(feature_extractor, "nb_max_frames"):
         _fit_whisper(model, feature_extractor, clip_seconds)
     elif hasattr(model.config, "time_stride") and hasattr(feature_extractor, "max_length"):
@@ -27,8 +33,7 @@ def fit(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_
 def _fit_whisper(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_seconds: float) -> None:
     seconds = math.ceil(clip_seconds)  # the extractor counts in whole seconds
     positions = seconds * FRAMES_PER_SECOND // 2  # the second convolution has stride 2
-    if positions >= model.config.max_source_positions:
-        return
+    _check(seconds, 1, model.config.max_source_positions * 2 / FRAMES_PER_SECOND)
     table = model.encoder.embed_positions
     shorter = nn.Embedding(positions, table.embedding_dim).to(table.weight.device)
     shorter.weight = nn.Parameter(table.weight[:positions].detach().clone(), requires_grad=table.weight.requires_grad)
@@ -39,8 +44,7 @@ def _fit_whisper(model: PreTrainedModel, feature_extractor: FeatureExtractionMix
 
 def _fit_ast(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_seconds: float) -> None:
     config, frames = model.config, round(clip_seconds * FRAMES_PER_SECOND)
-    if frames >= config.max_length:
-        return
+    _check(clip_seconds, config.patch_size / FRAMES_PER_SECOND, config.max_length / FRAMES_PER_SECOND)
     bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
     columns, kept = ((length - config.patch_size) // config.time_stride + 1 for length in (config.max_length, frames))
     embeddings = model.audio_spectrogram_transformer.embeddings
@@ -50,3 +54,9 @@ def _fit_ast(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, 
     shorter = torch.cat([table[:, :2], patches[:, :, first : first + kept].flatten(1, 2)], dim=1)
     embeddings.position_embeddings = nn.Parameter(shorter.clone())
     config.max_length = feature_extractor.max_length = frames
+
+
+def _check(clip_seconds: float, shortest: float, longest: float) -> None:
+    if not shortest <= clip_seconds <= longest:
+        what = f"this model hears clips of {shortest:g} to {longest:g} s, found {clip_seconds:g}"
+        raise UserError(what, "--clip_seconds", f"give at most {longest:g}; longer clips are cut into windows of it")

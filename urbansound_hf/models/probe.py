@@ -1,0 +1,92 @@
+"""Linear probes on cached embeddings: with a frozen backbone, each clip passes through it once, not once an epoch.
+
+In every family here the head is linear up to the pooling over time, or comes after it, so that it may as well see the
+pooled embedding: `head(mean(frames)) = mean(head(frames))`. `agrees` checks that on real clips before it is relied on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from urbansound_hf.features import as_tensors, equal_shapes
+from urbansound_hf.models.adapt import backbone
+
+KEPT = ("labels", "clip")
+
+
+class LinearProbe(nn.Module):
+    """The head of a model on pooled embeddings; it shares its parameters with the model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        body = backbone(model)
+        self.config = model.config
+        self.head = nn.Sequential(*(child for child in model.children() if child is not body))
+
+    def forward(self, embedding: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
+        """`embedding` (batch, hidden) → `logits` (batch, classes) and, with `labels` (batch,), the cross entropy."""
+        logits = self.head(embedding)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+@torch.no_grad()
+def embed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The pooled output of the backbone in evaluation mode: (batch, hidden) float32."""
+    outputs = backbone(model)(**inputs)
+    if not isinstance(outputs, torch.Tensor):
+        pooled = getattr(outputs, "pooler_output", None)
+        outputs = outputs[0] if pooled is None else pooled
+    return outputs.float().mean(dim=1) if outputs.ndim == 3 else outputs.float()
+
+
+@torch.no_grad()
+def agrees(model: PreTrainedModel, dataset: datasets.Dataset, clips: int = 4) -> bool:
+    """Whether the head on pooled embeddings gives the model's own logits, on a few clips, to 1e-3."""
+    model.eval()
+    probe = LinearProbe(model).eval()
+    for row in dataset.select(range(min(clips, len(dataset)))):
+        inputs = as_tensors({name: values[None] for name, values in row.items() if name not in KEPT})
+        whole = model(**inputs).logits
+        if not torch.allclose(probe(embed(model, inputs)).logits, whole, atol=1e-3):
+            return False
+    return True
+
+
+def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, fingerprint: str, batch_size: int) -> datasets.Dataset:
+    """Rows of `embedding` (hidden,) float32, `labels` and `clip`; cached under the fingerprint of data and weights."""
+    width = len(_embed_rows(dataset[:1], model)["embedding"][0])
+    columns = {
+        "labels": datasets.Value("int64"),
+        "clip": datasets.Value("int64"),
+        "embedding": datasets.List(datasets.Value("float32"), length=width),
+    }
+    embedded = dataset.map(
+        _embed_rows,
+        batched=True,
+        batch_size=batch_size,
+        remove_columns=[name for name in dataset.column_names if name not in KEPT],
+        features=datasets.Features(columns),
+        fn_kwargs={"model": model},
+        new_fingerprint=fingerprint,
+        desc="Computing embeddings",
+    )
+    return embedded.with_format("numpy")
+
+
+def _embed_rows(batch: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+    names = [name for name in batch if name not in KEPT]
+    clips = [dict(zip(names, values, strict=True)) for values in zip(*(batch[name] for name in names), strict=True)]
+    found: list[Any] = [None] * len(clips)
+    device = next(model.parameters()).device
+    for positions, group in equal_shapes(clips):
+        inputs = {name: values.to(device) for name, values in as_tensors(group).items()}
+        for position, vector in zip(positions, embed(model, inputs).cpu().numpy(), strict=True):
+            found[position] = vector
+    return {name: batch[name] for name in KEPT} | {"embedding": found}
