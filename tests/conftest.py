@@ -43,6 +43,7 @@ model_config:
   - num_conv_pos_embeddings=4
   - num_conv_pos_embedding_groups=2
   - classifier_proj_size=8
+  - initializer_range=0.3  # random weights that tell clips apart
   - mask_time_prob=0
   - layerdrop=0
   - attention_dropout=0

@@ -16,9 +16,9 @@ LAYERS = [
     ],
     [
         "rules", "flags", "config", "features", "models.short_context", "models.cnn", "models.yamnet",
-        "models.convert_yamnet", "models", "models.checkpoint", "models.adapt",
+        "models.convert_yamnet", "models", "models.checkpoint", "models.adapt", "models.probe",
     ],
-    ["training", "inputs", "output", "predict"],
+    ["trainer", "training", "inputs", "output", "predict"],
     ["runs", "figures", "report", "crossval"],
 ]  # fmt: skip
 ORDER = [module for layer in LAYERS for module in layer]
@@ -76,7 +76,7 @@ def test_serving_knows_nothing_of_training():
 def test_only_training_knows_trainer_and_only_models_load_weights():
     for module in ORDER:
         names = imported(module)
-        assert ("transformers.Trainer" in names) <= (module == "training")
+        assert ("transformers.Trainer" in names) <= (module == "trainer")
         assert ("transformers.AutoModelForAudioClassification" in names) <= module.startswith(("models", "predict"))
 
 

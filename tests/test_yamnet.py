@@ -237,6 +237,13 @@ def test_more_patches_than_go_through_at_once():
     assert torch.allclose(together, alone, atol=1e-5)
 
 
+def test_exports_for_any_number_of_clips():
+    model, batch = tiny(), features(*(sound(4.0, seed) for seed in range(12)))  # 96 patches
+    shapes = {"input_features": {0: torch.export.Dim("clips", max=64)}}
+    exported = torch.export.export(model, (batch["input_features"][:2],), dynamic_shapes=shapes).module()
+    assert torch.allclose(exported(batch["input_features"]).logits, model(**batch).logits, atol=1e-5)
+
+
 def test_several_labels_are_pooled_as_scores_and_one_as_logits():
     batch, one, several = features(sound(2.0)), tiny(), tiny(problem_type="multi_label_classification")
     with torch.inference_mode():

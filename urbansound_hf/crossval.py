@@ -25,6 +25,7 @@ from urbansound_hf import folds, leaks, models, receipts, report, training
 from urbansound_hf.config import RunConfig, test_folds
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.folds import Split
+from urbansound_hf.runs import find_runs
 from urbansound_hf.sounds import SoundRequest, Sounds, load_sounds
 
 RESOLVED = "run.yaml"  # the resolved config of a run: `train.py` takes it again
@@ -50,7 +51,8 @@ def run(config: RunConfig) -> int:
             traceback.print_exception(error) if not isinstance(error, UserError) else None
             say(config, f"{split.name} failed, the others go on: {error}")
     if len(wanted) > 1 and len(failed) < len(wanted) and config.training.process_index == 0:
-        print(gather(Path(str(config.training.output_dir))))
+        output_dir = Path(str(config.training.output_dir))
+        print(summary(gather(output_dir), output_dir))
     for name, error in failed.items():
         say(config, f"failed: {name}: {error}\n  fix:   run the same command again; finished folds are skipped")
     return 1 if failed else 0
@@ -115,7 +117,7 @@ def leak_report(config: RunConfig, sounds: Sounds, split: Split) -> dict[str, An
     found = leaks.report(split, columns, fingerprints)
     say(config, f"{split.name}: {leaks.describe(found)}")
     known = leaks.KNOWN if sounds.name == "UrbanSound8K" else frozenset()
-    leaks.check(found, "official" if split.test_fold else split.name, known)
+    leaks.check(found, "official" if split.test_fold is not None else split.name, known)
     return found
 
 
@@ -174,21 +176,19 @@ def receipt(config: RunConfig, sounds: Sounds, metrics: dict[str, Any], watch: r
     }
 
 
-def gather(output_dir: Path, force: bool = False) -> str:
+def gather(output_dir: Path, force: bool = False) -> dict[str, Any]:
     """Gathers the finished folds below a folder into its metrics.json, report and figures.
 
     Args:
         force: gather runs that differ, and say so in the report.
 
     Returns:
-        the report, as Markdown.
+        the content of its metrics.json.
 
     Raises:
         UserError: there is no finished fold, or their configs, data or code differ.
     """
-    runs = sorted(
-        (path.parent for path in output_dir.glob(f"fold*/{receipts.FILE}")), key=lambda path: int(path.name[4:])
-    )
+    runs = [run.folder for run in find_runs(output_dir) if receipts.finished(run.folder) and run.metrics["test_fold"]]
     if not runs:
         raise UserError("no finished fold is there to gather", str(output_dir), "run train.py with --test_fold all")
     mismatches = receipts.mismatches(runs)
@@ -198,7 +198,18 @@ def gather(output_dir: Path, force: bool = False) -> str:
             str(output_dir),
             "run the odd ones again, or give --force to gather all the same; the report will say so",
         )
-    return report.write_cross_validation(output_dir, runs, notes=[f"gathered by force: {m}" for m in mismatches])
+    cautions = [f"gathered by force: {mismatch}" for mismatch in mismatches]
+    return report.write_cross_validation(output_dir, runs, cautions)
+
+
+def summary(metrics: dict[str, Any], output_dir: Path) -> str:
+    """The last lines that a cross-validation prints."""
+    lines = [f"{'fold':>4}  accuracy  macro-F1"]
+    lines += [f"{row['test_fold']:>4}  {row['test_accuracy']:8.4f}  {row['test_macro_f1']:8.4f}" for row in metrics["folds"]]
+    spread = "" if metrics["std_accuracy"] is None else f" ± {metrics['std_accuracy']:.4f} (std over folds, ddof=1)"
+    lines.append(f"mean  {metrics['mean_accuracy']:8.4f}{spread}; pooled {metrics['pooled_accuracy']:.4f}")
+    lines += [metrics["scope"], *metrics["notes"], f"report: {output_dir / 'report.md'}"]
+    return "\n".join(lines)
 
 
 def say(config: RunConfig, text: str) -> None:
@@ -212,7 +223,7 @@ def main() -> int:
     parser.add_argument("output_dir", type=Path, help="the folder that holds fold1, fold2, …")
     parser.add_argument("--force", action="store_true", help="gather folds that differ, and say so")
     options = parser.parse_args()
-    print(gather(options.output_dir, options.force))
+    print(summary(gather(options.output_dir, options.force), options.output_dir))
     return 0
 
 

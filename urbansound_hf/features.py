@@ -15,15 +15,15 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import FeatureExtractionMixin
 
 from urbansound_hf import audio
 from urbansound_hf.audio import AudioError
 
 Features = dict[str, np.ndarray]
+FeatureExtractor = Any  # transformers' FeatureExtractionMixin, which declares neither its call nor its sampling_rate
 
 
-def extract(feature_extractor: FeatureExtractionMixin, waveform: np.ndarray) -> Features:
+def extract(feature_extractor: FeatureExtractor, waveform: np.ndarray) -> Features:
     """One clip, `(samples,)` float32 at the extractor's rate, as the model's inputs without a batch axis."""
     encoded = feature_extractor(waveform, sampling_rate=feature_extractor.sampling_rate, return_tensors="np")
     return {name: np.asarray(values)[0] for name, values in encoded.items()}
@@ -40,7 +40,7 @@ def equal_shapes(features: Iterable[Mapping[str, Any]]) -> Iterator[tuple[list[i
         yield positions, {name: np.stack([clips[i][name] for i in positions]) for name in names}
 
 
-def fills_window(feature_extractor: FeatureExtractionMixin, window: int) -> bool:
+def fills_window(feature_extractor: FeatureExtractor, window: int) -> bool:
     """Whether the extractor itself brings every clip to one shape (Whisper, AST) or follows its length (wav2vec2)."""
     short, full = (extract(feature_extractor, np.zeros(samples, np.float32)) for samples in (window // 2, window))
     return all(short[name].shape == full[name].shape for name in full)
@@ -53,7 +53,7 @@ def repeat_to(waveform: np.ndarray, samples: int) -> np.ndarray:
 
 def prepare(
     dataset: datasets.Dataset,
-    feature_extractor: FeatureExtractionMixin,
+    feature_extractor: FeatureExtractor,
     clip_seconds: float,
     training: bool,
     num_proc: int | None = None,
@@ -131,7 +131,7 @@ def _extract_rows(
     batch: dict[str, list],
     indices: list[int],
     rank: int | None,
-    feature_extractor: FeatureExtractionMixin,
+    feature_extractor: FeatureExtractor,
     window: int,
     fill: bool,
     shortest: int,
@@ -153,9 +153,7 @@ def _extract_rows(
     return rows
 
 
-def _extract_or_refuse(
-    feature_extractor: FeatureExtractionMixin, waveform: np.ndarray, name: str, shortest: int
-) -> Features:
+def _extract_or_refuse(feature_extractor: FeatureExtractor, waveform: np.ndarray, name: str, shortest: int) -> Features:
     reason = f"it needs {shortest}"
     if len(waveform) >= shortest:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -72,3 +72,37 @@ def mean_over_windows(probabilities: np.ndarray, clips: np.ndarray) -> tuple[np.
     total = np.zeros((len(names), probabilities.shape[1]))
     np.add.at(total, position, probabilities)
     return names, (total / np.bincount(position)[:, None]).astype(np.float32)
+
+
+def clip_scores(logits: Any, targets: Any) -> dict[str, np.ndarray]:
+    """Windows → clips, in the order of their rows.
+
+    Args:
+        logits: `(windows, classes)`.
+        targets: of each window, its class `(windows,)` and its clip's row `(windows,)`.
+
+    Returns:
+        `rows`, `predicted` and `true` `(clips,)`, and `probabilities` `(clips, classes)` float32.
+    """
+    labels, clips = targets
+    rows, probabilities = mean_over_windows(softmax(logits), clips)
+    first = np.unique(clips, return_index=True)[1]
+    return {"rows": rows, "probabilities": probabilities, "predicted": probabilities.argmax(1), "true": labels[first]}
+
+
+def scores(test: Mapping[str, np.ndarray], labels: list[str]) -> dict[str, Any]:
+    """The test part of metrics.json."""
+    result = AudioClassificationMetric(labels).compute(predictions=test["predicted"], references=test["true"])
+    return {
+        "test_accuracy": result["accuracy"],
+        "test_macro_f1": result["macro_f1"],
+        "test_loss": clip_loss(test),
+        "per_class": result["per_class"],
+        "confusion_matrix": result["confusion_matrix"],
+    }
+
+
+def clip_loss(whole: Mapping[str, np.ndarray]) -> float:
+    """Mean negative log-likelihood (nats) of the true classes, of what `clip_scores` returns."""
+    likelihood = whole["probabilities"][np.arange(len(whole["true"])), whole["true"]]
+    return float(-np.log(np.maximum(likelihood, 1e-12)).mean())

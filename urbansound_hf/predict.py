@@ -59,7 +59,7 @@ class SoundClassifier:
         device: str | None = None,
         trust_remote_code: bool = False,
     ) -> SoundClassifier:
-        """Opens a checkpoint as `models.checkpoint.load` does; `device`: `cpu`, `cuda`, `cuda:1`…, None: a GPU if any."""
+        """Opens a checkpoint (see `models.checkpoint.load`) on `cpu`, `cuda`, `cuda:1`… (default: the GPU, if any)."""
         return cls(*checkpoint.load(name_or_path, revision, trust_remote_code), device)
 
     def probabilities(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> np.ndarray:

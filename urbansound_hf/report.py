@@ -32,8 +32,8 @@ print(classify({{"array": waveform.mean(axis=1), "sampling_rate": rate}}))
 """
 
 
-def gather(run_folders: Sequence[Path]) -> dict[str, Any]:
-    """The metrics.json of a cross-validation.
+def gather(run_folders: Sequence[Path], cautions: Sequence[str] = ()) -> dict[str, Any]:
+    """The metrics.json of a cross-validation; `cautions` stand before the notes of its runs.
 
     `std_accuracy` and `std_macro_f1` are sample standard deviations over the folds (ddof=1): the folds stand for others
     that could have been drawn. None with one fold.
@@ -54,7 +54,7 @@ def gather(run_folders: Sequence[Path]) -> dict[str, Any]:
     return {
         "scope": scope([run.metrics for run in runs]),
         "complete": len(tested) == expected_folds(runs[0].metrics),
-        "notes": notes(runs),
+        "notes": [*cautions, *notes(runs)],
         **_over_folds(runs, "accuracy"),
         **_over_folds(runs, "macro_f1"),
         **overall,
@@ -75,9 +75,9 @@ def _fold(run: Run) -> dict[str, Any]:
     return {**run.metrics, "test_accuracy_interval": ends, "recordings": len(np.unique(groups))}
 
 
-def write_cross_validation(folder: Path, run_folders: Sequence[Path]) -> dict[str, Any]:
+def write_cross_validation(folder: Path, run_folders: Sequence[Path], cautions: Sequence[str] = ()) -> dict[str, Any]:
     """Writes metrics.json, report.md and the figures of a cross-validation; returns the metrics."""
-    metrics = gather(run_folders)
+    metrics = gather(run_folders, cautions)
     mean, std = metrics["mean_accuracy"], metrics["std_accuracy"]
     figures.folds(metrics["folds"], mean, std, folder / "folds.png", markdown.caution(metrics["scope"]))
     draw(metrics, folder)

@@ -12,82 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, EvalPrediction, FeatureExtractionMixin, Trainer, set_seed
+from transformers import EarlyStoppingCallback, EvalPrediction, FeatureExtractionMixin, PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from urbansound_hf import audio, features, models
-from urbansound_hf.config import ModelArguments, RunArguments, RunConfig
+from urbansound_hf.config import RunArguments, RunConfig
 from urbansound_hf.errors import UserError
 from urbansound_hf.folds import Split
-from urbansound_hf.metrics import AudioClassificationMetric, mean_over_windows, softmax
-from urbansound_hf.models import adapt, checkpoint
+from urbansound_hf.metrics import AudioClassificationMetric, clip_loss, clip_scores, scores
+from urbansound_hf.models import adapt, checkpoint, probe
 from urbansound_hf.receipts import Stopwatch
 from urbansound_hf.sounds import Sounds
+from urbansound_hf.trainer import SoundTrainer
 
 logger = logging.get_logger(__name__)
 
 CLIP_FACTS = ("fold", "group", "salience")  # columns of the data that predictions.csv repeats where they exist
-
-
-class SoundTrainer(Trainer):
-    """Trainer that evaluates as serving does: clips of one shape together, nothing padded."""
-
-    def __init__(self, adaptation: ModelArguments, **kwargs: Any) -> None:
-        super().__init__(data_collator=features.collate_training, **kwargs)
-        self.adaptation = adaptation
-        self.label_names = ["labels", "clip"]
-        # Our models' losses are means over the batch; Trainer takes a `**kwargs` in `forward` for a promise to divide
-        # by the accumulated batch instead, and would then not average over gradient accumulation steps.
-        self.model_accepts_loss_kwargs = False
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Trainer's choice of optimizer (`--optim`) over this project's parameter groups."""
-        model = model or self.model
-        groups = adapt.parameter_groups(
-            model,
-            self.args.learning_rate,
-            self.args.weight_decay,
-            self.adaptation.head_learning_rate,
-            self.adaptation.layer_decay,
-        )
-        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer_cls_and_kwargs = (kind, {"params": groups, **settings})  # GaLore and its kin bring their own
-        return super().create_optimizer(model)
-
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
-        return self._with_evaluation_collator(super().get_eval_dataloader, *args, **kwargs)
-
-    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
-        return self._with_evaluation_collator(super().get_test_dataloader, *args, **kwargs)
-
-    def _with_evaluation_collator(self, get: Any, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
-        self.data_collator = features.collate_evaluation
-        try:
-            return get(*args, **kwargs)
-        finally:
-            self.data_collator = features.collate_training
-
-    def prediction_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, Any]:
-        """Logits `(batch, classes)` of clips of several shapes; the loss comes with the metrics, of whole clips."""
-        inputs = self._prepare_inputs(inputs)
-        logits = torch.empty(len(inputs["labels"]), self.model.config.num_labels, device=self.args.device)
-        with torch.no_grad():
-            for positions, group in self._in_step(list(zip(inputs["positions"], inputs["groups"], strict=True))):
-                logits[positions] = model(**group).logits.float()
-        return None, logits, (inputs["labels"], inputs["clip"])
-
-    def _in_step(self, groups: list[Any]) -> list[Any]:
-        """Under FSDP every process must call the model equally often: the first group is then scored again."""
-        if not self.is_fsdp_enabled:
-            return groups
-        most = self.accelerator.gather(torch.tensor([len(groups)], device=self.args.device)).max()
-        return groups + groups[:1] * (int(most) - len(groups))
 
 
 def run(
@@ -108,11 +48,12 @@ def run(
     extractor = models.load_feature_extractor(config.model)
     model = models.load_model(config.model, sounds.labels, extractor, config.data.clip_seconds)
     adapt.freeze(model, config.model.freeze, config.model.unfreeze_last_n)
-    parts = prepare_parts(config, sounds, split, extractor, checkpoint.shortest_samples(model.config))
-    trainer = make_trainer(config, model, extractor, parts, sounds, folder)
+    probing = config.model.freeze == "backbone" and not config.model.unfreeze_last_n
+    parts, learner = prepare_parts(config, sounds, split, extractor, model, probing)
+    trainer = make_trainer(config, learner, extractor, parts, sounds, folder)
     with Stopwatch() as watch:
         outcome = trainer.train(resume_from_checkpoint=resume_point(arguments, folder))
-    save(trainer, folder)
+    save(trainer, folder, model, extractor)
     test = predict(trainer, parts["test"])
     metrics = {
         **scores(test, sounds.labels),
@@ -141,10 +82,19 @@ def run(
 
 
 def prepare_parts(
-    config: RunConfig, sounds: Sounds, split: Split, extractor: FeatureExtractionMixin, shortest_samples: int
-) -> dict[str, Any]:
-    """The three parts as model inputs. All clips are extracted, and cached, once for every split of the same data."""
-    parts = {}
+    config: RunConfig,
+    sounds: Sounds,
+    split: Split,
+    extractor: FeatureExtractionMixin,
+    model: PreTrainedModel,
+    probing: bool,
+) -> tuple[dict[str, Any], torch.nn.Module]:
+    """The three parts as model inputs, and what is to learn from them: the model, or for a linear probe its head.
+
+    All clips are extracted, or embedded by the frozen backbone, once for every split of the same data, and cached.
+    """
+    parts: dict[str, Any] = {}
+    learner: torch.nn.Module = model
     with config.training.main_process_first(desc="feature extraction"):
         for part in ("train", "validation", "test"):
             whole = features.prepare(
@@ -153,11 +103,14 @@ def prepare_parts(
                 config.data.clip_seconds,
                 training=part == "train",
                 num_proc=config.data.preprocessing_num_workers or os.cpu_count(),
-                shortest_samples=shortest_samples,
+                shortest_samples=checkpoint.shortest_samples(model.config),
             )
+            if probing and probe.agrees(model.to(config.training.device), whole):
+                whole = probe.embeddings(model, whole, config.training.per_device_eval_batch_size)
+                learner = probe.LinearProbe(model)
             if len(rows := getattr(split, part)):
                 parts[part] = whole.select(np.flatnonzero(np.isin(whole["clip"], rows)))
-    return parts
+    return parts, learner
 
 
 def make_trainer(
@@ -174,7 +127,7 @@ def make_trainer(
     metric = AudioClassificationMetric(sounds.labels)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        whole = clip_scores(prediction.predictions, *prediction.label_ids)
+        whole = clip_scores(prediction.predictions, prediction.label_ids)
         result = metric.compute(predictions=whole["predicted"], references=whole["true"])
         return {"accuracy": result["accuracy"], "macro_f1": result["macro_f1"], "loss": clip_loss(whole)}
 
@@ -211,9 +164,13 @@ def resume_point(arguments: RunArguments, folder: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def save(trainer: SoundTrainer, folder: Path) -> None:
+def save(trainer: SoundTrainer, folder: Path, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> None:
     """The best model as a stock checkpoint: safetensors, configs, extractor; no pickles."""
-    trainer.save_model(str(folder))
+    if trainer.model is model:  # Trainer knows how to put the pieces of a sharded model together
+        trainer.save_model(str(folder))
+    elif trainer.is_world_process_zero():  # a probe: its head is the model's own
+        model.save_pretrained(folder)
+        extractor.save_pretrained(folder)
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)
 
@@ -222,32 +179,7 @@ def predict(trainer: SoundTrainer, dataset: Any) -> dict[str, np.ndarray]:
     """The test rows' clip scores, in float32 as they are served (autocast is taken off the trained model)."""
     trainer.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     prediction = trainer.predict(dataset)
-    return clip_scores(prediction.predictions, *prediction.label_ids)
-
-
-def clip_scores(logits: np.ndarray, labels: np.ndarray, clips: np.ndarray) -> dict[str, np.ndarray]:
-    """Windows → clips: `probabilities` (clips, classes), `predicted` and `true` (clips,), clips in their row order."""
-    rows, probabilities = mean_over_windows(softmax(logits), clips)
-    first = np.unique(clips, return_index=True)[1]
-    return {"rows": rows, "probabilities": probabilities, "predicted": probabilities.argmax(1), "true": labels[first]}
-
-
-def scores(test: Mapping[str, np.ndarray], labels: list[str]) -> dict[str, Any]:
-    """The test part of metrics.json."""
-    result = AudioClassificationMetric(labels).compute(predictions=test["predicted"], references=test["true"])
-    return {
-        "test_accuracy": result["accuracy"],
-        "test_macro_f1": result["macro_f1"],
-        "test_loss": clip_loss(test),
-        "per_class": result["per_class"],
-        "confusion_matrix": result["confusion_matrix"],
-    }
-
-
-def clip_loss(whole: Mapping[str, np.ndarray]) -> float:
-    """Mean negative log-likelihood (nats) of the true classes, of what `clip_scores` returns."""
-    likelihood = whole["probabilities"][np.arange(len(whole["true"])), whole["true"]]
-    return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
+    return clip_scores(prediction.predictions, prediction.label_ids)
 
 
 def best_validation(trainer: SoundTrainer) -> dict[str, float]:

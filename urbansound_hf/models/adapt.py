@@ -20,8 +20,9 @@ def freeze(model: PreTrainedModel, what: str, unfreeze_last_n: int = 0) -> None:
         unfreeze_last_n: with "backbone", the number of last layers that learn all the same.
     """
     if what == "feature_encoder":
-        if hasattr(model, "freeze_feature_encoder"):
-            model.freeze_feature_encoder()
+        freeze_front = getattr(model, "freeze_feature_encoder", None)
+        if freeze_front:
+            freeze_front()
         else:
             logger.info("%s has no feature encoder to freeze: all of it is trained", model.config.model_type)
     elif what == "backbone":

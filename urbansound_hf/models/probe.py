@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import torch
+from datasets.fingerprint import Hasher
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -26,7 +27,7 @@ class LinearProbe(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         body = backbone(model)
-        self.config = model.config
+        self.config, self.base_model = model.config, nn.Identity()  # nothing but head
         self.head = nn.Sequential(*(child for child in model.children() if child is not body))
 
     def forward(self, embedding: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
@@ -52,15 +53,17 @@ def agrees(model: PreTrainedModel, dataset: datasets.Dataset, clips: int = 4) ->
     model.eval()
     probe = LinearProbe(model).eval()
     for row in dataset.select(range(min(clips, len(dataset)))):
-        inputs = as_tensors({name: values[None] for name, values in row.items() if name not in KEPT})
+        clip = {name: values[None] for name, values in row.items() if name not in KEPT}
+        inputs = {name: values.to(model.device) for name, values in as_tensors(clip).items()}
         whole = model(**inputs).logits
         if not torch.allclose(probe(embed(model, inputs)).logits, whole, atol=1e-3):
             return False
     return True
 
 
-def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, fingerprint: str, batch_size: int) -> datasets.Dataset:
-    """Rows of `embedding` (hidden,) float32, `labels` and `clip`; cached under the fingerprint of data and weights."""
+def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: int) -> datasets.Dataset:
+    """Rows of `embedding` (hidden,) float32, `labels` and `clip`; cached, by the features and the frozen weights."""
+    weights = [values.detach().cpu().numpy() for values in backbone(model).state_dict().values()]
     width = len(_embed_rows(dataset[:1], model)["embedding"][0])
     columns = {
         "labels": datasets.Value("int64"),
@@ -74,7 +77,7 @@ def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, fingerprint: s
         remove_columns=[name for name in dataset.column_names if name not in KEPT],
         features=datasets.Features(columns),
         fn_kwargs={"model": model},
-        new_fingerprint=fingerprint,
+        new_fingerprint=Hasher.hash([dataset._fingerprint, type(model).__name__, weights]),
         desc="Computing embeddings",
     )
     return embedded.with_format("numpy")
@@ -84,7 +87,7 @@ def _embed_rows(batch: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]
     names = [name for name in batch if name not in KEPT]
     clips = [dict(zip(names, values, strict=True)) for values in zip(*(batch[name] for name in names), strict=True)]
     found: list[Any] = [None] * len(clips)
-    device = next(model.parameters()).device
+    device = model.device
     for positions, group in equal_shapes(clips):
         inputs = {name: values.to(device) for name, values in as_tensors(group).items()}
         for position, vector in zip(positions, embed(model, inputs).cpu().numpy(), strict=True):

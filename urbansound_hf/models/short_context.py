@@ -8,6 +8,7 @@ of the saved configs (`max_source_positions` and `chunk_length`; `max_length`), 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ def fit(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_
         _fit_ast(model, feature_extractor, clip_seconds)
 
 
-def _fit_whisper(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_seconds: float) -> None:
+def _fit_whisper(model: Any, feature_extractor: Any, clip_seconds: float) -> None:
     seconds = math.ceil(clip_seconds)  # the extractor counts in whole seconds
     positions = seconds * FRAMES_PER_SECOND // 2  # the second convolution has stride 2
     _check(seconds, 1, model.config.max_source_positions * 2 / FRAMES_PER_SECOND)
@@ -39,10 +40,10 @@ def _fit_whisper(model: PreTrainedModel, feature_extractor: FeatureExtractionMix
     shorter.weight = nn.Parameter(table.weight[:positions].detach().clone(), requires_grad=table.weight.requires_grad)
     model.encoder.embed_positions = shorter
     model.encoder.max_source_positions = model.config.max_source_positions = positions
-    feature_extractor.__init__(**{**feature_extractor.to_dict(), "chunk_length": seconds})  # type: ignore[misc]
+    feature_extractor.__init__(**{**feature_extractor.to_dict(), "chunk_length": seconds})
 
 
-def _fit_ast(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_seconds: float) -> None:
+def _fit_ast(model: Any, feature_extractor: Any, clip_seconds: float) -> None:
     config, frames = model.config, round(clip_seconds * FRAMES_PER_SECOND)
     _check(clip_seconds, config.patch_size / FRAMES_PER_SECOND, config.max_length / FRAMES_PER_SECOND)
     bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1

@@ -165,8 +165,8 @@ class YamnetBackbone(nn.Module):
         """`(batch, frames, 64)`, at least 96 frames → `(batch, patches, channels[-1])`."""
         patches = input_features.unfold(1, PATCH_FRAMES, self.patch_hop_frames)  # (batch, patches, 64, 96)
         images = patches.transpose(2, 3).flatten(0, 1).unsqueeze(1)  # (batch · patches, 1, 96, 64)
-        at_once = CPU_PATCHES if images.is_cpu and not torch.compiler.is_compiling() else len(images)
-        embeddings = torch.cat([self._embed(part) for part in images.split(at_once)])
+        in_parts = images.is_cpu and not torch.compiler.is_compiling()
+        embeddings = torch.cat([self._embed(part) for part in (images.split(CPU_PATCHES) if in_parts else [images])])
         return embeddings.unflatten(0, patches.shape[:2])
 
     def _embed(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,172 @@
+"""CLAP's audio tower (LAION, arXiv 2211.06687) as a stock audio classifier: a Swin transformer that learnt from captions.
+
+    train.py --model_name_or_path laion/clap-htsat-unfused    # or the folder of any CLAP that Transformers opens
+
+A clip becomes the 512 numbers that CLAP compares with those of a caption (tower, then projection); scaled to a length
+of √512, they go through one linear layer. The published linear probe (86.9 % on the official folds of UrbanSound8K,
+EVAR, arXiv 2503.22104) hears these very numbers, and captions turn into a head of the same shape (`zero_shot.py`).
+
+CLAP hears 48 kHz, mel bands from 50 Hz to 14 kHz. So the data must come from the original files in one step: a detour
+over 16 kHz would leave the bands above 8 kHz empty, which in pretraining they never were.
+
+This file travels with every checkpoint (`trust_remote_code=True`), so it imports nothing of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    BatchFeature,
+    ClapAudioConfig,
+    ClapAudioModelWithProjection,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapPreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+class ClapAudioClassificationConfig(ClapAudioConfig):
+    """A `ClapAudioConfig` with labels.
+
+    Args:
+        patch_embeds_hidden_size: width of the first stage; each further one doubles it.
+        depths: layers of each stage.
+        num_attention_heads: of each stage.
+        hidden_size: width of the last stage.
+    """
+
+    model_type = "clap-audio"
+
+    def __post_init__(self, **kwargs: object) -> None:
+        super().__post_init__(**kwargs)
+        stages = len(self.depths)
+        width = self.patch_embeds_hidden_size * 2 ** (stages - 1)
+        if len(self.num_attention_heads) != stages or self.hidden_size != width:
+            raise ValueError(
+                f"{stages} stages (depths) that start {self.patch_embeds_hidden_size} wide (patch_embeds_hidden_size) "
+                f"need {stages} num_attention_heads and a hidden_size of {width}; "
+                f"found {list(self.num_attention_heads)} and {self.hidden_size}"
+            )
+
+    @classmethod
+    def take_over(cls, config: ClapConfig) -> ClapAudioClassificationConfig:
+        """Of a whole CLAP, the audio tower's part with the labels of the whole."""
+        tower = {name: value for name, value in config.audio_config.to_dict().items() if name != "model_type"}
+        ours = {"id2label": config.id2label, "label2id": config.label2id, "problem_type": config.problem_type}
+        return cls(**{**tower, **ours, "dtype": config.dtype})
+
+
+class ClapAudioFeatureExtractor(ClapFeatureExtractor):
+    """CLAP's log-mel spectrogram, the same at every call: of a longer clip the first 10 s, where the original cuts at random.
+
+    A shorter clip is repeated as often as it fits into 10 s, then padded with silence, as in pretraining. The defaults
+    are those of `laion/clap-htsat-unfused`; `truncation="fusion"` belongs to models with `enable_fusion`.
+    """
+
+    def __init__(self, frequency_min: float = 50, truncation: str = "rand_trunc", **kwargs: Any) -> None:
+        super().__init__(frequency_min=frequency_min, truncation=truncation, **kwargs)
+        # What it can hear, by the names that Whisper's extractor has for it.
+        self.n_samples, self.nb_max_frames = self.nb_max_samples, self.nb_max_samples // self.hop_length
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | Sequence[float] | Sequence[np.ndarray],
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        **kwargs: object,
+    ) -> BatchFeature:
+        """Extracts the features of one clip or several.
+
+        Args:
+            raw_speech: a mono waveform `(samples,)` in [-1, 1] at 48 kHz, or a list of them.
+            sampling_rate: the rate of the waveform in Hz, to be checked.
+            return_tensors: `"pt"` or `"np"`; absent: a list of arrays.
+            kwargs: padding and truncation are fixed; whatever is asked of them changes nothing.
+
+        Returns:
+            `input_features` `(clips, 1, 1001, 64)` float32 in dB; for fusion `(clips, 4, 1001, 64)` with `is_longer`
+            `(clips, 1)` bool.
+
+        Raises:
+            ValueError: another sampling rate, an empty clip, or not mono.
+        """
+        several = len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
+        heard = [self._one(np.asarray(clip, np.float32), sampling_rate) for clip in (raw_speech if several else [raw_speech])]
+        names = self.model_input_names[: 2 if self.truncation == "fusion" else 1]
+        return BatchFeature({name: [clip[name][0] for clip in heard] for name in names}, return_tensors)
+
+    def _one(self, waveform: np.ndarray, sampling_rate: int | None) -> BatchFeature:
+        """One clip on its own: in a batch the original draws one at random to be called longer than it is."""
+        if waveform.ndim != 1 or not len(waveform):
+            raise ValueError(f"CLAP hears mono waveforms (samples,), found the shape {waveform.shape}")
+        rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        return super().__call__(waveform[: self.nb_max_samples], sampling_rate=rate)
+
+    def _np_extract_fbank_features(self, waveform: np.ndarray, mel_filters: np.ndarray | None = None) -> np.ndarray:
+        """`(samples,)` → `(frames, 64)` float32 dB: the original's numbers, all frames at once instead of in a loop."""
+        padded = np.pad(waveform.astype(np.float64), self.fft_window_size // 2, mode="reflect")
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.fft_window_size)[:: self.hop_length]
+        window = np.hanning(self.fft_window_size + 1)[:-1]  # periodic
+        power = np.abs(np.fft.rfft(frames * window)) ** 2  # (frames, 513), float64: its quiet bins are in the logarithm
+        return (10 * np.log10(np.maximum(power @ mel_filters, 1e-10))).astype(np.float32)
+
+
+class ClapForAudioClassification(ClapPreTrainedModel):
+    """CLAP's embedding of a sound with a linear layer on top.
+
+    A checkpoint of a whole CLAP opens as well: its audio tower and projection are taken, the rest is left out.
+    """
+
+    config_class = ClapAudioClassificationConfig
+    main_input_name = "input_features"
+    input_modalities = "audio"
+    _no_split_modules = ["ClapAudioStage"]  # what FSDP wraps
+
+    def __init__(self, config: ClapAudioClassificationConfig | ClapConfig) -> None:
+        super().__init__(self.config_class.take_over(config) if isinstance(config, ClapConfig) else config)
+        self.clap = ClapAudioModelWithProjection(self.config)
+        # To a length of √dim, which is CLAP's own normalisation (to 1) in numbers that a learning rate suits.
+        self.norm = nn.RMSNorm(self.config.projection_dim, eps=1e-12, elementwise_affine=False)
+        self.classifier = nn.Linear(self.config.projection_dim, self.config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        is_longer: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classifies clips.
+
+        Args:
+            input_features: `(batch, 1, frames, 64)` log-mel, at most 1024 frames; `(batch, 4, frames, 64)` for fusion.
+            is_longer: `(batch, 1)` bool, for fusion only.
+            labels: `(batch,)` class numbers, or `(batch, labels)` of 0 and 1 for several labels a clip.
+
+        Returns:
+            `logits` `(batch, labels)` and, with labels, `loss`: cross entropy, or binary cross entropy for several.
+        """
+        embedding = self.clap(input_features, is_longer).audio_embeds  # (batch, 512)
+        logits = self.classifier(self.norm(embedding)).float()
+        loss = None if labels is None else self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+AutoConfig.register("clap-audio", ClapAudioClassificationConfig, exist_ok=True)
+AutoFeatureExtractor.register(ClapAudioClassificationConfig, ClapAudioFeatureExtractor, exist_ok=True)
+AutoModelForAudioClassification.register(ClapAudioClassificationConfig, ClapForAudioClassification, exist_ok=True)
+# A whole CLAP is no audio classifier for Transformers; to the mapping itself, as `register` wants equal config classes.
+MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.register(ClapConfig, ClapForAudioClassification, exist_ok=True)
+ClapAudioClassificationConfig.register_for_auto_class()
+ClapAudioFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+ClapForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
