@@ -11,6 +11,8 @@ from typing import Any
 
 from urbansound_hf.errors import exit_code
 
+CLAP = "laion/clap-htsat-unfused"  # which --labels asks where no --model is given
+
 
 def parse() -> argparse.Namespace:
     exits = "Exit code 1: some inputs could not be read; 2: none could, or wrong usage."
@@ -18,6 +20,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder (recursive), glob, or - for a sound on standard input")
     add("--model", metavar="DIR_OR_HUB_ID", help="a checkpoint (default: the newest finished run under outputs/)")
+    add("--labels", metavar="A,B,...", help=f"choose from these, untrained, with a CLAP for --model (default: {CLAP})")
     add("--revision", help="branch, tag or commit of a Hub id")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
     add("--top_k", type=int, default=5, help="labels for each sound (default: 5)")
@@ -36,7 +39,10 @@ def parse() -> argparse.Namespace:
 def classify(sounds: list, args: argparse.Namespace) -> Iterator[Any]:
     from urbansound_hf.predict import SoundClassifier  # torch and transformers: seconds
 
-    model = SoundClassifier.from_pretrained(args.model, args.revision, args.device, args.trust_remote_code)
+    if args.labels is None:
+        model = SoundClassifier.from_pretrained(args.model, args.revision, args.device, args.trust_remote_code)
+    else:
+        model = SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device)
     args.top_k = min(args.top_k, len(model.labels))
     return model.classify_many(sounds, args.top_k, args.window_seconds, args.hop_seconds, args.batch_size)
 
@@ -47,7 +53,7 @@ def main() -> int:
 
     sounds, problems = inputs.find_sounds(args.inputs)
     if args.model is None:
-        args.model = inputs.newest_run()
+        args.model = CLAP if args.labels is not None else inputs.newest_run()
         print(f"model: {args.model}", file=sys.stderr)
     with output.destination(args.output) as stream:
         found = classify(sounds, args) if sounds else ()

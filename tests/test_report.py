@@ -262,9 +262,9 @@ def test_ten_folds_are_gathered(ten):
 
 def test_three_folds_say_so_wherever_a_number_stands(tmp_path):
     folders = [write_run(tmp_path / f"fold{fold}", fold, notes=["subset: 180 clips"]) for fold in (1, 2, 3)]
-    metrics = report.write_cross_validation(tmp_path, folders)
+    metrics = report.write_cross_validation(tmp_path, folders, cautions=["gathered by force"])
     assert metrics["complete"] is False
-    assert metrics["notes"] == ["subset: 180 clips"]
+    assert metrics["notes"] == ["gathered by force", "subset: 180 clips"]
     page = (tmp_path / "report.md").read_text()
     assert page.count("*3 of 10 folds, not comparable*\n\n|") == page.count("\n\n|") == 5
     assert page.index("> subset: 180 clips") < page.index("**3 of 10 folds, not comparable.** Accuracy")
@@ -283,6 +283,15 @@ def test_one_fold_has_no_standard_deviation(tmp_path):
     metrics = report.write_cross_validation(tmp_path, [write_run(tmp_path / "fold1")])
     assert metrics["std_accuracy"] is None
     assert f"Accuracy **{metrics['mean_accuracy']:.3f}** (mean" in (tmp_path / "report.md").read_text()
+
+
+def test_folds_of_different_experiments_say_so(tmp_path):
+    for fold, rate in ((1, 1e-4), (2, 3e-5)):
+        receipt = {"config": {"learning_rate": rate}, "data": {"fingerprint": "f"}}
+        receipt["environment"] = {"urbansound_hf": "0", "code": {}}
+        (write_run(tmp_path / f"fold{fold}", fold) / "run.json").write_text(json.dumps(receipt))
+    page = report.write(tmp_path)
+    assert "> folds of different experiments: learning_rate is 0.0001 in fold1 and 3e-05 in fold2" in page
 
 
 @pytest.mark.parametrize("folds", [(1, 1), (1, None)])
@@ -340,13 +349,15 @@ def test_a_clear_winner_is_called_one(tmp_path, ten):
     page = compare(ten, tmp_path)
     assert "**B is better: the interval of the difference leaves out 0.** Only A is right on 0 clips" in page
     assert "p < 0.0001" in page
+    row = next(line for line in page.splitlines() if line.startswith("| accuracy"))
+    assert row.count("+0.") == 3  # the difference and both ends of its interval
     assert "## Folds" in page and "not comparable" not in page
     assert "**A is better" in compare(tmp_path, ten)
 
 
 def test_the_order_of_the_classes_is_of_no_account(tmp_path):
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b")
-    rewrite(b / "predictions.csv", lambda rows: [[*row[:7], *row[:6:-1]] for row in rows])
+    rewrite(b / "predictions.csv", lambda rows: [[*row[:7], *row[10:], *row[7:10]] for row in rows])
     assert "+0.000 [+0.000, +0.000]" in compare(a, b)
 
 

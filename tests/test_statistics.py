@@ -104,14 +104,14 @@ def test_a_score_that_is_never_defined_has_no_interval():
 
 
 def test_calibration_by_hand():
-    probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.05, 0.95], [0.4, 0.6]])
-    diagram = statistics.reliability(probabilities, np.array([0, 1, 1, 1]), bins=10)
-    assert diagram.counts.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 3]  # 0.6 belongs to (0.5, 0.6]
-    assert diagram.confidence[[5, 9]] == pytest.approx([0.6, 0.95])
-    assert diagram.accuracy[[5, 9]] == pytest.approx([1.0, 2 / 3])
+    probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.05, 0.95], [0.5, 0.5]])
+    diagram = statistics.reliability(probabilities, np.array([0, 1, 1, 0]), bins=10)
+    assert diagram.counts.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 3]  # 0.5 belongs to (0.4, 0.5]
+    assert diagram.confidence[[4, 9]] == pytest.approx([0.5, 0.95])
+    assert diagram.accuracy[[4, 9]] == pytest.approx([1.0, 2 / 3])
     assert np.isnan(diagram.accuracy[0])
-    assert diagram.error == pytest.approx(0.25 * 0.4 + 0.75 * (0.95 - 2 / 3))
-    assert statistics.expected_calibration_error(probabilities, np.array([0, 1, 1, 1]), bins=10) == diagram.error
+    assert diagram.error == pytest.approx(0.25 * 0.5 + 0.75 * (0.95 - 2 / 3))
+    assert statistics.expected_calibration_error(probabilities, np.array([0, 1, 1, 0]), bins=10) == diagram.error
 
 
 def test_calibration_error_is_small_only_when_scores_mean_what_they_say():

@@ -89,7 +89,7 @@ def test_the_checkpoint_names_the_labels_in_their_order_and_its_window(train, so
 
 @pytest.mark.parametrize("flags", [["--bf16", "false"], ["--bf16", "true"], ["--freeze", "backbone"]], ids=" ".join)
 def test_the_predictions_are_those_of_serving_and_agree_with_the_metrics(train, sounds, flags):
-    run = train(*flags, "--learning_rate", 1e-2, "--per_device_eval_batch_size", 3)
+    run = train(*flags, "--learning_rate", 1e-2, "--per_device_eval_batch_size", 7)
     rows, scores = read_predictions(run.folder, sounds.labels)
     assert [row["path"] for row in rows] == [clip["path"] for clip in sounds.dataset.select(ROWS[9])["audio"]]
     served = SoundClassifier.from_pretrained(run.folder, device="cpu").probabilities(waveforms(sounds, ROWS[9]))
@@ -204,6 +204,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(train, tmp_
     shutil.copytree(whole.folder / checkpoint, tmp_path / "resumed" / checkpoint)
     (tmp_path / "resumed" / "checkpoints" / "checkpoint-9").mkdir()  # killed while it was written
     resumed = train(*flags, name="resumed")
+    steps_run = round(resumed.log[-1]["train_runtime"] * resumed.log[-1]["train_steps_per_second"])
+    assert steps_run == 5 - interrupted_after
     assert_same_weights(resumed.folder, whole.folder)
     assert not (resumed.folder / "checkpoints").exists()
     for key in ("loss", "grad_norm", "eval_loss"):

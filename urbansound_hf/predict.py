@@ -20,7 +20,7 @@ from urbansound_hf.audio import AudioError, Source
 from urbansound_hf.errors import UserError
 from urbansound_hf.features import Features, as_tensors, equal_shapes, extract
 from urbansound_hf.inputs import THREADS, Window, ahead, read_windows
-from urbansound_hf.models import checkpoint
+from urbansound_hf.models import checkpoint, zero_shot
 from urbansound_hf.output import Classification, Prediction
 
 BATCHES_AHEAD = 4  # so many batches of windows are sorted by shape at once
@@ -61,6 +61,13 @@ class SoundClassifier:
     ) -> SoundClassifier:
         """Opens a checkpoint (see `models.checkpoint.load`) on `cpu`, `cuda`, `cuda:1`… (default: the GPU, if any)."""
         return cls(*checkpoint.load(name_or_path, revision, trust_remote_code), device)
+
+    @classmethod
+    def zero_shot(
+        cls, name_or_path: str | Path, labels: Sequence[str], revision: str | None = None, device: str | None = None
+    ) -> SoundClassifier:
+        """Chooses from labels that nobody trained it on, by the text tower of a CLAP; see `models.zero_shot.load`."""
+        return cls(*zero_shot.load(name_or_path, labels, revision), device)
 
     def probabilities(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> np.ndarray:
         """Scores whole clips, without windows.

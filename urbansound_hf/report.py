@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from urbansound_hf import figures, markdown, statistics
+from urbansound_hf import figures, markdown, receipts, statistics
 from urbansound_hf.comparison import compare
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.measures import measure
@@ -187,7 +187,10 @@ def write(folder: Path) -> str:
     if (folder / PREDICTIONS).is_file():
         write_run(folder)
     else:
-        write_cross_validation(folder, [run.folder for run in find_runs(folder)])
+        folders = [run.folder for run in find_runs(folder)]
+        told = [place for place in folders if receipts.finished(place)]
+        differ = receipts.mismatches(told) if told else []
+        write_cross_validation(folder, folders, [f"folds of different experiments: {what}" for what in differ])
     return (folder / "report.md").read_text(encoding="utf-8")
 
 

@@ -29,7 +29,7 @@ from urbansound_hf.config import ModelArguments
 from urbansound_hf.errors import UserError
 from urbansound_hf.models import short_context
 
-FAMILIES: tuple[str, ...] = ("cnn", "yamnet")
+FAMILIES: tuple[str, ...] = ("clap_audio", "cnn", "yamnet")
 """Our own families: modules of this package, each of which registers itself with the Auto classes."""
 
 Loaded = TypeVar("Loaded")
@@ -62,7 +62,7 @@ def load_feature_extractor(arguments: ModelArguments) -> FeatureExtractionMixin:
             extractor_class = SeamlessM4TFeatureExtractor
         extractor = extractor_class()
     else:
-        extractor = _or_user_error(arguments, lambda: _pretrained(AutoFeatureExtractor, arguments))
+        extractor = _or_user_error(arguments, lambda: _pretrained_extractor(arguments))
         extractor_class = type(extractor)
     _check_keys(overrides, extractor.to_dict(), "--feature_extractor_config")
     with _refusals("--feature_extractor_config"):
@@ -115,12 +115,19 @@ def key_values(pairs: Sequence[str], flag: str) -> dict[str, Any]:
 def _new_config(arguments: ModelArguments, names: dict[str, Any]) -> PreTrainedConfig:
     model_type = arguments.model_name_or_path
     if model_type not in known_types():
-        what = f"a {model_type} model cannot classify audio"
+        what = f"{model_type} models cannot classify audio"
         raise UserError(what, "--model_name_or_path", f"the types that can: {', '.join(known_types())}")
     overrides = key_values(arguments.model_config or (), "--model_config")
-    _check_keys(overrides, AutoConfig.for_model(model_type).to_dict(), "--model_config")
+    config = _taken_over(AutoConfig.for_model(model_type))
+    _check_keys(overrides, config.to_dict(), "--model_config")
     with _refusals("--model_config"):
-        return AutoConfig.for_model(model_type, **names, **overrides)
+        return type(config)(**names, **overrides)
+
+
+def _taken_over(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config under which a family of ours opens a stock checkpoint (the audio tower of a CLAP); else the same."""
+    own: Any = getattr(MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.get(type(config), None), "config_class", None)
+    return own.take_over(config) if hasattr(own, "take_over") and not isinstance(config, own) else config
 
 
 def _pretrained(auto_class: Any, arguments: ModelArguments, **kwargs: Any) -> Any:
@@ -132,9 +139,16 @@ def _pretrained(auto_class: Any, arguments: ModelArguments, **kwargs: Any) -> An
     )
 
 
+def _pretrained_extractor(arguments: ModelArguments) -> FeatureExtractionMixin:
+    """The stored extractor; a family of ours that takes over a stock checkpoint may have made its own from it."""
+    extractor = _pretrained(AutoFeatureExtractor, arguments)
+    own: Any = FEATURE_EXTRACTOR_MAPPING.get(type(_taken_over(_pretrained(AutoConfig, arguments))), None)
+    return own(**extractor.to_dict()) if own and type(extractor) in own.__bases__ else extractor
+
+
 def _pretrained_model(arguments: ModelArguments, names: dict[str, Any]) -> PreTrainedModel:
     overrides = key_values(arguments.model_config or (), "--model_config")
-    config = _pretrained(AutoConfig, arguments, **names)
+    config = _taken_over(_pretrained(AutoConfig, arguments, **names))
     _check_keys(overrides, config.to_dict(), "--model_config")
     config.update({**overrides, "problem_type": "single_label_classification"})
     return _pretrained(

@@ -56,10 +56,12 @@ def load(
 
 
 def longest_seconds(feature_extractor: FeatureExtractionMixin) -> float | None:
-    """The length to which the extractor pads or cuts every sound (Whisper, AST); None where it follows the sound."""
+    """The length to which the extractor pads or cuts every sound (Whisper, AST, cnn); None where it follows the sound."""
     settings = feature_extractor.to_dict()
     if "nb_max_frames" in settings:
         return settings["n_samples"] / settings["sampling_rate"]
+    if "num_frames" in settings:
+        return settings["num_frames"] * settings["hop_length"] / settings["sampling_rate"]
     if isinstance(settings.get("max_length"), int):
         return settings["max_length"] / FRAMES_PER_SECOND
     return None

@@ -1,4 +1,4 @@
-"""CLAP's audio tower (LAION, arXiv 2211.06687) as a stock audio classifier: a Swin transformer that learnt from captions.
+"""CLAP's audio tower (LAION, arXiv 2211.06687) as a stock audio classifier: a Swin that learnt from captions.
 
     train.py --model_name_or_path laion/clap-htsat-unfused    # or the folder of any CLAP that Transformers opens
 
@@ -61,13 +61,14 @@ class ClapAudioClassificationConfig(ClapAudioConfig):
     @classmethod
     def take_over(cls, config: ClapConfig) -> ClapAudioClassificationConfig:
         """Of a whole CLAP, the audio tower's part with the labels of the whole."""
-        tower = {name: value for name, value in config.audio_config.to_dict().items() if name != "model_type"}
-        ours = {"id2label": config.id2label, "label2id": config.label2id, "problem_type": config.problem_type}
-        return cls(**{**tower, **ours, "dtype": config.dtype})
+        tower: Any = config.audio_config
+        kept = ("id2label", "label2id", "problem_type", "dtype")
+        values = {**tower.to_dict(), **{name: getattr(config, name) for name in kept}}
+        return cls(**{name: value for name, value in values.items() if name != "model_type"})
 
 
 class ClapAudioFeatureExtractor(ClapFeatureExtractor):
-    """CLAP's log-mel spectrogram, the same at every call: of a longer clip the first 10 s, where the original cuts at random.
+    """CLAP's log-mel spectrogram, the same at every call: of a long clip the first 10 s, not 10 s drawn at random.
 
     A shorter clip is repeated as often as it fits into 10 s, then padded with silence, as in pretraining. The defaults
     are those of `laion/clap-htsat-unfused`; `truncation="fusion"` belongs to models with `enable_fusion`.
@@ -78,7 +79,7 @@ class ClapAudioFeatureExtractor(ClapFeatureExtractor):
         # What it can hear, by the names that Whisper's extractor has for it.
         self.n_samples, self.nb_max_frames = self.nb_max_samples, self.nb_max_samples // self.hop_length
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # the original's truncation and padding are not to be chosen
         self,
         raw_speech: np.ndarray | Sequence[float] | Sequence[np.ndarray],
         sampling_rate: int | None = None,
@@ -101,7 +102,8 @@ class ClapAudioFeatureExtractor(ClapFeatureExtractor):
             ValueError: another sampling rate, an empty clip, or not mono.
         """
         several = len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
-        heard = [self._one(np.asarray(clip, np.float32), sampling_rate) for clip in (raw_speech if several else [raw_speech])]
+        clips = raw_speech if several else [raw_speech]
+        heard = [self._one(np.asarray(clip, np.float32), sampling_rate) for clip in clips]
         names = self.model_input_names[: 2 if self.truncation == "fusion" else 1]
         return BatchFeature({name: [clip[name][0] for clip in heard] for name in names}, return_tensors)
 
@@ -112,14 +114,6 @@ class ClapAudioFeatureExtractor(ClapFeatureExtractor):
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         return super().__call__(waveform[: self.nb_max_samples], sampling_rate=rate)
 
-    def _np_extract_fbank_features(self, waveform: np.ndarray, mel_filters: np.ndarray | None = None) -> np.ndarray:
-        """`(samples,)` → `(frames, 64)` float32 dB: the original's numbers, all frames at once instead of in a loop."""
-        padded = np.pad(waveform.astype(np.float64), self.fft_window_size // 2, mode="reflect")
-        frames = np.lib.stride_tricks.sliding_window_view(padded, self.fft_window_size)[:: self.hop_length]
-        window = np.hanning(self.fft_window_size + 1)[:-1]  # periodic
-        power = np.abs(np.fft.rfft(frames * window)) ** 2  # (frames, 513), float64: its quiet bins are in the logarithm
-        return (10 * np.log10(np.maximum(power @ mel_filters, 1e-10))).astype(np.float32)
-
 
 class ClapForAudioClassification(ClapPreTrainedModel):
     """CLAP's embedding of a sound with a linear layer on top.
@@ -129,15 +123,16 @@ class ClapForAudioClassification(ClapPreTrainedModel):
 
     config_class = ClapAudioClassificationConfig
     main_input_name = "input_features"
-    input_modalities = "audio"
     _no_split_modules = ["ClapAudioStage"]  # what FSDP wraps
+    _keys_to_ignore_on_load_unexpected = [r"^text_model\.", r"^text_projection\.", r"^logit_scale_"]
 
     def __init__(self, config: ClapAudioClassificationConfig | ClapConfig) -> None:
-        super().__init__(self.config_class.take_over(config) if isinstance(config, ClapConfig) else config)
-        self.clap = ClapAudioModelWithProjection(self.config)
-        # To a length of √dim, which is CLAP's own normalisation (to 1) in numbers that a learning rate suits.
-        self.norm = nn.RMSNorm(self.config.projection_dim, eps=1e-12, elementwise_affine=False)
-        self.classifier = nn.Linear(self.config.projection_dim, self.config.num_labels)
+        own: Any = self.config_class.take_over(config) if isinstance(config, ClapConfig) else config
+        super().__init__(own)
+        self.clap = ClapAudioModelWithProjection(own)
+        # To a length of √512: CLAP's own normalisation, to 1, in numbers of the size that a learning rate expects.
+        self.norm = nn.RMSNorm(own.projection_dim, eps=1e-12, elementwise_affine=False)
+        self.classifier = nn.Linear(own.projection_dim, own.num_labels)
         self.post_init()
 
     def forward(
@@ -165,8 +160,8 @@ class ClapForAudioClassification(ClapPreTrainedModel):
 AutoConfig.register("clap-audio", ClapAudioClassificationConfig, exist_ok=True)
 AutoFeatureExtractor.register(ClapAudioClassificationConfig, ClapAudioFeatureExtractor, exist_ok=True)
 AutoModelForAudioClassification.register(ClapAudioClassificationConfig, ClapForAudioClassification, exist_ok=True)
-# A whole CLAP is no audio classifier for Transformers; to the mapping itself, as `register` wants equal config classes.
-MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.register(ClapConfig, ClapForAudioClassification, exist_ok=True)
+stock: Any = MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING  # which lacks a whole CLAP; `register` above wants its own config
+stock.register(ClapConfig, ClapForAudioClassification, exist_ok=True)
 ClapAudioClassificationConfig.register_for_auto_class()
 ClapAudioFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 ClapForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")

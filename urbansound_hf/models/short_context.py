@@ -29,6 +29,8 @@ def fit(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_
         _fit_whisper(model, feature_extractor, clip_seconds)
     elif hasattr(model.config, "time_stride") and hasattr(feature_extractor, "max_length"):
         _fit_ast(model, feature_extractor, clip_seconds)
+    elif hasattr(feature_extractor, "num_frames"):  # ours: a picture of the clip, and no position table
+        feature_extractor.num_frames = round(clip_seconds * feature_extractor.sampling_rate / feature_extractor.hop_length)
 
 
 def _fit_whisper(model: Any, feature_extractor: Any, clip_seconds: float) -> None:
