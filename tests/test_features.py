@@ -192,7 +192,7 @@ def test_two_processes_extract_what_one_does():
 def test_a_clip_too_short_for_the_model_is_told_before_training(extractor, options):
     dataset = table(noise(1.0), noise(560 / RATE), noise(399 / RATE))  # two frames, and none
     assert len(prepare(dataset.select([0, 1]), extractor, **options)) == 2
-    with pytest.raises(AudioError, match=r"cannot be heard by this model: 399 samples") as caught:
+    with pytest.raises(AudioError, match=r"too short for this model \(399 samples at 16000 Hz") as caught:
         prepare(dataset, extractor, **options)
     assert caught.value.where == "2.wav" and "leave it out" in caught.value.fix
     if not features.fills_window(extractor, RATE):  # then training repeats it

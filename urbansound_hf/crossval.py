@@ -53,8 +53,8 @@ def run(config: RunConfig) -> int:
     if len(wanted) > 1 and len(failed) < len(wanted) and config.training.process_index == 0:
         output_dir = Path(str(config.training.output_dir))
         print(summary(gather(output_dir), output_dir))
-    for name, error in failed.items():
-        say(config, f"failed: {name}: {error}\n  fix:   run the same command again; finished folds are skipped")
+    for name, reason in failed.items():
+        say(config, f"failed: {name}: {reason}\n  fix:   run the same command again; finished folds are skipped")
     return 1 if failed else 0
 
 
@@ -72,7 +72,7 @@ def load(config: RunConfig) -> Sounds:
                 audio_column=data.audio_column,
                 label_column=data.label_column,
                 allow_missing_files=data.allow_missing_files,
-                sampling_rate=extractor.sampling_rate,
+                sampling_rate=extractor.to_dict()["sampling_rate"],
                 num_proc=data.preprocessing_num_workers,
             )
         )
@@ -159,7 +159,9 @@ def make_folder(config: RunConfig, folder: Path) -> None:
             )
     folder.mkdir(parents=True, exist_ok=True)
     resolved = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
-    (folder / RESOLVED).write_text(f"# the resolved config of this run: python train.py {RESOLVED} repeats it\n{resolved}")
+    (folder / RESOLVED).write_text(
+        f"# the resolved config of this run: python train.py {RESOLVED} repeats it\n{resolved}"
+    )
 
 
 def receipt(config: RunConfig, sounds: Sounds, metrics: dict[str, Any], watch: receipts.Stopwatch) -> dict[str, Any]:
@@ -205,7 +207,9 @@ def gather(output_dir: Path, force: bool = False) -> dict[str, Any]:
 def summary(metrics: dict[str, Any], output_dir: Path) -> str:
     """The last lines that a cross-validation prints."""
     lines = [f"{'fold':>4}  accuracy  macro-F1"]
-    lines += [f"{row['test_fold']:>4}  {row['test_accuracy']:8.4f}  {row['test_macro_f1']:8.4f}" for row in metrics["folds"]]
+    lines += [
+        f"{row['test_fold']:>4}  {row['test_accuracy']:8.4f}  {row['test_macro_f1']:8.4f}" for row in metrics["folds"]
+    ]
     spread = "" if metrics["std_accuracy"] is None else f" ± {metrics['std_accuracy']:.4f} (std over folds, ddof=1)"
     lines.append(f"mean  {metrics['mean_accuracy']:8.4f}{spread}; pooled {metrics['pooled_accuracy']:.4f}")
     lines += [metrics["scope"], *metrics["notes"], f"report: {output_dir / 'report.md'}"]

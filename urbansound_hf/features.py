@@ -29,6 +29,26 @@ def extract(feature_extractor: FeatureExtractor, waveform: np.ndarray) -> Featur
     return {name: np.asarray(values)[0] for name, values in encoded.items()}
 
 
+def extract_or_refuse(feature_extractor: FeatureExtractor, waveform: np.ndarray, name: str, shortest: int) -> Features:
+    """`extract`, or an AudioError that calls the clip by `name` where the model cannot hear it.
+
+    Args:
+        shortest: the samples that the model needs for one frame.
+    """
+    reason = f"it needs {shortest}"
+    if len(waveform) >= shortest:
+        try:
+            found = extract(feature_extractor, waveform)
+            if all(values.size and np.isfinite(values).all() for values in found.values()):
+                return found
+            reason = "its features are empty or not finite"  # wav2vec2-bert divides by the deviation of the frames
+        except (ValueError, RuntimeError, AssertionError) as error:  # a filter bank without a single full frame
+            reason = str(error)
+    rate = feature_extractor.sampling_rate
+    what = f"is too short for this model ({len(waveform)} samples at {rate} Hz; {reason})"
+    raise AudioError(what, name, "leave it out, or bring a longer one")
+
+
 def equal_shapes(features: Iterable[Mapping[str, Any]]) -> Iterator[tuple[list[int], Features]]:
     """Stacks clips of equal shape into batches; yields `(positions in the input, batch)`."""
     groups: dict[tuple, list[int]] = {}
@@ -146,25 +166,11 @@ def _extract_rows(
         for start, end in audio.windows(len(waveform), window, window // 2):
             rows["labels"].append(label)
             rows["clip"].append(index)
-            for name, values in _extract_or_refuse(
+            for name, values in extract_or_refuse(
                 feature_extractor, waveform[start:end], clip["path"], shortest
             ).items():
                 rows.setdefault(name, []).append(values)
     return rows
-
-
-def _extract_or_refuse(feature_extractor: FeatureExtractor, waveform: np.ndarray, name: str, shortest: int) -> Features:
-    reason = f"it needs {shortest}"
-    if len(waveform) >= shortest:
-        try:
-            found = extract(feature_extractor, waveform)
-            if all(values.size and np.isfinite(values).all() for values in found.values()):
-                return found
-            reason = "its features are empty or not finite"  # wav2vec2-bert divides by the deviation of the frames
-        except (ValueError, RuntimeError, AssertionError) as error:  # a filter bank without a single full frame
-            reason = str(error)
-    fix = "leave it out of the data: serving could not classify it either"
-    raise AudioError(f"cannot be heard by this model: {len(waveform)} samples, {reason}", name, fix)
 
 
 def _schema(example: Features) -> datasets.Features:

@@ -18,7 +18,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf.audio import AudioError, Source
 from urbansound_hf.errors import UserError
-from urbansound_hf.features import Features, as_tensors, equal_shapes, extract
+from urbansound_hf.features import Features, as_tensors, equal_shapes, extract_or_refuse
 from urbansound_hf.inputs import THREADS, Window, ahead, read_windows
 from urbansound_hf.models import checkpoint, zero_shot
 from urbansound_hf.output import Classification, Prediction
@@ -161,13 +161,7 @@ class SoundClassifier:
             return window, error
 
     def _features(self, waveform: np.ndarray, name: str) -> Features:
-        refusal = f"is too short for this model ({len(waveform)} samples at {self.sampling_rate} Hz"
-        if len(waveform) < self.shortest_samples:
-            raise AudioError(f"{refusal}; it needs {self.shortest_samples})", name)
-        try:
-            return extract(self.feature_extractor, waveform)
-        except (ValueError, RuntimeError, AssertionError) as error:  # a filter bank without a single full frame
-            raise AudioError(f"{refusal}; {error})", name) from error
+        return extract_or_refuse(self.feature_extractor, waveform, name, self.shortest_samples)
 
     def _score(
         self, windows: Iterator[tuple[Window, Features | AudioError]], batch_size: int

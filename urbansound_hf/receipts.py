@@ -24,9 +24,10 @@ PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "acce
 
 
 INCIDENTAL = frozenset({
-    "test_fold", "output_dir", "overwrite", "resume_from_checkpoint", "keep_checkpoints", "save_total_limit", "run_name",
-    "preprocessing_num_workers", "dataloader_num_workers", "report_to", "logging_dir", "logging_steps", "disable_tqdm",
-    "log_level", "hub_model_id", "push_to_hub", "data_dir", "logging_strategy", "logging_first_step", "project",
+    "test_fold", "output_dir", "overwrite", "resume_from_checkpoint", "keep_checkpoints", "save_total_limit",
+    "preprocessing_num_workers", "dataloader_num_workers", "report_to", "logging_dir", "logging_steps", "run_name",
+    "logging_strategy", "logging_first_step", "disable_tqdm", "log_level", "project", "hub_model_id", "push_to_hub",
+    "data_dir",
 })  # fmt: skip
 """Flags that do not change what a run learns."""
 
@@ -75,8 +76,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "code": code_state(),
-        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-                     "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)},
+        "hardware": {"cpu": _cpu(), "cores": _cores(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)},
         "platform": f"{platform.system()} {platform.machine()}",
     }  # fmt: skip
 
@@ -152,6 +152,10 @@ def _identity(receipt: Mapping[str, Any]) -> dict[str, Any]:
 def _peak_process_gib() -> float:
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
+
+
+def _cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 
 
 def _cpu() -> str:

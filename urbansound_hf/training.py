@@ -105,7 +105,7 @@ def prepare_parts(
                 num_proc=config.data.preprocessing_num_workers or os.cpu_count(),
                 shortest_samples=checkpoint.shortest_samples(model.config),
             )
-            if probing and probe.agrees(model.to(config.training.device), whole):
+            if probing and probe.agrees(model, whole, config.training.device):
                 whole = probe.embeddings(model, whole, config.training.per_device_eval_batch_size)
                 learner = probe.LinearProbe(model)
             if len(rows := getattr(split, part)):

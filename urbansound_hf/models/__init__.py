@@ -27,9 +27,9 @@ from transformers import (
 
 from urbansound_hf.config import ModelArguments
 from urbansound_hf.errors import UserError
-from urbansound_hf.models import short_context
+from urbansound_hf.models import heads, short_context
 
-FAMILIES: tuple[str, ...] = ("clap_audio", "cnn", "yamnet")
+FAMILIES: tuple[str, ...] = ("clap_audio", "cnn", "ecapa_tdnn", "yamnet")
 """Our own families: modules of this package, each of which registers itself with the Auto classes."""
 
 Loaded = TypeVar("Loaded")
@@ -60,7 +60,8 @@ def load_feature_extractor(arguments: ModelArguments) -> FeatureExtractionMixin:
         extractor_class: Any = FEATURE_EXTRACTOR_MAPPING[type(config)]
         if hasattr(config, "feature_projection_input_dim"):  # wav2vec2-bert: the Auto class would give raw samples
             extractor_class = SeamlessM4TFeatureExtractor
-        extractor = extractor_class()
+        with _refusals("--feature_extractor_config"):
+            extractor = extractor_class()
     else:
         extractor = _or_user_error(arguments, lambda: _pretrained_extractor(arguments))
         extractor_class = type(extractor)
@@ -151,20 +152,26 @@ def _pretrained_model(arguments: ModelArguments, names: dict[str, Any]) -> PreTr
     config = _taken_over(_pretrained(AutoConfig, arguments, **names))
     _check_keys(overrides, config.to_dict(), "--model_config")
     config.update({**overrides, "problem_type": "single_label_classification"})
-    return _pretrained(
+    model = _pretrained(
         AutoModelForAudioClassification, arguments, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
     )
+    heads.rows_by_name(model, _pretrained(AutoConfig, arguments).id2label)
+    return model
 
 
 def _or_user_error(arguments: ModelArguments, load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
+    except ImportError as error:
+        raise UserError(str(error), "--model_name_or_path") from error
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"no audio model could be loaded from {arguments.model_name_or_path!r}: {str(error).splitlines()[0]}",
-            "--model_name_or_path",
-            f"give a Hub id or a checkpoint folder; or, for random weights, a model type: {', '.join(known_types())}",
-        ) from error
+        name = arguments.model_name_or_path
+        what = f"no audio model could be loaded from {name!r}: {str(error).splitlines()[0]}"
+        fix = f"give a Hub id or a checkpoint folder; or, for random weights, a model type: {', '.join(known_types())}"
+        if (Path(name) / "hyperparams.yaml").is_file():
+            command = f"python -m urbansound_hf.models.ecapa_tdnn convert {name} OUT_DIR"
+            fix = f"it is a SpeechBrain folder; convert it and give OUT_DIR: {command}"
+        raise UserError(what, "--model_name_or_path", fix) from error
 
 
 @contextmanager
@@ -172,6 +179,8 @@ def _refusals(flag: str) -> Iterator[None]:
     """What a config refuses (a wrong type, widths that do not divide) is a mistake of the flag that overrides it."""
     try:
         yield
+    except ImportError as error:  # the family's extra is not installed
+        raise UserError(str(error), "--model_name_or_path") from error
     except (ValueError, StrictDataclassError) as error:
         raise UserError(" ".join(str(error).split()), flag, "leave it out for the default") from error
 

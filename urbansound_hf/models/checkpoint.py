@@ -56,7 +56,7 @@ def load(
 
 
 def longest_seconds(feature_extractor: FeatureExtractionMixin) -> float | None:
-    """The length to which the extractor pads or cuts every sound (Whisper, AST, cnn); None where it follows the sound."""
+    """The length to which the extractor brings every sound (Whisper, AST, cnn); None where it follows the sound."""
     settings = feature_extractor.to_dict()
     if "nb_max_frames" in settings:
         return settings["n_samples"] / settings["sampling_rate"]

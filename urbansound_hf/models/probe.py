@@ -48,9 +48,9 @@ def embed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tens
 
 
 @torch.no_grad()
-def agrees(model: PreTrainedModel, dataset: datasets.Dataset, clips: int = 4) -> bool:
+def agrees(model: PreTrainedModel, dataset: datasets.Dataset, device: torch.device | str, clips: int = 4) -> bool:
     """Whether the head on pooled embeddings gives the model's own logits, on a few clips, to 1e-3."""
-    model.eval()
+    nn.Module.to(model, device).eval()
     probe = LinearProbe(model).eval()
     for row in dataset.select(range(min(clips, len(dataset)))):
         clip = {name: values[None] for name, values in row.items() if name not in KEPT}

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import FeatureExtractionMixin, PreTrainedModel
+from transformers import PreTrainedModel
 
 from urbansound_hf.errors import UserError
 
 FRAMES_PER_SECOND = 100  # both families: a 10-ms hop
 
 
-def fit(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_seconds: float) -> None:
+def fit(model: PreTrainedModel, feature_extractor: Any, clip_seconds: float) -> None:
     """Cuts, in place, the context of a fixed-length family to `clip_seconds`; other families are left alone.
 
     Raises:
@@ -30,7 +30,9 @@ def fit(model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, clip_
     elif hasattr(model.config, "time_stride") and hasattr(feature_extractor, "max_length"):
         _fit_ast(model, feature_extractor, clip_seconds)
     elif hasattr(feature_extractor, "num_frames"):  # ours: a picture of the clip, and no position table
-        feature_extractor.num_frames = round(clip_seconds * feature_extractor.sampling_rate / feature_extractor.hop_length)
+        feature_extractor.num_frames = round(
+            clip_seconds * feature_extractor.sampling_rate / feature_extractor.hop_length
+        )
 
 
 def _fit_whisper(model: Any, feature_extractor: Any, clip_seconds: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, ClapConfig, ClapModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BatchEncoding, ClapConfig, ClapModel
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.models import checkpoint
@@ -58,17 +58,18 @@ def load(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise checkpoint._unopened(str(name_or_path), str(error)) from error
     clap, loading = loaded
-    if loading["missing_keys"]:
-        raise _no_text_tower(name_or_path, f"the weights lack {max(loading['missing_keys'])}")
-    return with_labels(clap, tokenizer, labels), feature_extractor
+    if missing := loading["missing_keys"] & dict(clap.named_parameters()).keys():
+        raise _no_text_tower(name_or_path, f"the weights lack {max(missing)}")
+    captions = tokenizer([TEMPLATE.format(label) for label in labels], padding=True, return_tensors="pt")
+    if len(captions["input_ids"].unique(dim=0)) < len(labels):  # without its files it opens all the same, empty
+        what = "the tokenizer reads the same in different captions: its vocabulary is missing"
+        raise UserError(what, str(name_or_path), "add the tokenizer's files (tokenizer.json, tokenizer_config.json)")
+    return with_captions(clap, captions, labels), feature_extractor
 
 
 @torch.no_grad()
-def with_labels(
-    clap: ClapModel, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]
-) -> ClapForAudioClassification:
-    """The audio tower of `clap`, itself and no copy, under a head that its text tower makes of `labels`."""
-    captions = tokenizer([TEMPLATE.format(label) for label in labels], padding=True, return_tensors="pt")
+def with_captions(clap: ClapModel, captions: BatchEncoding, labels: Sequence[str]) -> ClapForAudioClassification:
+    """The audio tower of `clap`, itself and no copy, under a head that its text tower makes of a caption a label."""
     embeddings = clap.get_text_features(**captions).pooler_output  # (labels, d), each of length 1
     config = ClapAudioClassificationConfig.take_over(clap.config)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
@@ -81,7 +82,5 @@ def with_labels(
 
 
 def _no_text_tower(name_or_path: str | Path, found: str) -> UserError:
-    what = f"zero-shot needs a CLAP with its text tower; {found}"
-    return UserError(
-        what, str(name_or_path), "give --model laion/clap-htsat-unfused; a trained model needs no --labels"
-    )
+    fix = "give --model laion/clap-htsat-unfused; a trained model needs no --labels"
+    return UserError(f"zero-shot needs a CLAP with its text tower; {found}", str(name_or_path), fix)
