@@ -16,8 +16,13 @@ TINY_TRANSFORMER = [
     "conv_dim=[8,8,8,8,8,8,8]", "num_conv_pos_embeddings=4", "num_conv_pos_embedding_groups=2",
 ]  # fmt: skip
 TINY_WHISPER = ["d_model=16", "encoder_layers=1", "encoder_attention_heads=2", "encoder_ffn_dim=16", "decoder_layers=1"]
+TINY_CLAP = [
+    "patch_size=8", "patch_stride=[8,8]", "depths=[1,1]", "num_attention_heads=[1,2]", "patch_embeds_hidden_size=8",
+    "hidden_size=16",
+]  # fmt: skip
 TINY_AST = ["hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=16"]
 STAND_INS = {
+    "laion/clap-htsat-unfused": ["clap-audio", "--model_config", *TINY_CLAP],
     "facebook/wav2vec2-base": ["wav2vec2", "--model_config", *TINY_TRANSFORMER],
     "facebook/hubert-base-ls960": ["hubert", "--model_config", *TINY_TRANSFORMER],
     "microsoft/wavlm-base-plus": ["wavlm", "--model_config", *TINY_TRANSFORMER],

@@ -16,7 +16,7 @@ LAYERS = [
     ],
     [
         "rules", "flags", "config", "features", "models.short_context", "models.cnn", "models.yamnet",
-        "models.convert_yamnet", "models.clap_audio", "models.ecapa_tdnn", "models.convert_ecapa", "models", "models.checkpoint", "models.adapt", "models.probe", "models.zero_shot",
+        "models.convert_yamnet", "models.heads", "models.clap_audio", "models.ecapa_tdnn", "models.convert_ecapa", "models", "models.checkpoint", "models.adapt", "models.probe", "models.zero_shot",
     ],
     ["trainer", "training", "inputs", "output", "predict"],
     ["figures", "markdown", "comparison", "report", "crossval"],

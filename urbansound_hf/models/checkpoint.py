@@ -36,15 +36,15 @@ def load(
         UserError: it is not there, cannot be reached, or holds no trained audio classifier.
     """
     models.register()
-    _check_path(Path(name_or_path))
+    check_path(Path(name_or_path))
     options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     auto_model, auto_extractor = AutoModelForAudioClassification, AutoFeatureExtractor
     try:
-        with _quietly(local=Path(name_or_path).is_dir()):
+        with quietly(local=Path(name_or_path).is_dir()):
             model, loading = auto_model.from_pretrained(name_or_path, output_loading_info=True, **options)
             feature_extractor = auto_extractor.from_pretrained(name_or_path, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _unopened(str(name_or_path), str(error)) from error
+        raise unopened(str(name_or_path), str(error)) from error
     untrained = sorted(key for key in loading["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
     if untrained:
         raise UserError(
@@ -77,7 +77,7 @@ def shortest_samples(config: PretrainedConfig) -> int:
 
 
 @contextmanager
-def _quietly(local: bool) -> Iterator[None]:
+def quietly(local: bool) -> Iterator[None]:
     """Without the load report, which our own error says in a sentence; only a download may show its progress."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -91,7 +91,7 @@ def _quietly(local: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_path(path: Path) -> None:
+def check_path(path: Path) -> None:
     """Tells a mistyped or unfinished folder from a Hub id before anybody waits for the network."""
     if path.is_dir():
         if (path / "config.json").is_file():
@@ -109,7 +109,7 @@ def _check_path(path: Path) -> None:
         raise UserError("there is no such folder", str(path), fix)
 
 
-def _unopened(name: str, reason: str) -> UserError:
+def unopened(name: str, reason: str) -> UserError:
     reason = reason.strip() or "no reason given"
     if "trust_remote_code" in reason:
         what, fix = "the checkpoint brings model code of its own", "read it, then allow it with --trust_remote_code"

@@ -32,7 +32,6 @@ HYPERPARAMETERS = "hyperparams.yaml"
 LABELS = ("label_encoder.txt", "label_encoder.ckpt")  # as published, and as SpeechBrain's cache calls it
 CLIP_SECONDS = 4.0  # the window of infer.py over longer sounds
 CARD = """---
-license: apache-2.0
 library_name: transformers
 pipeline_tag: audio-classification
 tags: [audio, speechbrain, ecapa-tdnn]

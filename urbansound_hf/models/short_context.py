@@ -29,6 +29,8 @@ def fit(model: PreTrainedModel, feature_extractor: Any, clip_seconds: float) -> 
         _fit_whisper(model, feature_extractor, clip_seconds)
     elif hasattr(model.config, "time_stride") and hasattr(feature_extractor, "max_length"):
         _fit_ast(model, feature_extractor, clip_seconds)
+    elif hasattr(feature_extractor, "n_samples"):  # CLAP: repeats what is shorter, and its 10 s are not cut
+        _check(clip_seconds, 0, feature_extractor.n_samples / feature_extractor.sampling_rate)
     elif hasattr(feature_extractor, "num_frames"):  # ours: a picture of the clip, and no position table
         feature_extractor.num_frames = round(
             clip_seconds * feature_extractor.sampling_rate / feature_extractor.hop_length

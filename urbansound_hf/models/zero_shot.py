@@ -45,10 +45,10 @@ def load(
     if len(labels) < 2 or len({*labels}) < len(labels) or not all(labels):
         what = f"there must be at least two different sounds to choose from; found {', '.join(map(repr, labels))}"
         raise UserError(what, "--labels", 'separate them by commas: --labels "dog bark,siren,street music"')
-    checkpoint._check_path(Path(name_or_path))
+    checkpoint.check_path(Path(name_or_path))
     options: dict[str, Any] = {"revision": revision or "main"}
     try:
-        with checkpoint._quietly(local=Path(name_or_path).is_dir()):
+        with checkpoint.quietly(local=Path(name_or_path).is_dir()):
             config = AutoConfig.from_pretrained(name_or_path, **options)
             if not isinstance(config, ClapConfig):
                 raise _no_text_tower(name_or_path, f"it is a {config.model_type} model")
@@ -56,7 +56,7 @@ def load(
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
             feature_extractor = ClapAudioFeatureExtractor.from_pretrained(name_or_path, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise checkpoint._unopened(str(name_or_path), str(error)) from error
+        raise checkpoint.unopened(str(name_or_path), str(error)) from error
     clap, loading = loaded
     if missing := loading["missing_keys"] & dict(clap.named_parameters()).keys():
         raise _no_text_tower(name_or_path, f"the weights lack {max(missing)}")
