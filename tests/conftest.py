@@ -98,3 +98,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "real" in item.keywords:
             item.add_marker(pytest.mark.skip(reason=f"needs the real clips and weights in {SHARED}"))
+
+
+@pytest.fixture(autouse=True)
+def no_deepspeed_left():
+    """Transformers keeps a DeepSpeed config for the whole process, even one that it refused."""
+    yield
+    import sys
+
+    if module := sys.modules.get("transformers.integrations.deepspeed"):
+        module.unset_hf_deepspeed_config()

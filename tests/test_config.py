@@ -167,7 +167,7 @@ def test_no_flag_of_ours_is_dead():
     """`test_fold` alone has its reader in config.py: `test_folds`, which must be called."""
     read = {*attributes_read_from_arguments(), "test_fold"}
     assert not {field.name for field in OWN} - read
-    assert "test_folds(config.data" in (ROOT / "urbansound_hf/crossval.py").read_text()
+    assert "test_folds(config.data" in (ROOT / "urbansound_hf/plan.py").read_text()
 
 
 def test_there_are_configs_to_test():

@@ -300,7 +300,11 @@ def test_a_cut_archive_leaves_nothing(tmp_path: Path, keep: float) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a.tar.gz", "out.lock"}
 
 
-@pytest.mark.parametrize("content", [b"<html>not found</html>", gzip.compress(b"no tar"), gzip.compress(OTHER)])
+@pytest.mark.parametrize(
+    "content",
+    [b"<html>not found</html>", gzip.compress(b"no tar"), gzip.compress(OTHER)],
+    ids=["a page", "no tar", "other bytes"],  # compressed bytes hold the time, and would name the test anew each run
+)
 def test_something_else_than_an_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar.gz").write_bytes(content)
     with pytest.raises(UserError, match="the archive is damaged or cut off"):

@@ -19,7 +19,7 @@ LAYERS = [
         "models.convert_yamnet", "models.heads", "models.clap_audio", "models.ecapa_tdnn", "models.convert_ecapa", "models", "models.checkpoint", "models.adapt", "models.probe", "models.zero_shot",
     ],
     ["trainer", "training", "inputs", "output", "predict"],
-    ["figures", "markdown", "comparison", "report", "crossval"],
+    ["figures", "markdown", "comparison", "report", "plan", "crossval"],
 ]  # fmt: skip
 ORDER = [module for layer in LAYERS for module in layer]
 MODULES = sorted(

@@ -40,9 +40,20 @@ TINY = {
     "clap": CLAP,
     "clap-audio": CLAP,
     "cnn": ["hidden_sizes=[4,4,8,8]"],
+    "ecapa-tdnn": ["channels=[8,8,8,8,16]", "attention_channels=8", "res2net_scale=4", "se_channels=8"],
     "yamnet": ["channels=[8,8,16]", "strides=[2,2,2]"],
 }
-WITHOUT_FRONT = {"audio-spectrogram-transformer", "clap", "clap-audio", "cnn", "wav2vec2-bert", "whisper", "yamnet"}
+NEEDS = {"ecapa-tdnn": "speechbrain"}  # packages of the extras
+WITHOUT_FRONT = {
+    "audio-spectrogram-transformer",
+    "clap",
+    "clap-audio",
+    "cnn",
+    "ecapa-tdnn",
+    "wav2vec2-bert",
+    "whisper",
+    "yamnet",
+}
 WITH_FRONT = set(TINY) - WITHOUT_FRONT
 
 
@@ -58,6 +69,8 @@ def arguments(name: str, model_config=(), feature_extractor_config=()) -> Simple
 
 
 def load(family: str, clip_seconds: float = 1.0):
+    if family in NEEDS:
+        pytest.importorskip(NEEDS[family])
     torch.manual_seed(0)
     extractor = models.load_feature_extractor(arguments(family, TINY[family]))
     return models.load_model(arguments(family, TINY[family]), LABELS, extractor, clip_seconds), extractor

@@ -16,7 +16,7 @@ from datasets.fingerprint import Hasher
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from urbansound_hf import audio, features, models, training
+from urbansound_hf import audio, crossval, features, models, training
 from urbansound_hf.audio import AudioError
 from urbansound_hf.config import RunConfig
 from urbansound_hf.errors import UserError
@@ -183,7 +183,7 @@ def test_a_clip_too_short_for_the_model_is_told_before_training(train):
     prepared = PreparedSounds(rows, sound_features(["a", "b"], {}), Hasher.hash(wavs), "short").load(num_proc=1)
     data = Sounds("short", prepared, ["a", "b"], [], "")
     parts = [np.array([row]) for row in (0, 1, 2)]
-    with pytest.raises(AudioError, match="399 samples, it needs 400") as caught:
+    with pytest.raises(AudioError, match="399 samples at 16000 Hz; it needs 400") as caught:
         train(data=data, split=Split("random", *parts))
     assert caught.value.where == "2.wav"
 
@@ -303,3 +303,12 @@ def test_processes_that_must_stay_in_step_score_the_same(configure, sounds, tmp_
     _, together, _ = trainer.prediction_step(trainer.model, dict(batch), False)
     assert len(calls) == 2 * len(batch["groups"]) + 2, "as often as the process with most groups"
     torch.testing.assert_close(alone, together)
+
+
+def test_tensorboard_logs_outlive_the_checkpoints(configure, synthetic_root, tmp_path):
+    config = configure(
+        "--data_dir", synthetic_root, "--output_dir", tmp_path / "out", "--max_steps", 2, "--report_to", "tensorboard"
+    )
+    assert crossval.run(config) == 0
+    (log,) = (tmp_path / "out" / "fold10" / "tensorboard").glob("events.out.tfevents.*")
+    assert b"eval/accuracy" in log.read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -20,16 +22,17 @@ import psutil
 from urbansound_hf import __version__
 
 FILE = "run.json"
+BEGUN = "checkpoints/begun.json"  # whose checkpoints these are; it goes when they go
 PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "accelerate", "soundfile", "soxr", "numpy")
-
 
 INCIDENTAL = frozenset({
     "test_fold", "output_dir", "overwrite", "resume_from_checkpoint", "keep_checkpoints", "save_total_limit",
-    "preprocessing_num_workers", "dataloader_num_workers", "report_to", "logging_dir", "logging_steps", "run_name",
-    "logging_strategy", "logging_first_step", "disable_tqdm", "log_level", "project", "hub_model_id", "push_to_hub",
-    "data_dir",
+    "preprocessing_num_workers", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "dataloader_prefetch_factor", "per_device_eval_batch_size", "eval_accumulation_steps", "local_rank", "data_dir",
+    "report_to", "logging_dir", "logging_steps", "logging_strategy", "logging_first_step", "log_level", "disable_tqdm",
+    "run_name", "project", "hub_model_id", "push_to_hub",
 })  # fmt: skip
-"""Flags that do not change what a run learns."""
+"""Flags that do not change what a run learns: where it writes, which fold it tests, how it reads and reports."""
 
 
 class Stopwatch:
@@ -81,28 +84,46 @@ def environment() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@functools.cache
 def code_state() -> dict[str, Any]:
-    """The commit of this project's checkout and whether files differ from it; empty when installed from a package."""
+    """The code that this process runs, seen when first asked for: later edits of the files do not reach it.
+
+    Returns:
+        `source`, a hash of this package's modules, and in a checkout its `commit` and whether tracked files are
+        `dirty`, that is, differ from it.
+    """
+    package, content = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    source = {"source": content.hexdigest()[:12]}
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(package), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    if not (Path(__file__).parent.parent / "pyproject.toml").is_file():
-        return {}
+    if not (package.parent / "pyproject.toml").is_file():
+        return source
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".."))}
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", "..")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes), **source}
     except (OSError, subprocess.CalledProcessError):
-        return {}
+        return source
 
 
-def write(folder: Path, receipt: dict[str, Any]) -> Path:
+def begin(folder: Path, receipt: Mapping[str, Any]) -> None:
+    """Notes beside a run's checkpoints which experiment they belong to."""
+    _write_json(folder / BEGUN, receipt)
+
+
+def begun(folder: Path) -> dict[str, Any] | None:
+    """The receipt that an interrupted run began with; None where there is nothing to continue."""
+    path = folder / BEGUN
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def write(folder: Path, receipt: Mapping[str, Any]) -> Path:
     """Writes `run.json`, the last file of a run: where it stands, the run is finished."""
-    path = folder / FILE
-    whole = {**receipt, "environment": environment(), "peak_process_memory_gib": _peak_process_gib()}
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(whole, indent=2, default=str) + "\n")
-    return partial.replace(path)
+    return _write_json(folder / FILE, {**receipt, "peak_process_memory_gib": _peak_process_gib()})
 
 
 def finished(folder: Path) -> bool:
@@ -110,43 +131,53 @@ def finished(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
-def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a resolved config that decide its result: not where it writes, which fold it tests, how it runs."""
-    return {name: value for name, value in config.items() if name not in INCIDENTAL}
+def read(folder: Path) -> dict[str, Any]:
+    """The receipt of a finished run."""
+    return json.loads((folder / FILE).read_text())
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """`["learning_rate: 3e-05 here, 0.0001 there", …]` for every value that differs."""
-    absent = "not set"
-    return [
-        f"{name}: {one.get(name, absent)} before, {other.get(name, absent)} now"
-        for name in sorted({*one, *other})
-        if one.get(name, absent) != other.get(name, absent)
-    ]
+def mismatches(runs: Sequence[Path], others: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+    """What keeps runs from being one experiment: settings, data or code that differ; empty if nothing does.
 
+    Args:
+        runs: folders of finished runs.
+        others: receipts of runs that are not finished, by what to call them.
 
-def mismatches(runs: Sequence[Path]) -> list[str]:
-    """What keeps finished runs from being one experiment: configs, data or code that differ; empty if nothing does."""
+    Returns:
+        `["learning_rate is 3e-05 in fold1, fold2 and 0.0001 in fold3", …]`
+    """
+    receipts = {**{run.name: read(run) for run in runs}, **(others or {})}
+    facts = {name: _identity(receipt) for name, receipt in receipts.items()}
     found = []
-    first, *others = [(run.name, json.loads((run / FILE).read_text())) for run in runs]
-    for name, receipt in others:
-        facts = [_identity(first[1]), _identity(receipt)]
-        found += [
-            f"{key} is {facts[0].get(key, 'not set')} in {first[0]} and {facts[1].get(key, 'not set')} in {name}"
-            for key in sorted({*facts[0], *facts[1]})
-            if facts[0].get(key) != facts[1].get(key)
-        ]
+    for key in sorted({key for values in facts.values() for key in values}):
+        holders: dict[str, list[str]] = {}  # of each value
+        for name, values in facts.items():
+            holders.setdefault(values.get(key, "not set"), []).append(name)
+        if len(holders) > 1:
+            told = [f"{value} in {', '.join(names)}" for value, names in holders.items()]
+            found.append(f"{key} is {' and '.join(told)}")
     return found
 
 
-def _identity(receipt: Mapping[str, Any]) -> dict[str, Any]:
-    environment = receipt["environment"]
+def _identity(receipt: Mapping[str, Any]) -> dict[str, str]:
+    """What must be the same in two runs for their scores to be folds of one experiment."""
+    environment, config = receipt["environment"], receipt["config"]
     code = {"version": environment["urbansound_hf"], **environment["code"]}
-    return {
-        **settings_of(receipt["config"]),
+    facts = {
+        **{name: value for name, value in config.items() if name not in INCIDENTAL},
+        **{f"{name} version": version for name, version in environment.get("packages", {}).items()},
+        "number of processes": receipt.get("processes", 1),
         "data fingerprint": receipt["data"]["fingerprint"],
-        "code": " ".join(f"{key} {value}" for key, value in code.items()),
+        "code": ", ".join(f"{key} {value}" for key, value in code.items() if key != "dirty"),  # `source` knows better
     }
+    return {name: str(value) for name, value in facts.items()}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    return partial.replace(path)  # whole or not at all
 
 
 def _peak_process_gib() -> float:

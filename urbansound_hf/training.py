@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, EvalPrediction, FeatureExtractionMixin, PreTrainedModel, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    FeatureExtractionMixin,
+    PreTrainedModel,
+    TrainerCallback,
+    set_seed,
+)
 from transformers.utils import logging
 
 from urbansound_hf import audio, features, models
@@ -131,7 +138,12 @@ def make_trainer(
         result = metric.compute(predictions=whole["predicted"], references=whole["true"])
         return {"accuracy": result["accuracy"], "macro_f1": result["macro_f1"], "loss": clip_loss(whole)}
 
-    patience = arguments.early_stopping_patience
+    callbacks: list[TrainerCallback] = []
+    if arguments.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    if "tensorboard" in arguments.report_to and arguments.process_index == 0:
+        callbacks.append(tensorboard(folder / "tensorboard"))
+    arguments.report_to = [name for name in arguments.report_to if name != "tensorboard"]
     return SoundTrainer(
         adaptation=config.model,
         model=model,
@@ -140,8 +152,16 @@ def make_trainer(
         eval_dataset=parts.get("validation"),
         processing_class=extractor,
         compute_metrics=compute_metrics,
-        callbacks=[EarlyStoppingCallback(patience)] if patience else [],
+        callbacks=callbacks,
     )
+
+
+def tensorboard(folder: Path) -> TrainerCallback:
+    """Trainer's TensorBoard logs, but not among the checkpoints, which go when the run is finished."""
+    from torch.utils.tensorboard import SummaryWriter  # only where it was asked for, and so is installed
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(str(folder)))
 
 
 def resume_point(arguments: RunArguments, folder: Path) -> str | None:
@@ -166,7 +186,7 @@ def resume_point(arguments: RunArguments, folder: Path) -> str | None:
 
 def save(trainer: SoundTrainer, folder: Path, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> None:
     """The best model as a stock checkpoint: safetensors, configs, extractor; no pickles."""
-    if trainer.model is model:  # Trainer knows how to put the pieces of a sharded model together
+    if not isinstance(trainer.model, probe.LinearProbe):  # Trainer knows how to put a sharded model together
         trainer.save_model(str(folder))
     elif trainer.is_world_process_zero():  # a probe: its head is the model's own
         model.save_pretrained(folder)

@@ -155,7 +155,7 @@ def _pretrained_model(arguments: ModelArguments, names: dict[str, Any]) -> PreTr
     model = _pretrained(
         AutoModelForAudioClassification, arguments, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
     )
-    heads.rows_by_name(model, _pretrained(AutoConfig, arguments).id2label)
+    heads.rows_by_name(model, _pretrained(AutoConfig, arguments).id2label, list(names["label2id"]))
     return model
 
 

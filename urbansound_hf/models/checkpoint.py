@@ -43,7 +43,7 @@ def load(
         with quietly(local=Path(name_or_path).is_dir()):
             model, loading = auto_model.from_pretrained(name_or_path, output_loading_info=True, **options)
             feature_extractor = auto_extractor.from_pretrained(name_or_path, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise unopened(str(name_or_path), str(error)) from error
     untrained = sorted(key for key in loading["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
     if untrained:

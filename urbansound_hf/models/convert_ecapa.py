@@ -122,9 +122,9 @@ def convert(folder: Path, out_dir: Path) -> None:
 
 
 def _config(network: dict[str, Any], labels: list[str], folder: Path) -> EcapaTdnnConfig:
-    names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    label2id = {label: number for number, label in enumerate(labels)}
     try:
-        config = EcapaTdnnConfig(**network, **names)
+        config = EcapaTdnnConfig(**network, id2label=dict(enumerate(labels)), label2id=label2id)
     except ValueError as error:
         raise UserError(str(error), str(folder / HYPERPARAMETERS), "give a folder that SpeechBrain can open") from error
     config.clip_seconds = CLIP_SECONDS
@@ -161,10 +161,9 @@ _HyperparametersLoader.add_multi_constructor("", _tagged)
 
 def _read_part(name: str, values: dict[str, Any], path: Path) -> dict[str, Any]:
     part, found = PARTS[name], values.get(name)
-    kind = found["!"].removeprefix("!new:") if isinstance(found, dict) and "!" in found else found
-    if kind != part.kind:
-        fix = "only SpeechBrain's ECAPA-TDNN classifiers are converted"
-        raise UserError(f"{name} must be a {part.kind}; found {kind}", str(path), fix)
+    if not isinstance(found, dict) or found.get("!") != f"!new:{part.kind}":
+        what = f"{name} must be a {part.kind}; found {found.get('!') if isinstance(found, dict) else found}"
+        raise UserError(what, str(path), "only SpeechBrain's ECAPA-TDNN classifiers are converted")
     settings = dict(part.kept)
     for key, value in found.items():
         if key in part.kept:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -12,26 +12,27 @@ from urbansound_hf.errors import UserError
 
 
 @torch.no_grad()
-def rows_by_name(model: PreTrainedModel, before: Mapping[int, str]) -> None:
+def rows_by_name(model: PreTrainedModel, before: Mapping[int, str], labels: Sequence[str]) -> None:
     """Puts each row of a loaded head under its own name, in place.
 
-    Transformers loads the rows of a checkpoint in their order, whatever `config.id2label` asks for: `dog_bark` would
-    answer for what the checkpoint calls `siren`. The same names in another order: the rows move. Other names: those
-    rows mean nothing here, and the last layer starts anew. Another number of classes: Transformers has done so.
+    Transformers loads the rows of a checkpoint in their order, whatever names they are to have: what the checkpoint
+    calls `siren` would answer as `dog_bark`. The same names in another order: the rows move. Other names: those rows
+    mean nothing here, and the last layer starts anew. Another number of names: Transformers has already drawn it anew.
 
     Args:
-        model: loaded with the new `config.id2label`.
+        model: loaded for `labels`.
         before: the `id2label` of the checkpoint.
+        labels: the name of each class, in the new order.
 
     Raises:
         UserError: no layer has one row a class.
     """
-    known, wanted = (dict(sorted(names.items())) for names in (before, model.config.id2label))
-    if len(known) != len(wanted) or known == wanted:
+    known = [before[number] for number in sorted(before)]
+    if len(known) != len(labels) or known == list(labels):
         return
-    layer, labels = _last_layer(model), list(known.values())
-    if sorted(labels) == sorted(wanted.values()):
-        order = [labels.index(name) for name in wanted.values()]
+    layer = _last_layer(model)
+    if sorted(known) == sorted(labels):
+        order = [known.index(label) for label in labels]
         for values in layer.parameters():
             values.copy_(values[order])
     else:
