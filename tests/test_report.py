@@ -394,3 +394,9 @@ def test_reading_reports_needs_neither_torch_nor_matplotlib():
     code = "import sys, urbansound_hf.report; print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
     call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert call.stdout == "set()\n"
+
+
+def test_the_protocol_says_which_checkpoint_was_taken():
+    metrics = {"test_fold": 3, "validation_fold": 1, "train_folds": [2], "split": "fold3"}
+    assert report.protocol(metrics | {"checkpoint": "best"}).endswith("the checkpoint was chosen on fold 1.")
+    assert report.protocol(metrics | {"checkpoint": "last"}).endswith("the last checkpoint was taken.")

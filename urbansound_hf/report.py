@@ -156,7 +156,7 @@ def protocol(metrics: Mapping[str, Any]) -> str:
     if metrics["test_fold"] is None:
         return f"Split: {metrics['split']}."
     chosen = "the last checkpoint was taken"
-    if metrics["validation_fold"] is not None:
+    if metrics["validation_fold"] is not None and metrics.get("checkpoint", "best") == "best":
         chosen = f"the checkpoint was chosen on fold {metrics['validation_fold']}"
     trained = ", ".join(str(fold) for fold in metrics["train_folds"])
     plural = "s" * (len(metrics["train_folds"]) > 1)

@@ -71,7 +71,7 @@ def run(
         "train_folds": split.train_folds,
         "notes": [*sounds.notes, *[split.warning] * bool(split.warning)],
         "clips": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
-        **best_validation(trainer),
+        **choice(trainer),
         **adapt.count_parameters(model),
         "train_seconds": round(outcome.metrics["train_runtime"], 2),
         "train_clips_per_second": outcome.metrics["train_samples_per_second"],
@@ -202,10 +202,12 @@ def predict(trainer: SoundTrainer, dataset: Any) -> dict[str, np.ndarray]:
     return clip_scores(prediction.predictions, prediction.label_ids)
 
 
-def best_validation(trainer: SoundTrainer) -> dict[str, float]:
-    """The validation score that chose the checkpoint; nothing with `--validation none`."""
-    best = trainer.state.best_metric
-    return {} if best is None else {f"best_validation_{trainer.args.metric_for_best_model}": best}
+def choice(trainer: SoundTrainer) -> dict[str, Any]:
+    """Which checkpoint was taken, the best one with its validation score, or the last."""
+    best = trainer.state.best_metric if trainer.args.load_best_model_at_end else None
+    if best is None:
+        return {"checkpoint": "last"}
+    return {"checkpoint": "best", f"best_validation_{trainer.args.metric_for_best_model}": best}
 
 
 def gpu_memory() -> dict[str, float]:

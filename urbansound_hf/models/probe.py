@@ -48,23 +48,27 @@ def embed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tens
     if outputs.ndim != 3:
         return outputs.float()
     frames, mask = outputs.float(), inputs.get("attention_mask")  # (batch, frames, hidden)
-    if mask is None or not hasattr(model, "_get_feature_vector_attention_mask"):
+    frames_heard: Any = getattr(model, "_get_feature_vector_attention_mask", None)
+    if mask is None or frames_heard is None:
         return frames.mean(dim=1)
     # wav2vec2-bert's extractor fills up an odd number of frames, and the model leaves the last one out
-    heard = model._get_feature_vector_attention_mask(frames.shape[1], mask).unsqueeze(-1)  # (batch, frames, 1)
+    heard = frames_heard(frames.shape[1], mask).unsqueeze(-1)  # (batch, frames, 1)
     return (frames * heard).sum(dim=1) / heard.sum(dim=1)
 
 
 @torch.no_grad()
 def agrees(model: PreTrainedModel, dataset: datasets.Dataset, device: torch.device | str, clips: int = 8) -> bool:
-    """Whether the head on pooled embeddings gives the model's own logits, on clips from all over the data, to 1e-3."""
+    """Whether the head on pooled embeddings gives the model's own logits, on clips from all over the data.
+
+    To a thousandth of their size: fresh heads answer with small numbers, in which a frame too many hardly shows.
+    """
     nn.Module.to(model, device).eval()
     probe = LinearProbe(model).eval()
     for row in dataset.select(np.linspace(0, len(dataset) - 1, clips, dtype=int)):
         clip = {name: values[None] for name, values in row.items() if name not in KEPT}
         inputs = {name: values.to(model.device) for name, values in as_tensors(clip).items()}
         whole = model(**inputs).logits
-        if not torch.allclose(probe(embed(model, inputs)).logits, whole, atol=1e-3):
+        if not (probe(embed(model, inputs)).logits - whole).norm() <= 1e-3 * whole.norm():  # NaN does not agree
             return False
     return True
 

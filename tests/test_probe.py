@@ -1,0 +1,160 @@
+"""Linear probes on cached embeddings are the frozen model: its logits, its checkpoint, its answers when served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import tiny
+from urbansound_hf import audio, crossval, features, models, runs, training
+from urbansound_hf.config import ModelArguments
+from urbansound_hf.labels import CLASSES
+from urbansound_hf.models import adapt, probe
+from urbansound_hf.predict import SoundClassifier
+from urbansound_hf.trainer import SoundTrainer
+
+SPEECH = ["hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2", "intermediate_size=16",
+          "classifier_proj_size=8", "initializer_range=0.3"]  # fmt: skip
+CONVOLUTIONS = ["conv_dim=[8,8,8,8,8,8,8]", "num_conv_pos_embeddings=4", "num_conv_pos_embedding_groups=2"]
+WHISPER = ["d_model=16", "encoder_layers=1", "encoder_attention_heads=2", "encoder_ffn_dim=16", "init_std=0.5"]
+AST = ["hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=16"]
+FAMILIES = {
+    "wav2vec2": [*SPEECH, *CONVOLUTIONS],
+    "wavlm": [*SPEECH, *CONVOLUTIONS],
+    "whisper": WHISPER,
+    "audio-spectrogram-transformer": AST,
+    "wav2vec2-bert": SPEECH,
+    "cnn": ["architecture=residual", "hidden_sizes=[8,8]"],
+    "yamnet": ["channels=[8,8,16,16]", "strides=[2,1,2,2]"],
+    "clap-audio": ["patch_embeds_hidden_size=8", "depths=[1,1,1,1]", "num_attention_heads=[1,1,2,4]", "hidden_size=64",
+                   "projection_dim=16"],
+}  # fmt: skip
+ROWS = [0, 16, 38, 40, 69, 70, 78, 81, 90, 92]  # clips of all lengths
+
+
+def build(family: str, *more: str):
+    """The family's extractor and a random model of it, as a run makes them."""
+    arguments = ModelArguments(family, model_config=[*FAMILIES[family], *more])
+    extractor = models.load_feature_extractor(arguments)
+    training.set_seed(0)
+    return extractor, models.load_model(arguments, list(CLASSES), extractor, 4.0)
+
+
+def prepared(sounds, extractor, rows):
+    """Model inputs of some clips; the extractor's rate is not of interest here, 16 kHz is what the clips have."""
+    extractor.sampling_rate = audio.SAMPLING_RATE
+    return features.prepare(sounds.dataset.select(rows), extractor, 4.0, training=False)
+
+
+def inputs_of(row: dict) -> dict[str, torch.Tensor]:
+    return features.as_tensors({name: values[None] for name, values in row.items() if name not in probe.KEPT})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_the_probe_gives_the_models_own_logits(family, sounds):
+    extractor, model = build(family)
+    dataset = prepared(sounds, extractor, ROWS)
+    assert probe.agrees(model, dataset, "cpu")
+    embedded = probe.embeddings(model, dataset, batch_size=4)
+    rows = [inputs_of(row) for row in dataset]
+    if family == "wav2vec2-bert":
+        assert not all(row["attention_mask"].all() for row in rows), "a clip of an odd number of frames must be here"
+    whole = torch.cat([model(**row).logits for row in rows])
+    assert whole.std(dim=0).max() > 1e-2 * whole.abs().max(), "the clips must be told apart, or nothing is compared"
+    labels = torch.tensor(embedded["labels"][:])
+    found = probe.LinearProbe(model).eval()(torch.tensor(embedded["embedding"][:]), labels)
+    torch.testing.assert_close(found.logits, whole, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.loss, torch.nn.functional.cross_entropy(whole, labels), atol=1e-5, rtol=1e-4)
+    assert embedded["clip"][:].tolist() == dataset["clip"][:].tolist()
+
+
+def test_a_model_that_mixes_its_layers_is_no_linear_probe(sounds):
+    extractor, model = build("wav2vec2", "use_weighted_layer_sum=True")
+    assert not probe.agrees(model, prepared(sounds, extractor, ROWS), "cpu")
+
+
+def test_the_probe_shares_the_head_and_nothing_else():
+    _, model = build("wav2vec2")
+    adapt.freeze(model, "backbone")
+    learner = probe.LinearProbe(model)
+    mine = {id(parameter) for parameter in learner.parameters()}
+    assert mine == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_embeddings_are_computed_again_only_for_another_backbone(sounds):
+    extractor, model = build("whisper", "init_std=0.6")
+    dataset = prepared(sounds, extractor, ROWS)
+    passes: list[int] = []
+
+    def embeddings(of) -> np.ndarray:
+        hook = adapt.backbone(of).register_forward_hook(lambda *_: passes.append(1))
+        found = probe.embeddings(of.train(), dataset, batch_size=5)["embedding"][:]
+        hook.remove()
+        return found
+
+    first = embeddings(model)
+    assert len(passes) == 1 + 2, "one clip for the width, and two batches"
+    passes.clear()
+    with torch.no_grad():
+        for parameter in probe.LinearProbe(model).parameters():
+            parameter.add_(1)
+    np.testing.assert_array_equal(embeddings(model), first)
+    assert len(passes) == 1, "another head, the same embeddings"
+    for other in ("init_std=0.4", "activation_function=relu"):
+        assert np.abs(embeddings(build("whisper", "init_std=0.6", other)[1]) - first).max() > 1e-4
+
+
+# ---- whole runs
+
+
+@pytest.fixture
+def command(configure, synthetic_root, tmp_path):
+    """Probes a saved Whisper on two folds, into a folder; returns that folder."""
+    pretrained = tiny.save("whisper", tmp_path / "pretrained", clip_seconds=2.0)
+    flags = ["--dataset", "urbansound8k", "--data_dir", synthetic_root, "--model_name_or_path", pretrained,
+             "--model_config", "apply_spec_augment=False", "--clip_seconds", 2, "--freeze", "backbone",
+             "--learning_rate", 0.1, "--test_fold", "1,2"]  # fmt: skip
+
+    def run(name: str) -> Path:
+        assert crossval.run(configure(*flags, "--output_dir", tmp_path / name)) == 0
+        return tmp_path / name
+
+    return run
+
+
+def test_a_trained_probe_is_a_stock_checkpoint(command, sounds, tmp_path):
+    folder = command("out") / "fold2"
+    trained, pretrained = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "pretrained"))
+    assert trained.keys() == pretrained.keys()
+    heads = ("projector", "classifier")
+    for name, values in trained.items():
+        assert torch.equal(values, pretrained[name]) != name.startswith(heads), name
+    served = SoundClassifier.from_pretrained(folder, device="cpu")
+    clips = [clip["bytes"] for clip in sounds.dataset.select(range(10, 20))["audio"]]
+    answers = [dict((answer.summary or answer.windows[0]).top) for answer in served.classify_many(clips, top_k=10)]
+    told = runs.read_predictions(folder / "predictions.csv").probabilities
+    assert told.std(axis=0).max() > 0.01
+    np.testing.assert_allclose(told, [[row[label] for label in CLASSES] for row in answers], atol=1e-4)
+
+
+def test_an_interrupted_probe_is_continued(command, monkeypatch):
+    whole = command("whole")
+    save = SoundTrainer._save_checkpoint
+
+    def save_and_stop(trainer: SoundTrainer, *args: object) -> None:
+        save(trainer, *args)
+        if "fold2" in str(trainer.args.output_dir):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(SoundTrainer, "_save_checkpoint", save_and_stop)
+        command("out")
+    out = command("out")
+    for fold in ("fold1", "fold2"):
+        scores = [runs.read_predictions(place / fold / "predictions.csv").probabilities for place in (whole, out)]
+        np.testing.assert_allclose(*scores, rtol=0, atol=1.5e-6)
