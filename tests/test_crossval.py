@@ -20,11 +20,13 @@ from urbansound_hf import config, crossval, folds, models, receipts, runs, train
 from urbansound_hf.errors import UserError, exit_code
 
 KILLED_IN_FOLD_2 = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
-from urbansound_hf import config, crossval
+from urbansound_hf import config, crossval, receipts
 from urbansound_hf.trainer import SoundTrainer
 
+code = json.loads(sys.argv.pop(1))  # that of the test: somebody may edit a file while it runs
+receipts.code_state = lambda: code
 save = SoundTrainer._save_checkpoint
 
 def save_and_die(trainer, *args, **kwargs):
@@ -156,7 +158,8 @@ def test_features_and_embeddings_are_computed_once_for_all_ten(configure, sounds
 
 def test_killed_in_the_middle_and_continued_gives_the_same_table(run, flags, whole, tmp_path, capsys):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", KILLED_IN_FOLD_2, *flags, "--output_dir", str(out)]
+    code = json.dumps(receipts.code_state())
+    command = [sys.executable, "-c", KILLED_IN_FOLD_2, code, *flags, "--output_dir", str(out)]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert receipts.finished(out / "fold1") and not receipts.finished(out / "fold2") and not (out / "fold3").exists()

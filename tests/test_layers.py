@@ -11,12 +11,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "urbansound_hf"
 LAYERS = [
     ["__init__", "labels", "errors"],
     [
-        "audio", "duplicates", "leaks", "folds", "statistics", "metrics", "receipts", "runs", "measures", "procedural", "synthetic",
-        "download", "prepare", "metadata", "streaming", "urbansound8k", "tables", "stored", "sounds",
+        "audio", "duplicates", "leaks", "folds", "statistics", "metrics", "receipts", "runs", "measures",
+        "procedural", "synthetic", "download", "prepare", "metadata", "streaming", "urbansound8k", "tables", "stored",
+        "sounds",
     ],
     [
         "rules", "flags", "config", "features", "models.short_context", "models.cnn", "models.yamnet",
-        "models.convert_yamnet", "models.heads", "models.clap_audio", "models.ecapa_tdnn", "models.convert_ecapa", "models", "models.checkpoint", "models.adapt", "models.probe", "models.zero_shot",
+        "models.convert_yamnet", "models.heads", "models.clap_audio", "models.ecapa_tdnn", "models.convert_ecapa",
+        "models", "models.checkpoint", "models.adapt", "models.probe", "models.zero_shot",
     ],
     ["trainer", "training", "inputs", "output", "predict"],
     ["figures", "markdown", "comparison", "report", "plan", "crossval"],

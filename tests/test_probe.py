@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
-from urbansound_hf import audio, crossval, features, models, runs, training
+from tests.conftest import TINY
+from urbansound_hf import audio, config, crossval, features, models, receipts, runs, training
 from urbansound_hf.config import ModelArguments
 from urbansound_hf.labels import CLASSES
 from urbansound_hf.models import adapt, probe
@@ -112,49 +114,57 @@ def test_embeddings_are_computed_again_only_for_another_backbone(sounds):
 # ---- whole runs
 
 
-@pytest.fixture
-def command(configure, synthetic_root, tmp_path):
-    """Probes a saved Whisper on two folds, into a folder; returns that folder."""
-    pretrained = tiny.save("whisper", tmp_path / "pretrained", clip_seconds=2.0)
-    flags = ["--dataset", "urbansound8k", "--data_dir", synthetic_root, "--model_name_or_path", pretrained,
-             "--model_config", "apply_spec_augment=False", "--clip_seconds", 2, "--freeze", "backbone",
-             "--learning_rate", 0.1, "--test_fold", "1,2"]  # fmt: skip
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("probes")
+
+
+@pytest.fixture(scope="module")
+def run(synthetic_root, folder) -> Callable[[str], Path]:
+    """Probes a saved Whisper on fold 2, into a folder; returns that of the fold."""
+    (folder / "tiny.yaml").write_text(TINY)
+    pretrained = tiny.save("whisper", folder / "pretrained", clip_seconds=2.0)
+    flags = ["--dataset", "urbansound8k", "--data_dir", str(synthetic_root), "--model_name_or_path", str(pretrained),
+             "--model_config", "apply_spec_augment=False", "--clip_seconds", "2", "--freeze", "backbone",
+             "--learning_rate", "0.1", "--test_fold", "2"]  # fmt: skip
 
     def run(name: str) -> Path:
-        assert crossval.run(configure(*flags, "--output_dir", tmp_path / name)) == 0
-        return tmp_path / name
+        argv = [*flags, "--output_dir", str(folder / name)]
+        assert crossval.run(config.parse(argv, folder / "tiny.yaml")) == 0
+        return folder / name / "fold2"
 
     return run
 
 
-def test_a_trained_probe_is_a_stock_checkpoint(command, sounds, tmp_path):
-    folder = command("out") / "fold2"
-    trained, pretrained = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "pretrained"))
+@pytest.fixture(scope="module")
+def whole(run) -> Path:
+    return run("whole")
+
+
+def test_a_trained_probe_is_a_stock_checkpoint(whole, folder, sounds):
+    trained, pretrained = (load_file(place / "model.safetensors") for place in (whole, folder / "pretrained"))
     assert trained.keys() == pretrained.keys()
-    heads = ("projector", "classifier")
     for name, values in trained.items():
-        assert torch.equal(values, pretrained[name]) != name.startswith(heads), name
-    served = SoundClassifier.from_pretrained(folder, device="cpu")
+        assert torch.equal(values, pretrained[name]) != name.startswith(("projector", "classifier")), name
+    served = SoundClassifier.from_pretrained(whole, device="cpu")
     clips = [clip["bytes"] for clip in sounds.dataset.select(range(10, 20))["audio"]]
     answers = [dict((answer.summary or answer.windows[0]).top) for answer in served.classify_many(clips, top_k=10)]
-    told = runs.read_predictions(folder / "predictions.csv").probabilities
+    told = runs.read_predictions(whole / "predictions.csv").probabilities
     assert told.std(axis=0).max() > 0.01
     np.testing.assert_allclose(told, [[row[label] for label in CLASSES] for row in answers], atol=1e-4)
 
 
-def test_an_interrupted_probe_is_continued(command, monkeypatch):
-    whole = command("whole")
+def test_an_interrupted_probe_is_continued(run, whole, monkeypatch):
     save = SoundTrainer._save_checkpoint
 
     def save_and_stop(trainer: SoundTrainer, *args: object) -> None:
         save(trainer, *args)
-        if "fold2" in str(trainer.args.output_dir):
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(SoundTrainer, "_save_checkpoint", save_and_stop)
-        command("out")
-    out = command("out")
-    for fold in ("fold1", "fold2"):
-        scores = [runs.read_predictions(place / fold / "predictions.csv").probabilities for place in (whole, out)]
-        np.testing.assert_allclose(*scores, rtol=0, atol=1.5e-6)
+        run("out")
+    out = run("out")
+    assert receipts.read(out)["continued"]
+    scores = [runs.read_predictions(place / "predictions.csv").probabilities for place in (whole, out)]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1.5e-6)

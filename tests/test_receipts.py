@@ -161,7 +161,8 @@ DIFFERENT = [
      " and version 0.1.0, commit c2, source s1 in fold2"),
     ({"environment__urbansound_hf": "0.2.0"}, "code is version 0.1.0, commit c1, source s1 in fold1, fold3"
      " and version 0.2.0, commit c1, source s1 in fold2"),
-    ({"environment__code": {}}, "code is version 0.1.0, commit c1, source s1 in fold1, fold3 and version 0.1.0 in fold2"),
+    ({"environment__code": {}}, "code is version 0.1.0, commit c1, source s1 in fold1, fold3"
+     " and version 0.1.0 in fold2"),
 ]  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class DataArguments:
     dataset_revision: str | None = flag(None, "branch, tag or commit of a Hub data set")
     audio_column: str | None = flag(None, "column with the sounds; found by its type or name if absent")
     label_column: str | None = flag(None, "column with the labels; found by its type or name if absent")
-    data_dir: str | None = flag(None, "where UrbanSound8K lies or goes; absent: downloaded (6 GB) to the cache")
+    data_dir: str | None = flag(None, "where UrbanSound8K lies, or is downloaded to (6 GB); absent: data")
     allow_missing_files: bool = flag(False, "train on what is there although clips of the metadata lack their file")
     split: Literal["official", "grouped", "random"] = flag(
         "official", "the folds or parts of the data; by recording; or leaky: a recording on both sides"

@@ -141,9 +141,10 @@ def make_trainer(
     callbacks: list[TrainerCallback] = []
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
-    if "tensorboard" in arguments.report_to and arguments.process_index == 0:
+    trackers = list(arguments.report_to or [])
+    if "tensorboard" in trackers and arguments.process_index == 0:
         callbacks.append(tensorboard(folder / "tensorboard"))
-    arguments.report_to = [name for name in arguments.report_to if name != "tensorboard"]
+    arguments.report_to = [name for name in trackers if name != "tensorboard"]
     return SoundTrainer(
         adaptation=config.model,
         model=model,
