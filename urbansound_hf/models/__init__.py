@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -25,9 +25,11 @@ from transformers import (
     SeamlessM4TFeatureExtractor,
 )
 
-from urbansound_hf.config import ModelArguments
 from urbansound_hf.errors import UserError
 from urbansound_hf.models import heads, short_context
+
+if TYPE_CHECKING:  # serving loads models too, and knows no configs
+    from urbansound_hf.config import ModelArguments
 
 FAMILIES: tuple[str, ...] = ("clap_audio", "cnn", "ecapa_tdnn", "yamnet")
 """Our own families: modules of this package, each of which registers itself with the Auto classes."""
