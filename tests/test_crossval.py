@@ -156,7 +156,7 @@ def test_features_and_embeddings_are_computed_once_for_all_ten(configure, sounds
 # ---- interrupted
 
 
-def test_killed_in_the_middle_and_continued_gives_the_same_table(run, flags, whole, tmp_path, capsys):
+def test_killed_in_the_middle_and_continued_gives_the_same_table(run, flags, whole, tmp_path, capsys, caplog):
     out = tmp_path / "out"
     code = json.dumps(receipts.code_state())
     command = [sys.executable, "-c", KILLED_IN_FOLD_2, code, *flags, "--output_dir", str(out)]
@@ -180,6 +180,7 @@ def test_killed_in_the_middle_and_continued_gives_the_same_table(run, flags, who
 
     assert run(out) == 0
     assert "fold1 is finished already: skipped" in capsys.readouterr().err
+    assert f"continuing the interrupted run from {out / 'fold2' / 'checkpoints' / 'checkpoint-2'}" in caplog.text
     assert {path: time for path, time in before.items() if "fold1" in path.parts} == changed(out / "fold1")
     assert [receipts.read(out / f"fold{fold}")["continued"] for fold in (1, 2, 3)] == [False, True, False]
     assert_same_result(out, whole)

@@ -90,6 +90,8 @@ def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) ->
             "peak_memory_gib": round(watch.peak_memory_gib, 2),
         }
         receipts.write(folder, {**experiment.receipt, **measured})
+        if not config.training.keep_checkpoints:  # not before: a kill in between would train all of it again
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         print(report.summary(metrics, folder))
 
 

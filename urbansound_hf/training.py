@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,8 +82,6 @@ def run(
         write_predictions(folder / "predictions.csv", sounds, split.test, test["probabilities"])
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         (folder / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=2) + "\n")
-        if not arguments.keep_checkpoints:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return metrics
 
 
@@ -100,11 +97,10 @@ def prepare_parts(
 
     All clips are extracted, or embedded by the frozen backbone, once for every split of the same data, and cached.
     """
-    parts: dict[str, Any] = {}
     learner: torch.nn.Module = model
     with config.training.main_process_first(desc="feature extraction"):
-        for part in ("train", "validation", "test"):
-            whole = features.prepare(
+        prepared = {
+            part: features.prepare(
                 sounds.dataset,
                 extractor,
                 config.data.clip_seconds,
@@ -112,11 +108,17 @@ def prepare_parts(
                 num_proc=config.data.preprocessing_num_workers or os.cpu_count(),
                 shortest_samples=checkpoint.shortest_samples(model.config),
             )
-            if probing and probe.agrees(model, whole, config.training.device):
-                whole = probe.embeddings(model, whole, config.training.per_device_eval_batch_size)
-                learner = probe.LinearProbe(model)
-            if len(rows := getattr(split, part)):
-                parts[part] = whole.select(np.flatnonzero(np.isin(whole["clip"], rows)))
+            for part in ("train", "validation", "test")
+            if len(getattr(split, part))
+        }
+        if probing and all(probe.agrees(model, rows, config.training.device) for rows in prepared.values()):
+            batch_size = config.training.per_device_eval_batch_size
+            prepared = {part: probe.embeddings(model, rows, batch_size) for part, rows in prepared.items()}
+            learner = probe.LinearProbe(model)
+    parts = {
+        part: rows.select(np.flatnonzero(np.isin(rows["clip"], getattr(split, part))))
+        for part, rows in prepared.items()
+    }
     return parts, learner
 
 
