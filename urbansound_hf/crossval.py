@@ -17,10 +17,12 @@ import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from urbansound_hf import plan, receipts, report, training
 from urbansound_hf.config import RunConfig
@@ -51,7 +53,7 @@ def run(config: RunConfig) -> int:
     if len(failed) < len(wanted) and config.training.process_index == 0:
         print(summary(gather(experiment.output_dir), experiment.output_dir))
     for name, reason in failed.items():
-        experiment.say(f"failed: {name}: {reason}\n  fix:   run the same command again; finished folds are skipped")
+        experiment.say(f"failed: {name}: {reason}")
     return 1 if failed else 0
 
 
@@ -64,16 +66,37 @@ def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[
         except Exception as error:  # of any kind: the hours of the other folds do not depend on this one
             if experiment.config.training.world_size > 1:
                 raise  # the other processes wait for this one: the launcher ends all, the same command goes on
+            reason = str(error) or type(error).__name__
             if not isinstance(error, UserError):
                 traceback.print_exc()
-            failed[split.name] = str(error) or type(error).__name__
-            experiment.say(f"{split.name} failed, the others go on: {failed[split.name]}")
+                reason += "\n  fix:   run the same command again; finished folds are skipped"
+            failed[split.name] = reason
+            experiment.say(f"{split.name} failed, the others go on: {reason}")
         gc.collect()  # a Trainer holds itself in a circle, and with it the memory of its GPU
     return failed
 
 
 def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> None:
-    """One run, from its folder to its receipt; `leaks` are the leak reports by the name of the split."""
+    """One run by one command at a time, from its folder to its receipt.
+
+    Args:
+        leaks: the leak reports by the name of the split.
+
+    Raises:
+        UserError: another command is at work in this folder.
+    """
+    folder = experiment.folder(split)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    try:
+        with lock if experiment.config.training.process_index == 0 else nullcontext():
+            _run_split(experiment, split, leaks)
+    except Timeout:
+        fix = "wait for it, or choose another --output_dir"
+        raise UserError("another command is training in this folder", str(folder), fix) from None
+
+
+def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> None:
     folder, continued = experiment.folder(split), plan.interrupted(experiment, split)
     config = dataclasses.replace(experiment.config, training=copy.copy(experiment.config.training))
     with config.training.main_process_first(desc="the run's folder"):
@@ -100,10 +123,15 @@ def make_folder(experiment: Experiment, split: Split) -> None:
     config, folder = experiment.config, experiment.folder(split)
     if config.training.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
+        for gathered in ("metrics.json", "report.md"):  # they speak of the run that is replaced
+            (folder.parent / gathered).unlink(missing_ok=True)
     if not plan.interrupted(experiment, split):
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     receipts.begin(folder, experiment.receipt)
-    settings = {**config.as_dict(), "test_fold": str(split.test_fold or config.data.test_fold)}
+    settings = {
+        **config.as_dict(),
+        "test_fold": str(config.data.test_fold if split.test_fold is None else split.test_fold),
+    }
     own = {name: value for name, value in settings.items() if name not in ("output_dir", "overwrite")}
     resolved = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
     (folder / RESOLVED).write_text(f"# this run's resolved config: python train.py {RESOLVED} repeats it\n{resolved}")
@@ -131,12 +159,7 @@ def gather(output_dir: Path, force: bool = False) -> dict[str, Any]:
         )
         raise UserError("no finished fold is there to gather", str(output_dir), fix)
     mismatches = receipts.mismatches(runs)
-    if mismatches and not force:
-        raise UserError(
-            f"these folds are not of one experiment: {'; '.join(mismatches)}",
-            str(output_dir),
-            "run the odd ones again, or give --force to gather all the same; the report will say so",
-        )
+    report.refuse_mismatches(mismatches, output_dir, force)
     cautions = [f"gathered by force: {mismatch}" for mismatch in mismatches]
     return report.write_cross_validation(output_dir, runs, cautions)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 
@@ -50,6 +51,8 @@ def exit_code(main: Callable[[], int | None]) -> int:
         if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
             for problem in problems:
                 print(f"error: {problem}", file=sys.stderr)
+        else:
+            time.sleep(5)  # the launcher ends all processes with the first that fails: not before it has spoken
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -88,7 +88,7 @@ def fold_table(folds: Sequence[Mapping[str, Any]], note: str) -> str:
             f"{fold['recordings']:,}",
             score(fold["test_accuracy"], fold["test_accuracy_interval"]),
             f"{fold['test_macro_f1']:.3f}",
-            fold["validation_fold"] or "none",
+            "none" if fold["validation_fold"] is None else fold["validation_fold"],
             f"{fold['train_seconds']:,.0f} s",
         )
         for fold in folds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from urbansound_hf import folds, leaks, models, receipts
 from urbansound_hf.config import RunConfig, test_folds
 from urbansound_hf.errors import UserError
 from urbansound_hf.folds import Split
+from urbansound_hf.models import checkpoint
 from urbansound_hf.runs import read_run
 from urbansound_hf.sounds import SoundRequest, Sounds, load_sounds
 
@@ -42,7 +44,11 @@ class Experiment:
 def prepare(config: RunConfig) -> Experiment:
     """Decodes the data, resampled to the rate that the model's feature extractor wants, and begins the receipt."""
     data = config.data
+    check_output_dir(Path(str(config.training.output_dir)))
     extractor = models.load_feature_extractor(config.model)
+    # Seconds, and a mistake in the model's flags is told before an hour of decoding: two labels will do.
+    with checkpoint.quietly(local=True):
+        models.load_model(config.model, ["a", "b"], copy.deepcopy(extractor), data.clip_seconds)
     request = SoundRequest(
         dataset=data.dataset,
         data_dir=data.data_dir,
@@ -66,6 +72,13 @@ def prepare(config: RunConfig) -> Experiment:
         "environment": receipts.environment(),
     }
     return Experiment(config, sounds, receipt)
+
+
+def check_output_dir(folder: Path) -> None:
+    """Raises UserError where no folder can be made."""
+    above = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not above.is_dir():
+        raise UserError(f"the runs go into a folder, {above} is a file", "--output_dir", "give another name")
 
 
 def splits(experiment: Experiment) -> Iterator[Split]:
@@ -149,7 +162,7 @@ def refuse_mixtures(experiment: Experiment, wanted: Sequence[Split], waiting: Se
             str(experiment.output_dir),
             "give the same values with the same data and code, another --output_dir, or --overwrite",
         )
-    if differ and wanted[0].test_fold:
+    if differ and wanted[0].test_fold is not None:
         experiment.say(f"note: {experiment.output_dir} holds folds of another experiment: {'; '.join(differ)}")
 
 
@@ -180,7 +193,7 @@ def interrupted(experiment: Experiment, split: Split) -> bool:
 def finished_folds(output_dir: Path) -> list[Path]:
     """The folders of finished runs, each of one test fold, in the folder of a cross-validation."""
     runs = [read_run(path.parent) for path in sorted(output_dir.glob(f"*/{receipts.FILE}"))]
-    return [run.folder for run in runs if run.metrics["test_fold"]]
+    return [run.folder for run in runs if run.metrics["test_fold"] is not None]
 
 
 def leak_report(experiment: Experiment, split: Split) -> dict[str, Any]:

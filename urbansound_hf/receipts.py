@@ -28,9 +28,9 @@ PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "acce
 INCIDENTAL = frozenset({
     "test_fold", "output_dir", "overwrite", "resume_from_checkpoint", "keep_checkpoints", "save_total_limit",
     "preprocessing_num_workers", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
-    "dataloader_prefetch_factor", "per_device_eval_batch_size", "eval_accumulation_steps", "local_rank", "data_dir",
+    "dataloader_prefetch_factor", "per_device_eval_batch_size", "eval_accumulation_steps", "local_rank", "dataset",
     "report_to", "logging_steps", "logging_strategy", "logging_first_step", "log_level", "disable_tqdm",
-    "run_name", "project", "hub_model_id", "push_to_hub",
+    "run_name", "project", "hub_model_id", "push_to_hub", "data_dir",  # of the data, the fingerprint knows
 })  # fmt: skip
 """Flags that do not change what a run learns: where it writes, which fold it tests, how it reads and reports."""
 
@@ -168,7 +168,9 @@ def _identity(receipt: Mapping[str, Any]) -> dict[str, str]:
         **{f"{name} version": version for name, version in environment.get("packages", {}).items()},
         "number of processes": receipt.get("processes", 1),
         "data fingerprint": receipt["data"]["fingerprint"],
-        "code": ", ".join(f"{key} {value}" for key, value in code.items() if key != "dirty"),  # `source` knows better
+        "code": ", ".join(
+            f"{key} {value}" for key, value in code.items() if key not in ("commit", "dirty")
+        ),  # `source` knows better
     }
     return {name: str(value) for name, value in facts.items()}
 

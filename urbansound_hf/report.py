@@ -182,16 +182,31 @@ def summary(metrics: Mapping[str, Any], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def write(folder: Path) -> str:
-    """Writes the report of a run or a cross-validation folder; returns the Markdown."""
+def write(folder: Path, force: bool = False) -> str:
+    """Writes the report of a run, or of the finished folds of a cross-validation; returns the Markdown.
+
+    Raises:
+        UserError: the folds are of different experiments, and `force` does not say to report them all the same.
+    """
     if (folder / PREDICTIONS).is_file():
         write_run(folder)
     else:
         folders = [run.folder for run in find_runs(folder)]
         told = [place for place in folders if receipts.finished(place)]
         differ = receipts.mismatches(told) if told else []
-        write_cross_validation(folder, folders, [f"folds of different experiments: {what}" for what in differ])
+        refuse_mismatches(differ, folder, force)
+        write_cross_validation(folder, told or folders, [f"gathered by force: {what}" for what in differ])
     return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def refuse_mismatches(mismatches: Sequence[str], folder: Path, force: bool) -> None:
+    """Raises UserError for folds that are not of one experiment, unless they are gathered by `force`."""
+    if mismatches and not force:
+        raise UserError(
+            f"these folds are not of one experiment: {'; '.join(mismatches)}",
+            str(folder),
+            "run the odd ones again, or give --force to gather all the same; the report will say so",
+        )
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -203,8 +218,9 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="the folder of a run, or of a cross-validation")
     parser.add_argument("other", type=Path, nargs="?", help="a second one: compare the two, clip by clip")
     parser.add_argument("--common", action="store_true", help="compare only the clips that both were tested on")
+    parser.add_argument("--force", action="store_true", help="report folds that differ all the same, and say so")
     args = parser.parse_args()
-    print(write(args.run) if args.other is None else compare(args.run, args.other, args.common), end="")
+    print(write(args.run, args.force) if args.other is None else compare(args.run, args.other, args.common), end="")
     return 0
 
 

@@ -110,5 +110,10 @@ def _stored(request: SoundRequest) -> Sounds:
 
 
 def _loaded(builder: PreparedSounds, name: str, notes: list[str], fingerprint: str, request: SoundRequest) -> Sounds:
+    labels = builder.info.features["label"].names
+    if len(labels) < 2:
+        raise UserError(
+            f"a classifier tells classes apart, found {len(labels)}: {', '.join(labels)}", name, "bring another"
+        )
     dataset = builder.load(request.num_proc)
     return Sounds(name, dataset, dataset.features["label"].names, notes, fingerprint)

@@ -167,7 +167,7 @@ def _optional(
     """The columns fold, group and split; the data set's own splits count before a column that names some."""
     columns: dict[str, list] = {role: _values(table, roles[role]) for role in ("fold", "group") if role in roles}
     if "group" in columns:
-        columns["group"] = [str(value) for value in columns["group"]]
+        columns["group"] = ["" if value is None else str(value).strip() for value in columns["group"]]
     if "fold" in columns:
         try:
             columns["fold"] = [int(value) for value in columns["fold"]]

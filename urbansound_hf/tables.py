@@ -148,10 +148,21 @@ def _listed(table: Path, sounds: Mapping[str, Path], wanted: Mapping[str, str | 
             rows.append(_row(record, table.parent, by_name, f"{table}, line {line}"))
         except UserError as error:
             problems.append(error)
+    for name, lines in _repeated(records).items():
+        problems.append(
+            UserError(f"{name} is listed {len(lines)} times", f"{table}, lines {', '.join(lines)}", "list it once")
+        )
     if problems or not rows:
         rest = [UserError(f"… and {len(problems) - 10:,} more lines")] * (len(problems) > 10)
         raise UserErrors([*problems[:10], *rest] or [UserError("the table lists no sounds", str(table))])
     return rows
+
+
+def _repeated(records: Sequence[tuple[int, Mapping[str, str]]]) -> dict[str, list[str]]:
+    lines = defaultdict(list)
+    for line, record in records:
+        lines[record["audio"].strip()].append(str(line))
+    return {name: found for name, found in lines.items() if len(found) > 1}
 
 
 def _row(record: Mapping[str, str], folder: Path, by_name: Mapping[str, list[Path]], where: str) -> Row:

@@ -58,7 +58,7 @@ def run(
     parts, learner = prepare_parts(config, sounds, split, extractor, model, probing)
     trainer = make_trainer(config, learner, extractor, parts, sounds, folder)
     with Stopwatch() as watch:
-        outcome = trainer.train(resume_from_checkpoint=resume_point(arguments, folder))
+        outcome = trainer.train(resume_from_checkpoint=(begun := resume_point(arguments, folder)))
     save(trainer, folder, model, extractor)
     test = predict(trainer, parts["test"])
     metrics = {
@@ -73,7 +73,7 @@ def run(
         **choice(trainer),
         **adapt.count_parameters(model),
         "train_seconds": round(outcome.metrics["train_runtime"], 2),
-        "train_clips_per_second": outcome.metrics["train_samples_per_second"],
+        "train_clips_per_second": round(outcome.metrics["train_samples_per_second"] * share_trained(trainer, begun), 2),
         "train_peak_memory_gib": round(watch.peak_memory_gib, 2),
         **gpu_memory(),
         **(facts or {}),
@@ -203,6 +203,12 @@ def predict(trainer: SoundTrainer, dataset: Any) -> dict[str, np.ndarray]:
     trainer.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     prediction = trainer.predict(dataset)
     return clip_scores(prediction.predictions, prediction.label_ids)
+
+
+def share_trained(trainer: SoundTrainer, begun: str | None) -> float:
+    """The share of the steps that this process trained; the others were trained before an interruption."""
+    before = int(begun.rpartition("-")[2]) if begun and begun.rpartition("-")[2].isdecimal() else 0
+    return 1 - before / max(1, trainer.state.global_step)
 
 
 def choice(trainer: SoundTrainer) -> dict[str, Any]:
