@@ -157,11 +157,11 @@ DIFFERENT = [
     ({"data__fingerprint": "d2"}, "data fingerprint is d1 in fold1, fold3 and d2 in fold2"),
     ({"processes": 8}, "number of processes is 1 in fold1, fold3 and 8 in fold2"),
     ({"environment__packages__torch": "2.11"}, "torch version is 2.14.1 in fold1, fold3 and 2.11 in fold2"),
-    ({"environment__code__commit": "c2"}, "code is version 0.1.0, commit c1, source s1 in fold1, fold3"
-     " and version 0.1.0, commit c2, source s1 in fold2"),
-    ({"environment__urbansound_hf": "0.2.0"}, "code is version 0.1.0, commit c1, source s1 in fold1, fold3"
-     " and version 0.2.0, commit c1, source s1 in fold2"),
-    ({"environment__code": {}}, "code is version 0.1.0, commit c1, source s1 in fold1, fold3"
+    ({"environment__code__source": "s2"}, "code is version 0.1.0, source s1 in fold1, fold3"
+     " and version 0.1.0, source s2 in fold2"),
+    ({"environment__urbansound_hf": "0.2.0"}, "code is version 0.1.0, source s1 in fold1, fold3"
+     " and version 0.2.0, source s1 in fold2"),
+    ({"environment__code": {}}, "code is version 0.1.0, source s1 in fold1, fold3"
      " and version 0.1.0 in fold2"),
 ]  # fmt: skip
 

@@ -290,8 +290,10 @@ def test_folds_of_different_experiments_say_so(tmp_path):
         receipt = {"config": {"learning_rate": rate}, "data": {"fingerprint": "f"}}
         receipt["environment"] = {"urbansound_hf": "0", "code": {}}
         (write_run(tmp_path / f"fold{fold}", fold) / "run.json").write_text(json.dumps(receipt))
-    page = report.write(tmp_path)
-    assert "> folds of different experiments: learning_rate is 0.0001 in fold1 and 3e-05 in fold2" in page
+    with pytest.raises(UserError, match=r"not of one experiment: learning_rate is 0.0001 in fold1 and 3e-05 in fold2"):
+        report.write(tmp_path)
+    page = report.write(tmp_path, force=True)
+    assert "> gathered by force: learning_rate is 0.0001 in fold1 and 3e-05 in fold2" in page
 
 
 @pytest.mark.parametrize("folds", [(1, 1), (1, None)])

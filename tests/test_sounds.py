@@ -212,10 +212,10 @@ def test_a_csv_that_does_not_fit(tmp_path, table, said):
 
 
 def test_missing_files_of_a_csv_can_be_allowed_and_are_said(tmp_path):
-    classes(tmp_path, "a.wav")
-    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\ngone.wav,y")
+    classes(tmp_path, "a.wav", "b.wav")
+    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,z\ngone.wav,y")
     sounds = load_sounds(SoundRequest(str(tmp_path), allow_missing_files=True))
-    assert sounds.notes == ["1 of 2 listed sounds have no file and are left out"]
+    assert sounds.notes == ["1 of 3 listed sounds have no file and are left out"]
     (tmp_path / "metadata.csv").rename(tmp_path / "one.csv")
     (tmp_path / "two.csv").write_text("")
     with pytest.raises(UserError, match=r"one CSV lists the sounds, found one.csv, two.csv"):
@@ -256,3 +256,13 @@ def test_the_synthetic_set_says_that_it_is_synthetic(monkeypatch):
 def test_a_data_set_that_is_not_there(name, said):
     with pytest.raises(UserError, match=said):
         load_sounds(SoundRequest(name))
+
+
+def test_what_a_table_must_not_do(tmp_path):
+    classes(tmp_path, "a.wav", "b.wav")
+    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,y\na.wav,y")
+    with pytest.raises(UserError, match=r"a.wav is listed 2 times\n  where: .*metadata.csv, lines 2, 4"):
+        load_sounds(SoundRequest(str(tmp_path)))
+    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,x")
+    with pytest.raises(UserError, match="a classifier tells classes apart, found"):
+        load_sounds(SoundRequest(str(tmp_path)))
