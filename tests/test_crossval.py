@@ -360,10 +360,11 @@ def test_a_planted_leak_stops_before_training(run, synthetic_root, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_random_split_carries_its_warning_everywhere(run, tmp_path, capsys):
-    with pytest.raises(UserError, match="several test folds need data with a fold column, and --split official"):
+def test_a_random_split_carries_its_warning_everywhere(run, configure, synthetic_root, tmp_path, capsys):
+    with pytest.raises(UserError, match="`test_fold` belongs to `split: official`, found `split: random`"):
         run(tmp_path / "out", "--split", "random")
-    assert run(tmp_path / "out", "--split", "random", "--test_fold", 10) == 0
+    flags = ["--data_dir", synthetic_root, "--output_dir", tmp_path / "out", "--split", "random"]
+    assert crossval.run(configure(*flags)) == 0
     warning, scope = "slices of one recording lie on both sides, the score is not an honest one", "not comparable"
     folder = tmp_path / "out" / "random"
     told = [capsys.readouterr().out, *((folder / name).read_text() for name in ("README.md", "report.md"))]

@@ -202,3 +202,10 @@ def test_all_mistakes_at_once_in_the_order_of_the_file(folder, capsys):
 def test_what_training_arguments_refuse_is_a_user_error_too(folder, argv, where, message):
     ((what, place, _),) = mistakes(folder, "", *argv)
     assert what.startswith(message) and place == where
+
+
+def test_a_test_fold_of_a_split_without_folds_is_told(folder):
+    ((what, where, _),) = mistakes(folder, "", "--split", "random", "--test_fold", "3")
+    assert what == "`test_fold` belongs to `split: official`, found `split: random`"
+    assert where == "command line, --test_fold and command line, --split"
+    parse(folder, "test_fold: 10\n", "--split", "random")  # a config's own default does no harm

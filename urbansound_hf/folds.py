@@ -89,6 +89,8 @@ def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Spli
     if (most := np.bincount(labels).max()) < 10:
         found = f"--split grouped needs a class of 10 clips to make ten parts, the largest has {most}"
         raise UserError(found, "--split", "bring more clips, or give the data a fold column")
+    # A clip of which the recording is not known is one of its own.
+    groups = [f"of clip {row}" if group in ("", None) else str(group) for row, group in enumerate(groups)]
     parts = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed).split(labels, labels, groups)
     (_, test), (_, validation), *_ = parts
     train = np.setdiff1d(np.arange(len(labels)), np.concatenate([test, validation]))

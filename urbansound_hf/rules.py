@@ -34,7 +34,7 @@ def check(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[UserEr
         settings: the value of every flag, given or default.
         origin: where the given ones were given.
     """
-    broken = [*ranges(settings), *forms(settings), *conflicts(settings)]
+    broken = [*ranges(settings), *forms(settings), *conflicts(settings), *unused(settings, origin)]
     return [UserError(what, _places(names, origin), fix) for names, what, fix in broken]
 
 
@@ -71,6 +71,13 @@ def conflicts(settings: Mapping[str, Any]) -> Broken:
     if settings["fp16"] and settings["bf16"]:
         yield ["fp16", "bf16"], "`fp16` and `bf16` exclude each other, found both", "keep bf16 where the GPU has it"
     yield from _validation_conflicts(settings)
+
+
+def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
+    """Flags of the command line that the others leave without an effect."""
+    if origin.get("test_fold", "").startswith("command line") and settings["split"] != "official":
+        what = f"`test_fold` belongs to `split: official`, found `split: {settings['split']}`"
+        yield ["test_fold", "split"], what, "leave out one of the two"
 
 
 def _validation_conflicts(settings: Mapping[str, Any]) -> Broken:

@@ -170,6 +170,8 @@ def _or_user_error(arguments: ModelArguments, load: Callable[[], Loaded]) -> Loa
         name = arguments.model_name_or_path
         what = f"no audio model could be loaded from {name!r}: {str(error).splitlines()[0]}"
         fix = f"give a Hub id or a checkpoint folder; or, for random weights, a model type: {', '.join(known_types())}"
+        if near := difflib.get_close_matches(name, known_types(), n=1):
+            fix = f"did you mean {near[0]}, for random weights? Pretrained ones have a Hub id (owner/name) or a folder"
         if (Path(name) / "hyperparams.yaml").is_file():
             command = f"python -m urbansound_hf.models.ecapa_tdnn convert {name} OUT_DIR"
             fix = f"it is a SpeechBrain folder; convert it and give OUT_DIR: {command}"
