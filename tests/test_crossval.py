@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from tests.conftest import ROOT, TINY
-from urbansound_hf import config, crossval, folds, models, receipts, runs, training
+from urbansound_hf import config, crossval, folds, models, plan, receipts, runs, training
 from urbansound_hf.errors import UserError, exit_code
 
 KILLED_IN_FOLD_2 = """
@@ -386,3 +387,20 @@ def test_a_fold_may_be_called_0(configure, synthetic_root, tmp_path):
     assert crossval.run(configure(*flags)) == 0
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert [fold["test_fold"] for fold in metrics["folds"]] == [0, 1, 2] and metrics["complete"]
+
+
+def test_a_folder_in_which_another_command_trains_is_refused(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".fold1.lock"), pytest.raises(UserError, match="another command is training"):
+        run(tmp_path / "out", "--test_fold", 1)
+    assert not (tmp_path / "out" / "fold1").exists()
+    assert run(tmp_path / "out", "--test_fold", 1) == 0
+
+
+def test_mistakes_of_model_and_folder_are_told_before_the_data_are_decoded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "load_sounds", lambda _: pytest.fail("decoded the data first"))
+    with pytest.raises(UserError, match="there is no 'hidden_siz'"):
+        run(tmp_path / "out", "--model_config", "hidden_siz=16")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the runs go into a folder, .*file is a file"):
+        run(tmp_path / "file" / "out")

@@ -17,7 +17,6 @@ import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +87,16 @@ def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) ->
     folder = experiment.folder(split)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    if experiment.config.training.process_index == 0:
+        try:
+            lock.acquire()
+        except Timeout:
+            fix = "wait for it, or choose another --output_dir"
+            raise UserError("another command is training in this folder", str(folder), fix) from None
     try:
-        with lock if experiment.config.training.process_index == 0 else nullcontext():
-            _run_split(experiment, split, leaks)
-    except Timeout:
-        fix = "wait for it, or choose another --output_dir"
-        raise UserError("another command is training in this folder", str(folder), fix) from None
+        _run_split(experiment, split, leaks)
+    finally:
+        lock.release()
 
 
 def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> None:
