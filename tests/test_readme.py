@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -97,11 +98,9 @@ def start(script: str) -> None:
     if script.endswith(".py"):
         runpy.run_path(str(ROOT / script), run_name="__main__")
     else:
-        already = sys.modules.pop(script, None)  # else runpy warns
-        try:
+        with warnings.catch_warnings():  # runpy's: the module is imported already, and stays so
+            warnings.simplefilter("ignore", RuntimeWarning)
             runpy.run_module(script, run_name="__main__", alter_sys=True)
-        finally:
-            sys.modules.update({script: already} if already else {})
 
 
 def script_of(words: list[str]) -> tuple[str, list[str]]:

@@ -237,12 +237,13 @@ def _speechbrain(module: str) -> Any:
         raise ImportError(f"ecapa-tdnn needs SpeechBrain ({error}): {fix}") from error
 
 
+if __name__ == "__main__":  # first, so that the classes of `__main__` do not take the place of the real ones; by name,
+    # because a checkpoint carries this file to where there is no such module
+    raise SystemExit(import_module("urbansound_hf.models.convert_ecapa").main())
+
 AutoConfig.register("ecapa-tdnn", EcapaTdnnConfig, exist_ok=True)
 AutoFeatureExtractor.register(EcapaTdnnConfig, EcapaTdnnFeatureExtractor, exist_ok=True)
 AutoModelForAudioClassification.register(EcapaTdnnConfig, EcapaTdnnForAudioClassification, exist_ok=True)
 EcapaTdnnConfig.register_for_auto_class()
 EcapaTdnnFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 EcapaTdnnForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
-
-if __name__ == "__main__":  # by name: an import statement would have to work wherever a checkpoint is opened
-    raise SystemExit(import_module("urbansound_hf.models.convert_ecapa").main())

@@ -239,12 +239,13 @@ class YamnetForAudioClassification(PreTrainedModel):
         return self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
 
 
+if __name__ == "__main__":  # first, so that the classes of `__main__` do not take the place of the real ones; by name,
+    # because a checkpoint carries this file to where there is no such module
+    raise SystemExit(import_module("urbansound_hf.models.convert_yamnet").main())
+
 AutoConfig.register("yamnet", YamnetConfig, exist_ok=True)
 AutoFeatureExtractor.register(YamnetConfig, YamnetFeatureExtractor, exist_ok=True)
 AutoModelForAudioClassification.register(YamnetConfig, YamnetForAudioClassification, exist_ok=True)
 YamnetConfig.register_for_auto_class()
 YamnetFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 YamnetForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
-
-if __name__ == "__main__":  # by name: an import statement would have to work wherever a checkpoint is opened
-    raise SystemExit(import_module("urbansound_hf.models.convert_yamnet").main())
