@@ -1,0 +1,101 @@
+"""Many trainings, each done once, and the few facts of their receipts that a table is made of.
+
+The tables of docs/ come from such facts, committed in docs/receipts/; the scripts beside this one list the trainings.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RECEIPTS = ROOT / "docs" / "receipts"
+sys.path.insert(0, str(ROOT))
+
+from urbansound_hf import config, crossval, receipts, runs  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: what a table calls it, its test fold and seed, and the words that follow `train.py`."""
+
+    name: str
+    fold: int
+    seed: int
+    words: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.name.replace(' ', '_')}-fold{self.fold}-seed{self.seed}"
+
+    def folder(self, outputs: Path) -> Path:
+        return outputs / self.key
+
+    def argv(self, outputs: Path) -> list[str]:
+        own = {"test_fold": self.fold, "seed": self.seed, "output_dir": self.folder(outputs), "disable_tqdm": True}
+        return [*self.words, *(word for name, value in own.items() for word in (f"--{name}", str(value)))]
+
+
+def run(jobs: Iterable[Job], outputs: Path) -> int:
+    """Trains what is not finished, one after another in this process; returns how many failed."""
+    failed = 0
+    for job in jobs:
+        if (job.folder(outputs) / f"fold{job.fold}" / receipts.FILE).is_file():
+            continue
+        try:
+            failed += crossval.run(config.parse(job.argv(outputs), ROOT / "configs" / "wav2vec2_base.yaml")) != 0
+        except Exception:  # of any kind: the other trainings do not depend on this one
+            traceback.print_exc()
+            failed += 1
+    return failed
+
+
+def gather(jobs: Iterable[Job], outputs: Path) -> list[dict[str, Any]]:
+    """A row for each finished job; `correct` has one character a test clip, in the order of their names."""
+    return [_row(job, folder) for job in jobs if receipts.finished(folder := job.folder(outputs) / f"fold{job.fold}")]
+
+
+def _row(job: Job, folder: Path) -> dict[str, Any]:
+    found, receipt = runs.read_run(folder), receipts.read(folder)
+    order = found.predictions.paths.argsort()
+    facts = ("parameters", "trained_parameters", "train_seconds", "train_clips_per_second", "train_peak_memory_gib")
+    return {
+        "name": job.name,
+        "fold": job.fold,
+        "seed": job.seed,
+        "accuracy": found.metrics["test_accuracy"],
+        "macro_f1": found.metrics["test_macro_f1"],
+        **{fact: found.metrics[fact] for fact in facts},
+        "commit": receipt["environment"]["code"].get("commit", "")[:12],
+        "correct": "".join("01"[int(right)] for right in found.predictions.correct[order]),
+        "groups": found.predictions.groups[order].tolist(),
+    }
+
+
+def save(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds rows to a file of receipts; one of the same name, fold and seed is replaced. One row a line."""
+    known = {(row["name"], row["fold"], row["seed"]): row for row in [*load(path), *rows]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recordings = {row["fold"]: row["groups"] for row in known.values() if "groups" in row}
+    lines = [json.dumps({key: value for key, value in row.items() if key != "groups"}) for row in known.values()]
+    path.write_text("".join(f"{line}\n" for line in sorted(lines)))
+    for fold, groups in recordings.items():
+        path.with_name(f"fold{fold}.json").write_text(json.dumps(groups) + "\n")
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of receipts; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def shuffled(jobs: Sequence[Job], part: str) -> list[Job]:
+    """The share `K/N` of the jobs, for N processes beside each other: "1/2" and "2/2" make all of them."""
+    number, of = (int(word) for word in part.split("/"))
+    mixed = sorted(jobs, key=lambda job: random.Random(job.key).random())
+    return mixed[number - 1 :: of]
