@@ -24,10 +24,10 @@ YAMNET = f"--model_name_or_path {{yamnet}} --freeze none --learning_rate 1e-3 --
 RUNS = {
     "tutorial CNN, MFCC": "configs/cnn.yaml --num_train_epochs 60 --per_device_train_batch_size 32",
     "residual CNN, log-mel": "configs/cnn_logmel.yaml --num_train_epochs 40",
-    "ECAPA-TDNN, from nothing": "configs/ecapa_tdnn.yaml --model_name_or_path ecapa-tdnn --num_train_epochs 15",
+    "ECAPA-TDNN, from nothing": "configs/ecapa_tdnn.yaml --model_name_or_path ecapa-tdnn --num_train_epochs 8",
     "Whisper-tiny, linear probe": f"--model_name_or_path {{whisper}} {PROBE}",
-    "Whisper-tiny, 4 s, 4 epochs": f"{WHISPER} --num_train_epochs 4",
-    "Whisper-tiny, 30 s, 4 epochs": f"{WHISPER} --num_train_epochs 4 --clip_seconds 30",
+    "Whisper-tiny, 4 s, 2 epochs": f"{WHISPER} --num_train_epochs 2",
+    "Whisper-tiny, 30 s, 2 epochs": f"{WHISPER} --num_train_epochs 2 --clip_seconds 30",
     "Whisper-tiny, 4 s, 12 epochs": f"{WHISPER} --num_train_epochs 12",
     "YAMNet, linear probe": f"--model_name_or_path {{yamnet}} {PROBE}",
     "YAMNet, fine-tuned": YAMNET,

@@ -1,13 +1,14 @@
-"""The generated parts of README.md; `python -m tests.readme` writes them anew, a test fails where they are stale."""
+"""The generated parts of the documents; `python -m tests.readme` renews them, a test fails where they are stale."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import re
+import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -17,6 +18,10 @@ from tests.test_layers import LAYERS
 from urbansound_hf import config
 from urbansound_hf.errors import exit_code
 from urbansound_hf.markdown import table
+
+sys.path.append(str(ROOT / "benchmarks"))
+
+import tables
 
 README = ROOT / "README.md"
 MISTAKES = """model_name_or_path: facebook/wav2vec2-base
@@ -50,7 +55,7 @@ def mistake() -> str:
 def flags() -> str:
     """The flags that Transformers does not have, and the defaults that differ from its own."""
     rows = []
-    for part in (config.DataArguments, config.ModelArguments, config.OwnRunArguments):
+    for part in (config.DataArguments, config.ModelArguments, config.RecipeArguments, config.OwnRunArguments):
         kinds = get_type_hints(part)
         rows += [[f"`--{flag.name}`", values(flag, kinds[flag.name]), flag.metadata["help"]] for flag in fields(part)]
     stock, ours = (kind.__dataclass_fields__ for kind in (config.TrainingArguments, config.RunArguments))
@@ -76,23 +81,25 @@ def fenced(text: str) -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"layers": layers, "mistake": mistake, "flags": flags}
+PAGES: dict[Path, Mapping[str, Callable[[], str]]] = {README: BLOCKS, tables.PAGE: tables.BLOCKS}
 
 
-def rewrite(text: str) -> str:
-    """The text with every generated block as it should be.
+def rewrite(text: str, blocks: Mapping[str, Callable[[], str]] = BLOCKS) -> str:
+    """The text of a page with every generated block as it should be.
 
     Raises:
         ValueError: a block has no place between `<!-- begin NAME -->` and `<!-- end NAME -->`.
     """
-    for name, render in BLOCKS.items():
+    for name, render in blocks.items():
         begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
         pattern = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
         block = render()
         text, places = pattern.subn(lambda _, block=block: block, text)
         if places != 1:
-            raise ValueError(f"README.md has {places} places for {name}: it needs one, {begin.strip()} … {end.strip()}")
+            raise ValueError(f"the page has {places} places for {name}: it needs one, {begin.strip()} … {end.strip()}")
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(rewrite(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, blocks in PAGES.items():
+        page.write_text(rewrite(page.read_text(encoding="utf-8"), blocks), encoding="utf-8")

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForAudioClassification
 
 from tests.conftest import ROOT
 from urbansound_hf import config, models
-from urbansound_hf.config import DataArguments, ModelArguments, OwnRunArguments, RunArguments
+from urbansound_hf.config import DataArguments, ModelArguments, OwnRunArguments, RecipeArguments, RunArguments
 from urbansound_hf.errors import UserError
 
 CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
@@ -143,7 +143,8 @@ def test_help_lists_ours_first_and_needs_no_config(tmp_path, capsys):
     assert "3e-05)" in text and "--learning-rate" not in text and "  --help" in text
 
 
-OWN = [field for kind in (DataArguments, ModelArguments, OwnRunArguments) for field in dataclasses.fields(kind)]
+OWN_GROUPS = (DataArguments, ModelArguments, RecipeArguments, OwnRunArguments)
+OWN = [field for kind in OWN_GROUPS for field in dataclasses.fields(kind)]
 
 
 @pytest.mark.parametrize("field", OWN, ids=lambda field: field.name)
@@ -152,14 +153,14 @@ def test_every_flag_of_ours_explains_itself(field):
 
 
 def attributes_read_from_arguments():
-    """Every name after `data.`, `model.`, `training.`, `arguments.` or `adaptation.` outside of the schema."""
+    """Every name after one of these owners, outside of the schema; `self` is RecipeArguments in its own properties."""
     for path in (ROOT / "urbansound_hf").rglob("*.py"):
         if path.name in ("config.py", "flags.py", "rules.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 owner = getattr(node.value, "attr", getattr(node.value, "id", ""))
-                if owner in ("data", "model", "training", "arguments", "adaptation"):
+                if owner in ("data", "model", "training", "arguments", "adaptation", "recipe", "plan", "self"):
                     yield node.attr
 
 
@@ -217,5 +218,5 @@ def test_accelerate_reads_its_configs(path):
 
 def test_the_schema_is_all_of_training_arguments():
     inherited = {field.name for field in dataclasses.fields(RunArguments.__mro__[1]) if field.init}
-    own = {"overwrite", "keep_checkpoints", "early_stopping_patience"}
+    own = {field.name for field in dataclasses.fields(OwnRunArguments)}
     assert {field.name for field in dataclasses.fields(RunArguments) if field.init} == inherited | own

@@ -27,6 +27,7 @@ STAND_INS = {
     "MIT/ast-finetuned-audioset-10-10-0.4593": ("audio-spectrogram-transformer", AST),
     "laion/clap-htsat-unfused": ("clap-audio", CLAP),
     "ecapa-tdnn": ("ecapa-tdnn", ["channels=[16,16,16,16,48]"]),
+    "outputs/yamnet_audioset": ("yamnet", ["channels=[8,8,16,16]", "strides=[2,1,2,2]"]),
 }
 """What cannot be downloaded here, or takes long → the same architecture, tiny and with random weights."""
 

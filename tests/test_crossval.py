@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 
 from tests.conftest import ROOT, TINY
-from urbansound_hf import config, crossval, folds, models, plan, receipts, runs, training
+from urbansound_hf import config, crossval, folds, models, plan, receipts, rows, runs, training
 from urbansound_hf.errors import UserError, exit_code
 
 KILLED_IN_FOLD_2 = """
@@ -147,7 +147,7 @@ def test_features_and_embeddings_are_computed_once_for_all_ten(configure, sounds
         training.set_seed(run_config.training.seed)
         model = models.load_model(run_config.model, sounds.labels, extractor, 3.0)
         split = folds.official(sounds.dataset["fold"], fold)
-        parts, _ = training.prepare_parts(run_config, sounds, split, extractor, model, probing=True)
+        parts, _ = rows.prepare(run_config, sounds, split, extractor, model)
         assert parts["test"].column_names == ["labels", "clip", "embedding"]
         made.append(changed(cache))
     assert len(made[1].keys() - made[0].keys()) == 4, "features and embeddings, of training and of evaluation windows"
@@ -322,7 +322,7 @@ def test_a_finished_run_is_refused_and_overwritten_only_on_demand(run, copy, cap
         capsys.readouterr().err
     )
     assert receipts.read(copy / "fold1")["seed"] == 7 and not (copy / "fold1" / "stray").exists()
-    gathered = {copy / "metrics.json", copy / "report.md"}  # they spoke of the run that is gone
+    gathered = {copy / "metrics.json", copy / "report.md", copy / "report.html"}  # they spoke of the run that is gone
     kept = {path: time for path, time in before.items() if "fold1" not in path.parts and path not in gathered}
     assert kept.items() <= changed(copy).items() and not any(path.exists() for path in gathered)
     assert gather_by_hand(monkeypatch, copy) == 2

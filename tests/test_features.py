@@ -50,7 +50,8 @@ def table(*waveforms: np.ndarray) -> datasets.Dataset:
 
 
 def prepare(dataset: datasets.Dataset, extractor=WAV2VEC2, seconds=1.0, training=False, **options):
-    return features.prepare(dataset, extractor, seconds, training, **options)
+    filled = features.filling(extractor, round(seconds * RATE), "auto") if training else "none"
+    return features.prepare(dataset, extractor, seconds, filled, **options)
 
 
 def cached_files(dataset: datasets.Dataset) -> set[Path]:
@@ -107,10 +108,28 @@ def test_equal_shapes_looks_at_every_input():
     assert [positions for positions, _ in features.equal_shapes(clips)] == [[0], [1]]
 
 
-def test_repeat_to():
+@pytest.mark.parametrize(
+    ("how", "filled"),
+    [("repeat", [1, 2, 3, 1, 2, 3, 1]), ("zeros", [1, 2, 3, 0, 0, 0, 0]), ("reflect", [1, 2, 3, 3, 2, 1, 1])],
+)
+def test_fill(how, filled):
     waveform = np.array([1.0, 2.0, 3.0], np.float32)
-    assert features.repeat_to(waveform, 7).tolist() == [1, 2, 3, 1, 2, 3, 1]
-    assert features.repeat_to(waveform, 2) is waveform
+    assert features.fill(waveform, 7, how).tolist() == filled
+    assert features.fill(waveform, 2, how) is waveform
+    assert features.fill(waveform, 7, "none") is waveform
+
+
+def test_what_was_asked_fills_the_window_else_the_extractor_else_repetition():
+    whisper, _ = EXTRACTORS["whisper"]
+    assert features.filling(whisper, RATE, "auto") == "none"
+    assert features.filling(WAV2VEC2, RATE, "auto") == "repeat"
+    assert features.filling(whisper, RATE, "reflect") == "reflect"
+
+
+def test_shifts_are_rows_of_the_same_clip(clips):
+    rows = prepare(clips, features.Waveforms(RATE), shifts=1)
+    assert list(rows["clip"]) == [0, 0, 1, 1, *[2] * 8, 3, 3]
+    np.testing.assert_array_equal(np.roll(rows[0]["waveform"], -RATE // 2), rows[1]["waveform"])
 
 
 def test_a_long_clip_becomes_windows_that_overlap_by_half_and_end_with_it(clips):

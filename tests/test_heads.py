@@ -79,3 +79,27 @@ def test_a_head_without_rows_is_refused():
     heads.rows_by_name(model, names, ["a", "b", "c"])  # nothing to move
     with pytest.raises(UserError, match="the head of a odd model has no layer with a row for each of its classes"):
         heads.rows_by_name(model, names, ["b", "a", "c"])
+
+
+def test_new_classes_begin_with_what_the_head_knew_under_other_names(checkpoint):
+    model, folder, clip = checkpoint
+    wanted = scores(model, clip)
+    asked = arguments(str(folder), head_from=["hound=dog_bark", "alarm=siren"])
+    again = models.load_model(asked, ["alarm", "other", "hound"], models.load_feature_extractor(asked), 1.0)
+    found = scores(again, clip)
+    assert found["hound"] == pytest.approx(wanted["dog_bark"], abs=1e-5)
+    assert found["alarm"] == pytest.approx(wanted["siren"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("hond=dog_bark", r"the new head has no class 'hond'(.|\n)*nearest: 'hound'"),
+        ("hound=dogbark", r"the checkpoint's head has no class 'dogbark'(.|\n)*nearest: 'dog_bark'"),
+    ],
+)
+def test_a_class_to_begin_with_must_be_there(checkpoint, pair, message):
+    _, folder, _ = checkpoint
+    asked = arguments(str(folder), head_from=[pair])
+    with pytest.raises(UserError, match=message):
+        models.load_model(asked, ["alarm", "hound"], models.load_feature_extractor(asked), 1.0)

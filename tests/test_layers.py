@@ -11,17 +11,21 @@ PACKAGE = Path(__file__).resolve().parent.parent / "urbansound_hf"
 LAYERS = [
     ["__init__", "labels", "errors"],
     [
-        "audio", "duplicates", "leaks", "folds", "statistics", "metrics", "receipts", "runs", "measures",
+        "progress", "audio", "duplicates", "leaks", "folds", "statistics", "metrics", "receipts", "runs", "measures",
         "procedural", "synthetic", "download", "prepare", "metadata", "streaming", "urbansound8k", "tables", "stored",
         "sounds",
     ],
     [
-        "rules", "flags", "config", "features", "models.short_context", "models.cnn", "models.yamnet",
-        "models.convert_yamnet", "models.heads", "models.clap_audio", "models.ecapa_tdnn", "models.convert_ecapa",
-        "models", "models.checkpoint", "models.adapt", "models.probe", "models.zero_shot",
+        "features", "spectra", "effects", "augment", "masks", "mixing", "flags", "recipe", "rules", "search_space", "config", "augmented",
+        "models.short_context", "models.cnn", "models.yamnet",
+        "models.convert_yamnet", "models.heads", "models.layer_sum", "models.clap_audio", "models.ecapa_tdnn",
+        "models.convert_ecapa", "models", "models.checkpoint", "models.catalogue", "models.adapt", "models.lora",
+        "models.probe", "models.zero_shot",
     ],
-    ["trainer", "training", "inputs", "output", "predict"],
-    ["figures", "markdown", "comparison", "report", "plan", "crossval"],
+    ["training_bar", "averaging", "trainer", "rows", "training", "inputs", "output", "predict", "explain"],
+    ["figures", "pictures", "timeline", "markdown", "weaknesses", "reproduction", "card", "comparison", "dataset_figures", "embedding_map", "run_figures",
+     "gallery", "media", "page", "listen", "interface", "app", "space", "report", "published", "trouble", "hub", "hub_dataset", "pushing", "plan", "search_report", "search", "crossval", "models.__main__",
+     "augment_tour"],
 ]  # fmt: skip
 ORDER = [module for layer in LAYERS for module in layer]
 MODULES = sorted(

@@ -57,12 +57,14 @@ WITHOUT_FRONT = {
 WITH_FRONT = set(TINY) - WITHOUT_FRONT
 
 
-def arguments(name: str, model_config=(), feature_extractor_config=()) -> SimpleNamespace:
+def arguments(name: str, model_config=(), feature_extractor_config=(), head_from=None) -> SimpleNamespace:
     """What the two loaders read of `ModelArguments`, without setting up a run."""
     return SimpleNamespace(
         model_name_or_path=name,
         model_config=list(model_config),
         feature_extractor_config=list(feature_extractor_config),
+        weighted_layer_sum=False,
+        head_from=head_from,
         model_revision=None,
         trust_remote_code=False,
     )

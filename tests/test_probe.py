@@ -35,6 +35,7 @@ FAMILIES = {
     "clap-audio": ["patch_embeds_hidden_size=8", "depths=[1,1,1,1]", "num_attention_heads=[1,1,2,4]", "hidden_size=64",
                    "projection_dim=16"],
 }  # fmt: skip
+LAYERED = ("wav2vec2", "wav2vec2-bert", "whisper")  # the sum as one of them all, with a mask, and of an encoder
 ROWS = [0, 16, 38, 40, 69, 70, 78, 81, 90, 92]  # clips of all lengths
 
 
@@ -49,17 +50,22 @@ def build(family: str, *more: str):
 def prepared(sounds, extractor, rows):
     """Model inputs of some clips; the extractor's rate is not of interest here, 16 kHz is what the clips have."""
     extractor.sampling_rate = audio.SAMPLING_RATE
-    return features.prepare(sounds.dataset.select(rows), extractor, 4.0, training=False)
+    return features.prepare(sounds.dataset.select(rows), extractor, 4.0)
 
 
 def inputs_of(row: dict) -> dict[str, torch.Tensor]:
     return features.as_tensors({name: values[None] for name, values in row.items() if name not in probe.KEPT})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [*((family, []) for family in FAMILIES), *((family, ["use_weighted_layer_sum=True"]) for family in LAYERED)],
+)
 @torch.no_grad()
-def test_the_probe_gives_the_models_own_logits(family, sounds):
-    extractor, model = build(family)
+def test_the_probe_gives_the_models_own_logits(family, more, sounds):
+    extractor, model = build(family, *more)
+    if more:
+        model.layer_weights.copy_(torch.linspace(-1, 2, len(model.layer_weights)))
     dataset = prepared(sounds, extractor, ROWS)
     assert probe.agrees(model, dataset, "cpu")
     embedded = probe.embeddings(model, dataset, batch_size=4)
@@ -75,8 +81,10 @@ def test_the_probe_gives_the_models_own_logits(family, sounds):
     assert embedded["clip"][:].tolist() == dataset["clip"][:].tolist()
 
 
-def test_a_model_that_mixes_its_layers_is_no_linear_probe(sounds):
-    extractor, model = build("wav2vec2", "use_weighted_layer_sum=True")
+def test_a_model_that_pools_scores_instead_of_logits_is_no_linear_probe(sounds):
+    extractor, model = build("yamnet")
+    model.config.problem_type = "multi_label_classification"
+    torch.nn.init.normal_(model.classifier.weight, std=10)  # near zero a sigmoid is as good as linear
     assert not probe.agrees(model, prepared(sounds, extractor, ROWS), "cpu")
 
 

@@ -215,11 +215,11 @@ def test_every_link_leads_somewhere(document):
 # ---- what is generated
 
 
-@pytest.mark.parametrize("name", readme.BLOCKS)
-def test_the_generated_parts_are_fresh(name):
+@pytest.mark.parametrize(("page", "name"), [(page, name) for page, blocks in readme.PAGES.items() for name in blocks])
+def test_the_generated_parts_are_fresh(page, name):
     begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
-    found = readme.README.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
-    assert found == readme.BLOCKS[name](), "python -m tests.readme writes it anew"
+    found = page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
+    assert found == readme.PAGES[page][name](), "python -m tests.readme writes it anew"
 
 
 def test_rewriting_changes_nothing_else():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from urbansound_hf import report
+from urbansound_hf import markdown, report
 from urbansound_hf.comparison import compare
 from urbansound_hf.errors import UserError
 from urbansound_hf.labels import CLASSES
@@ -400,5 +400,5 @@ def test_reading_reports_needs_neither_torch_nor_matplotlib():
 
 def test_the_protocol_says_which_checkpoint_was_taken():
     metrics = {"test_fold": 3, "validation_fold": 1, "train_folds": [2], "split": "fold3"}
-    assert report.protocol(metrics | {"checkpoint": "best"}).endswith("the checkpoint was chosen on fold 1.")
-    assert report.protocol(metrics | {"checkpoint": "last"}).endswith("the last checkpoint was taken.")
+    assert markdown.protocol(metrics | {"checkpoint": "best"}).endswith("the checkpoint was chosen on fold 1.")
+    assert markdown.protocol(metrics | {"checkpoint": "last"}).endswith("the last checkpoint was taken.")

@@ -16,7 +16,7 @@ from datasets.fingerprint import Hasher
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from urbansound_hf import audio, crossval, features, models, training
+from urbansound_hf import audio, crossval, features, models, rows, training
 from urbansound_hf.audio import AudioError
 from urbansound_hf.config import RunConfig
 from urbansound_hf.errors import UserError
@@ -88,7 +88,12 @@ def test_the_checkpoint_names_the_labels_in_their_order_and_its_window(train, so
     assert (config["clip_seconds"], config["architectures"]) == (2.0, ["Wav2Vec2ForSequenceClassification"])
 
 
-@pytest.mark.parametrize("flags", [["--bf16", "false"], ["--bf16", "true"], ["--freeze", "backbone"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags",
+    [["--bf16", "false"], ["--bf16", "true"], ["--freeze", "backbone"], ["--test_time_shifts", "2"],
+     ["--ema_decay", "0.5"]],
+    ids=" ".join,
+)  # fmt: skip
 def test_the_predictions_are_those_of_serving_and_agree_with_the_metrics(train, sounds, flags):
     run = train(*flags, "--learning_rate", 1e-2, "--per_device_eval_batch_size", 7)
     rows, scores = read_predictions(run.folder, sounds.labels)
@@ -121,8 +126,8 @@ def test_each_part_hears_its_own_rows_and_no_others(configure, sounds):
     config, split = configure(), small_split(validation=3)
     extractor = models.load_feature_extractor(config.model)
     model = models.load_model(config.model, sounds.labels, extractor, 4.0)
-    parts, _ = training.prepare_parts(config, sounds, split, extractor, model, probing=False)
-    assert {part: rows["clip"][:].tolist() for part, rows in parts.items()} == {
+    parts, _ = rows.prepare(config, sounds, split, extractor, model)
+    assert {part: part_rows["clip"][:].tolist() for part, part_rows in parts.items()} == {
         part: getattr(split, part).tolist() for part in ("train", "validation", "test")
     }
 
@@ -197,9 +202,13 @@ MODEL = ["hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2", "inte
 EVERY_STEP = ["--max_steps", 5, "--eval_steps", 1, "--save_steps", 1, "--save_total_limit", 5]
 
 
-@pytest.mark.parametrize("interrupted_after", [2, 5])
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(train, tmp_path, interrupted_after):
-    flags = ["--model_config", *MODEL, "hidden_dropout=0.3", "--load_best_model_at_end", "false", *EVERY_STEP]
+RECIPE = ["--augment", "gain:1", "white_noise", "--mixup_alpha", 0.3, "--ema_decay", 0.9,
+          "--balanced_sampling", "--label_smoothing_factor", 0.1]  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "interrupted_after"), [([], 2), ([], 5), (RECIPE, 2)])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(train, tmp_path, recipe, interrupted_after):
+    flags = ["--model_config", *MODEL, "hidden_dropout=0.3", "--load_best_model_at_end", "false", *EVERY_STEP, *recipe]
     whole = train(*flags, "--keep_checkpoints", name="whole")
     checkpoint = f"checkpoints/checkpoint-{interrupted_after}"
     shutil.copytree(whole.folder / checkpoint, tmp_path / "resumed" / checkpoint)
@@ -278,7 +287,7 @@ def trainer_of(config: RunConfig, sounds: Sounds, folder: Path) -> SoundTrainer:
     set_seed(0)
     extractor = models.load_feature_extractor(config.model)
     model = models.load_model(config.model, sounds.labels, extractor, 4.0)
-    parts, learner = training.prepare_parts(config, sounds, small_split(), extractor, model, probing=False)
+    parts, learner = rows.prepare(config, sounds, small_split(), extractor, model)
     return training.make_trainer(config, learner, extractor, parts, sounds, folder)
 
 

@@ -289,7 +289,7 @@ def served(tmp_path):
 def test_an_absent_data_set_is_announced_downloaded_and_then_found(tmp_path, served, capsys):
     url, md5, asked = served
     root = obtain(tmp_path / "data", url, md5)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "about 6 GB" in said and "CC BY-NC 3.0" in said and url in said
     assert len(metadata.read_metadata(root)) == 6
     assert obtain(tmp_path / "data", url, md5) == root

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +15,10 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from urbansound_hf import rules
+from urbansound_hf import rules, search_space
 from urbansound_hf.errors import UserError, UserErrors
-from urbansound_hf.flags import FlagParser, Flags, read
-
-
-def flag(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with its help text; `metadata` goes to argparse."""
-    return field(default=default, metadata={"help": help, **metadata})
+from urbansound_hf.flags import FlagParser, Flags, flag, read
+from urbansound_hf.recipe import RecipeArguments
 
 
 def inherited(name: str, default: Any) -> Any:
@@ -72,6 +69,15 @@ class ModelArguments:
         "feature_encoder", "what keeps its pretrained weights: nothing, the convolutional front, all but the head"
     )
     unfreeze_last_n: int = flag(0, "with --freeze backbone: how many of the last layers learn all the same")
+    lora_rank: int | None = flag(
+        None, "LoRA: the head learns, and corrections of this rank to the frozen backbone, merged into it at the end"
+    )
+    weighted_layer_sum: bool = flag(
+        False, "put the head on a learned sum of all layers (speech families); absent: as the checkpoint has it"
+    )
+    head_from: list[str] | None = flag(
+        None, "NEW=OLD ... classes that begin with what the checkpoint's head knows of another: dog_bark=Bark"
+    )
     head_learning_rate: float | None = flag(None, "learning rate of the new head; absent: that of the rest")
     layer_decay: float = flag(1.0, "learning rate of a layer over that of the next, 0 to 1; 1: the same for all")
 
@@ -81,8 +87,15 @@ class OwnRunArguments:
     """What `TrainingArguments` lacks."""
 
     overwrite: bool = flag(False, "replace a finished run in output_dir")
+    quiet: bool = flag(False, "print nothing but the result: no bars, no lines on how far it is")
     keep_checkpoints: bool = flag(False, "keep the checkpoints of a finished run, to train on from them")
     early_stopping_patience: int | None = flag(None, "stop after so many evaluations without a better score")
+    search: int | None = flag(
+        None, "try so many values from search_space in all, scored on the validation clips, and train nothing else"
+    )
+    search_space: list[str] | None = flag(
+        None, "FLAG=LOW..HIGH [log] or FLAG=CHOICE|CHOICE ... what --search varies: learning_rate=1e-5..1e-3 log"
+    )
 
 
 @dataclass
@@ -108,6 +121,10 @@ class RunArguments(TrainingArguments, OwnRunArguments):
         None, "bfloat16 mixed precision; absent: where the hardware has it", nargs="?", const=True
     )
     resume_from_checkpoint: str | None = flag(None, "last, or the folder of a checkpoint to continue from")
+    push_to_hub: bool = flag(False, "push checkpoints (as --hub_strategy says) and the finished run to --hub_model_id")
+    hub_model_id: str | None = flag(
+        None, "owner/name on the Hub, made if need be; of several test folds, each goes to owner/name-fold<k>"
+    )
 
     def __post_init__(self) -> None:
         asked_for_cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
@@ -144,18 +161,26 @@ class RunConfig:
 
     data: DataArguments
     model: ModelArguments
+    recipe: RecipeArguments
     training: RunArguments
     source: Path | None
     name: str
 
     def as_dict(self) -> dict[str, Any]:
         """Every value that is set, flat and JSON-able; as YAML it is a config of the same run. Tokens stay out."""
-        flat = {**vars(self.data), **vars(self.model), **self.training.to_dict()}
+        flat = {**vars(self.data), **vars(self.model), **vars(self.recipe), **self.training.to_dict()}
         return {
             name: json.dumps(value) if isinstance(value, dict) else value
             for name, value in flat.items()
             if value not in (None, "", []) and not name.endswith("_token")
         }
+
+    def with_values(self, values: Mapping[str, Any]) -> RunConfig:
+        """The same run with other values of some flags, already checked."""
+        parts = {part: copy.copy(getattr(self, part)) for part in ("data", "model", "recipe", "training")}
+        for part in parts.values():
+            vars(part).update({name: value for name, value in values.items() if name in vars(part)})
+        return replace(self, **parts)
 
 
 def parse(argv: Sequence[str], default_config: Path) -> RunConfig:
@@ -165,12 +190,13 @@ def parse(argv: Sequence[str], default_config: Path) -> RunConfig:
         UserErrors: all mistakes of the file and the command line, each with its place and the way out.
         SystemExit: after `--help` was printed.
     """
-    parser = FlagParser(SCHEMA, prog="train.py", usage="%(prog)s [CONFIG.yaml] [--flag value ...]", description=ABOUT)
+    parser = flag_parser()
     if {"--help", "-h"} & set(argv):
         parser.parse_args(["--help"])
     flags = read(parser, argv, default_config)
     settings = {**vars(parser.parse_args([])), **flags.values}
     problems = flags.problems + rules.check(settings, flags.origin)
+    problems += search_space.check(parser, settings, flags.origin)
     if problems:
         raise UserErrors(problems)
     name = flags.source.stem
@@ -179,11 +205,17 @@ def parse(argv: Sequence[str], default_config: Path) -> RunConfig:
         settings.update(eval_strategy="no", load_best_model_at_end=False)
     data = DataArguments(**_part(DataArguments, settings))
     model = ModelArguments(**_part(ModelArguments, settings))
-    return RunConfig(data, model, _training(settings, flags), flags.source, name)
+    recipe = RecipeArguments(**_part(RecipeArguments, settings))
+    return RunConfig(data, model, recipe, _training(settings, flags), flags.source, name)
 
 
-SCHEMA = (DataArguments, ModelArguments, RunArguments)
+SCHEMA = (DataArguments, ModelArguments, RecipeArguments, RunArguments)
 ABOUT = "Every line `flag: value` of the config is the flag --flag value; the command line wins over it."
+
+
+def flag_parser() -> FlagParser:
+    """The parser of all flags."""
+    return FlagParser(SCHEMA, prog="train.py", usage="%(prog)s [CONFIG.yaml] [--flag value ...]", description=ABOUT)
 
 
 def _part(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,18 +15,22 @@ import dataclasses
 import gc
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from transformers.utils import logging
 
-from urbansound_hf import plan, receipts, report, training
+from urbansound_hf import card, plan, progress, pushing, receipts, report, search, training
 from urbansound_hf.config import RunConfig
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.folds import Split
+from urbansound_hf.models import checkpoint
 from urbansound_hf.plan import Experiment
 
 ABOUT = "Gathers the finished folds of one experiment into one table, with figures, metrics.json and report.md."
@@ -39,6 +43,15 @@ def run(config: RunConfig) -> int:
     Raises:
         UserError: the data, the folds or what lies in the output folder do not allow it; nothing was trained then.
     """
+    unwarned = checkpoint.quietly(local=True) if config.training.quiet else nullcontext()
+    with progress.quietly(config.training.quiet), unwarned:
+        if not progress.in_terminal():
+            logging.disable_progress_bar()  # of transformers and huggingface_hub, a hundred lines in a log
+        return search.run(config) if config.training.search else _run(config)
+
+
+def _run(config: RunConfig) -> int:
+    pushing.check(config)
     experiment = plan.prepare(config)
     wanted = list(plan.splits(experiment))
     waiting = list(plan.unfinished(experiment, wanted))
@@ -46,22 +59,24 @@ def run(config: RunConfig) -> int:
     plan.refuse_mixtures(experiment, wanted, waiting)
     leaks = {split.name: plan.leak_report(experiment, split) for split in waiting}  # all, before an hour is wasted
     if len(wanted) == 1:
-        run_split(experiment, wanted[0], leaks)
-        return 0
+        if problem := run_split(experiment, wanted[0], leaks):
+            print(f"error: {problem}", file=sys.stderr)
+        return 1 if problem else 0
     failed = run_splits(experiment, waiting, leaks)
     if len(failed) < len(wanted) and config.training.process_index == 0:
         print(summary(gather(experiment.output_dir), experiment.output_dir))
     for name, reason in failed.items():
-        experiment.say(f"failed: {name}: {reason}")
+        print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[str, Any]) -> dict[str, str]:
     """One run after another, whatever becomes of each; returns the reasons of those that failed."""
-    failed = {}
-    for split in waiting:
+    failed, started = {}, time.perf_counter()
+    for done, split in enumerate(waiting, start=1):
         try:
-            run_split(experiment, split, leaks)
+            if problem := run_split(experiment, split, leaks):
+                failed[split.name] = problem
         except Exception as error:  # of any kind: the hours of the other folds do not depend on this one
             if experiment.config.training.world_size > 1:
                 raise  # the other processes wait for this one: the launcher ends all, the same command goes on
@@ -70,16 +85,20 @@ def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[
                 traceback.print_exc()
                 reason += "\n  fix:   run the same command again; finished folds are skipped"
             failed[split.name] = reason
-            experiment.say(f"{split.name} failed, the others go on: {reason}")
+            print(f"{split.name} failed, the others go on: {reason}", file=sys.stderr)
+        experiment.say(progress.remaining("folds", done, len(waiting), time.perf_counter() - started))
         gc.collect()  # a Trainer holds itself in a circle, and with it the memory of its GPU
     return failed
 
 
-def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> None:
-    """One run by one command at a time, from its folder to its receipt.
+def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
+    """One run by one command at a time, from its folder to its receipt, and to the Hub.
 
     Args:
         leaks: the leak reports by the name of the split.
+
+    Returns:
+        why the finished run did not get to the Hub, if it did not.
 
     Raises:
         UserError: another command is at work in this folder.
@@ -94,31 +113,36 @@ def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) ->
             fix = "wait for it, or choose another --output_dir"
             raise UserError("another command is training in this folder", str(folder), fix) from None
     try:
-        _run_split(experiment, split, leaks)
+        return _run_split(experiment, split, leaks)
     finally:
         lock.release()
 
 
-def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> None:
+def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
     folder, continued = experiment.folder(split), plan.interrupted(experiment, split)
     config = dataclasses.replace(experiment.config, training=copy.copy(experiment.config.training))
     with config.training.main_process_first(desc="the run's folder"):
         if config.training.process_index == 0:
             make_folder(experiment, split)
+    pusher = pushing.pusher(config, split)
     with receipts.Stopwatch() as watch:
-        metrics = training.run(config, experiment.sounds, split, folder, {"leaks": leaks[split.name]})
+        facts, callbacks = {"leaks": leaks[split.name]}, [pusher] if pusher else []
+        metrics = training.run(config, experiment.sounds, split, folder, facts, callbacks)
     if config.training.process_index == 0:
-        report.write_run(folder)
+        report.write_run(folder, experiment.sounds.dataset.select(split.test))
         measured = {
             "test_accuracy": metrics["test_accuracy"],
             "continued": continued,  # then the seconds are those of the last part
             "seconds": round(watch.seconds, 1),
             "peak_memory_gib": round(watch.peak_memory_gib, 2),
         }
-        receipts.write(folder, {**experiment.receipt, **measured})
+        receipt = {**experiment.receipt, **measured}
+        card.write(folder, receipt)
+        receipts.write(folder, receipt)
         if not config.training.keep_checkpoints:  # not before: a kill in between would train all of it again
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         print(report.summary(metrics, folder))
+    return pusher.finish(folder) if pusher else None
 
 
 def make_folder(experiment: Experiment, split: Split) -> None:
@@ -126,7 +150,7 @@ def make_folder(experiment: Experiment, split: Split) -> None:
     config, folder = experiment.config, experiment.folder(split)
     if config.training.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
-        for gathered in ("metrics.json", "report.md"):  # they speak of the run that is replaced
+        for gathered in ("metrics.json", "report.md", "report.html"):  # they speak of the run that is replaced
             (folder.parent / gathered).unlink(missing_ok=True)
     if not plan.interrupted(experiment, split):
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -175,7 +199,7 @@ def summary(metrics: dict[str, Any], output_dir: Path) -> str:
     ]
     spread = "" if metrics["std_accuracy"] is None else f" ± {metrics['std_accuracy']:.4f} (std over folds, ddof=1)"
     lines.append(f"mean  {metrics['mean_accuracy']:8.4f}{spread}; pooled {metrics['pooled_accuracy']:.4f}")
-    lines += [metrics["scope"], *metrics["notes"], f"report: {output_dir / 'report.md'}"]
+    lines += [metrics["scope"], *metrics["notes"], f"report: {output_dir / 'report.html'}"]
     return "\n".join(lines)
 
 

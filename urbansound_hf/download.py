@@ -17,20 +17,18 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import requests
 from filelock import FileLock
-from tqdm import tqdm
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 from urbansound_hf.errors import UserError
+from urbansound_hf.progress import Bar
 
 CHUNK = 1 << 16  # bytes; what a broken connection can lose
 TIMEOUT_SECONDS = (10, 60)  # to connect; between two packets
 LONGEST_PAUSE_SECONDS = 300.0
-BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1000, "disable": None}  # only on a terminal
 BY_HAND = "download the file with a browser, unpack it, and give its folder as --data_dir"
 SPAN = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<total>\d+)")  # Content-Range: bytes 100-199/200, bytes */200
 BROKEN = (requests.ConnectionError, requests.Timeout, requests.HTTPError, requests.exceptions.ChunkedEncodingError)
@@ -134,7 +132,7 @@ def _go_on(url: str, part: Path) -> None:
 def _save(response: requests.Response, part: Path, start: int) -> None:
     """Writes the body of a response to `part` from byte `start` on, wherever the server chose to start."""
     length = int(response.headers.get("Content-Length", 0))  # bytes still to come; 0: the server does not say
-    with part.open("ab") as file, tqdm(desc=part.stem, total=start + length or None, initial=start, **BAR) as bar:
+    with part.open("ab") as file, Bar(desc=part.stem, total=start + length or None, initial=start, unit="B") as bar:
         file.truncate(start)
         _check_space(part.parent, length)
         for chunk in response.iter_content(CHUNK):  # raises if the connection ends before its length
@@ -149,7 +147,7 @@ def _extract(archive: Path, folder: Path) -> None:
     try:
         with (
             archive.open("rb") as file,
-            tqdm.wrapattr(file, "read", total=size, desc=f"Unpacking {archive.name}", **BAR) as counted,
+            Bar.wrapattr(file, "read", size, False, desc=f"Unpacking {archive.name}", unit="B") as counted,
             gzip.open(counted) as stream,
             tarfile.open(fileobj=stream, mode="r:") as tar,
         ):
@@ -172,7 +170,7 @@ def _extract(archive: Path, folder: Path) -> None:
 
 def _check_md5(path: Path, md5: str, url: str) -> None:
     digest, size = hashlib.md5(usedforsecurity=False), _size(path)
-    with path.open("rb") as file, tqdm.wrapattr(file, "read", total=size, desc="Checking", **BAR) as counted:
+    with path.open("rb") as file, Bar.wrapattr(file, "read", size, False, desc="Checking", unit="B") as counted:
         while chunk := counted.read(CHUNK):
             digest.update(chunk)
     if digest.hexdigest() == md5:
@@ -228,4 +226,4 @@ def _size(path: Path) -> int:
 
 
 def _human(size: int) -> str:
-    return tqdm.format_sizeof(size, "B")
+    return Bar.format_sizeof(size, "B")

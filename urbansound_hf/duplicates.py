@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from urbansound_hf import audio
+from urbansound_hf import audio, progress
 
 if TYPE_CHECKING:
     import datasets
@@ -36,7 +36,8 @@ def audio_fingerprints(dataset: datasets.Dataset, num_proc: int | None = None) -
     """Hash and acoustic fingerprint of every clip of a prepared data set; a cached, multi-process `map` step."""
     import datasets  # a second that `python -m urbansound_hf.folds` need not wait
 
-    heard = dataset.select_columns(["audio"]).map(
+    heard = progress.mapped(
+        dataset.select_columns(["audio"]),
         _listen,
         batched=True,
         batch_size=64,

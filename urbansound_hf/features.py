@@ -16,10 +16,12 @@ import datasets
 import numpy as np
 import torch
 
-from urbansound_hf import audio
+from urbansound_hf import audio, progress
 from urbansound_hf.audio import AudioError
 
 Features = dict[str, np.ndarray]
+KEPT = ("labels", "clip")  # columns that are no input of the model
+WAVEFORM = "waveform"
 FeatureExtractor = Any  # transformers' FeatureExtractionMixin, which declares neither its call nor its sampling_rate
 
 
@@ -60,33 +62,66 @@ def equal_shapes(features: Iterable[Mapping[str, Any]]) -> Iterator[tuple[list[i
         yield positions, {name: np.stack([clips[i][name] for i in positions]) for name in names}
 
 
+def shifted(waveform: np.ndarray, shifts: int) -> list[np.ndarray]:
+    """A `(samples,)` waveform, and the same begun at `shifts` more places evenly over it, in a circle."""
+    return [np.roll(waveform, -len(waveform) * number // (shifts + 1)) for number in range(shifts + 1)]
+
+
+class Waveforms:
+    """Stands for a feature extractor where the waveforms themselves are prepared: `waveform` `(samples,)` float32."""
+
+    def __init__(self, sampling_rate: int) -> None:
+        self.sampling_rate = sampling_rate
+
+    def __call__(self, waveform: np.ndarray, **_: Any) -> Features:
+        return {WAVEFORM: waveform[None]}
+
+
 def fills_window(feature_extractor: FeatureExtractor, window: int) -> bool:
     """Whether the extractor itself brings every clip to one shape (Whisper, AST) or follows its length (wav2vec2)."""
     short, full = (extract(feature_extractor, np.zeros(samples, np.float32)) for samples in (window // 2, window))
     return all(short[name].shape == full[name].shape for name in full)
 
 
-def repeat_to(waveform: np.ndarray, samples: int) -> np.ndarray:
-    """Repeats a `(n,)` waveform until it has `samples`; a longer one is returned as it is."""
-    return np.resize(waveform, samples) if len(waveform) < samples else waveform
+def fill(waveform: np.ndarray, samples: int, how: str) -> np.ndarray:
+    """Brings a `(n,)` waveform to `samples`; one that is long enough is returned as it is.
+
+    Args:
+        how: "repeat" it; "zeros" after it; "reflect" it back and forth; "none": leave it.
+    """
+    missing = samples - len(waveform)
+    if missing <= 0 or how == "none":
+        return waveform
+    if how == "repeat":
+        return np.resize(waveform, samples)
+    return np.pad(waveform, (0, missing), mode="symmetric" if how == "reflect" else "constant")
+
+
+def filling(feature_extractor: FeatureExtractor, window: int, asked: str) -> str:
+    """How short training clips are filled: as was asked; "auto" repeats them where the extractor leaves them short."""
+    if asked != "auto":
+        return asked
+    return "none" if fills_window(feature_extractor, window) else "repeat"
 
 
 def prepare(
     dataset: datasets.Dataset,
     feature_extractor: FeatureExtractor,
     clip_seconds: float,
-    training: bool,
+    filled: str = "none",
     num_proc: int | None = None,
     shortest_samples: int = 1,
+    shifts: int = 0,
 ) -> datasets.Dataset:
     """The cached, multi-process `map` step from clips to model inputs.
 
     Args:
         dataset: rows with `audio` (16-bit WAV bytes at the extractor's rate) and `label`.
         clip_seconds: window; a longer clip becomes several rows, one every half window, as serving cuts it.
-        training: repeat short clips to the window where the extractor would leave them short.
+        filled: how short clips are brought to the window (see `fill`), for training batches of one shape.
         num_proc: processes (default: one).
         shortest_samples: what the model needs to hear anything.
+        shifts: so many rows more for each window, of the sound shifted in a circle.
 
     Returns:
         Rows of the extractor's outputs plus `labels` and `clip` (the clip's row in `dataset`), as numpy arrays.
@@ -98,11 +133,13 @@ def prepare(
     options = {
         "feature_extractor": feature_extractor,
         "window": window,
-        "fill": training and not fills_window(feature_extractor, window),
+        "filled": filled,
+        "shifts": shifts,
         "shortest": shortest_samples,
         "code": source_code(extract, type(feature_extractor)),
     }
-    prepared = dataset.map(
+    prepared = progress.mapped(
+        dataset,
         _extract_rows,
         with_indices=True,
         with_rank=True,
@@ -124,15 +161,15 @@ def source_code(*objects: Any) -> str:
 
 
 def collate_training(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A training batch: model inputs `(batch, …)` and `labels` `(batch,)`; every row has the same shape."""
-    inputs = [{name: values for name, values in row.items() if name not in ("labels", "clip")} for row in rows]
+    """A training batch: inputs `(batch, …)` of one shape each; `labels` `(batch,)`, or `(batch, classes)` shares."""
+    inputs = [{name: values for name, values in row.items() if name not in KEPT} for row in rows]
     ((_, batch),) = equal_shapes(inputs)
-    return {**as_tensors(batch), "labels": torch.tensor([int(row["labels"]) for row in rows])}
+    return {**as_tensors(batch), "labels": torch.from_numpy(np.stack([row["labels"] for row in rows]))}
 
 
 def collate_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """An evaluation batch: `labels`, `clip` `(batch,)`, and `groups` of equal shape with their `positions`."""
-    inputs = [{name: values for name, values in row.items() if name not in ("labels", "clip")} for row in rows]
+    inputs = [{name: values for name, values in row.items() if name not in KEPT} for row in rows]
     groups = list(equal_shapes(inputs))
     return {
         "labels": torch.tensor([int(row["labels"]) for row in rows]),
@@ -153,7 +190,8 @@ def _extract_rows(
     rank: int | None,
     feature_extractor: FeatureExtractor,
     window: int,
-    fill: bool,
+    filled: str,
+    shifts: int,
     shortest: int,
     code: str,  # is not used here: it makes edited code extract anew
 ) -> dict[str, list]:
@@ -162,14 +200,13 @@ def _extract_rows(
     rows: dict[str, list] = {"labels": [], "clip": []}
     for clip, label, index in zip(batch["audio"], batch["label"], indices, strict=True):
         waveform = audio.load(clip["bytes"], feature_extractor.sampling_rate, name=clip["path"])
-        waveform = repeat_to(waveform, window) if fill else waveform
+        waveform = fill(waveform, window, filled)
         for start, end in audio.windows(len(waveform), window, window // 2):
-            rows["labels"].append(label)
-            rows["clip"].append(index)
-            for name, values in extract_or_refuse(
-                feature_extractor, waveform[start:end], clip["path"], shortest
-            ).items():
-                rows.setdefault(name, []).append(values)
+            for sound in shifted(waveform[start:end], shifts):
+                rows["labels"].append(label)
+                rows["clip"].append(index)
+                for name, values in extract_or_refuse(feature_extractor, sound, clip["path"], shortest).items():
+                    rows.setdefault(name, []).append(values)
     return rows
 
 

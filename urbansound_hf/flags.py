@@ -29,6 +29,11 @@ OTHER_NAMES = {
 """What people write out of habit, from earlier Transformers or other tools, and difflib would not find."""
 
 
+def flag(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field with its help text; `metadata` goes to argparse."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
 @dataclass
 class Flags:
     """What was given: values and where they stand by flag name (flags not given are absent), and all mistakes."""

@@ -42,13 +42,41 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "
     return (f"*{note}*\n\n" if note else "") + body
 
 
+def scores(measured: Mapping[str, Any], prefix: str = "") -> str:
+    """ "accuracy **0.672 [0.61, 0.73]**, macro-F1 0.651 [0.59, 0.71]"."""
+    keys = [f"{prefix}accuracy", f"{prefix}macro_f1"]
+    accuracy, macro_f1 = (score(measured[key], measured[f"{key}_interval"]) for key in keys)
+    return f"accuracy **{accuracy}**, macro-F1 {macro_f1}"
+
+
+def amount(measured: Mapping[str, Any]) -> str:
+    """ "816 clips of 97 recordings"."""
+    return f"{measured['clips']:,} clips of {measured['recordings']:,} recordings"
+
+
+def protocol(metrics: Mapping[str, Any]) -> str:
+    """One sentence on which rows trained, validated and tested."""
+    if metrics["test_fold"] is None:
+        return f"Split: {metrics['split']}."
+    chosen = "the last checkpoint was taken"
+    if metrics["validation_fold"] is not None and metrics.get("checkpoint", "best") == "best":
+        chosen = f"the checkpoint was chosen on fold {metrics['validation_fold']}"
+    trained = ", ".join(str(fold) for fold in metrics["train_folds"])
+    plural = "s" * (len(metrics["train_folds"]) > 1)
+    return f"Tested once on fold {metrics['test_fold']}; trained on fold{plural} {trained}; {chosen}."
+
+
 def caution(scope: str) -> str:
     """The scope where it must stand beside every number: a whole cross-validation needs to say it only once."""
     return scope if "not comparable" in scope else ""
 
 
 def page(
-    title: str, headline: Sequence[str], measured: Mapping[str, Any], folds: Sequence[Mapping[str, Any]] = ()
+    title: str,
+    headline: Sequence[str],
+    measured: Mapping[str, Any],
+    folds: Sequence[Mapping[str, Any]] = (),
+    learned: bool = False,
 ) -> str:
     """The report of a run or of a cross-validation.
 
@@ -56,11 +84,14 @@ def page(
         headline: the lines on top, before everything else but the notes.
         measured: what `report.measure` returns, with `scope` and `notes`.
         folds: of a cross-validation, the metrics of each fold.
+        learned: whether there are learning curves.
     """
     note = caution(measured["scope"])
     parts = [f"# {title}", *[f"> {text}" for text in measured["notes"]], "\n".join(headline)]
     if folds:
         parts += ["## Folds", fold_table(folds, note), "![accuracy by fold](folds.png)"]
+    if learned:
+        parts += ["## Learning", "![learning curves](learning_curves.png)"]
     parts += ["## Classes", class_table(measured["per_class"], note), "![scores by class](per_class.png)"]
     parts += ["## Confusion", "![confusion matrix](confusion_matrix.png)"]
     parts += [

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any, TextIO
 
 from urbansound_hf.errors import UserError
+from urbansound_hf.progress import Bar, say
 
 FORMATS = ("table", "jsonl", "csv")
 BAR_WIDTH = 10  # characters
@@ -91,7 +92,7 @@ def write(results: Iterable[Classification], form: str, top_k: int, stream: Text
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if stream is not sys.stdout:
-        print(f"{Path(stream.name).stem}: {classified} classified, {unreadable} could not be read", file=sys.stderr)
+        say(f"{Path(stream.name).stem}: {classified} classified, {unreadable} could not be read")
     return 2 if not classified else int(unreadable > 0)
 
 
@@ -155,7 +156,7 @@ def _csv_row(record: dict[str, Any]) -> dict[str, Any]:
 
 def _print_table(result: Classification, stream: TextIO) -> None:
     if result.error:
-        print(f"{result.path}: {result.error}", file=sys.stderr)
+        Bar.write(f"{result.path}: {result.error}", file=sys.stderr)  # above a bar that may be there
         return
     blocks = _shows_blocks(stream)
     overall = result.summary or result.windows[0]

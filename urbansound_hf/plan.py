@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from urbansound_hf import folds, leaks, models, receipts
+from urbansound_hf import folds, leaks, models, progress, published, receipts
 from urbansound_hf.config import RunConfig, test_folds
 from urbansound_hf.errors import UserError
 from urbansound_hf.folds import Split
@@ -36,9 +36,9 @@ class Experiment:
         return self.output_dir / split.name
 
     def say(self, text: str) -> None:
-        """Prints once, however many processes run."""
+        """Prints once, however many processes run; nothing with --quiet."""
         if self.config.training.process_index == 0:
-            print(text, file=sys.stderr)
+            progress.say(text)
 
 
 def prepare(config: RunConfig) -> Experiment:
@@ -48,7 +48,8 @@ def prepare(config: RunConfig) -> Experiment:
     extractor = models.load_feature_extractor(config.model)
     # Seconds, and a mistake in the model's flags is told before an hour of decoding: two labels will do.
     with checkpoint.quietly(local=True):
-        models.load_model(config.model, ["a", "b"], copy.deepcopy(extractor), data.clip_seconds)
+        named = list(models.key_values(config.model.head_from or (), "--head_from"))
+        models.load_model(config.model, [*named, "a", "b"], copy.deepcopy(extractor), data.clip_seconds)
     request = SoundRequest(
         dataset=data.dataset,
         data_dir=data.data_dir,
@@ -63,7 +64,7 @@ def prepare(config: RunConfig) -> Experiment:
     with config.training.main_process_first(desc="preparing the sounds"):
         sounds = load_sounds(request)
     receipt = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *(published.TOKEN.sub("$HF_TOKEN", word) for word in sys.argv[1:])],
         "config": config.as_dict(),
         "data": {"name": sounds.name, "fingerprint": sounds.fingerprint, "clips": len(sounds.dataset)},
         "seed": config.training.seed,

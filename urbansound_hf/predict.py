@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf.audio import AudioError, Source
 from urbansound_hf.errors import UserError
-from urbansound_hf.features import Features, as_tensors, equal_shapes, extract_or_refuse
+from urbansound_hf.features import Features, as_tensors, equal_shapes, extract_or_refuse, shifted
 from urbansound_hf.inputs import THREADS, Window, ahead, read_windows
 from urbansound_hf.models import checkpoint, zero_shot
 from urbansound_hf.output import Classification, Prediction
@@ -49,6 +49,7 @@ class SoundClassifier:
         self.longest_seconds = checkpoint.longest_seconds(feature_extractor)
         trained_on = getattr(model.config, "clip_seconds", None)
         self.window_seconds: float = trained_on or self.longest_seconds or DEFAULT_WINDOW_SECONDS
+        self.shifts: int = getattr(model.config, "test_time_shifts", 0)
         self.shortest_samples = checkpoint.shortest_samples(model.config)
 
     @classmethod
@@ -123,7 +124,7 @@ class SoundClassifier:
             try:
                 windows = read_windows(pool, sources, self.sampling_rate, window, hop)
                 if self.device.type == "cpu":  # two torch calls at a time would only get into each other's way
-                    prepared: Iterator[tuple[Window, Features | AudioError]] = map(self._prepare, windows)
+                    prepared: Iterator[tuple[Window, list[Features] | AudioError]] = map(self._prepare, windows)
                 else:
                     prepared = ahead(pool, self._prepare, windows, BATCHES_AHEAD * batch_size)
                 scored = self._score(prepared, batch_size)
@@ -151,7 +152,7 @@ class SoundClassifier:
             )
         return round(window * self.sampling_rate), round(hop * self.sampling_rate)
 
-    def _prepare(self, item: tuple[Window, np.ndarray | AudioError]) -> tuple[Window, Features | AudioError]:
+    def _prepare(self, item: tuple[Window, np.ndarray | AudioError]) -> tuple[Window, list[Features] | AudioError]:
         window, waveform = item
         if isinstance(waveform, AudioError):
             return window, waveform
@@ -160,11 +161,13 @@ class SoundClassifier:
         except AudioError as error:
             return window, error
 
-    def _features(self, waveform: np.ndarray, name: str) -> Features:
-        return extract_or_refuse(self.feature_extractor, waveform, name, self.shortest_samples)
+    def _features(self, waveform: np.ndarray, name: str) -> list[Features]:
+        """The model's inputs of a window, and of each shift of it that it was evaluated with."""
+        sounds = shifted(waveform, self.shifts)
+        return [extract_or_refuse(self.feature_extractor, each, name, self.shortest_samples) for each in sounds]
 
     def _score(
-        self, windows: Iterator[tuple[Window, Features | AudioError]], batch_size: int
+        self, windows: Iterator[tuple[Window, list[Features] | AudioError]], batch_size: int
     ) -> Iterator[tuple[Window, np.ndarray | AudioError]]:
         while chunk := list(islice(windows, BATCHES_AHEAD * batch_size)):
             heard = [features for _, features in chunk if not isinstance(features, AudioError)]
@@ -173,15 +176,15 @@ class SoundClassifier:
                 yield window, features if isinstance(features, AudioError) else next(scores)
 
     @torch.inference_mode()
-    def _forward(self, clips: Sequence[Features], batch_size: int) -> np.ndarray:
-        scores = np.empty((len(clips), len(self.labels)), np.float32)
-        for positions, stacked in equal_shapes(clips):
+    def _forward(self, clips: Sequence[list[Features]], batch_size: int) -> np.ndarray:
+        scores = np.empty((len(clips) * (self.shifts + 1), len(self.labels)), np.float32)
+        for positions, stacked in equal_shapes(chain.from_iterable(clips)):
             tensors = as_tensors(stacked)
             for first in range(0, len(positions), batch_size):
                 part = slice(first, first + batch_size)
                 logits = self.model(**{name: self._to_model(values[part]) for name, values in tensors.items()}).logits
                 scores[positions[part]] = self._activation(logits).float().cpu().numpy()  # (batch, classes)
-        return scores
+        return scores.reshape(len(clips), self.shifts + 1, len(self.labels)).mean(axis=1)
 
     def _to_model(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 
-from urbansound_hf import audio
+from urbansound_hf import audio, progress
 from urbansound_hf.errors import UserError, UserErrors
 
 Row = dict[str, Any]
@@ -90,8 +90,11 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         Raises:
             UnreadableError: names the sounds that cannot be decoded.
         """
+        return undecoded(progress.computed("Preparing the sounds", len(self.rows), lambda: self._prepared(num_proc)))
+
+    def _prepared(self, num_proc: int | None) -> datasets.Dataset:
         self.download_and_prepare(num_proc=num_proc or processes(len(self.rows)))
-        return undecoded(self.as_dataset(split="train"))
+        return self.as_dataset(split="train")
 
     def stream(self) -> datasets.IterableDataset:
         """The same rows, decoded as they are read and never stored."""

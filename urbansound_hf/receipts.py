@@ -29,8 +29,9 @@ INCIDENTAL = frozenset({
     "test_fold", "output_dir", "overwrite", "resume_from_checkpoint", "keep_checkpoints", "save_total_limit",
     "preprocessing_num_workers", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "per_device_eval_batch_size", "eval_accumulation_steps", "local_rank", "dataset",
-    "report_to", "logging_steps", "logging_strategy", "logging_first_step", "log_level", "disable_tqdm",
-    "run_name", "project", "hub_model_id", "push_to_hub", "data_dir",  # of the data, the fingerprint knows
+    "report_to", "logging_steps", "logging_strategy", "logging_first_step", "log_level", "disable_tqdm", "quiet",
+    "run_name", "project", "hub_model_id", "push_to_hub", "hub_strategy", "hub_always_push",
+    "hub_private_repo", "hub_revision", "data_dir",  # of the data, the fingerprint knows
 })  # fmt: skip
 """Flags that do not change what a run learns: where it writes, which fold it tests, how it reads and reports."""
 

@@ -2,6 +2,7 @@
 
 python -m urbansound_hf.report RUN                a run or a cross-validation: writes its report and prints it
 python -m urbansound_hf.report A B [--common]     compares two of them, clip by clip
+python -m urbansound_hf.report figures INPUT …    draws sounds, data sets and runs; see its --help
 """
 
 from __future__ import annotations
@@ -11,25 +12,18 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urbansound_hf import figures, markdown, receipts, statistics
+from urbansound_hf import card, figures, markdown, page, receipts, run_figures, statistics
 from urbansound_hf.comparison import compare
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.measures import measure
 from urbansound_hf.runs import METRICS, PREDICTIONS, Run, expected_folds, find_runs, notes, pooled, read_run, scope
 
-USAGE = """```python
-import soundfile
-from transformers import pipeline
-
-waveform, rate = soundfile.read("clip.wav", dtype="float32", always_2d=True)
-classify = pipeline("audio-classification", model="."{trust})
-print(classify({{"array": waveform.mean(axis=1), "sampling_rate": rate}}))
-```
-"""
+if TYPE_CHECKING:
+    import datasets
 
 
 def gather(run_folders: Sequence[Path], cautions: Sequence[str] = ()) -> dict[str, Any]:
@@ -76,7 +70,7 @@ def _fold(run: Run) -> dict[str, Any]:
 
 
 def write_cross_validation(folder: Path, run_folders: Sequence[Path], cautions: Sequence[str] = ()) -> dict[str, Any]:
-    """Writes metrics.json, report.md and the figures of a cross-validation; returns the metrics."""
+    """Writes metrics.json, report.md, report.html and the figures of a cross-validation; returns the metrics."""
     metrics = gather(run_folders, cautions)
     mean, std = metrics["mean_accuracy"], metrics["std_accuracy"]
     figures.folds(metrics["folds"], mean, std, folder / "folds.png", markdown.caution(metrics["scope"]))
@@ -85,82 +79,46 @@ def write_cross_validation(folder: Path, run_folders: Sequence[Path], cautions: 
         f"**{metrics['scope']}.** Accuracy **{markdown.spread(mean, std)}** "
         "(mean ± sample standard deviation over folds, ddof=1), "
         f"macro-F1 {markdown.spread(metrics['mean_macro_f1'], metrics['std_macro_f1'])}.",
-        f"All {_amount(metrics)} pooled: {_scores(metrics, 'pooled_')}.",
+        f"All {markdown.amount(metrics)} pooled: {markdown.scores(metrics, 'pooled_')}.",
     ]
-    page = markdown.page(f"Cross-validation: {folder.resolve().name}", headline, metrics, metrics["folds"])
-    (folder / "report.md").write_text(page, encoding="utf-8")
+    text = markdown.page(f"Cross-validation: {folder.resolve().name}", headline, metrics, metrics["folds"])
+    (folder / "report.md").write_text(text, encoding="utf-8")
     _write_json(folder / METRICS, metrics)
+    page.write(folder, [read_run(place) for place in run_folders])
     return metrics
 
 
-def write_run(folder: Path) -> dict[str, Any]:
-    """Writes report.json, report.md, the figures and the card (README.md) of a run; returns what report.json holds."""
+def write_run(folder: Path, clips: datasets.Dataset | None = None) -> dict[str, Any]:
+    """Writes report.json, report.md, report.html, the figures and the card (README.md) of a run.
+
+    Args:
+        clips: the test rows of the data, in the order of the predictions, for the sounds of report.html.
+
+    Returns:
+        what report.json holds.
+    """
     run = read_run(folder)
     measured = {"scope": scope([run.metrics]), "notes": notes([run]), **measure(run.predictions)}
     draw(measured, folder)
+    if history := run_figures.history(folder):
+        note = markdown.caution(measured["scope"])
+        run_figures.learning_curves({folder.name: history}, folder / "learning_curves.png", note)
     headline = [
-        f"**{measured['scope']}.** Tested on {_amount(measured)}: {_scores(measured)}.",
-        protocol(run.metrics),
+        f"**{measured['scope']}.** Tested on {markdown.amount(measured)}: {markdown.scores(measured)}.",
+        markdown.protocol(run.metrics),
     ]
-    page = markdown.page(f"Run: {folder.resolve().name}", headline, measured)
-    (folder / "report.md").write_text(page, encoding="utf-8")
-    (folder / "README.md").write_text(card(folder, run.metrics, measured), encoding="utf-8")
+    text = markdown.page(f"Run: {folder.resolve().name}", headline, measured, learned=bool(history))
+    (folder / "report.md").write_text(text, encoding="utf-8")
     _write_json(folder / "report.json", measured)
+    card.write(folder)
+    page.write(folder, [run], clips)
     return measured
-
-
-def _scores(measured: Mapping[str, Any], prefix: str = "") -> str:
-    keys = [f"{prefix}accuracy", f"{prefix}macro_f1"]
-    accuracy, macro_f1 = (markdown.score(measured[key], measured[f"{key}_interval"]) for key in keys)
-    return f"accuracy **{accuracy}**, macro-F1 {macro_f1}"
-
-
-def _amount(measured: Mapping[str, Any]) -> str:
-    return f"{measured['clips']:,} clips of {measured['recordings']:,} recordings"
 
 
 def draw(measured: Mapping[str, Any], folder: Path) -> None:
     """The figures that a run and a cross-validation share."""
-    note = markdown.caution(measured["scope"])
-    counts = np.array(measured["confusion_matrix"])
-    figures.confusion_matrix(counts, measured["labels"], folder / "confusion_matrix.png", note)
-    figures.reliability(measured["reliability"], measured["ece"], folder / "reliability.png", note)
-    figures.per_class(measured["per_class"], folder / "per_class.png", note)
-    known = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
-    known = {name: rows for name, rows in known.items() if rows}
-    if known:
-        figures.conditions(known, folder / "conditions.png", note)
-
-
-def card(folder: Path, metrics: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
-    """The README.md of a run's folder: what it is, what it scored and how, and how to use it."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    trust = ", trust_remote_code=True" * ("auto_map" in config)
-    parts = [
-        "# Sound classifier",
-        f"A `{config['model_type']}` model that tells {len(metrics['labels'])} kinds of sound apart: "
-        f"{', '.join(metrics['labels'])}.",
-        *[f"> {note}" for note in measured["notes"]],
-        f"**{measured['scope']}.** Tested on {_amount(measured)}: {_scores(measured)}, expected calibration error "
-        f"{measured['ece']:.3f}. {protocol(metrics)}",
-        markdown.class_table(measured["per_class"], markdown.caution(measured["scope"])),
-        markdown.HOW_SURE,
-        "![confusion matrix](confusion_matrix.png)",
-        USAGE.format(trust=trust),
-    ]
-    return "\n\n".join(parts)
-
-
-def protocol(metrics: Mapping[str, Any]) -> str:
-    """One sentence on which rows trained, validated and tested."""
-    if metrics["test_fold"] is None:
-        return f"Split: {metrics['split']}."
-    chosen = "the last checkpoint was taken"
-    if metrics["validation_fold"] is not None and metrics.get("checkpoint", "best") == "best":
-        chosen = f"the checkpoint was chosen on fold {metrics['validation_fold']}"
-    trained = ", ".join(str(fold) for fold in metrics["train_folds"])
-    plural = "s" * (len(metrics["train_folds"]) > 1)
-    return f"Tested once on fold {metrics['test_fold']}; trained on fold{plural} {trained}; {chosen}."
+    for name, draw_to in run_figures.shared(measured).items():
+        draw_to(path=folder / f"{name}.png")
 
 
 def summary(metrics: Mapping[str, Any], folder: Path) -> str:
@@ -174,7 +132,7 @@ def summary(metrics: Mapping[str, Any], folder: Path) -> str:
         f"hardest        {hardest}",
         f"training       {metrics['train_seconds']:.0f} s, {metrics['train_clips_per_second']:.1f} clips/s, "
         f"{metrics['train_peak_memory_gib']:.1f} GiB",
-        f"protocol       {protocol(metrics)}",
+        f"protocol       {markdown.protocol(metrics)}",
         *[f"note           {note}" for note in metrics["notes"]],
         f"checkpoint     {folder}",
         f"try it         python infer.py CLIP.wav --model {folder}",
@@ -214,6 +172,10 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["figures"]:
+        from urbansound_hf import gallery  # data sets, and models for the map of a run
+
+        return gallery.main(sys.argv[2:])
     parser = argparse.ArgumentParser("python -m urbansound_hf.report", description="Reports a run, or compares two.")
     parser.add_argument("run", type=Path, help="the folder of a run, or of a cross-validation")
     parser.add_argument("other", type=Path, nargs="?", help="a second one: compare the two, clip by clip")

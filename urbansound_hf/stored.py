@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub.errors import HFValidationError
 
-from urbansound_hf import tables
+from urbansound_hf import progress, tables
 from urbansound_hf.errors import UserError
 from urbansound_hf.prepare import Row
 
@@ -106,12 +106,13 @@ def _on_disk(folder: Path) -> bool:
 def _parts(name: str, config: str | None, revision: str | None, where: str) -> dict[str, datasets.Dataset]:
     """The splits of the data set. Raises UserError, with the way out, for whatever stops `datasets`."""
     try:
-        if _on_disk(Path(name)):
-            found = datasets.load_from_disk(name)
-        elif revision == EXPORT:  # that branch has no card, so its configurations are only folders
-            found = datasets.load_dataset(name, data_dir=config, revision=revision)
-        else:
-            found = datasets.load_dataset(name, config, revision=revision)
+        with progress.library_bars():
+            if _on_disk(Path(name)):
+                found = datasets.load_from_disk(name)
+            elif revision == EXPORT:  # that branch has no card, so its configurations are only folders
+                found = datasets.load_dataset(name, data_dir=config, revision=revision)
+            else:
+                found = datasets.load_dataset(name, config, revision=revision)
     except (DatasetsError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(f"the data set cannot be read: {reason}", where, _way_out(name, error, reason)) from None

@@ -23,6 +23,7 @@ from urbansound_hf.audio import resample
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.labels import CLASSES, CLIP_SECONDS
 from urbansound_hf.procedural import filtered, lowpass, noise, waveform
+from urbansound_hf.progress import Bar, quietly
 
 VERSION = 1  # part of the marker: count it up when the sounds change, so that old copies are written anew
 SYNTHESIS_RATE = 22_050  # Hz; files of higher rates hold nothing above 11 kHz, as many uploads do
@@ -93,7 +94,7 @@ def _clear(root: Path, marker: str) -> None:
 
 def _write_clips(root: Path, clips_per_class_and_fold: int, seed: int) -> None:
     rows = ["slice_file_name,fsID,start,end,salience,fold,classID,class"]
-    for fold in range(1, 11):
+    for fold in Bar(range(1, 11), "Making the synthetic sounds", unit="folds"):
         (root / f"audio/fold{fold}").mkdir(parents=True, exist_ok=True)
         for class_id in range(len(CLASSES)):
             slices = (row for number in count() for row in _recording(root, fold, class_id, number, seed))
@@ -157,8 +158,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to write; about 0.5 MB a clip")
     parser.add_argument("--clips", type=int, default=4, help="per class and fold (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other recordings (default %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but the result")
     options = parser.parse_args()
-    root = write(options.folder, options.clips, options.seed)
+    with quietly(options.quiet):
+        root = write(options.folder, options.clips, options.seed)
     print(f"{100 * options.clips} synthetic clips in {root}")
     return 0
 

@@ -2,26 +2,90 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from urbansound_hf import features
+from urbansound_hf import features, recipe
+from urbansound_hf.augmented import AugmentedRows
+from urbansound_hf.averaging import WeightAverage
 from urbansound_hf.config import ModelArguments
 from urbansound_hf.models import adapt
+from urbansound_hf.recipe import RecipeArguments
+from urbansound_hf.training_bar import TrainingBar
 
 
 class SoundTrainer(Trainer):
-    """Trainer that evaluates as serving does: clips of one shape together, nothing padded."""
+    """Trainer that evaluates as serving does: clips of one shape together, nothing padded.
 
-    def __init__(self, adaptation: ModelArguments, **kwargs: Any) -> None:
+    Args:
+        adaptation: which learning rates the layers have.
+        plan: what the loss is made of, and which weights are evaluated and kept.
+        continued: the checkpoint that an interrupted training goes on from.
+        labels: `(rows,)` class ids of the training rows.
+        classes: the number of them.
+    """
+
+    def __init__(
+        self,
+        adaptation: ModelArguments,
+        plan: RecipeArguments,
+        labels: np.ndarray,
+        classes: int,
+        continued: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(data_collator=features.collate_training, **kwargs)
-        self.adaptation = adaptation
+        self.classes, self.continued = classes, continued
         self.label_names = ["labels", "clip"]
-        # Our models' losses are means over the batch; Trainer takes a `**kwargs` in `forward` for a promise to divide
-        # by the accumulated batch instead, and would then not average over gradient accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+        self.add_callback(TrainingBar())
+        self.follow(adaptation, plan, labels)
+        # The loss is a mean over the batch; Trainer takes a `**kwargs` in `forward` for a promise to divide by the
+        # accumulated batch instead, and would then not average over gradient accumulation steps.
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
+
+    def follow(self, adaptation: ModelArguments, plan: RecipeArguments, labels: np.ndarray) -> None:
+        """Trains `train_dataset` by a recipe from now on, in place of the one before; arguments as on construction."""
+        self.adaptation, self.plan, self.labels = adaptation, plan, labels
+        weights = recipe.class_weights(labels, self.classes) if plan.class_weights else None
+        self.class_weights = None if weights is None else weights.to(self.args.device)
+        self.average = WeightAverage(plan.ema_decay, self.continued) if plan.ema_decay else None
+        self.remove_callback(WeightAverage)
+        self.remove_callback(TellEpoch)
+        if self.average:
+            self.add_callback(self.average)
+        if isinstance(self.train_dataset, AugmentedRows):
+            self.add_callback(TellEpoch(self.train_dataset))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The recipe's cross entropy, on classes or on the shares of mixed clips."""
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = recipe.loss(outputs.logits, labels, self.class_weights, self.args.label_smoothing_factor)
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        if self.plan.balanced_sampling:
+            return recipe.BalancedSampler(self.labels, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Scores the weights that will be kept: their moving average, where the recipe asks for it."""
+        unwrapped: Any = self.model
+        with self.average.in_place(unwrapped) if self.average and self.average.running else nullcontext():
+            return super().evaluation_loop(*args, **kwargs)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's choice of optimizer (`--optim`) over this project's parameter groups."""
@@ -71,3 +135,15 @@ class SoundTrainer(Trainer):
             return groups
         most = self.accelerator.gather(torch.tensor([len(groups)], device=self.args.device)).max()
         return groups + groups[:1] * (int(most) - len(groups))
+
+
+class TellEpoch(TrainerCallback):
+    """Tells the training rows which epoch it is, before any of its batches is drawn."""
+
+    def __init__(self, rows: AugmentedRows) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.rows.epoch.fill_(int(state.epoch or 0))

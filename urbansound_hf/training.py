@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +20,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from urbansound_hf import audio, features, models
+from urbansound_hf import audio, models, rows
 from urbansound_hf.config import RunArguments, RunConfig
 from urbansound_hf.errors import UserError
 from urbansound_hf.folds import Split
 from urbansound_hf.metrics import AudioClassificationMetric, clip_loss, clip_scores, scores
-from urbansound_hf.models import adapt, checkpoint, probe
+from urbansound_hf.models import adapt, probe
 from urbansound_hf.receipts import Stopwatch
 from urbansound_hf.sounds import Sounds
 from urbansound_hf.trainer import SoundTrainer
@@ -37,7 +36,12 @@ CLIP_FACTS = ("fold", "group", "salience")  # columns of the data that predictio
 
 
 def run(
-    config: RunConfig, sounds: Sounds, split: Split, folder: Path, facts: Mapping[str, Any] | None = None
+    config: RunConfig,
+    sounds: Sounds,
+    split: Split,
+    folder: Path,
+    facts: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Trains on `split.train`, and leaves a checkpoint folder with its predictions and metrics.
 
@@ -45,20 +49,25 @@ def run(
         sounds: the data at the sampling rate of the model's feature extractor.
         folder: the run's folder; `checkpoints/` inside holds what an interrupted run continues from.
         facts: what else metrics.json should say, such as the leak report.
+        callbacks: what else Trainer tells of its progress, such as what pushes its checkpoints.
 
     Returns:
         the content of metrics.json.
     """
     arguments = config.training
     set_seed(arguments.seed)
-    extractor = models.load_feature_extractor(config.model)
-    model = models.load_model(config.model, sounds.labels, extractor, config.data.clip_seconds)
-    adapt.freeze(model, config.model.freeze, config.model.unfreeze_last_n)
-    probing = config.model.freeze == "backbone" and not config.model.unfreeze_last_n
-    parts, learner = prepare_parts(config, sounds, split, extractor, model, probing)
-    trainer = make_trainer(config, learner, extractor, parts, sounds, folder)
+    config, model, extractor, parts, learner = prepare(config, sounds, split)
+    begun = resume_point(arguments, folder)
+    trainer = make_trainer(config, learner, extractor, parts, sounds, folder, begun)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     with Stopwatch() as watch:
-        outcome = trainer.train(resume_from_checkpoint=(begun := resume_point(arguments, folder)))
+        outcome = trainer.train(resume_from_checkpoint=begun)
+    trained = adapt.count_parameters(model)["trained_parameters"]
+    if config.model.lora_rank:
+        from urbansound_hf.models import lora
+
+        lora.merge(model)
     save(trainer, folder, model, extractor)
     test = predict(trainer, parts["test"])
     metrics = {
@@ -72,6 +81,7 @@ def run(
         "clips": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
         **choice(trainer),
         **adapt.count_parameters(model),
+        "trained_parameters": trained,  # LoRA's among them, which are merged into the others by now
         "train_seconds": round(outcome.metrics["train_runtime"], 2),
         "train_clips_per_second": round(outcome.metrics["train_samples_per_second"] * share_trained(trainer, begun), 2),
         "train_peak_memory_gib": round(watch.peak_memory_gib, 2),
@@ -85,41 +95,34 @@ def run(
     return metrics
 
 
-def prepare_parts(
-    config: RunConfig,
-    sounds: Sounds,
-    split: Split,
-    extractor: FeatureExtractionMixin,
-    model: PreTrainedModel,
-    probing: bool,
-) -> tuple[dict[str, Any], torch.nn.Module]:
-    """The three parts as model inputs, and what is to learn from them: the model, or for a linear probe its head.
+class Prepared(NamedTuple):
+    """What a training begins with: a model, its clips, and what is to learn (the model, or for a probe its head)."""
 
-    All clips are extracted, or embedded by the frozen backbone, once for every split of the same data, and cached.
-    """
-    learner: torch.nn.Module = model
-    with config.training.main_process_first(desc="feature extraction"):
-        prepared = {
-            part: features.prepare(
-                sounds.dataset,
-                extractor,
-                config.data.clip_seconds,
-                training=part == "train",
-                num_proc=config.data.preprocessing_num_workers or os.cpu_count(),
-                shortest_samples=checkpoint.shortest_samples(model.config),
-            )
-            for part in ("train", "validation", "test")
-            if len(getattr(split, part))
-        }
-        if probing and all(probe.agrees(model, rows, config.training.device) for rows in prepared.values()):
-            batch_size = config.training.per_device_eval_batch_size
-            prepared = {part: probe.embeddings(model, rows, batch_size) for part, rows in prepared.items()}
-            learner = probe.LinearProbe(model)
-    parts = {
-        part: rows.select(np.flatnonzero(np.isin(rows["clip"], getattr(split, part))))
-        for part, rows in prepared.items()
-    }
-    return parts, learner
+    config: RunConfig  # without what the model itself does of the recipe
+    model: PreTrainedModel
+    extractor: FeatureExtractionMixin
+    parts: dict[str, Any]
+    learner: torch.nn.Module
+
+
+def prepare(config: RunConfig, sounds: Sounds, split: Split) -> Prepared:
+    """The model as the config wants it, and the parts of the data as the model hears them; see `rows.prepare`."""
+    extractor = models.load_feature_extractor(config.model)
+    model = models.load_model(config.model, sounds.labels, extractor, config.data.clip_seconds)
+    config = rows.with_own_masking(config, model, extractor)
+    prepare_model(config, model)
+    return Prepared(config, model, extractor, *rows.prepare(config, sounds, split, extractor, model))
+
+
+def prepare_model(config: RunConfig, model: PreTrainedModel) -> None:
+    """What is frozen and what is adapted, in place; what serving must know goes into the model's config."""
+    if config.recipe.test_time_shifts:
+        model.config.test_time_shifts = config.recipe.test_time_shifts
+    adapt.freeze(model, config.model.freeze, config.model.unfreeze_last_n)
+    if config.model.lora_rank:
+        from urbansound_hf.models import lora  # only where it was asked for, and so peft is installed
+
+        lora.apply(model, config.model.lora_rank)
 
 
 def make_trainer(
@@ -129,10 +132,12 @@ def make_trainer(
     parts: Mapping[str, Any],
     sounds: Sounds,
     folder: Path,
+    begun: str | None = None,
 ) -> SoundTrainer:
     """The Trainer of one run; its checkpoints go below the run's folder."""
     arguments = config.training
     arguments.output_dir = str(folder / "checkpoints")
+    arguments.push_to_hub = False  # Trainer would push all of its folder; what pushes the model is a callback
     metric = AudioClassificationMetric(sounds.labels)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -149,9 +154,13 @@ def make_trainer(
     arguments.report_to = [name for name in trackers if name != "tensorboard"]
     return SoundTrainer(
         adaptation=config.model,
+        plan=config.recipe,
+        labels=np.array(parts["train"]["labels"]),
+        classes=len(sounds.labels),
+        continued=begun,
         model=model,
         args=arguments,
-        train_dataset=parts["train"],
+        train_dataset=rows.training_rows(config, parts["train"], extractor, len(sounds.labels)),
         eval_dataset=parts.get("validation"),
         processing_class=extractor,
         compute_metrics=compute_metrics,
@@ -226,10 +235,10 @@ def gpu_memory() -> dict[str, float]:
     return {"train_peak_gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
 
 
-def write_predictions(path: Path, sounds: Sounds, rows: np.ndarray, probabilities: np.ndarray) -> None:
+def write_predictions(path: Path, sounds: Sounds, clips: np.ndarray, probabilities: np.ndarray) -> None:
     """predictions.csv, a line a test clip: what is known of it, its true and predicted class, every class's score."""
-    told = sounds.dataset.select(rows)
-    known = {name: told[name] if name in told.column_names else [""] * len(rows) for name in CLIP_FACTS}
+    told = sounds.dataset.select(clips)
+    known = {name: told[name] if name in told.column_names else [""] * len(clips) for name in CLIP_FACTS}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", *CLIP_FACTS, "seconds", "true", "predicted", *sounds.labels])

@@ -6,12 +6,15 @@ From Python, with its audio typed so that `push_to_hub` makes it play there; fro
     builder.download_and_prepare(num_proc=8)
     builder.as_dataset(split="train").push_to_hub(…)
 
-    python -m urbansound_hf.urbansound8k [--data_dir data] [--allow_missing_files]
+    python -m urbansound_hf.urbansound8k [--data_dir data] [--allow_missing_files] [--quiet]
+    python -m urbansound_hf.urbansound8k push REPO_ID [--public]    to the Hub, for those who may
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +22,7 @@ from pathlib import Path
 
 import datasets
 
-from urbansound_hf import download, labels, metadata
+from urbansound_hf import download, labels, metadata, progress
 from urbansound_hf.audio import SAMPLING_RATE
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.prepare import PreparedSounds, Row, fingerprints, undecoded
@@ -102,7 +105,7 @@ def obtain(data_dir: Path, url: str = labels.SOURCE_URL, md5: str = labels.SOURC
     root = find_root(data_dir)
     if not root:
         _refuse_halves(data_dir)
-        print(
+        progress.say(
             f"UrbanSound8K is not in {data_dir}: downloading it from {url}\n"
             f"  about 6 GB, and as much again unpacked; licence {labels.LICENCE}"
         )
@@ -135,15 +138,20 @@ def summary(rows: Sequence[Row], notes: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares the data set and prints what there is."""
+    """Prepares the data set and prints what there is; `push REPO_ID …` uploads it (see `push --help`)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["push"]:  # by name: only the layers above know the way to the Hub
+        return importlib.import_module("urbansound_hf.hub_dataset").main(argv[1:])
     parser = argparse.ArgumentParser(prog="python -m urbansound_hf.urbansound8k", description=main.__doc__)
     parser.add_argument("--data_dir", default="data", help="where the data set lies or goes (default: %(default)s)")
     parser.add_argument("--allow_missing_files", action="store_true", help="leave out clips without a file")
     parser.add_argument("--num_proc", type=int, help="processes (default: one a core)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but the result")
     options = parser.parse_args(argv)
-    builder = UrbanSound8K(options.data_dir, allow_missing_files=options.allow_missing_files)
-    started, was_there = time.perf_counter(), Path(builder.cache_dir).is_dir()
-    dataset = builder.load(options.num_proc)
+    with progress.quietly(options.quiet):
+        builder = UrbanSound8K(options.data_dir, allow_missing_files=options.allow_missing_files)
+        started, was_there = time.perf_counter(), Path(builder.cache_dir).is_dir()
+        dataset = builder.load(options.num_proc)
     seconds = time.perf_counter() - started
     print(summary(builder.rows[:], builder.notes))
     speed = "found prepared" if was_there else f"{seconds:.1f} s, {len(dataset) / seconds:,.0f} clips/s"

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.models import heads, short_context
+from urbansound_hf.models import heads, layer_sum, short_context
 
 if TYPE_CHECKING:  # serving loads models too, and knows no configs
     from urbansound_hf.config import ModelArguments
@@ -124,7 +124,9 @@ def _new_config(arguments: ModelArguments, names: dict[str, Any]) -> PreTrainedC
     config = _taken_over(AutoConfig.for_model(model_type))
     _check_keys(overrides, config.to_dict(), "--model_config")
     with _refusals("--model_config"):
-        return type(config)(**names, **overrides)
+        config = type(config)(**names, **overrides)
+    layer_sum.configure(config, arguments.weighted_layer_sum)
+    return config
 
 
 def _taken_over(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -154,10 +156,16 @@ def _pretrained_model(arguments: ModelArguments, names: dict[str, Any]) -> PreTr
     config = _taken_over(_pretrained(AutoConfig, arguments, **names))
     _check_keys(overrides, config.to_dict(), "--model_config")
     config.update({**overrides, "problem_type": "single_label_classification"})
+    layer_sum.configure(config, arguments.weighted_layer_sum)
     model = _pretrained(
         AutoModelForAudioClassification, arguments, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
     )
-    heads.rows_by_name(model, _pretrained(AutoConfig, arguments).id2label, list(names["label2id"]))
+    stored = _pretrained(AutoConfig, arguments)
+    heads.rows_by_name(model, stored.id2label, list(names["label2id"]))
+    if arguments.head_from:
+        known = _pretrained(AutoModelForAudioClassification, arguments, dtype=torch.float32)
+        heads.rows_from(model, known, key_values(arguments.head_from, "--head_from"))
+    layer_sum.start_evenly(model, stored)
     return model
 
 

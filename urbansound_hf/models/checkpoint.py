@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from urbansound_hf import models
+from urbansound_hf import models, progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.models.short_context import FRAMES_PER_SECOND
 
@@ -78,10 +78,10 @@ def shortest_samples(config: PretrainedConfig) -> int:
 
 @contextmanager
 def quietly(local: bool) -> Iterator[None]:
-    """Without the load report, which our own error says in a sentence; only a download may show its progress."""
+    """Without the load report, which our error says in a sentence; only a download shows progress, in a terminal."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    if local:
+    if local or not progress.in_terminal():
         logging.disable_progress_bar()
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 import torch
 from torch import nn
@@ -38,6 +39,38 @@ def rows_by_name(model: PreTrainedModel, before: Mapping[int, str], labels: Sequ
     else:
         for values in layer.parameters():
             nn.init.xavier_uniform_(values) if values.ndim > 1 else nn.init.zeros_(values)
+
+
+@torch.no_grad()
+def rows_from(model: PreTrainedModel, known: PreTrainedModel, pairs: Mapping[str, str]) -> None:
+    """Begins some classes with what a checkpoint's own head knows of the same sounds under other names, in place.
+
+    Args:
+        model: the one with the new head.
+        known: the checkpoint as it was published.
+        pairs: new class → class of the checkpoint.
+
+    Raises:
+        UserError: a name on either side that its head does not have.
+    """
+    new, old = (_rows(each) for each in (model, known))
+    for label, source in pairs.items():
+        _check_name(label, new, "the new head has")
+        _check_name(source, old, "the checkpoint's head has")
+    for target, values in zip(_last_layer(model).parameters(), _last_layer(known).parameters(), strict=True):
+        for label, source in pairs.items():
+            target[new[label]] = values[old[source]]
+
+
+def _rows(model: PreTrainedModel) -> dict[str, int]:
+    """The row of each class in a model's head."""
+    return {str(label): int(row) for row, label in (model.config.id2label or {}).items()}
+
+
+def _check_name(label: str, labels: Mapping[str, int], whose: str) -> None:
+    if label not in labels:
+        near = get_close_matches(label, labels, n=3, cutoff=0.4) or list(labels)[:3]
+        raise UserError(f"{whose} no class {label!r}", "--head_from", f"nearest: {', '.join(map(repr, near))}")
 
 
 def _last_layer(model: PreTrainedModel) -> nn.Module:

@@ -16,23 +16,29 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from urbansound_hf.features import as_tensors, equal_shapes, source_code
+from urbansound_hf import progress
+from urbansound_hf.features import KEPT, as_tensors, equal_shapes, source_code
 from urbansound_hf.models.adapt import backbone
-
-KEPT = ("labels", "clip")
 
 
 class LinearProbe(nn.Module):
-    """The head of a model on pooled embeddings; it shares its parameters with the model."""
+    """The head of a model, its sum of layers included, on pooled embeddings; the parameters are the model's."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         body = backbone(model)
         self.config, self.base_model = model.config, nn.Identity()  # nothing but head
         self.head = nn.Sequential(*(child for child in model.children() if child is not body))
+        self.layer_weights: torch.Tensor | None = getattr(model, "layer_weights", None)
 
     def forward(self, embedding: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        """`embedding` (batch, hidden) → `logits` (batch, classes) and, with `labels` (batch,), the cross entropy."""
+        """`embedding` (batch, hidden), or (batch, layers, hidden) under a weighted sum of layers.
+
+        Returns:
+            `logits` (batch, classes) and, with `labels` (batch,), the cross entropy.
+        """
+        if self.layer_weights is not None:
+            embedding = (embedding * self.layer_weights.softmax(dim=0)[:, None]).sum(dim=1)  # (batch, hidden)
         logits = self.head(embedding)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -40,20 +46,28 @@ class LinearProbe(nn.Module):
 
 @torch.no_grad()
 def embed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The output of the backbone, pooled as the model pools it: (batch, hidden) float32."""
-    outputs = backbone(model)(**inputs)
-    if not isinstance(outputs, torch.Tensor):
+    """The output of the backbone, pooled as the model pools it: (batch, hidden) float32.
+
+    Where the model has a weighted sum of layers, that of each layer: (batch, layers, hidden).
+    """
+    layered = hasattr(model, "layer_weights")
+    outputs = backbone(model)(**inputs, **{"output_hidden_states": True} if layered else {})
+    if layered:
+        outputs = torch.stack(outputs.hidden_states, dim=1)
+    elif not isinstance(outputs, torch.Tensor):
         pooled = getattr(outputs, "pooler_output", None)
         outputs = outputs[0] if pooled is None else pooled
-    if outputs.ndim != 3:
+    if outputs.ndim != 3 + layered:
         return outputs.float()
-    frames, mask = outputs.float(), inputs.get("attention_mask")  # (batch, frames, hidden)
+    frames, mask = outputs.float(), inputs.get("attention_mask")  # (batch, [layers,] frames, hidden)
     frames_heard: Any = getattr(model, "_get_feature_vector_attention_mask", None)
     if mask is None or frames_heard is None:
-        return frames.mean(dim=1)
+        return frames.mean(dim=-2)
     # wav2vec2-bert's extractor fills up an odd number of frames, and the model leaves the last one out
-    heard = frames_heard(frames.shape[1], mask).unsqueeze(-1)  # (batch, frames, 1)
-    return (frames * heard).sum(dim=1) / heard.sum(dim=1)
+    heard = frames_heard(frames.shape[-2], mask).unsqueeze(-1)  # (batch, frames, 1)
+    if layered:
+        heard = heard.unsqueeze(1)
+    return (frames * heard).sum(dim=-2) / heard.sum(dim=-2)
 
 
 @torch.no_grad()
@@ -74,17 +88,22 @@ def agrees(model: PreTrainedModel, dataset: datasets.Dataset, device: torch.devi
 
 
 def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: int) -> datasets.Dataset:
-    """Rows of `embedding` (hidden,) float32, `labels` and `clip`; cached, by the features and the frozen model."""
+    """Rows of `embedding` (hidden,) or (layers, hidden) float32, `labels` and `clip`.
+
+    Cached, by the features and the frozen model.
+    """
     model.eval()
     weights = [values.detach().cpu().numpy() for values in backbone(model).state_dict().values()]
-    width = len(_embed_rows(dataset[:1], model)["embedding"][0])
+    shape = _embed_rows(dataset[:1], model)["embedding"][0].shape
+    numbers = datasets.Value("float32")
     columns = {
         "labels": datasets.Value("int64"),
         "clip": datasets.Value("int64"),
-        "embedding": datasets.List(datasets.Value("float32"), length=width),
+        "embedding": datasets.Array2D(shape, "float32") if len(shape) > 1 else datasets.List(numbers, length=shape[0]),
     }
     key = [dataset._fingerprint, source_code(embed, type(model)), model.config.to_json_string(), weights]
-    embedded = dataset.map(
+    embedded = progress.mapped(
+        dataset,
         _embed_rows,
         batched=True,
         batch_size=batch_size,

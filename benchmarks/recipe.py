@@ -1,0 +1,91 @@
+"""What each ingredient of a recipe is worth, on real clips: two folds train, the third tests, in all three rotations.
+
+    python benchmarks/recipe.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR] [--only NAME] [--part 1/2]
+
+trains what is missing, in the order of its worth: the plain recipe, each ingredient alone, the final recipe, the final
+one without each ingredient, with one seed; then the plain and the final one with two seeds more. The facts of the
+receipts go into docs/receipts/recipe.jsonl, of which docs/recipe.md is made. Every training takes the last weights:
+with two folds there is none left to choose on. `--part K/N` shares the trainings out among N processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments import RECEIPTS, Job, gather, run, save, shuffled
+
+FILE = RECEIPTS / "recipe.jsonl"
+FOLDS, SEEDS = (1, 2, 3), (1, 2, 3)
+
+PLAIN = {
+    "CNN": "configs/cnn_logmel.yaml --num_train_epochs 40",
+    "YAMNet": "configs/yamnet.yaml --model_name_or_path {yamnet}",
+    "Whisper": "configs/whisper_tiny.yaml --model_name_or_path {whisper} --learning_rate 1e-4 --num_train_epochs 6",
+}
+"""The recipe without any ingredient: `train.py`'s words."""
+
+INGREDIENTS: dict[str, dict[str, str]] = {"CNN": {}, "YAMNet": {}, "Whisper": {}}
+"""What is added to the plain recipe, one at a time."""
+
+FINAL: dict[str, tuple[str, ...]] = {}
+"""The ingredients of the final recipe: the ones that earned their place."""
+
+OTHERS: dict[str, str] = {}
+"""Trainings that the table holds the recipes against."""
+
+
+def jobs(words: dict[str, str]) -> Iterator[Job]:
+    """All trainings; `words` fills in the folders of the weights."""
+
+    def job(name: str, text: str, fold: int, seed: int) -> Job:
+        data = ("--data_dir", words["data_dir"], "--validation", "none")
+        return Job(name, fold, seed, (*text.format(**words).split(), *data))
+
+    def together(model: str, names: tuple[str, ...]) -> str:
+        return merged([PLAIN[model], *(INGREDIENTS[model][name] for name in names)])
+
+    for model, plain in PLAIN.items():
+        recipes = {"plain": plain}
+        recipes |= {f"+ {name}": merged([plain, extra]) for name, extra in INGREDIENTS[model].items()}
+        if model in FINAL:
+            recipes["final"] = together(model, FINAL[model])
+            for name in FINAL[model]:
+                rest = tuple(other for other in FINAL[model] if other != name)
+                recipes[f"final - {name}"] = together(model, rest)
+        for name, text in recipes.items():
+            seeds = SEEDS if name in ("plain", "final") else SEEDS[:1]
+            yield from (job(f"{model}: {name}", text, fold, seed) for seed in seeds for fold in FOLDS)
+    for name, text in OTHERS.items():
+        yield from (job(name, text, fold, seed) for seed in SEEDS for fold in FOLDS)
+
+
+def merged(texts: list[str]) -> str:
+    """Flags of several texts; of one that takes several values (`--augment`) the values come together."""
+    head, *flags = " ".join(texts).split(" --")
+    values: dict[str, str] = {}
+    for flag in flags:
+        name, _, value = flag.partition(" ")
+        values[name] = f"{values[name]} {value}" if name == "augment" and name in values else value
+    return " ".join([head, *(f"--{name} {value}".strip() for name, value in values.items())])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data_dir", "whisper", "yamnet"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--outputs", type=Path, default=Path("outputs/recipe"))
+    parser.add_argument("--only", default="", help="trainings whose name holds this")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only the first so many")
+    parser.add_argument("--part", default="1/1", help="K/N: the K-th of N processes beside each other")
+    args = parser.parse_args()
+    wanted = [job for job in jobs(vars(args)) if args.only in job.name and job.seed in SEEDS[: args.seeds]]
+    failed = run(shuffled(wanted, args.part) if args.part != "1/1" else wanted, args.outputs)
+    save(FILE, gather(wanted, args.outputs))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What the benchmarks compute besides seconds: the tables of docs/choosing_a_model.md, and counted operations."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import tiny
+from tests.readme import tables
+
+ROW = {"fold": 3, "train_seconds": 12.34, "train_clips_per_second": 1234.5, "train_peak_memory_gib": 1.26}
+
+
+def row(name: str, seed: int, accuracy: float, **facts: float) -> dict:
+    return ROW | {"name": name, "seed": seed, "accuracy": accuracy, "trained_parameters": 10_250} | facts
+
+
+def test_a_line_is_the_mean_and_the_range_of_its_seeds():
+    rows = [row("YAMNet, linear probe", 1, 0.7), row("YAMNet, linear probe", 2, 0.8, train_seconds=99.0),
+            row("YAMNet, linear probe", 3, 0.72, train_seconds=3.0)]  # fmt: skip
+    line = tables.measured(rows).splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["YAMNet, linear probe", "3", "0.740 (0.700–0.800)", "10,250", "12", "1,234", "1.3 GiB"]
+
+
+def test_the_best_comes_first_and_each_has_its_command():
+    from urbansound_hf import config
+
+    names = list(tables.families.RUNS)
+    told = tables.measured([row(name, 1, 0.5 + number / 100) for number, name in enumerate(names)])
+    assert [line.split("|")[1].strip() for line in told.splitlines()[2 : 2 + len(names)]] == names[::-1]
+    commands = [line for line in told.splitlines() if line.startswith("python train.py ")]
+    assert [line.partition("  # ")[2] for line in commands] == names[::-1]
+    for line in commands:
+        words = line.partition("  # ")[0].split()[2:]
+        run = config.parse(words, tables.ROOT / "configs" / "wav2vec2_base.yaml")
+        assert (run.data.test_fold, run.data.validation) == ("3", "none")
+
+
+def test_few_seeds_are_told():
+    line = tables.measured([row("YAMNet, fine-tuned", 2, 0.75, train_seconds=1.5)]).splitlines()[2]
+    assert "| YAMNet, fine-tuned |" in line and "|     1 |" in line and "|     1.5 |" in line
+
+
+def test_a_row_that_nobody_can_repeat_is_refused():
+    with pytest.raises(ValueError, match=r"lists no 'a rumour': take its rows out of families\.jsonl"):
+        tables.measured([row("a rumour", 1, 1.0)])
+
+
+def test_no_receipts_are_no_table():
+    assert tables.measured([]) == "*No receipts yet.*"
+
+
+def test_operations_are_those_of_the_formula(tmp_path):
+    """Attention included, which a fused kernel would hide from the counter."""
+    import short_context
+
+    folder = tiny.save("whisper", tmp_path / "whisper")
+    width, hidden, bands = 32, 64, 80
+    for seconds in (2, 1):
+        frames, tokens = 100 * seconds, 50 * seconds
+        first = 2 * 3 * bands * width * frames  # its input needs no gradient
+        second = 2 * 3 * width * width * tokens
+        products = 2 * tokens * (4 * width * width + 2 * width * hidden + width * 32)  # the projector at the end
+        attention = 2 * 2 * tokens * tokens * width
+        expected = 2 * first + 3 * (second + products + attention + 2 * 32 * 10)  # backward is twice forward
+        training = short_context.Training(str(folder), seconds, clips=2)
+        assert training.operations() == pytest.approx(expected, rel=0.001)
+        assert training.clips_per_second(bfloat16=True) > 0

@@ -1,0 +1,150 @@
+"""How far a long step is: a bar in a terminal; in a log one line when it is done; nothing with --quiet."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import datasets
+
+SHORT_SECONDS = 1.0  # a step that took less is not long, and leaves no line in a log
+SIGN_OF_LIFE_SECONDS = 600.0  # a longer one says every so often in a log how far it is
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+class Bar(tqdm):
+    """tqdm's bar on standard error, where that is a terminal; else a line.
+
+    Args:
+        args, kwargs: tqdm's, `desc` and `total` above all. With `leave=False`, for a step within another, the bar goes
+            when it is done, and a log gets no line.
+        unit: what is counted, in the plural ("clips"); "B", bytes, is written as kB, MB, GB.
+        disable: say nothing.
+    """
+
+    def __init__(self, *args: Any, unit: str, disable: bool = False, **kwargs: Any) -> None:
+        self.in_log, self.told_at = not sys.stderr.isatty(), time.monotonic()
+        look: dict[str, Any] = {"file": Nowhere()} if self.in_log else {"dynamic_ncols": True}
+        look |= {"unit": "B", "unit_scale": True} if unit == "B" else {"unit": f" {unit}"}
+        super().__init__(*args, disable=disable or QUIET.get(), **look, **kwargs)
+
+    def display(self, *args: Any, **kwargs: Any) -> Any:
+        """Shows the bar as it stands; tqdm calls this at most ten times a second."""
+        late = time.monotonic() - self.told_at >= SIGN_OF_LIFE_SECONDS
+        if self.in_log and late and not self.disable and self.n != self.total:
+            self.told_at = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+        return super().display(*args, **kwargs)
+
+    def close(self) -> None:
+        """Ends the bar; in a log, this is when a long step gets its line."""
+        shown = not getattr(self, "disable", True)
+        super().close()
+        if shown and self.in_log and self.leave and self.format_dict["elapsed"] >= SHORT_SECONDS:
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """ "Classifying: 680 sounds in 2.1 s (324/s)", or how far it is: "300 of 680 sounds in …, 1.2 s to go"."""
+        seconds, unfinished = self.format_dict["elapsed"], self.total is not None and self.n < self.total
+        rate = (self.n - self.initial) / max(seconds, 1e-9)
+        done, whole, speed = f"{self.n:,}", f"{self.total or 0:,}{self.unit}", number(rate)
+        if self.unit == "B":
+            done, whole, speed = (self.format_sizeof(count, "B") for count in (self.n, self.total or 0, rate))
+        amount = f"{done} of {whole}" if unfinished else done + self.unit.removeprefix("B")
+        text = f"{self.desc}: {amount} in {duration(seconds)} ({speed}/s)"
+        if unfinished and rate and not self.disable:
+            text += f", {duration((self.total - self.n) / rate)} to go"
+        return text + (f"; {self.postfix}" if self.postfix else "")
+
+
+class Nowhere(io.TextIOBase):
+    """Where the bars of a log are drawn."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """No bar, no line within; with `quiet` False everything stays as it is."""
+    token = QUIET.set(quiet or QUIET.get())
+    try:
+        yield
+    finally:
+        QUIET.reset(token)
+
+
+def in_terminal() -> bool:
+    """Whether bars are seen: standard error is a terminal, and nobody asked for quiet."""
+    return sys.stderr.isatty() and not QUIET.get()
+
+
+def say(text: str) -> None:
+    """A line on standard error, above the bars that are there; nothing when quiet."""
+    if not QUIET.get():
+        Bar.write(text, file=sys.stderr)
+
+
+def computed(what: str, clips: int, work: Callable[[], datasets.Dataset]) -> datasets.Dataset:
+    """Does a step of `datasets` over `clips` sounds, which draws its own bar; what it finds in its cache gets no line.
+
+    Args:
+        what: the step, for the line in a log: "Extracting features".
+        work: makes the data set, or finds it.
+    """
+    started, watch = time.time(), time.perf_counter()
+    with library_bars():
+        dataset = work()
+    seconds = time.perf_counter() - watch
+    new = any(Path(file["filename"]).stat().st_mtime >= started - 1e-2 for file in dataset.cache_files)  # clock's tick
+    if new and seconds >= SHORT_SECONDS and not sys.stderr.isatty():
+        say(f"{what}: {clips:,} clips in {duration(seconds)} ({number(clips / seconds)}/s)")
+    return dataset
+
+
+def mapped(dataset: datasets.Dataset, function: Callable[..., Any], *, desc: str, **options: Any) -> datasets.Dataset:
+    """`dataset.map`, as a step that is told of; arguments are those of `map`."""
+    return computed(desc, len(dataset), lambda: dataset.map(function, desc=desc, **options))
+
+
+@contextmanager
+def library_bars() -> Iterator[None]:
+    """The bars of `datasets` within, where they are seen; in a log each would be a hundred lines."""
+    import datasets
+
+    if in_terminal() or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+def remaining(unit: str, done: int, total: int, seconds: float) -> str:
+    """ "3 of 10 folds in 6 min 12 s, about 14 min 28 s to go", for steps too long and too talkative for a bar."""
+    left = f", about {duration(seconds / done * (total - done))} to go" * (done < total)
+    return f"{done:,} of {total:,} {unit} in {duration(seconds)}{left}"
+
+
+def duration(seconds: float) -> str:
+    """ "2.1 s", "3 min 05 s", "2 h 07 min"."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def number(rate: float) -> str:
+    """A rate with as many digits as mean something."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
