@@ -20,6 +20,7 @@ SEEDS = (1, 2, 3)
 BATCH = "--per_device_train_batch_size 32 --gradient_accumulation_steps 1"
 PROBE = f"--freeze backbone --num_train_epochs 40 --learning_rate 3e-3 {BATCH}"
 WHISPER = "configs/whisper_tiny.yaml --model_name_or_path {whisper} --learning_rate 1e-4"
+WHISPER_LORA = "configs/whisper_tiny.yaml --model_name_or_path {whisper} --learning_rate 5e-4 --lora_rank 8"
 YAMNET = f"--model_name_or_path {{yamnet}} --freeze none --learning_rate 1e-3 --num_train_epochs 4 {BATCH}"
 RUNS = {
     "tutorial CNN, MFCC": "configs/cnn.yaml --num_train_epochs 60 --per_device_train_batch_size 32",
@@ -30,7 +31,9 @@ RUNS = {
     "Whisper-tiny, 30 s, 2 epochs": f"{WHISPER} --num_train_epochs 2 --clip_seconds 30",
     "Whisper-tiny, 4 s, 12 epochs": f"{WHISPER} --num_train_epochs 12",
     "YAMNet, linear probe": f"--model_name_or_path {{yamnet}} {PROBE}",
-    "YAMNet, fine-tuned": YAMNET,
+    "YAMNet, fine-tuned": "configs/yamnet.yaml --model_name_or_path {yamnet}",
+    "YAMNet, fine-tuned at one rate": YAMNET,
+    "Whisper-tiny, LoRA of rank 8, 4 epochs": f"{WHISPER_LORA} --num_train_epochs 4",
 }
 
 

@@ -20,20 +20,50 @@ from experiments import RECEIPTS, Job, gather, run, save, shuffled
 FILE = RECEIPTS / "recipe.jsonl"
 FOLDS, SEEDS = (1, 2, 3), (1, 2, 3)
 
+BATCH = "--per_device_train_batch_size 32 --gradient_accumulation_steps 1"
 PLAIN = {
+    "YAMNet": f"--model_name_or_path {{yamnet}} --freeze none --learning_rate 1e-3 --num_train_epochs 4 {BATCH}",
     "CNN": "configs/cnn_logmel.yaml --num_train_epochs 40",
-    "YAMNet": "configs/yamnet.yaml --model_name_or_path {yamnet}",
-    "Whisper": "configs/whisper_tiny.yaml --model_name_or_path {whisper} --learning_rate 1e-4 --num_train_epochs 6",
+    "Whisper": f"--model_name_or_path {{whisper}} --freeze none --learning_rate 1e-4 --num_train_epochs 6 {BATCH}",
 }
 """The recipe without any ingredient: `train.py`'s words."""
 
-INGREDIENTS: dict[str, dict[str, str]] = {"CNN": {}, "YAMNet": {}, "Whisper": {}}
+GENTLE = "--learning_rate 3e-5 --head_learning_rate 3e-3 --layer_decay 0.8 --num_train_epochs 8"
+INGREDIENTS = {
+    "YAMNet": {
+        "gentle rates": f"{GENTLE} --lr_scheduler_type cosine --model_config patch_hop_frames=96",
+        "averaged weights": "--ema_decay 0.99",
+        "label smoothing": "--label_smoothing_factor 0.1",
+        "shift": "--augment shift:1",
+        "mixup": "--mixup_alpha 0.4",
+        "masks": "--spec_augment 1",
+    },
+    "CNN": {
+        "averaged weights": "--ema_decay 0.99",
+        "label smoothing": "--label_smoothing_factor 0.1",
+        "shift": "--augment shift:1",
+        "mixup": "--mixup_alpha 0.4",
+        "masks": "--spec_augment 1",
+    },
+    "Whisper": {
+        "mixup": "--mixup_alpha 0.4",
+        "masks": "--spec_augment 1",
+        "averaged weights": "--ema_decay 0.99",
+    },
+}
 """What is added to the plain recipe, one at a time."""
 
-FINAL: dict[str, tuple[str, ...]] = {}
+FINAL = {
+    "YAMNet": ("gentle rates", "averaged weights", "label smoothing", "shift"),
+    "CNN": ("averaged weights", "label smoothing", "shift", "mixup"),
+}
 """The ingredients of the final recipe: the ones that earned their place."""
 
-OTHERS: dict[str, str] = {}
+OTHERS = {
+    "YAMNet: frozen, linear probe": (
+        f"--model_name_or_path {{yamnet}} --freeze backbone --learning_rate 3e-3 --num_train_epochs 40 {BATCH}"
+    ),
+}
 """Trainings that the table holds the recipes against."""
 
 

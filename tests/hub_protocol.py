@@ -229,7 +229,8 @@ class Hub:
                 files[value["path"]] = self.objects[value["oid"]] if large else base64.b64decode(value["content"])
         number = 1 + sum(other.startswith("refs/pr/") for other in repo.branches)
         target = f"refs/pr/{number}" if "create_pr" in request.query else branch
-        page, made = f"{self.url}/{name}", repo.commit(target, header["value"]["summary"], files)
+        page = f"{self.url}/{'' if kind == 'models' else f'{kind}/'}{name}"
+        made = repo.commit(target, header["value"]["summary"], files)
         return {
             "commitOid": made.oid,
             "commitUrl": f"{page}/commit/{made.oid}",

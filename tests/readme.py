@@ -21,6 +21,7 @@ from urbansound_hf.markdown import table
 
 sys.path.append(str(ROOT / "benchmarks"))
 
+import recipe_table
 import tables
 
 README = ROOT / "README.md"
@@ -81,7 +82,11 @@ def fenced(text: str) -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"layers": layers, "mistake": mistake, "flags": flags}
-PAGES: dict[Path, Mapping[str, Callable[[], str]]] = {README: BLOCKS, tables.PAGE: tables.BLOCKS}
+PAGES: dict[Path, Mapping[str, Callable[[], str]]] = {
+    README: BLOCKS,
+    tables.PAGE: tables.BLOCKS,
+    recipe_table.PAGE: recipe_table.BLOCKS,
+}
 
 
 def rewrite(text: str, blocks: Mapping[str, Callable[[], str]] = BLOCKS) -> str:

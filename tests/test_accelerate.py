@@ -21,8 +21,8 @@ from urbansound_hf.errors import exit_code
 
 CHECKPOINT = {"config.json", "model.safetensors", "preprocessor_config.json"}
 RUN = {"metrics.json", "predictions.csv", "log_history.json", "run.yaml", "run.json", "README.md"}
-FIGURES = {"confusion_matrix.png", "per_class.png", "reliability.png", "conditions.png"}
-REPORT = {"report.md", "report.json"}
+FIGURES = {"confusion_matrix.png", "per_class.png", "reliability.png", "conditions.png", "learning_curves.png"}
+REPORT = {"report.md", "report.json", "report.html"}
 pytestmark = pytest.mark.xdist_group("accelerate")  # one worker makes both runs
 SAME_UPDATE = {1: ["--per_device_train_batch_size", "8"], 2: ["--per_device_train_batch_size", "4"]}
 
@@ -33,6 +33,7 @@ def command(tmp_path_factory, synthetic_root) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("command")
     (folder / "tiny.yaml").write_text(TINY)
     data = ["--data_dir", str(synthetic_root), "--per_device_eval_batch_size", "3"]  # 3 does not divide 10 clips
+    data += ["--augment", "gain:1", "white_noise", "--mixup_alpha", "0.3", "--ema_decay", "0.9"]
     return SimpleNamespace(
         folder=folder,
         flags=lambda processes: [

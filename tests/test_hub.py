@@ -22,7 +22,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from tests import hub_server, tiny
 from tests.conftest import ROOT, TINY
 from tests.hub_server import READ_TOKEN, TOKEN, Fault
-from urbansound_hf import config, crossval, hub, hub_dataset, published, trouble
+from urbansound_hf import card, config, crossval, hub, hub_dataset, published, trouble
 from urbansound_hf.errors import UserError
 from urbansound_hf.hub import Target
 from urbansound_hf.pushing import Pusher, target
@@ -94,14 +94,37 @@ def test_what_a_user_needs_arrives_byte_for_byte_and_nothing_else(loopback, run_
     arrived = loopback.files("me/sounds")
     assert url == f"{loopback.url}/me/sounds"
     assert set(arrived) == goes_up(run_folder) > {*GOES_UP, "confusion_matrix.png", "reliability.png"}
-    for name in set(arrived) - {".gitattributes"}:
+    for name in set(arrived) - {".gitattributes", "README.md"}:
         assert arrived[name] == (run_folder / name).read_bytes()
+    assert arrived["README.md"].decode() == card.render(run_folder, "me/sounds")
+    assert b'model="me/sounds"' in arrived["README.md"]
     repo = loopback.repos["models", "me/sounds"]
     assert repo.private
     accuracy = json.loads((run_folder / "metrics.json").read_text())["test_accuracy"]
     protocol = "official split, test fold 10; 1 of 10 folds, not comparable"
     said = f"wav2vec2: accuracy {accuracy:.3f} on 10 clips ({protocol})"
     assert [commit.message for commit in repo.commits] == ["initial commit", said]
+
+
+def test_a_card_that_somebody_wrote_goes_up_as_it_is(loopback, run_folder):
+    (run_folder / "README.md").write_text("---\nlicense: other\n---\n# Mine\n")
+    hub.push(run_folder, Target("me/sounds"))
+    assert loopback.files("me/sounds")["README.md"] == b"---\nlicense: other\n---\n# Mine\n"
+
+
+def test_the_page_goes_up_as_a_space_with_its_model(loopback, run_folder, capsys):
+    assert hub.main(["space", str(run_folder), "me/page", "--private"]) == 0
+    assert capsys.readouterr().out.strip() == f"{loopback.url}/spaces/me/page"
+    files, repo = loopback.files("me/page", kind="spaces"), loopback.repos["spaces", "me/page"]
+    assert repo.private and len(repo.commits) == 2
+    assert {"app.py", "requirements.txt", "urbansound_hf/app.py", "urbansound_hf/predict.py"} <= set(files)
+    assert files["model/model.safetensors"] == (run_folder / "model.safetensors").read_bytes()
+    assert b"sdk: gradio" in files["README.md"] and b"title: 'page'" in files["README.md"]
+    assert not [name for name, content in files.items() if str(run_folder).encode() in content]
+    target = hub.check(Target("me/page", "space"))
+    hub.upload(target, {"urbansound_hf/gone.py": b"", "notes.txt": b"mine"}, "by hand")
+    hub.push_space(str(run_folder), target)
+    assert set(loopback.files("me/page", kind="spaces")) == {*files, "notes.txt"}
 
 
 def test_the_code_of_our_own_families_goes_along(tmp_path):
@@ -154,9 +177,9 @@ def test_no_name_token_or_path_of_this_machine_leaves_it(loopback, run_folder, t
     receipt["config"]["model_name_or_path"] = "/scratch/jane_doe/base"
     (run_folder / "run.json").write_text(json.dumps(receipt))
     secret = f"{TOKEN} /mnt/clips/urban/fold1 {run_folder} /home/jane_doe/x /scratch/jane_doe/base /var/jane_doe/y"
-    for name in ("README.md", "report.json"):
+    for name, place in (("README.md", "accuracy"), ("report.json", '"scope": "')):
         path = run_folder / name
-        path.write_text(path.read_text().replace("accuracy", f"accuracy {secret}", 1))
+        path.write_text(path.read_text().replace(place, f"{place} {secret}", 1))
     hub.push(run_folder, Target("me/sounds"))
     arrived = loopback.files("me/sounds")
     for name, content in arrived.items():

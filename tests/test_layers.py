@@ -16,16 +16,19 @@ LAYERS = [
         "sounds",
     ],
     [
-        "features", "spectra", "effects", "augment", "masks", "mixing", "flags", "recipe", "rules", "search_space", "config", "augmented",
-        "models.short_context", "models.cnn", "models.yamnet",
-        "models.convert_yamnet", "models.heads", "models.layer_sum", "models.clap_audio", "models.ecapa_tdnn",
-        "models.convert_ecapa", "models", "models.checkpoint", "models.catalogue", "models.adapt", "models.lora",
-        "models.probe", "models.zero_shot",
+        "features", "spectra", "effects", "augment", "masks", "mixing", "flags", "recipe", "rules", "search_space",
+        "config", "augmented", "models.short_context", "models.cnn", "models.yamnet", "models.convert_yamnet",
+        "models.heads", "models.layer_sum", "models.clap_audio", "models.ecapa_tdnn", "models.convert_ecapa",
+        "models", "models.checkpoint", "models.catalogue", "models.adapt", "models.lora", "models.probe",
+        "models.zero_shot",
     ],
     ["training_bar", "averaging", "trainer", "rows", "training", "inputs", "output", "predict", "explain"],
-    ["figures", "pictures", "timeline", "markdown", "weaknesses", "reproduction", "card", "comparison", "dataset_figures", "embedding_map", "run_figures",
-     "gallery", "media", "page", "listen", "interface", "app", "space", "report", "published", "trouble", "hub", "hub_dataset", "pushing", "plan", "search_report", "search", "crossval", "models.__main__",
-     "augment_tour"],
+    [
+        "figures", "pictures", "timeline", "markdown", "weaknesses", "reproduction", "card", "comparison",
+        "dataset_figures", "embedding_map", "run_figures", "gallery", "media", "page", "listen", "interface", "app",
+        "space", "report", "published", "trouble", "hub", "hub_dataset", "pushing", "plan", "search_report", "search",
+        "crossval", "models.__main__", "augment_tour",
+    ],
 ]  # fmt: skip
 ORDER = [module for layer in LAYERS for module in layer]
 MODULES = sorted(

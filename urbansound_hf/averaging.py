@@ -39,7 +39,7 @@ class WeightAverage(TrainerCallback):
     ) -> None:
         self.average = {name: weight.detach().clone() for name, weight in trained(kwargs["model"]).items()}
         if self.continued and (Path(self.continued) / FILE).is_file():
-            self.average = load_file(Path(self.continued) / FILE, device=str(args.device))
+            self.average = stored(Path(self.continued), args.device)
         self.running = True
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class WeightAverage(TrainerCallback):
     ) -> None:
         """Puts the average into the model: that of the best checkpoint where Trainer has just loaded one."""
         if args.load_best_model_at_end and state.best_model_checkpoint:
-            self.average = load_file(Path(state.best_model_checkpoint) / FILE, device=str(args.device))
+            self.average = stored(Path(state.best_model_checkpoint), args.device)
         self._exchange(kwargs["model"])
         self.running = False
 
@@ -82,3 +82,8 @@ class WeightAverage(TrainerCallback):
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that learn, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def stored(checkpoint: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    """The average beside a checkpoint."""
+    return {name: weight.to(device) for name, weight in load_file(checkpoint / FILE).items()}

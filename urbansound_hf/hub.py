@@ -1,6 +1,7 @@
 """The way to the Hub, and the only one: one commit, repeated until it is there, or a reason why it cannot be.
 
 python -m urbansound_hf.hub push RUN_DIR REPO_ID [--private] [--revision BRANCH | --create_pr]
+python -m urbansound_hf.hub space RUN_OR_REPO SPACE_ID [--private] [--revision BRANCH | --create_pr]
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
-from urbansound_hf import card, published, receipts, runs
+from urbansound_hf import card, published, receipts, runs, space
 from urbansound_hf.errors import exit_code
 from urbansound_hf.published import File
 from urbansound_hf.trouble import LOGIN, NotPushed, persistently
@@ -29,7 +31,7 @@ class Target:
 
     Args:
         repo_id: owner/name; a bare name belongs to the token's owner.
-        kind: "model" or "dataset".
+        kind: "model", "dataset" or "space".
         private: of a new repository; None: as its owner's settings say.
         revision: a branch, made if need be; None: main.
         create_pr: open a pull request instead of changing main.
@@ -77,7 +79,8 @@ def _make(target: Target) -> None:
     if not api.repo_exists(name, repo_type=kind):
         for other in (other for other in KINDS if other != kind and api.repo_exists(name, repo_type=other)):
             raise NotPushed(f"this repository is a {other}, not a {kind}", name, f"give the {kind} a name of its own")
-        api.create_repo(name, repo_type=kind, private=target.private, exist_ok=True)
+        sdk = "gradio" if kind == "space" else None
+        api.create_repo(name, repo_type=kind, private=target.private, exist_ok=True, space_sdk=sdk)
     if not target.create_pr:  # which anybody may open
         api.auth_check(name, repo_type=kind, write=True)
     if target.revision:
@@ -146,6 +149,28 @@ def push(folder: Path, target: Target) -> str:
     return upload(target, files, message, description, replaces=published.belongs)
 
 
+def push_space(model: str, target: Target) -> str:
+    """Writes the page of a model as a Space, and pushes it as one commit.
+
+    Args:
+        model: a Hub id, or the folder of a run, whose checkpoint becomes part of the Space.
+        target: of kind "space".
+
+    Returns:
+        the URL to look at.
+
+    Raises:
+        UserError: the model is no checkpoint, or the Hub does not take it.
+    """
+    target = check(target)
+    with tempfile.TemporaryDirectory() as folder:
+        space.write(Path(folder), model, target.repo_id.rpartition("/")[2])
+        parts = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+        files: dict[str, File] = {path.relative_to(folder).as_posix(): path for path in parts}
+        old = ("urbansound_hf/", "model/")
+        return upload(target, files, "The page of a sound classifier", replaces=lambda name: name.startswith(old))
+
+
 def commit_message(folder: Path) -> tuple[str, str]:
     """What a push of this run says it is: model, accuracy and protocol, and below it the data and the code."""
     run, receipt = runs.read_run(folder), receipts.read(folder)
@@ -169,13 +194,18 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m urbansound_hf.hub", description="What goes to the Hub.")
-    command = parser.add_subparsers(required=True).add_parser("push", help="push a finished run")
-    command.add_argument("run", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
-    add_target(command)
-    command.add_argument("--private", action="store_true", default=None, help="only its owner sees a new repository")
+    commands = parser.add_subparsers(required=True, dest="what")
+    model = commands.add_parser("push", help="push a finished run")
+    model.add_argument("run", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
+    page = commands.add_parser("space", help="push the page of a model as a Space that runs")
+    page.add_argument("model", metavar="RUN_OR_REPO", help="the folder of a run, or a Hub id")
+    for command in (model, page):
+        add_target(command)
+        command.add_argument("--private", action="store_true", default=None, help="only its owner sees a new one")
     args = parser.parse_args(argv)
-    target = Target(args.repo_id, private=args.private, revision=args.revision, create_pr=args.create_pr)
-    print(push(args.run, target))
+    kind = "space" if args.what == "space" else "model"
+    target = Target(args.repo_id, kind, args.private, args.revision, args.create_pr)
+    print(push_space(args.model, target) if kind == "space" else push(args.run, target))
     return 0
 
 

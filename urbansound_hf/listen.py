@@ -16,7 +16,7 @@ from urbansound_hf import audio, explain, inputs, output, pictures, procedural, 
 from urbansound_hf.errors import UserError
 from urbansound_hf.figures import BLUE, ORANGE, drawing
 from urbansound_hf.labels import CLASSES, CLIP_SECONDS
-from urbansound_hf.output import Classification, _spells
+from urbansound_hf.output import Classification
 from urbansound_hf.predict import SoundClassifier
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def classify(classifier: SoundClassifier, path: Path, report: Report) -> Classif
 
 def spells(result: Classification) -> list[list[float | str]]:
     """The timeline of a long recording as rows: from and to in seconds, class, mean score; none for a short clip."""
-    rows = _spells(result.windows) if result.summary else ()
+    rows = output.spells(result.windows) if result.summary else ()
     return [[round(start, 3), round(end, 3), label, round(score, 4)] for start, end, label, score in rows]
 
 

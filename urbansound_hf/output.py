@@ -164,7 +164,7 @@ def _print_table(result: Classification, stream: TextIO) -> None:
     lines = [result.path]
     if result.summary:
         digits = len(f"{overall.end:.1f}")
-        for start, end, label, score in _spells(result.windows):
+        for start, end, label, score in spells(result.windows):
             lines.append(f"  {start:{digits}.1f}–{end:{digits}.1f} s  {_line(label, score, width, blocks)}")
         lines.append(f"  mean of {len(result.windows)} windows")
     lines += [f"  {_line(label, score, width, blocks)}" for label, score in overall.top]
@@ -176,7 +176,7 @@ def _line(label: str, score: float, width: int, blocks: bool) -> str:
     return f"{label:{width}}  {bar(score, blocks):{BAR_WIDTH}} {score:.2f}"
 
 
-def _spells(windows: Iterable[Prediction]) -> Iterator[tuple[float, float, str, float]]:
+def spells(windows: Iterable[Prediction]) -> Iterator[tuple[float, float, str, float]]:
     """Neighbouring windows of one label as one: start, end, label, mean score."""
     for label, group in groupby(windows, key=lambda window: window.label):
         spell = list(group)

@@ -69,11 +69,14 @@ class SoundTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The recipe's cross entropy, on classes or on the shares of mixed clips."""
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = recipe.loss(outputs.logits, labels, self.class_weights, self.args.label_smoothing_factor)
+        """The model's own loss (ECAPA-TDNN's has a margin); the recipe's cross entropy where that asks for more."""
+        labels, smoothing = inputs["labels"], self.args.label_smoothing_factor
+        if labels.ndim == 1 and self.class_weights is None and not smoothing:
+            outputs = model(**inputs)
+            loss = outputs.loss
+        else:
+            outputs = model(**{name: values for name, values in inputs.items() if name != "labels"})
+            loss = recipe.loss(outputs.logits, labels, self.class_weights, smoothing)
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
