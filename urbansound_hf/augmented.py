@@ -65,7 +65,7 @@ class AugmentedRows(torch.utils.data.Dataset):
     def _row(self, row: int) -> Features:
         return {name: values for name, values in self.rows[row].items() if name not in features.KEPT}
 
-    def _sound(self, row: int, generator: np.random.Generator) -> tuple[Features, np.ndarray, np.ndarray | int]:
+    def _sound(self, row: int, generator: np.random.Generator) -> tuple[Features, np.ndarray, Any]:
         """The model's inputs (of cached features), what is to be mixed of them or the waveform, and the label."""
         label = int(self.rows[row]["labels"])
         label = self.targets[label] if self.recipe.mixes else label
