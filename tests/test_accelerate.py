@@ -23,7 +23,6 @@ CHECKPOINT = {"config.json", "model.safetensors", "preprocessor_config.json"}
 RUN = {"metrics.json", "predictions.csv", "log_history.json", "run.yaml", "run.json", "README.md"}
 FIGURES = {"confusion_matrix.png", "per_class.png", "reliability.png", "conditions.png", "learning_curves.png"}
 REPORT = {"report.md", "report.json", "report.html"}
-pytestmark = pytest.mark.xdist_group("accelerate")  # one worker makes both runs
 SAME_UPDATE = {1: ["--per_device_train_batch_size", "8"], 2: ["--per_device_train_batch_size", "4"]}
 
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.skipif(not find_spec("gradio"), reason="needs Gradio: pip install 'urbansound-hf[app]'"),
-    pytest.mark.xdist_group("app"),  # one server and one browser for all
 ]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_browser = pytest.mark.skipif(

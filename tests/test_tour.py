@@ -23,7 +23,6 @@ RENEW = "renew it: python -m tests.test_tour"
 HEAVY = 300_000  # bytes of notebook that a repository bears
 SOUNDS = 5  # to play
 FIGURES = 10
-pytestmark = pytest.mark.xdist_group("tour")  # one worker executes it for all
 
 
 # ---- what it shows
