@@ -72,7 +72,7 @@ def _row(job: Job, folder: Path) -> dict[str, Any]:
         "accuracy": found.metrics["test_accuracy"],
         "macro_f1": found.metrics["test_macro_f1"],
         **{fact: found.metrics[fact] for fact in facts},
-        "commit": receipt["environment"]["code"].get("commit", "")[:12],
+        "code": receipt["environment"]["code"]["source"],  # the hash of the package's modules
         "correct": "".join("01"[int(right)] for right in found.predictions.correct[order]),
         "groups": found.predictions.groups[order].tolist(),
     }
