@@ -237,8 +237,7 @@ def _speechbrain(module: str) -> Any:
         raise ImportError(f"ecapa-tdnn needs SpeechBrain ({error}): {fix}") from error
 
 
-if __name__ == "__main__":  # first, so that the classes of `__main__` do not take the place of the real ones; by name,
-    # because a checkpoint carries this file to where there is no such module
+if __name__ == "__main__":  # before its classes would replace the real ones; by name: this file travels alone
     raise SystemExit(import_module("urbansound_hf.models.convert_ecapa").main())
 
 AutoConfig.register("ecapa-tdnn", EcapaTdnnConfig, exist_ok=True)

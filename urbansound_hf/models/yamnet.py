@@ -239,8 +239,7 @@ class YamnetForAudioClassification(PreTrainedModel):
         return self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
 
 
-if __name__ == "__main__":  # first, so that the classes of `__main__` do not take the place of the real ones; by name,
-    # because a checkpoint carries this file to where there is no such module
+if __name__ == "__main__":  # before its classes would replace the real ones; by name: this file travels alone
     raise SystemExit(import_module("urbansound_hf.models.convert_yamnet").main())
 
 AutoConfig.register("yamnet", YamnetConfig, exist_ok=True)
