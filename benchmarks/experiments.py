@@ -6,13 +6,14 @@ The tables of docs/ come from such facts, committed in docs/receipts/; the scrip
 from __future__ import annotations
 
 import json
-import random
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).parents[1]
 RECEIPTS = ROOT / "docs" / "receipts"
@@ -23,7 +24,11 @@ from urbansound_hf import config, crossval, receipts, runs  # noqa: E402
 
 @dataclass(frozen=True)
 class Job:
-    """One training: what a table calls it, its test fold and seed, and the words that follow `train.py`."""
+    """One training: what a table calls it, its test fold and seed, and the words that follow `train.py`.
+
+    Args:
+        fold: 0 for a random split.
+    """
 
     name: str
     fold: int
@@ -37,19 +42,30 @@ class Job:
     def folder(self, outputs: Path) -> Path:
         return outputs / self.key
 
+    def run_folder(self, outputs: Path) -> Path:
+        """Where the run itself lies; a split without folds has a name of its own."""
+        return self.folder(outputs) / (f"fold{self.fold}" if self.fold else "random")
+
     def argv(self, outputs: Path) -> list[str]:
-        own = {"test_fold": self.fold, "seed": self.seed, "output_dir": self.folder(outputs), "disable_tqdm": True}
+        own = {"seed": self.seed, "output_dir": self.folder(outputs), "disable_tqdm": True}
+        own |= {"test_fold": self.fold} if self.fold else {"split": "random"}
         return [*self.words, *(word for name, value in own.items() for word in (f"--{name}", str(value)))]
 
 
 def run(jobs: Iterable[Job], outputs: Path) -> int:
-    """Trains what is not finished, one after another in this process; returns how many failed."""
+    """Trains what is neither finished nor in another process's hands, one after another; returns how many failed.
+
+    The same command, given several times, so shares its trainings out among as many processes.
+    """
     failed = 0
+    outputs.mkdir(parents=True, exist_ok=True)
     for job in jobs:
-        if (job.folder(outputs) / f"fold{job.fold}" / receipts.FILE).is_file():
-            continue
         try:
-            failed += crossval.run(config.parse(job.argv(outputs), ROOT / "configs" / "wav2vec2_base.yaml")) != 0
+            with FileLock(outputs / f".{job.key}.lock", timeout=0):
+                if not receipts.finished(job.run_folder(outputs)):
+                    failed += crossval.run(config.parse(job.argv(outputs), ROOT / "configs" / "wav2vec2_base.yaml")) != 0
+        except Timeout:
+            continue
         except Exception:  # of any kind: the other trainings do not depend on this one
             traceback.print_exc()
             failed += 1
@@ -58,7 +74,7 @@ def run(jobs: Iterable[Job], outputs: Path) -> int:
 
 def gather(jobs: Iterable[Job], outputs: Path) -> list[dict[str, Any]]:
     """A row for each finished job; `correct` has one character a test clip, in the order of their names."""
-    return [_row(job, folder) for job in jobs if receipts.finished(folder := job.folder(outputs) / f"fold{job.fold}")]
+    return [_row(job, folder) for job in jobs if receipts.finished(folder := job.run_folder(outputs))]
 
 
 def _row(job: Job, folder: Path) -> dict[str, Any]:
@@ -92,10 +108,3 @@ def save(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def load(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of receipts; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def shuffled(jobs: Sequence[Job], part: str) -> list[Job]:
-    """The share `K/N` of the jobs, for N processes beside each other: "1/2" and "2/2" make all of them."""
-    number, of = (int(word) for word in part.split("/"))
-    mixed = sorted(jobs, key=lambda job: random.Random(job.key).random())
-    return mixed[number - 1 :: of]

@@ -1,6 +1,6 @@
 """Every family that has weights here or trains from nothing, on real clips: folds 1 and 2 train, fold 3 tests.
 
-    python benchmarks/families.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR] [--part 1/2]
+    python benchmarks/families.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR]
 
 trains what is missing, three seeds each, and puts the facts of the receipts into docs/receipts/families.jsonl;
 docs/choosing_a_model.md is made from that. `--yamnet` is a folder that `python -m urbansound_hf.models.yamnet convert`
@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import RECEIPTS, Job, gather, run, save, shuffled
+from experiments import RECEIPTS, Job, gather, run, save
 
 FILE = RECEIPTS / "families.jsonl"
 SEEDS = (1, 2, 3)
@@ -43,7 +43,6 @@ def main() -> int:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--outputs", type=Path, default=Path("outputs/families"))
     parser.add_argument("--only", default="", help="trainings whose name holds this")
-    parser.add_argument("--part", default="1/1", help="K/N: the K-th of N processes beside each other")
     args = parser.parse_args()
     jobs = [
         Job(name, 3, seed, (*words.format(**vars(args)).split(), "--data_dir", args.data_dir, "--validation", "none"))
@@ -51,7 +50,7 @@ def main() -> int:
         for name, words in RUNS.items()
         if args.only in name
     ]
-    failed = run(shuffled(jobs, args.part) if args.part != "1/1" else jobs, args.outputs)
+    failed = run(jobs, args.outputs)
     save(FILE, gather(jobs, args.outputs))
     return 1 if failed else 0
 

@@ -1,11 +1,11 @@
 """What each ingredient of a recipe is worth, on real clips: two folds train, the third tests, in all three rotations.
 
-    python benchmarks/recipe.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR] [--only NAME] [--part 1/2]
+    python benchmarks/recipe.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR] [--only NAME]
 
 trains what is missing, in the order of its worth: the plain recipe, each ingredient alone, the final recipe, the final
 one without each ingredient, with one seed; then the plain and the final one with two seeds more. The facts of the
 receipts go into docs/receipts/recipe.jsonl, of which docs/recipe.md is made. Every training takes the last weights:
-with two folds there is none left to choose on. `--part K/N` shares the trainings out among N processes.
+with two folds there is none left to choose on. Given twice at the same time, the command shares its trainings out.
 """
 
 from __future__ import annotations
@@ -15,48 +15,57 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments import RECEIPTS, Job, gather, run, save, shuffled
+from experiments import RECEIPTS, Job, gather, run, save
 
 FILE = RECEIPTS / "recipe.jsonl"
 FOLDS, SEEDS = (1, 2, 3), (1, 2, 3)
 
 BATCH = "--per_device_train_batch_size 32 --gradient_accumulation_steps 1"
 PLAIN = {
-    "YAMNet": f"--model_name_or_path {{yamnet}} --freeze none --learning_rate 1e-3 --num_train_epochs 4 {BATCH}",
-    "CNN": "configs/cnn_logmel.yaml --num_train_epochs 40",
-    "Whisper": f"--model_name_or_path {{whisper}} --freeze none --learning_rate 1e-4 --num_train_epochs 6 {BATCH}",
+    "YAMNet": (
+        "--model_name_or_path {yamnet} --model_config training_patch_hop_frames=96 --freeze none --learning_rate 1e-3 "
+        f"--num_train_epochs 4 {BATCH}"
+    ),
+    "CNN": "configs/cnn_logmel.yaml --num_train_epochs 30",
+    "Whisper": f"--model_name_or_path {{whisper}} --freeze none --learning_rate 1e-4 --num_train_epochs 4 {BATCH}",
 }
 """The recipe without any ingredient: `train.py`'s words."""
 
-GENTLE = "--learning_rate 3e-5 --head_learning_rate 3e-3 --layer_decay 0.8 --num_train_epochs 8"
+GENTLE = "--learning_rate 1e-5 --head_learning_rate 1e-3 --layer_decay 0.8"
+AVERAGED, SMOOTHED, MIXED, MASKED = (
+    "--ema_decay 0.99", "--label_smoothing_factor 0.1", "--mixup_alpha 0.4", "--spec_augment 1",
+)  # fmt: skip
 INGREDIENTS = {
     "YAMNet": {
-        "gentle rates": f"{GENTLE} --lr_scheduler_type cosine --model_config patch_hop_frames=96",
-        "averaged weights": "--ema_decay 0.99",
-        "label smoothing": "--label_smoothing_factor 0.1",
+        "peak at full scale": "--feature_extractor_config peak_normalize=true",
+        "probe first": "--probe_first",
+        "gentle rates": GENTLE,
+        "averaged weights": AVERAGED,
+        "label smoothing": SMOOTHED,
         "shift": "--augment shift:1",
-        "mixup": "--mixup_alpha 0.4",
-        "masks": "--spec_augment 1",
+        "mixup": MIXED,
+        "masks": MASKED,
     },
     "CNN": {
-        "averaged weights": "--ema_decay 0.99",
-        "label smoothing": "--label_smoothing_factor 0.1",
-        "shift": "--augment shift:1",
-        "mixup": "--mixup_alpha 0.4",
-        "masks": "--spec_augment 1",
+        "mixup": MIXED,
+        "masks": MASKED,
+        "averaged weights": AVERAGED,
+        "label smoothing": SMOOTHED,
+        "shift, speed, equalizer": "--augment shift:1 speed:0.5 equalizer:0.5",
+        "twice the epochs": "--num_train_epochs 60",
     },
     "Whisper": {
-        "mixup": "--mixup_alpha 0.4",
-        "masks": "--spec_augment 1",
-        "averaged weights": "--ema_decay 0.99",
+        "its first two layers": "--model_config encoder_layers=2",
+        "probe first": "--probe_first",
+        "gentle rates": GENTLE,
+        "mixup": MIXED,
+        "masks": MASKED,
+        "averaged weights": AVERAGED,
     },
 }
 """What is added to the plain recipe, one at a time."""
 
-FINAL = {
-    "YAMNet": ("gentle rates", "averaged weights", "label smoothing", "shift"),
-    "CNN": ("averaged weights", "label smoothing", "shift", "mixup"),
-}
+FINAL: dict[str, tuple[str, ...]] = {}
 """The ingredients of the final recipe: the ones that earned their place."""
 
 OTHERS = {
@@ -92,13 +101,16 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
         yield from (job(name, text, fold, seed) for seed in SEEDS for fold in FOLDS)
 
 
+SEVERAL = ("augment", "model_config", "feature_extractor_config")
+
+
 def merged(texts: list[str]) -> str:
-    """Flags of several texts; of one that takes several values (`--augment`) the values come together."""
+    """Flags of several texts; of those that take several values the values come together, else the last one counts."""
     head, *flags = " ".join(texts).split(" --")
     values: dict[str, str] = {}
     for flag in flags:
         name, _, value = flag.partition(" ")
-        values[name] = f"{values[name]} {value}" if name == "augment" and name in values else value
+        values[name] = f"{values[name]} {value}" if name in SEVERAL and name in values else value
     return " ".join([head, *(f"--{name} {value}".strip() for name, value in values.items())])
 
 
@@ -109,10 +121,9 @@ def main() -> int:
     parser.add_argument("--outputs", type=Path, default=Path("outputs/recipe"))
     parser.add_argument("--only", default="", help="trainings whose name holds this")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only the first so many")
-    parser.add_argument("--part", default="1/1", help="K/N: the K-th of N processes beside each other")
     args = parser.parse_args()
     wanted = [job for job in jobs(vars(args)) if args.only in job.name and job.seed in SEEDS[: args.seeds]]
-    failed = run(shuffled(wanted, args.part) if args.part != "1/1" else wanted, args.outputs)
+    failed = run(wanted, args.outputs)
     save(FILE, gather(wanted, args.outputs))
     return 1 if failed else 0
 

@@ -20,7 +20,7 @@ LAYERS = [
         "config", "augmented", "models.short_context", "models.cnn", "models.yamnet", "models.convert_yamnet",
         "models.heads", "models.layer_sum", "models.clap_audio", "models.ecapa_tdnn", "models.convert_ecapa",
         "models", "models.checkpoint", "models.catalogue", "models.adapt", "models.lora", "models.probe",
-        "models.zero_shot",
+        "models.probe_first", "models.zero_shot",
     ],
     ["training_bar", "averaging", "trainer", "rows", "training", "inputs", "output", "predict", "explain"],
     [

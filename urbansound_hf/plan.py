@@ -15,7 +15,7 @@ from urbansound_hf import folds, leaks, models, progress, published, receipts
 from urbansound_hf.config import RunConfig, test_folds
 from urbansound_hf.errors import UserError
 from urbansound_hf.folds import Split
-from urbansound_hf.models import checkpoint
+from urbansound_hf.models import checkpoint, probe_first
 from urbansound_hf.runs import read_run
 from urbansound_hf.sounds import SoundRequest, Sounds, load_sounds
 
@@ -49,7 +49,9 @@ def prepare(config: RunConfig) -> Experiment:
     # Seconds, and a mistake in the model's flags is told before an hour of decoding: two labels will do.
     with checkpoint.quietly(local=True):
         named = list(models.key_values(config.model.head_from or (), "--head_from"))
-        models.load_model(config.model, [*named, "a", "b"], copy.deepcopy(extractor), data.clip_seconds)
+        model = models.load_model(config.model, [*named, "a", "b"], copy.deepcopy(extractor), data.clip_seconds)
+        if config.model.probe_first:
+            probe_first.linear_layers(model)
     request = SoundRequest(
         dataset=data.dataset,
         data_dir=data.data_dir,

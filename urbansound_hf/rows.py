@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from urbansound_hf import features, masks
 from urbansound_hf.augmented import AugmentedRows
 from urbansound_hf.config import RunConfig
+from urbansound_hf.errors import UserError
 from urbansound_hf.features import FeatureExtractor
 from urbansound_hf.folds import Split
-from urbansound_hf.models import checkpoint, probe
+from urbansound_hf.models import checkpoint, probe, probe_first
 from urbansound_hf.sounds import Sounds
 
 
@@ -30,14 +31,8 @@ def prepare(
     """
     recipe = config.recipe
     probing = config.model.freeze == "backbone" and not config.model.unfreeze_last_n and not recipe.changes_rows
+    heard = _hearing(config, sounds, model)
     with config.training.main_process_first(desc="feature extraction"):
-        heard = partial(
-            features.prepare,
-            sounds.dataset,
-            clip_seconds=config.data.clip_seconds,
-            num_proc=config.data.preprocessing_num_workers or os.cpu_count(),
-            shortest_samples=checkpoint.shortest_samples(model.config),
-        )
         evaluated = heard(extractor, shifts=recipe.test_time_shifts)
         prepared = {part: evaluated for part in ("validation", "test") if len(getattr(split, part))}
         if recipe.changes_waveforms:
@@ -55,6 +50,34 @@ def prepare(
         for part, rows in prepared.items()
     }
     return parts, learner
+
+
+def begin_with_probe(
+    config: RunConfig, sounds: Sounds, split: Split, extractor: FeatureExtractor, model: PreTrainedModel
+) -> None:
+    """Fits the head, in place, to the training clips as the model hears them before anything was trained or changed.
+
+    Raises:
+        UserError: the head is none that a regression fits.
+    """
+    with config.training.main_process_first(desc="the probe before the training"):
+        heard = _hearing(config, sounds, model)(extractor)
+        heard = heard.select(np.flatnonzero(np.isin(heard["clip"], split.train)))
+        if not probe.agrees(model, heard, config.training.device):
+            what = f"the head of a {model.config.model_type} model is not linear in what the backbone tells of a clip"
+            raise UserError(what, "--probe_first", "leave it out for this family")
+        probe_first.fit(model, probe.embeddings(model, heard, config.training.per_device_eval_batch_size))
+
+
+def _hearing(config: RunConfig, sounds: Sounds, model: PreTrainedModel) -> partial[datasets.Dataset]:
+    """`features.prepare` for all clips of a run."""
+    return partial(
+        features.prepare,
+        sounds.dataset,
+        clip_seconds=config.data.clip_seconds,
+        num_proc=config.data.preprocessing_num_workers or os.cpu_count(),
+        shortest_samples=checkpoint.shortest_samples(model.config),
+    )
 
 
 def training_rows(

@@ -109,6 +109,8 @@ def prepare(config: RunConfig, sounds: Sounds, split: Split) -> Prepared:
     """The model as the config wants it, and the parts of the data as the model hears them; see `rows.prepare`."""
     extractor = models.load_feature_extractor(config.model)
     model = models.load_model(config.model, sounds.labels, extractor, config.data.clip_seconds)
+    if config.model.probe_first:
+        rows.begin_with_probe(config, sounds, split, extractor, model)
     config = rows.with_own_masking(config, model, extractor)
     prepare_model(config, model)
     return Prepared(config, model, extractor, *rows.prepare(config, sounds, split, extractor, model))

@@ -48,6 +48,7 @@ class YamnetConfig(PreTrainedConfig):
         strides: 1 or 2 for each layer, in time and frequency alike; all together at most 32.
         patch_hop_frames: 10-ms frames from one patch to the next. 48 is the original's; 96, without overlap, halves
             the work, and the frames that fill no whole patch are left out.
+        training_patch_hop_frames: the same in training (default: as otherwise).
     """
 
     model_type = "yamnet"
@@ -55,6 +56,7 @@ class YamnetConfig(PreTrainedConfig):
     channels: list[int] | tuple[int, ...] = CHANNELS
     strides: list[int] | tuple[int, ...] = STRIDES
     patch_hop_frames: int = PATCH_HOP_FRAMES
+    training_patch_hop_frames: int | None = None
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -67,14 +69,24 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
     """Waveform → log-mel spectrogram, 64 HTK mel bands from 125 to 7500 Hz, one frame every 10 ms.
 
     The end is padded with silence to whole patches (96 frames, then 48 more at a time), as in the original.
+
+    Args:
+        peak_normalize: brings the largest sample of each clip to 1 first. The offset in the logarithm is for sounds at
+            full scale, and a quiet clip drowns in it; the original leaves clips as they are.
     """
 
     model_input_names = ["input_features", "attention_mask"]
 
     def __init__(
-        self, feature_size: int = 64, sampling_rate: int = 16_000, padding_value: float = SILENCE, **kwargs: object
+        self,
+        feature_size: int = 64,
+        sampling_rate: int = 16_000,
+        padding_value: float = SILENCE,
+        peak_normalize: bool = False,
+        **kwargs: object,
     ) -> None:
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
+        self.peak_normalize = peak_normalize
         # TensorFlow's triangles, straight in mel, not in Hz.
         filters = mel_filter_bank(FFT // 2 + 1, feature_size, 125.0, 7500.0, sampling_rate, None, "htk", True)
         self.mel_filters = torch.from_numpy(filters).float()  # (257, 64)
@@ -113,6 +125,8 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
         """`(samples,)` → `(frames, 64)` float32, at least 96 frames."""
         if waveform.ndim != 1:
             raise ValueError(f"YAMNet hears mono waveforms (samples,), found the shape {waveform.shape}")
+        if self.peak_normalize and waveform.any():
+            waveform = waveform / np.abs(waveform).max()
         patch, hop = WINDOW + (PATCH_FRAMES - 1) * HOP, PATCH_HOP_FRAMES * HOP  # in samples: 15600, 7680
         hops = math.ceil(max(len(waveform) - patch, 0) / hop)
         padded = torch.from_numpy(np.pad(waveform, (0, patch + hops * hop - len(waveform))))
@@ -157,13 +171,18 @@ class YamnetBackbone(nn.Module):
 
     def __init__(self, config: YamnetConfig) -> None:
         super().__init__()
-        self.patch_hop_frames = config.patch_hop_frames
+        self.hops = (config.patch_hop_frames, config.training_patch_hop_frames or config.patch_hop_frames)
         shapes = zip((1, *config.channels), config.channels, config.strides, strict=False)
         self.layers = nn.ModuleList(YamnetLayer(*shape) for shape in shapes)
 
+    @property
+    def hop_frames(self) -> int:
+        """From one patch to the next, in evaluation or in training."""
+        return self.hops[self.training]
+
     def forward(self, input_features: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, 64)`, at least 96 frames → `(batch, patches, channels[-1])`."""
-        patches = input_features.unfold(1, PATCH_FRAMES, self.patch_hop_frames)  # (batch, patches, 64, 96)
+        patches = input_features.unfold(1, PATCH_FRAMES, self.hop_frames)  # (batch, patches, 64, 96)
         images = patches.transpose(2, 3).flatten(0, 1).unsqueeze(1)  # (batch · patches, 1, 96, 64)
         in_parts = images.is_cpu and not torch.compiler.is_compiling()
         embeddings = torch.cat([self._embed(part) for part in (images.split(CPU_PATCHES) if in_parts else [images])])
@@ -220,7 +239,7 @@ class YamnetForAudioClassification(PreTrainedModel):
         logits = self.classifier(self.yamnet(input_features))  # (batch, patches, labels)
         mask = torch.ones_like(input_features[..., 0]) if attention_mask is None else attention_mask
         # A patch counts where its last frame is one of the clip: (batch, patches, 1), 1 in sum over the patches.
-        valid = mask[:, PATCH_FRAMES - 1 :: self.config.patch_hop_frames, None].float()
+        valid = mask[:, PATCH_FRAMES - 1 :: self.yamnet.hop_frames, None].float()
         pooled = self._pool(logits.float(), valid / valid.sum(1, keepdim=True))
         return SequenceClassifierOutput(loss=None if labels is None else self._loss(pooled, labels), logits=pooled)
 
