@@ -63,7 +63,9 @@ def run(jobs: Iterable[Job], outputs: Path) -> int:
         try:
             with FileLock(outputs / f".{job.key}.lock", timeout=0):
                 if not receipts.finished(job.run_folder(outputs)):
-                    failed += crossval.run(config.parse(job.argv(outputs), ROOT / "configs" / "wav2vec2_base.yaml")) != 0
+                    failed += (
+                        crossval.run(config.parse(job.argv(outputs), ROOT / "configs" / "wav2vec2_base.yaml")) != 0
+                    )
         except Timeout:
             continue
         except Exception:  # of any kind: the other trainings do not depend on this one

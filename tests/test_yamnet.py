@@ -202,6 +202,18 @@ def test_what_the_extractor_refuses():
     assert extractor(sound(1.0).tolist(), return_tensors="np")["input_features"].shape == (1, 144, 64)
 
 
+def test_at_full_scale_a_clip_sounds_the_same_however_quiet_it_was():
+    clip = sound(1.5)
+    scaled, original = YamnetFeatureExtractor(peak_normalize=True), YamnetFeatureExtractor()
+    loud, quiet = (scaled(level * clip, return_tensors="np")["input_features"] for level in (1.0, 0.001))
+    np.testing.assert_allclose(quiet, loud, atol=1e-4)
+    full = original(clip / np.abs(clip).max(), return_tensors="np")["input_features"]
+    np.testing.assert_allclose(loud, full, atol=1e-5)
+    assert np.abs(original(0.001 * clip, return_tensors="np")["input_features"] - full).max() > 1
+    silence = scaled(np.zeros(16_000, np.float32), return_tensors="np")["input_features"]
+    assert (silence == original(np.zeros(16_000, np.float32), return_tensors="np")["input_features"]).all()
+
+
 # The network
 
 
@@ -227,6 +239,14 @@ def test_a_score_does_not_depend_on_padding_or_neighbours(problem_type, hop):
         alone = torch.cat([model(**features(clip)).logits for clip in clips])
     assert "attention_mask" not in features(clips[0])
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_patches_may_lie_side_by_side_in_training_alone():
+    model, batch = tiny(training_patch_hop_frames=96), features(sound(4.0))  # 432 frames
+    assert model.eval().yamnet(batch["input_features"]).shape[1] == 8
+    assert model.train().yamnet(batch["input_features"]).shape[1] == 4
+    assert model(**batch, labels=torch.tensor([0])).loss.isfinite()
+    assert tiny().train().yamnet(batch["input_features"]).shape[1] == 8
 
 
 def test_more_patches_than_go_through_at_once():
@@ -300,15 +320,16 @@ def test_misuse_is_explained():
 
 
 def test_survives_saving(tmp_path):
-    model, waveform = tiny(patch_hop_frames=96), sound(2.0)
+    model, waveform = tiny(patch_hop_frames=96, training_patch_hop_frames=48), sound(2.0)
     model.save_pretrained(tmp_path)
-    YamnetFeatureExtractor().save_pretrained(tmp_path)
+    YamnetFeatureExtractor(peak_normalize=True).save_pretrained(tmp_path)
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert extractor.peak_normalize
     again = AutoModelForAudioClassification.from_pretrained(tmp_path).eval()
     assert type(again) is YamnetForAudioClassification
-    assert again.config.patch_hop_frames == 96
+    assert (again.config.patch_hop_frames, again.config.training_patch_hop_frames) == (96, 48)
     with torch.inference_mode():
-        expected = model(**features(waveform)).logits
+        expected = model(**features(waveform / np.abs(waveform).max())).logits
         assert torch.equal(again(**extractor(waveform, return_tensors="pt")).logits, expected)
 
 
