@@ -26,8 +26,8 @@ PLAIN = {
         "--model_name_or_path {yamnet} --model_config training_patch_hop_frames=96 --freeze none --learning_rate 1e-3 "
         f"--num_train_epochs 4 {BATCH}"
     ),
-    "CNN": "configs/cnn_logmel.yaml --num_train_epochs 30",
-    "Whisper": f"--model_name_or_path {{whisper}} --freeze none --learning_rate 1e-4 --num_train_epochs 4 {BATCH}",
+    "CNN": "configs/cnn_logmel.yaml --num_train_epochs 24",
+    "Whisper": f"--model_name_or_path {{whisper}} --freeze none --learning_rate 1e-4 --num_train_epochs 3 {BATCH}",
 }
 """The recipe without any ingredient: `train.py`'s words."""
 
@@ -35,15 +35,16 @@ GENTLE = "--learning_rate 1e-5 --head_learning_rate 1e-3 --layer_decay 0.8"
 AVERAGED, SMOOTHED, MIXED, MASKED = (
     "--ema_decay 0.99", "--label_smoothing_factor 0.1", "--mixup_alpha 0.4", "--spec_augment 1",
 )  # fmt: skip
+PROBE_FIRST = "--probe_first --head_learning_rate 1e-4"
 INGREDIENTS = {
     "YAMNet": {
         "peak at full scale": "--feature_extractor_config peak_normalize=true",
-        "probe first": "--probe_first",
         "gentle rates": GENTLE,
-        "averaged weights": AVERAGED,
-        "label smoothing": SMOOTHED,
+        "probe first": PROBE_FIRST,
         "shift": "--augment shift:1",
         "mixup": MIXED,
+        "averaged weights": AVERAGED,
+        "label smoothing": SMOOTHED,
         "masks": MASKED,
     },
     "CNN": {
@@ -52,20 +53,22 @@ INGREDIENTS = {
         "averaged weights": AVERAGED,
         "label smoothing": SMOOTHED,
         "shift, speed, equalizer": "--augment shift:1 speed:0.5 equalizer:0.5",
-        "twice the epochs": "--num_train_epochs 60",
+        "twice the epochs": "--num_train_epochs 48",
     },
     "Whisper": {
         "its first two layers": "--model_config encoder_layers=2",
-        "probe first": "--probe_first",
         "gentle rates": GENTLE,
+        "probe first": PROBE_FIRST,
         "mixup": MIXED,
-        "masks": MASKED,
         "averaged weights": AVERAGED,
     },
 }
 """What is added to the plain recipe, one at a time."""
 
-FINAL: dict[str, tuple[str, ...]] = {}
+FINAL: dict[str, tuple[str, ...]] = {
+    "YAMNet": ("peak at full scale", "gentle rates", "probe first"),
+    "Whisper": ("its first two layers", "gentle rates", "probe first"),
+}
 """The ingredients of the final recipe: the ones that earned their place."""
 
 OTHERS = {

@@ -334,6 +334,15 @@ def test_mistakes_are_told_with_the_way_out(name, config, extractor_config, rule
     assert caught.value.where == where and caught.value.fix
 
 
+def test_weights_that_are_not_yet_converted_are_not_looked_for_on_the_hub(monkeypatch):
+    monkeypatch.setattr(models, "_pretrained_extractor", lambda _: pytest.fail("asked elsewhere"))
+    with pytest.raises(UserError, match="there is no such folder") as caught:
+        models.load_feature_extractor(arguments("outputs/yamnet_audioset_/yamnet_audioset"))
+    assert "python -m urbansound_hf.models.yamnet convert MODEL.onnx outputs/" in caught.value.fix
+    with pytest.raises(UserError, match="there is no such folder"):
+        models.load_feature_extractor(arguments("outputs/never_trained"))
+
+
 def test_a_mistyped_key_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="nearest: hidden_size"):
         models.load_feature_extractor(arguments("wav2vec2", ["hiden_size=8"]))

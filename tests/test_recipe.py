@@ -36,6 +36,21 @@ def test_smoothing_spreads_a_share_over_all_classes():
     torch.testing.assert_close(recipe.loss(LOGITS, LABELS, smoothing=0.1), recipe.loss(LOGITS, smoothed))
 
 
+def test_the_focal_loss_weighs_a_clip_by_what_is_still_wrong():
+    """Equation 4 of arXiv:1708.02002; without a gamma it is the cross entropy, of shares and smoothed labels too."""
+    p = LOGITS.softmax(dim=1)[torch.arange(3), LABELS]
+    focal = recipe.loss(LOGITS, LABELS, focal_gamma=2)
+    torch.testing.assert_close(focal, (-((1 - p) ** 2) * p.log()).mean())
+    weights = torch.tensor([1.0, 2.0, 4.0])
+    weighted = recipe.loss(LOGITS, LABELS, weights, focal_gamma=2)
+    torch.testing.assert_close(weighted, (weights[LABELS] * -((1 - p) ** 2) * p.log()).mean())
+    smoothed, shares = 0.9 * torch.eye(3)[LABELS] + 0.1 / 3, torch.tensor([[0.7, 0.3, 0.0]] * 3)
+    nearly_none = {"focal_gamma": 1e-9}
+    for labels, smoothing in ((LABELS, 0.1), (shares, 0.0), (shares, 0.1), (smoothed, 0.0)):
+        plain = recipe.loss(LOGITS, labels, weights, smoothing)
+        torch.testing.assert_close(recipe.loss(LOGITS, labels, weights, smoothing, **nearly_none), plain)
+
+
 def test_class_weights_are_inverse_to_the_clips_and_1_on_average():
     labels = np.array([0] * 6 + [1] * 3 + [3])
     weights = recipe.class_weights(labels, 4)

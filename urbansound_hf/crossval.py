@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 from urbansound_hf import card, plan, progress, pushing, receipts, report, search, training
@@ -103,19 +102,8 @@ def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) ->
     Raises:
         UserError: another command is at work in this folder.
     """
-    folder = experiment.folder(split)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
-    if experiment.config.training.process_index == 0:
-        try:
-            lock.acquire()
-        except Timeout:
-            fix = "wait for it, or choose another --output_dir"
-            raise UserError("another command is training in this folder", str(folder), fix) from None
-    try:
+    with plan.alone(experiment, experiment.folder(split), "training"):
         return _run_split(experiment, split, leaks)
-    finally:
-        lock.release()
 
 
 def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:

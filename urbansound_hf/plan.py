@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from urbansound_hf import folds, leaks, models, progress, published, receipts
 from urbansound_hf.config import RunConfig, test_folds
@@ -75,6 +77,27 @@ def prepare(config: RunConfig) -> Experiment:
         "environment": receipts.environment(),
     }
     return Experiment(config, sounds, receipt)
+
+
+@contextmanager
+def alone(experiment: Experiment, folder: Path, doing: str) -> Iterator[None]:
+    """One command at a time is at work in a folder; the first of its processes holds the lock, beside the folder.
+
+    Raises:
+        UserError: another command is `doing` something in it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    if experiment.config.training.process_index == 0:
+        try:
+            lock.acquire()
+        except Timeout:
+            fix = "wait for it, or choose another --output_dir"
+            raise UserError(f"another command is {doing} in this folder", str(folder), fix) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_output_dir(folder: Path) -> None:

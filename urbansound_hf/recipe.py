@@ -33,6 +33,7 @@ class RecipeArguments:
     mixup_alpha: float = flag(0.0, "mix two clips in shares from Beta(alpha, alpha), labels too; 0: never")
     cutmix_alpha: float = flag(0.0, "replace a stretch of time by another clip's, its share from Beta(alpha, alpha)")
     mix_probability: float = flag(1.0, "probability that a clip is mixed at all")
+    focal_gamma: float = flag(0.0, "focal loss: a clip that is already told apart weighs less, the more so the higher")
     class_weights: bool = flag(False, "weigh the loss of each class by the inverse of its training clips")
     balanced_sampling: bool = flag(False, "draw training clips so that all classes come equally often")
     ema_decay: float = flag(0.0, "keep the moving average of the weights, with this decay an update; 0: the last ones")
@@ -67,7 +68,11 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
 
 
 def loss(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None, smoothing: float = 0.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    smoothing: float = 0.0,
+    focal_gamma: float = 0.0,
 ) -> torch.Tensor:
     """Cross entropy, in float32, averaged over the clips of a batch.
 
@@ -76,10 +81,17 @@ def loss(
         labels: `(batch,)` class ids, or `(batch, classes)` shares that sum to 1 (mixed clips).
         weights: `(classes,)`; a clip weighs what its shares of the classes weigh.
         smoothing: the share of a label that is spread evenly over all classes (arXiv:1512.00567).
+        focal_gamma: each class's part is multiplied by (1 - its score) ** gamma (arXiv:1708.02002, equation 4).
     """
     if labels.ndim == 1:  # so that a weighted loss is a mean over clips for both kinds, not over weights for one
         labels = torch.nn.functional.one_hot(labels, logits.shape[-1])
-    return cross_entropy(logits.float(), labels.float(), weights, label_smoothing=smoothing)
+    logits, labels = logits.float(), labels.float()
+    if not focal_gamma:
+        return cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+    labels = labels * (1 - smoothing) + smoothing / logits.shape[-1]
+    scores = logits.log_softmax(dim=-1)  # (batch, classes)
+    parts = labels * (1 - scores.exp()) ** focal_gamma * scores
+    return -(parts if weights is None else parts * weights).sum(dim=-1).mean()
 
 
 class BalancedSampler(torch.utils.data.Sampler[int]):

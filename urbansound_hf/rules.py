@@ -21,6 +21,7 @@ RANGES = {
     "save_total_limit": "1 or more", "early_stopping_patience": "1 or more", "lora_rank": "1 or more",
     "unfreeze_last_n": "0 or more", "warmup_steps": "0 or more", "weight_decay": "0 or more",
     "mixup_alpha": "0 or more", "cutmix_alpha": "0 or more", "test_time_shifts": "0 or more",
+    "focal_gamma": "0 or more",
     "spec_augment": "0 to 1", "frequency_mask": "0 to 1", "time_mask": "0 to 1", "mix_probability": "0 to 1",
     "ema_decay": "0 to below 1", "label_smoothing_factor": "0 to below 1",
     "search": "1 or more",

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 from transformers import (
     EarlyStoppingCallback,
     TrainerCallback,
@@ -52,18 +51,8 @@ def run(config: RunConfig) -> int:
     (split,) = plan.splits(experiment)
     plan.leak_report(experiment, split)
     folder, first = experiment.output_dir / FOLDER, config.training.process_index == 0
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{FOLDER}.lock"), timeout=0)
-    if first:
-        try:
-            lock.acquire()
-        except Timeout:
-            fix = "wait for it, or choose another --output_dir"
-            raise UserError("another command is searching in this folder", str(folder), fix) from None
-    try:
+    with plan.alone(experiment, folder, "searching"):
         _search(experiment, split, folder, open_study(experiment, split, folder) if first else None)
-    finally:
-        lock.release()
     return 0
 
 

@@ -6,8 +6,8 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from urbansound_hf import models
 from urbansound_hf.errors import UserError
-from urbansound_hf.models import checkpoint
 
 PACKAGE = Path(__file__).resolve().parent
 NEEDS = ("torch", "torchaudio", "transformers", "datasets", "soundfile", "soxr", "scipy", "matplotlib", "tqdm")
@@ -56,7 +56,7 @@ def write(folder: Path, model: str, title: str) -> None:
     Raises:
         UserError: the model is no checkpoint, or a package that the Space needs is not installed here.
     """
-    checkpoint.check_path(Path(model))
+    models.check_path(Path(model))
     gradio, *needs = (f"{name}=={_installed(name)}" for name in ("gradio", *NEEDS))
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / PACKAGE.name, ignore_errors=True)
@@ -66,8 +66,8 @@ def write(folder: Path, model: str, title: str) -> None:
         _copy_checkpoint(Path(model), folder / "model")
     (folder / "app.py").write_text(APP.format(model="model" if local else model), encoding="utf-8")
     (folder / "requirements.txt").write_text("\n".join(needs) + "\n", encoding="utf-8")
-    models = "" if local else f"models:\n  - {model}\n"
-    card = CARD.format(title=" ".join(title.split()), gradio=gradio.partition("==")[2], models=models)
+    named = "" if local else f"models:\n  - {model}\n"
+    card = CARD.format(title=" ".join(title.split()), gradio=gradio.partition("==")[2], models=named)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

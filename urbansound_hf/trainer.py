@@ -70,13 +70,13 @@ class SoundTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The model's own loss (ECAPA-TDNN's has a margin); the recipe's cross entropy where that asks for more."""
-        labels, smoothing = inputs["labels"], self.args.label_smoothing_factor
-        if labels.ndim == 1 and self.class_weights is None and not smoothing:
+        labels, smoothing, gamma = inputs["labels"], self.args.label_smoothing_factor, self.plan.focal_gamma
+        if labels.ndim == 1 and self.class_weights is None and not smoothing and not gamma:
             outputs = model(**inputs)
             loss = outputs.loss
         else:
             outputs = model(**{name: values for name, values in inputs.items() if name != "labels"})
-            loss = recipe.loss(outputs.logits, labels, self.class_weights, smoothing)
+            loss = recipe.loss(outputs.logits, labels, self.class_weights, smoothing, gamma)
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:

@@ -53,7 +53,7 @@ def load_feature_extractor(arguments: ModelArguments) -> FeatureExtractionMixin:
     """The feature extractor that belongs to the model; for a bare model type, a new one.
 
     Raises:
-        UserError: there is no such model, or an override that its extractor does not have.
+        UserError: there is no such model or folder, or an override that its extractor does not have.
     """
     register()
     overrides = key_values(arguments.feature_extractor_config or (), "--feature_extractor_config")
@@ -65,6 +65,7 @@ def load_feature_extractor(arguments: ModelArguments) -> FeatureExtractionMixin:
         with _refusals("--feature_extractor_config"):
             extractor = extractor_class()
     else:
+        check_path(Path(arguments.model_name_or_path))
         extractor = _or_user_error(arguments, lambda: _pretrained_extractor(arguments))
         extractor_class = type(extractor)
     _check_keys(overrides, extractor.to_dict(), "--feature_extractor_config")
@@ -93,6 +94,26 @@ def load_model(
     short_context.fit(model, feature_extractor, clip_seconds)
     model.config.clip_seconds = clip_seconds
     return model
+
+
+def check_path(path: Path) -> None:
+    """Tells a mistyped, unfinished or not yet converted folder from a Hub id before anybody waits for the network."""
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return
+        inside = sorted(str(config.parent) for config in path.glob("*/config.json"))
+        fix = f"give one of {', '.join(inside[:5])}" if inside else "give the folder of a finished run, or a Hub id"
+        raise UserError("the folder holds no model: there is no config.json in it", str(path), fix)
+    if path.exists():
+        raise UserError("a model is a folder or a Hub id, this is a file", str(path), f"give {path.parent}")
+    looks_local = path.is_absolute() or path.parts[:1] in (("..",), ("outputs",))
+    if looks_local or len(path.parts) > 2 or (len(path.parts) > 1 and path.parent.is_dir()):
+        siblings = [str(folder) for folder in path.parent.glob("*/")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.5)
+        fix = f"did you mean {near[0]}?" if near else "give the folder of a finished run, or a Hub id (owner/name)"
+        if path.name == "yamnet_audioset":  # what configs/yamnet.yaml begins with
+            fix = f"convert the published weights: python -m {__name__}.yamnet convert MODEL.onnx {path}"
+        raise UserError("there is no such folder", str(path), fix)
 
 
 def starts_from_config(arguments: ModelArguments) -> bool:

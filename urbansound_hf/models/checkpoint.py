@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -36,7 +35,7 @@ def load(
         UserError: it is not there, cannot be reached, or holds no trained audio classifier.
     """
     models.register()
-    check_path(Path(name_or_path))
+    models.check_path(Path(name_or_path))
     options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     auto_model, auto_extractor = AutoModelForAudioClassification, AutoFeatureExtractor
     try:
@@ -89,24 +88,6 @@ def quietly(local: bool) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def check_path(path: Path) -> None:
-    """Tells a mistyped or unfinished folder from a Hub id before anybody waits for the network."""
-    if path.is_dir():
-        if (path / "config.json").is_file():
-            return
-        inside = sorted(str(config.parent) for config in path.glob("*/config.json"))
-        fix = f"give one of {', '.join(inside[:5])}" if inside else "give the folder of a finished run, or a Hub id"
-        raise UserError("the folder holds no model: there is no config.json in it", str(path), fix)
-    if path.exists():
-        raise UserError("a model is a folder or a Hub id, this is a file", str(path), f"give {path.parent}")
-    looks_local = path.is_absolute() or path.parts[:1] == ("..",) or (len(path.parts) > 1 and path.parent.is_dir())
-    if looks_local or len(path.parts) > 2:
-        siblings = [str(folder) for folder in path.parent.glob("*/")] if path.parent.is_dir() else []
-        near = get_close_matches(str(path), siblings, n=1, cutoff=0.5)
-        fix = f"did you mean {near[0]}?" if near else "give the folder of a finished run, or a Hub id (owner/name)"
-        raise UserError("there is no such folder", str(path), fix)
 
 
 def unopened(name: str, reason: str) -> UserError:

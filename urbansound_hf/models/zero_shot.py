@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BatchEncoding, ClapConfig, ClapModel
 
+from urbansound_hf import models
 from urbansound_hf.errors import UserError
 from urbansound_hf.models import checkpoint
 from urbansound_hf.models.clap_audio import (
@@ -45,7 +46,7 @@ def load(
     if len(labels) < 2 or len({*labels}) < len(labels) or not all(labels):
         what = f"there must be at least two different sounds to choose from; found {', '.join(map(repr, labels))}"
         raise UserError(what, "--labels", 'separate them by commas: --labels "dog bark,siren,street music"')
-    checkpoint.check_path(Path(name_or_path))
+    models.check_path(Path(name_or_path))
     options: dict[str, Any] = {"revision": revision or "main"}
     try:
         with checkpoint.quietly(local=Path(name_or_path).is_dir()):
