@@ -52,6 +52,7 @@ INGREDIENTS = {
         "masks": MASKED,
         "averaged weights": AVERAGED,
         "label smoothing": SMOOTHED,
+        "focal loss": "--focal_gamma 2",
         "shift, speed, equalizer": "--augment shift:1 speed:0.5 equalizer:0.5",
         "twice the epochs": "--num_train_epochs 48",
     },
@@ -66,17 +67,22 @@ INGREDIENTS = {
 """What is added to the plain recipe, one at a time."""
 
 FINAL: dict[str, tuple[str, ...]] = {
-    "YAMNet": ("peak at full scale", "gentle rates", "probe first"),
+    "YAMNet": ("peak at full scale", "gentle rates", "probe first", "averaged weights"),
     "Whisper": ("its first two layers", "gentle rates", "probe first"),
 }
 """The ingredients of the final recipe: the ones that earned their place."""
 
+PROBE = f"--freeze backbone --learning_rate 3e-3 --num_train_epochs 40 {BATCH}"
+PROBE_ALONE = f"--freeze backbone --probe_first --learning_rate 1e-9 --num_train_epochs 1 {BATCH}"
+FULL_SCALE, TWO_LAYERS = INGREDIENTS["YAMNet"]["peak at full scale"], INGREDIENTS["Whisper"]["its first two layers"]
 OTHERS = {
-    "YAMNet: frozen, linear probe": (
-        f"--model_name_or_path {{yamnet}} --freeze backbone --learning_rate 3e-3 --num_train_epochs 40 {BATCH}"
-    ),
+    "YAMNet: frozen, linear probe": f"--model_name_or_path {{yamnet}} {PROBE}",
+    "YAMNet: frozen, linear probe, peak at full scale": f"--model_name_or_path {{yamnet}} {PROBE} {FULL_SCALE}",
+    "YAMNet: final - fine-tuning": f"--model_name_or_path {{yamnet}} {PROBE_ALONE} {FULL_SCALE}",
+    "Whisper: frozen, linear probe": f"--model_name_or_path {{whisper}} {PROBE}",
+    "Whisper: final - fine-tuning": f"--model_name_or_path {{whisper}} {PROBE_ALONE} {TWO_LAYERS}",
 }
-"""Trainings that the table holds the recipes against."""
+"""Trainings that the table holds the recipes against; without fine-tuning nothing is left to a seed."""
 
 
 def jobs(words: dict[str, str]) -> Iterator[Job]:
@@ -101,7 +107,8 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
             seeds = SEEDS if name in ("plain", "final") else SEEDS[:1]
             yield from (job(f"{model}: {name}", text, fold, seed) for seed in seeds for fold in FOLDS)
     for name, text in OTHERS.items():
-        yield from (job(name, text, fold, seed) for seed in SEEDS for fold in FOLDS)
+        seeds = SEEDS if "linear probe" in name else SEEDS[:1]
+        yield from (job(name, text, fold, seed) for seed in seeds for fold in FOLDS)
 
 
 SEVERAL = ("augment", "model_config", "feature_extractor_config")

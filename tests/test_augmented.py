@@ -54,6 +54,23 @@ def test_a_row_is_drawn_from_seed_epoch_and_row_alone():
     assert np.abs(first - rows[3]["input_features"]).max() > 0.1
 
 
+@pytest.mark.parametrize("lengths", [[WINDOW] * 8, [WINDOW // (n + 1) for n in range(8)]])
+def test_rows_in_memory_and_rows_on_the_disk_are_the_same(lengths, monkeypatch):
+    columns = {"labels": [n % CLASSES for n in range(8)], "clip": list(range(8)),
+               features.WAVEFORM: [waveform(n)[: lengths[n]] for n in range(8)]}  # fmt: skip
+    clips = datasets.Dataset.from_dict(columns).with_format("numpy").select([7, 2, 5, 0])
+    told = []
+    for limit in (0, 2**30):
+        monkeypatch.setattr("urbansound_hf.augmented.IN_MEMORY_BYTES", limit)
+        rows = augmented(clips, **EVERYTHING)
+        assert (rows.read is None) == (limit == 0)
+        told.append([rows[n] for n in (0, 1, 2, 3, 0)])
+    for one, other in zip(*told, strict=True):
+        np.testing.assert_array_equal(one["input_features"], other["input_features"])
+        np.testing.assert_array_equal(one["labels"], other["labels"])
+    np.testing.assert_array_equal(told[0][0]["input_features"], told[0][4]["input_features"])
+
+
 def test_workers_hear_of_the_epoch_and_draw_the_same():
     rows = augmented(heard(), **EVERYTHING)
     loader = torch.utils.data.DataLoader(

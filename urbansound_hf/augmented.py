@@ -17,6 +17,8 @@ from urbansound_hf import augment, features, masks, mixing
 from urbansound_hf.features import Features, extract
 from urbansound_hf.recipe import RecipeArguments
 
+IN_MEMORY_BYTES = 2**30  # rows up to this size are read once; a row at a time costs milliseconds, as much as a model
+
 
 class AugmentedRows(torch.utils.data.Dataset):
     """Wraps prepared training rows, of features or (where the recipe changes waveforms) of waveforms.
@@ -38,6 +40,9 @@ class AugmentedRows(torch.utils.data.Dataset):
         seed: int,
     ) -> None:
         self.rows, self.recipe, self.extractor, self.seed = rows, recipe, feature_extractor, seed
+        self.labels = np.asarray(rows["labels"][:], dtype=np.int64)
+        size = sum(np.asarray(values).nbytes for values in rows[0].values()) * len(rows)
+        self.read = rows[:] if size <= IN_MEMORY_BYTES else None
         self.window, self.targets = window, np.eye(classes, dtype=np.float32)
         self.effects = augment.parse(recipe.augment or [])
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # data-loader workers see it change
@@ -63,11 +68,13 @@ class AugmentedRows(torch.utils.data.Dataset):
         return {**inputs, "labels": label}
 
     def _row(self, row: int) -> Features:
+        if self.read is not None:
+            return {name: values[row] for name, values in self.read.items() if name not in features.KEPT}
         return {name: values for name, values in self.rows[row].items() if name not in features.KEPT}
 
     def _sound(self, row: int, generator: np.random.Generator) -> tuple[Features, np.ndarray, Any]:
         """The model's inputs (of cached features), what is to be mixed of them or the waveform, and the label."""
-        label = int(self.rows[row]["labels"])
+        label = int(self.labels[row])
         label = self.targets[label] if self.recipe.mixes else label
         inputs = self._row(row)
         if not self.from_waveforms:

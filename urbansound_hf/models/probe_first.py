@@ -48,8 +48,8 @@ def linear_layers(model: PreTrainedModel) -> list[nn.Linear]:
     """
     parts = [part for part in LinearProbe(model).head.modules() if not list(part.children())]
     layers: list[nn.Linear] = []
-    while parts and isinstance(parts[-1], nn.Linear):
-        layers.insert(0, parts.pop())
+    while parts and isinstance(last := parts.pop(), nn.Linear):
+        layers.insert(0, last)
     if not layers:
         what = f"the head of a {model.config.model_type} model does not end in a linear layer"
         raise UserError(what, "--probe_first", "leave it out for this family")
