@@ -5,10 +5,11 @@ The tables of docs/ come from such facts, committed in docs/receipts/; the scrip
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).parents[1]
 RECEIPTS = ROOT / "docs" / "receipts"
+BATCH = "--per_device_train_batch_size 32 --gradient_accumulation_steps 1"
+RESIDUAL_CNN = (
+    "--model_name_or_path cnn --model_config architecture=residual hidden_sizes=[16,32,64,128] "
+    "--feature_extractor_config feature=log_mel n_mels=64 n_fft=1024 num_frames=174 scaling=per_clip --freeze none "
+    f"--learning_rate 3e-3 --lr_scheduler_type cosine --weight_decay 0.05 --bf16 false {BATCH}"
+)
+"""Recipes are written out: the shipped configs change with what is learnt from these trainings."""
 sys.path.insert(0, str(ROOT))
 
 from urbansound_hf import config, crossval, receipts, runs  # noqa: E402
@@ -110,3 +118,24 @@ def save(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def load(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of receipts; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def command(about: str, jobs_of: Callable[[dict[str, str]], Iterable[Job]], path: Path, outputs: str) -> int:
+    """The command line of a script that lists trainings; returns the exit code (1: some failed).
+
+    Args:
+        jobs_of: the trainings, most wanted first, given the folders of data and weights by the name of their flag.
+        path: the file of receipts that it adds to.
+        outputs: the folder of the runs, unless another is asked for.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data_dir", "whisper", "yamnet"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--outputs", type=Path, default=Path(outputs))
+    parser.add_argument("--only", default="", help="trainings whose name holds this")
+    parser.add_argument("--seeds", type=int, help="only the seeds up to this one")
+    args = parser.parse_args()
+    wanted = [job for job in jobs_of(vars(args)) if args.only in job.name and job.seed <= (args.seeds or job.seed)]
+    failed = run(wanted, args.outputs)
+    save(path, gather(wanted, args.outputs))
+    return 1 if failed else 0

@@ -10,23 +10,20 @@ with two folds there is none left to choose on. Given twice at the same time, th
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-from experiments import RECEIPTS, Job, gather, run, save
+from experiments import BATCH, RECEIPTS, RESIDUAL_CNN, Job, command
 
 FILE = RECEIPTS / "recipe.jsonl"
 FOLDS, SEEDS = (1, 2, 3), (1, 2, 3)
 
-BATCH = "--per_device_train_batch_size 32 --gradient_accumulation_steps 1"
 PLAIN = {
     "YAMNet": (
         "--model_name_or_path {yamnet} --model_config training_patch_hop_frames=96 --freeze none --learning_rate 1e-3 "
         f"--num_train_epochs 4 {BATCH}"
     ),
-    "CNN": "configs/cnn_logmel.yaml --num_train_epochs 24",
+    "CNN": f"{RESIDUAL_CNN} --num_train_epochs 24",
     "Whisper": f"--model_name_or_path {{whisper}} --freeze none --learning_rate 1e-4 --num_train_epochs 3 {BATCH}",
 }
 """The recipe without any ingredient: `train.py`'s words."""
@@ -124,19 +121,5 @@ def merged(texts: list[str]) -> str:
     return " ".join([head, *(f"--{name} {value}".strip() for name, value in values.items())])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data_dir", "whisper", "yamnet"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--outputs", type=Path, default=Path("outputs/recipe"))
-    parser.add_argument("--only", default="", help="trainings whose name holds this")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only the first so many")
-    args = parser.parse_args()
-    wanted = [job for job in jobs(vars(args)) if args.only in job.name and job.seed in SEEDS[: args.seeds]]
-    failed = run(wanted, args.outputs)
-    save(FILE, gather(wanted, args.outputs))
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, jobs, FILE, "outputs/recipe"))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests import tiny
-from tests.readme import tables
+from tests.readme import recipe_table, tables
+
+recipe = recipe_table.recipe
 
 ROW = {"fold": 3, "train_seconds": 12.34, "train_clips_per_second": 1234.5, "train_peak_memory_gib": 1.26}
 
@@ -66,3 +70,42 @@ def test_operations_are_those_of_the_formula(tmp_path):
         training = short_context.Training(str(folder), seconds, clips=2)
         assert training.operations() == pytest.approx(expected, rel=0.001)
         assert training.clips_per_second(bfloat16=True) > 0
+
+
+WEIGHTS = {"yamnet": "outputs/yamnet_audioset", "whisper": "openai/whisper-tiny", "data_dir": "data"}
+
+
+@pytest.mark.parametrize(("model", "name"), [("YAMNet", "yamnet"), ("Whisper", "whisper_tiny"), ("CNN", "cnn_logmel")])
+def test_the_shipped_configs_are_the_final_recipes_of_the_ablation(model, name):
+    from urbansound_hf import config
+
+    def resolved(words: list[str]) -> dict:
+        values = config.parse(words, tables.ROOT / "configs" / "wav2vec2_base.yaml").as_dict()
+        return {flag: value for flag, value in values.items() if flag not in ("output_dir", "data_dir", "test_fold")}
+
+    final = next(job for job in recipe.jobs(WEIGHTS) if job.name == f"{model}: final")
+    words = " ".join(final.words).replace("--validation none", "").split()
+    assert resolved(words) == resolved([str(tables.ROOT / "configs" / f"{name}.yaml")])
+
+
+def test_trainings_are_done_once_by_whoever_comes_first(tmp_path, monkeypatch, capsys):
+    """Finished ones and those in another process's hands are passed over; one that fails stops none of the others."""
+    import experiments
+    from filelock import FileLock
+
+    jobs = [experiments.Job(name, 3, 1, ()) for name in ("finished", "taken", "broken", "free")]
+    trained = []
+
+    def train(run: object) -> int:
+        trained.append(run)
+        if "broken" in str(run):
+            raise OSError("no space left")
+        return 0
+
+    monkeypatch.setattr(experiments.config, "parse", lambda argv, _: Path(argv[argv.index("--output_dir") + 1]).name)
+    monkeypatch.setattr(experiments.crossval, "run", train)
+    monkeypatch.setattr(experiments.receipts, "finished", lambda folder: "finished" in str(folder))
+    with FileLock(tmp_path / f".{jobs[1].key}.lock"):
+        assert experiments.run(jobs, tmp_path) == 1
+    assert trained == ["broken-fold3-seed1", "free-fold3-seed1"]
+    assert "no space left" in capsys.readouterr().err

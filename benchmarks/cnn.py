@@ -1,0 +1,82 @@
+"""The residual CNN in training on a CPU: channels-last order, and rows in memory, against the stock way.
+
+    python benchmarks/cnn.py [--clips 32] [--rounds 7]
+
+Both sides of a ratio take turns on the same threads; figures and ratios are medians of the rounds.
+The stock order is torch's own (channels first); the stock rows are those of `datasets`, read one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import datasets
+import numpy as np
+import torch
+
+from urbansound_hf import augmented
+from urbansound_hf.models.cnn import CnnConfig, CnnFeatureExtractor, CnnForAudioClassification
+from urbansound_hf.recipe import RecipeArguments
+
+
+def network(channels_last: bool, pictures: torch.Tensor) -> Callable[[], object]:
+    """One step's forward and backward pass on `(clips, 64, 174)`."""
+    model = CnnForAudioClassification(CnnConfig(architecture="residual", num_labels=10)).train()
+    if not channels_last:  # undone where it begins, before the first convolution
+        model.backbone.stem.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
+    labels = torch.arange(len(pictures)) % 10
+
+    def work() -> None:
+        model.zero_grad()
+        model(pictures, labels=labels).loss.backward()
+
+    return work
+
+
+def rows(in_memory: bool, clips: int) -> Callable[[], object]:
+    """The training rows of one batch under mixup and masks."""
+    extractor = CnnFeatureExtractor(feature="log_mel", n_mels=64, n_fft=1024, scaling="per_clip")
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (clips, 64_000)).astype(np.float32)
+    columns = {"labels": [n % 10 for n in range(clips)], "clip": list(range(clips))}
+    columns |= {"input_features": list(extractor(noise)["input_features"])}
+    shape = datasets.Array2D((None, 174), "float32")
+    kinds = datasets.Features(labels=datasets.Value("int64"), clip=datasets.Value("int64"), input_features=shape)
+    stored = datasets.Dataset.from_dict(columns, features=kinds).with_format("numpy")
+    recipe = RecipeArguments(mixup_alpha=0.4, spec_augment=1.0)
+    changed = augmented.AugmentedRows(stored, recipe, extractor, 64_000, 10, seed=0)
+    if not in_memory:
+        changed.read = None
+    return lambda: [changed[number] for number in range(clips)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=32, help="clips a batch")
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    pictures = torch.randn(args.clips, 64, 174)
+    pairs = {
+        "forward and backward, channels last": (network(True, pictures), network(False, pictures)),
+        "training rows, in memory": (rows(True, args.clips), rows(False, args.clips)),
+    }
+    print(f"{torch.get_num_threads()} threads, {args.clips} clips a batch, median of {args.rounds} rounds")
+    for name, works in pairs.items():
+        for work in works:
+            work()  # warm-up
+        taken = [[seconds(work) for work in works] for _ in range(args.rounds)]
+        ours, stock = (args.clips / median(round_[side] for round_ in taken) for side in (0, 1))
+        ratio = median(stock_seconds / our_seconds for our_seconds, stock_seconds in taken)
+        print(f"{name}: {ours:,.0f} clips/s, stock {stock:,.0f} clips/s, ratio {ratio:.2f}")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
