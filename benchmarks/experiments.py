@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -132,10 +133,12 @@ def command(about: str, jobs_of: Callable[[dict[str, str]], Iterable[Job]], path
     for name in ("data_dir", "whisper", "yamnet"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--outputs", type=Path, default=Path(outputs))
-    parser.add_argument("--only", default="", help="trainings whose name holds this")
+    parser.add_argument("--only", default="", help="a regular expression: trainings in whose name it is found")
     parser.add_argument("--seeds", type=int, help="only the seeds up to this one")
     args = parser.parse_args()
-    wanted = [job for job in jobs_of(vars(args)) if args.only in job.name and job.seed <= (args.seeds or job.seed)]
+    wanted = [
+        job for job in jobs_of(vars(args)) if re.search(args.only, job.name) and job.seed <= (args.seeds or job.seed)
+    ]
     failed = run(wanted, args.outputs)
     save(path, gather(wanted, args.outputs))
     return 1 if failed else 0

@@ -1,6 +1,6 @@
 """What each ingredient of a recipe is worth, on real clips: two folds train, the third tests, in all three rotations.
 
-    python benchmarks/recipe.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR] [--only NAME]
+    python benchmarks/recipe.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR] [--only REGEX]
 
 trains what is missing, in the order of its worth: the plain recipe, each ingredient alone, the final recipe, the final
 one without each ingredient, with one seed; then the plain and the final one with two seeds more. The facts of the
@@ -65,6 +65,7 @@ INGREDIENTS = {
 
 FINAL: dict[str, tuple[str, ...]] = {
     "YAMNet": ("peak at full scale", "gentle rates", "probe first", "averaged weights"),
+    "CNN": ("masks", "shift, speed, equalizer"),
     "Whisper": ("its first two layers", "gentle rates", "probe first"),
 }
 """The ingredients of the final recipe: the ones that earned their place."""
