@@ -19,41 +19,52 @@ from urbansound_hf import statistics
 from urbansound_hf.markdown import table
 
 PAGE = ROOT / "docs" / "recipe.md"
-HEADER = ("recipe", "seeds", "accuracy", "of each rotation", "against plain")
+Rows = Sequence[Mapping[str, Any]]
+FOLDERS = dict.fromkeys(("data_dir", "whisper", "yamnet"), "")
 
 
 def ablation() -> str:
-    """A table for each model: the recipes that were trained in all three rotations, in the order of the script."""
+    """Two tables for each model, of the trainings that have run in all three rotations; then what has not."""
     rows = load(recipe.FILE)
     groups = {fold: json.loads((RECEIPTS / f"fold{fold}.json").read_text()) for fold in recipe.FOLDS} if rows else {}
-    parts = [part for model in recipe.PLAIN for part in _model(model, rows, groups)]
+    parts = [part for model in recipe.PLAIN for part in _model(model, _whole(rows), groups)]
     return "\n\n".join(parts) or "*No receipts yet.*"
 
 
-def _model(model: str, rows: Sequence[Mapping[str, Any]], groups: Mapping[int, list[str]]) -> list[str]:
-    names = dict.fromkeys(job.name for job in recipe.jobs(dict.fromkeys(("data_dir", "whisper", "yamnet"), "")))
-    trained = {name: [row for row in rows if row["name"] == name] for name in names if name.startswith(f"{model}: ")}
-    whole = {name: found for name, found in trained.items() if {row["fold"] for row in found} == set(recipe.FOLDS)}
-    plain = whole.get(f"{model}: plain")
-    if not plain:
-        return []
-    lines = [(name.partition(": ")[2], *_line(found, plain, groups)) for name, found in whole.items()]
-    return [f"### {model}", table(HEADER, lines)]
+def _whole(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows by name, in the order of the script, of the seeds that have all rotations."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for name in dict.fromkeys(job.name for job in recipe.jobs(FOLDERS)):
+        named = [row for row in rows if row["name"] == name]
+        folds = {seed: {row["fold"] for row in named if row["seed"] == seed} for seed in recipe.SEEDS}
+        found[name] = [row for row in named if folds[row["seed"]] == set(recipe.FOLDS)]
+    return found
 
 
-def _line(
-    rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]], groups: Mapping[int, list[str]]
-) -> tuple[str, str, str, str]:
-    """How many seeds, the mean over rotations (and seeds), each rotation's, and the paired difference.
+def _model(model: str, whole: Mapping[str, Rows], groups: Mapping[int, list[str]]) -> list[str]:
+    named = {name.partition(": ")[2]: rows for name, rows in whole.items() if name.startswith(f"{model}: ")}
+    less = {name for name in named if name.startswith("final - ")}
+    parts = [f"### {model}"]
+    for against, names in (("plain", named.keys() - less), ("final", less | {"final"})):
+        if rows := named.get(against):
+            lines = [(name, *_line(found, rows, groups)) for name, found in named.items() if name in names and found]
+            parts.append(table(("recipe", "seeds", "accuracy", "of each rotation", f"against {against}"), lines))
+    if missing := [name for name, rows in named.items() if not rows]:
+        parts.append(f"Not run: {'; '.join(missing)}.")
+    return parts if len(parts) > 1 else []
+
+
+def _line(rows: Rows, others: Rows, groups: Mapping[int, list[str]]) -> tuple[str, str, str, str]:
+    """How many seeds, the mean over rotations (and seeds), each rotation's, and the paired difference to `others`.
 
     The difference is taken over the seeds that both have, and its interval resamples recordings.
     """
-    seeds = {row["seed"] for row in rows} & {row["seed"] for row in plain}
-    ours, theirs = (np.concatenate([_right(each, fold, seeds) for fold in recipe.FOLDS]) for each in (rows, plain))
+    seeds = {row["seed"] for row in rows} & {row["seed"] for row in others}
+    ours, theirs = (np.concatenate([_right(each, fold, seeds) for fold in recipe.FOLDS]) for each in (rows, others))
     recordings = np.array([name for fold in recipe.FOLDS for name in groups[fold]])
     gain, low, high = statistics.paired_difference(theirs, ours, recordings)
     each = [np.mean([row["accuracy"] for row in rows if row["fold"] == fold]) for fold in recipe.FOLDS]
-    against = "" if rows == plain else f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"
+    against = "" if rows == others else f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"
     number = len({row["seed"] for row in rows})
     return str(number), f"**{np.mean(each):.3f}**", " ".join(f"{score:.3f}" for score in each), against
 

@@ -72,6 +72,30 @@ def test_operations_are_those_of_the_formula(tmp_path):
         assert training.clips_per_second(bfloat16=True) > 0
 
 
+def test_the_ablation_compares_whole_rotations_and_tells_what_is_missing(monkeypatch):
+    def rows(name: str, seed: int, correct: str, folds: tuple[int, ...] = (1, 2, 3)) -> list[dict]:
+        accuracy = correct.count("1") / len(correct)
+        return [{"name": name, "seed": seed, "fold": fold, "correct": correct, "accuracy": accuracy} for fold in folds]
+
+    receipts = [
+        *rows("CNN: plain", 1, "1000"), *rows("CNN: plain", 2, "1100"), *rows("CNN: plain", 3, "1111", folds=(1, 2)),
+        *rows("CNN: + masks", 1, "1110"), *rows("CNN: final", 1, "1111"), *rows("CNN: final - masks", 1, "0111"),
+    ]  # fmt: skip
+    monkeypatch.setattr(recipe_table, "load", lambda _: receipts)
+    monkeypatch.setattr(recipe_table.json, "loads", lambda _: ["a", "b", "c", "d"])
+    told = recipe_table.ablation().splitlines()
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in told
+        if line.startswith("| ") and "---" not in line
+    ]
+    assert cells[1] == ["plain", "2", "**0.375**", "0.375 0.375 0.375", ""]
+    assert cells[2][:3] == ["+ masks", "1", "**0.750**"] and cells[2][4].startswith("+0.500 (")
+    assert [row[0] for row in cells[3:]] == ["final", "recipe", "final", "final - masks"]
+    assert cells[4][4] == "against final" and cells[6][4].startswith("-0.250 (")
+    assert "### YAMNet" not in told and told[-1].startswith("Not run: + mixup; ") and "+ masks" not in told[-1]
+
+
 WEIGHTS = {"yamnet": "outputs/yamnet_audioset", "whisper": "openai/whisper-tiny", "data_dir": "data"}
 
 
