@@ -26,9 +26,10 @@ FOLDERS = dict.fromkeys(("data_dir", "whisper", "yamnet"), "")
 def ablation() -> str:
     """Two tables for each model, of the trainings that have run in all three rotations; then what has not."""
     rows = load(recipe.FILE)
-    groups = {fold: json.loads((RECEIPTS / f"fold{fold}.json").read_text()) for fold in recipe.FOLDS} if rows else {}
-    parts = [part for model in recipe.PLAIN for part in _model(model, _whole(rows), groups)]
-    return "\n\n".join(parts) or "*No receipts yet.*"
+    if not rows:
+        return "*No receipts yet.*"
+    groups = {fold: json.loads((RECEIPTS / f"fold{fold}.json").read_text()) for fold in recipe.FOLDS}
+    return "\n\n".join(part for model in recipe.PLAIN for part in _model(model, _whole(rows), groups))
 
 
 def _whole(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
@@ -51,7 +52,7 @@ def _model(model: str, whole: Mapping[str, Rows], groups: Mapping[int, list[str]
             parts.append(table(("recipe", "seeds", "accuracy", "of each rotation", f"against {against}"), lines))
     if missing := [name for name, rows in named.items() if not rows]:
         parts.append(f"Not run: {'; '.join(missing)}.")
-    return parts if len(parts) > 1 else []
+    return parts
 
 
 def _line(rows: Rows, others: Rows, groups: Mapping[int, list[str]]) -> tuple[str, str, str, str]:
