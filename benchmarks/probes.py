@@ -1,0 +1,68 @@
+"""What a frozen model tells of street sounds, by depth, level and patches: logistic regression on its embeddings.
+
+    python benchmarks/probes.py --data_dir DIR --whisper DIR --yamnet DIR
+
+Each fold that is there is the test of the others in turn; nothing is left to a seed. The regression is that of
+`--probe_first`, so each line is where the fine-tuning of such a model would begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+
+from urbansound_hf import features, models
+from urbansound_hf.config import ModelArguments
+from urbansound_hf.models import probe, probe_first
+from urbansound_hf.sounds import SoundRequest, Sounds, load_sounds
+
+VARIANTS = {
+    "YAMNet": ("yamnet", [], []),
+    "YAMNet, patches side by side": ("yamnet", ["patch_hop_frames=96"], []),
+    "YAMNet, peak at full scale": ("yamnet", [], ["peak_normalize=true"]),
+    "YAMNet, peak at full scale, patches side by side": ("yamnet", ["patch_hop_frames=96"], ["peak_normalize=true"]),
+    "Whisper, its first layer": ("whisper", ["encoder_layers=1"], []),
+    "Whisper, its first two layers": ("whisper", ["encoder_layers=2"], []),
+    "Whisper, its first three layers": ("whisper", ["encoder_layers=3"], []),
+    "Whisper, all four": ("whisper", [], []),
+}
+"""The folder of weights, and what replaces values of the model's and of the extractor's config."""
+
+
+def embedded(arguments: ModelArguments, sounds: Sounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each clip the embedding `(clips, hidden)`, the class and the fold."""
+    extractor = models.load_feature_extractor(arguments)
+    model = models.load_model(arguments, sounds.labels, extractor, clip_seconds=4.0)
+    rows = probe.embeddings(model, features.prepare(sounds.dataset, extractor, clip_seconds=4.0), batch_size=8)
+    rows = rows.select(np.unique(rows["clip"][:], return_index=True)[1])  # of a longer clip the first window
+    folds = np.asarray(sounds.dataset["fold"][:])[rows["clip"][:]]
+    return rows["embedding"][:], np.asarray(rows["labels"][:]), folds
+
+
+def rotations(inputs: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> list[float]:
+    """The accuracy on each fold, trained on all others."""
+    scores = []
+    for fold in np.unique(folds):
+        train, test = folds != fold, folds == fold
+        weight, bias = probe_first.regression(inputs[train], labels[train], int(labels.max()) + 1)
+        scores.append(float(((inputs[test] @ weight.T + bias).argmax(axis=1) == labels[test]).mean()))
+    return scores
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data_dir", "whisper", "yamnet"):
+        parser.add_argument(f"--{name}", required=True)
+    args = parser.parse_args(argv)
+    sounds = load_sounds(SoundRequest(data_dir=args.data_dir))
+    print(f"{len(sounds.dataset)} clips, folds {', '.join(map(str, np.unique(sounds.dataset['fold'][:])))}")
+    for name, (weights, config, extractor) in VARIANTS.items():
+        arguments = ModelArguments(getattr(args, weights), model_config=config, feature_extractor_config=extractor)
+        scores = rotations(*embedded(arguments, sounds))
+        print(f"{np.mean(scores):.3f}  {' '.join(f'{score:.3f}' for score in scores)}  {name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
