@@ -11,7 +11,7 @@ with two folds there is none left to choose on. Given twice at the same time, th
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from experiments import BATCH, RECEIPTS, RESIDUAL_CNN, Job, command
 
@@ -64,11 +64,24 @@ INGREDIENTS = {
 """What is added to the plain recipe, one at a time."""
 
 FINAL: dict[str, tuple[str, ...]] = {
-    "YAMNet": ("peak at full scale", "gentle rates", "probe first", "averaged weights"),
-    "CNN": ("masks", "shift, speed, equalizer"),
+    "YAMNet": ("peak at full scale", "gentle rates", "probe first", "label smoothing"),
+    "CNN": ("masks", "shift, speed, equalizer", "label smoothing"),
     "Whisper": ("its first two layers", "gentle rates", "probe first"),
 }
 """The ingredients of the final recipe: the ones that earned their place."""
+
+SEVERAL = ("augment", "model_config", "feature_extractor_config")
+
+
+def merged(texts: list[str]) -> str:
+    """Flags of several texts; of those that take several values the values come together, else the last one counts."""
+    head, *flags = " ".join(texts).split(" --")
+    values: dict[str, str] = {}
+    for flag in flags:
+        name, _, value = flag.partition(" ")
+        values[name] = f"{values[name]} {value}" if name in SEVERAL and name in values else value
+    return " ".join([head, *(f"--{name} {value}".strip() for name, value in values.items())])
+
 
 PROBE = f"--freeze backbone --learning_rate 3e-3 --num_train_epochs 40 {BATCH}"
 PROBE_ALONE = f"--freeze backbone --probe_first --learning_rate 1e-9 --num_train_epochs 1 {BATCH}"
@@ -76,6 +89,9 @@ FULL_SCALE, TWO_LAYERS = INGREDIENTS["YAMNet"]["peak at full scale"], INGREDIENT
 OTHERS = {
     "YAMNet: frozen, linear probe": f"--model_name_or_path {{yamnet}} {PROBE}",
     "YAMNet: frozen, linear probe, peak at full scale": f"--model_name_or_path {{yamnet}} {PROBE} {FULL_SCALE}",
+    "YAMNet: final - label smoothing + averaged weights": merged(
+        [PLAIN["YAMNet"], *(INGREDIENTS["YAMNet"][name] for name in (*FINAL["YAMNet"][:3], "averaged weights"))]
+    ),
     "YAMNet: final - fine-tuning": f"--model_name_or_path {{yamnet}} {PROBE_ALONE} {FULL_SCALE}",
     "Whisper: frozen, linear probe": f"--model_name_or_path {{whisper}} {PROBE}",
     "Whisper: final - fine-tuning": f"--model_name_or_path {{whisper}} {PROBE_ALONE} {TWO_LAYERS}",
@@ -90,7 +106,7 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
         data = ("--data_dir", words["data_dir"], "--validation", "none")
         return Job(name, fold, seed, (*text.format(**words).split(), *data))
 
-    def together(model: str, names: tuple[str, ...]) -> str:
+    def together(model: str, names: Sequence[str]) -> str:
         return merged([PLAIN[model], *(INGREDIENTS[model][name] for name in names)])
 
     for model, plain in PLAIN.items():
@@ -99,27 +115,13 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
         if model in FINAL:
             recipes["final"] = together(model, FINAL[model])
             for name in FINAL[model]:
-                rest = tuple(other for other in FINAL[model] if other != name)
-                recipes[f"final - {name}"] = together(model, rest)
+                recipes[f"final - {name}"] = together(model, [other for other in FINAL[model] if other != name])
         for name, text in recipes.items():
             seeds = SEEDS if name in ("plain", "final") else SEEDS[:1]
             yield from (job(f"{model}: {name}", text, fold, seed) for seed in seeds for fold in FOLDS)
     for name, text in OTHERS.items():
         seeds = SEEDS if "linear probe" in name else SEEDS[:1]
         yield from (job(name, text, fold, seed) for seed in seeds for fold in FOLDS)
-
-
-SEVERAL = ("augment", "model_config", "feature_extractor_config")
-
-
-def merged(texts: list[str]) -> str:
-    """Flags of several texts; of those that take several values the values come together, else the last one counts."""
-    head, *flags = " ".join(texts).split(" --")
-    values: dict[str, str] = {}
-    for flag in flags:
-        name, _, value = flag.partition(" ")
-        values[name] = f"{values[name]} {value}" if name in SEVERAL and name in values else value
-    return " ".join([head, *(f"--{name} {value}".strip() for name, value in values.items())])
 
 
 if __name__ == "__main__":

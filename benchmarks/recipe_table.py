@@ -20,26 +20,40 @@ from urbansound_hf.markdown import table
 
 PAGE = ROOT / "docs" / "recipe.md"
 Rows = Sequence[Mapping[str, Any]]
+CONFIGS = {"YAMNet": "yamnet", "CNN": "cnn_logmel", "Whisper": "whisper_tiny"}
+"""The shipped config that is the final recipe of each model."""
+NONE = "*No receipts yet.*"
 FOLDERS = dict.fromkeys(("data_dir", "whisper", "yamnet"), "")
 
 
 def ablation() -> str:
     """Two tables for each model, of the trainings that have run in all three rotations; then what has not."""
+    whole, groups = _receipts()
+    return "\n\n".join(part for model in recipe.PLAIN for part in _model(model, whole, groups)) if groups else NONE
+
+
+def outcome() -> str:
+    """A line a model: its plain and its final recipe, the paired difference, and the config that carries it."""
+    whole, groups = _receipts()
+    lines = []
+    for model, config in CONFIGS.items():
+        plain, final = (whole[f"{model}: {name}"] for name in ("plain", "final"))
+        if plain and final:
+            (_, before, *_), (seeds, after, _, gain) = (_line(each, plain, groups) for each in (plain, final))
+            lines.append((f"[{model}](../configs/{config}.yaml)", seeds, before, after, gain))
+    return table(("model", "seeds", "plain", "final", "difference"), lines) if lines else NONE
+
+
+def _receipts() -> tuple[dict[str, Rows], dict[int, list[str]]]:
+    """The rows by name, in the order of the script, of the seeds that have all rotations; each fold's recordings."""
     rows = load(recipe.FILE)
-    if not rows:
-        return "*No receipts yet.*"
-    groups = {fold: json.loads((RECEIPTS / f"fold{fold}.json").read_text()) for fold in recipe.FOLDS}
-    return "\n\n".join(part for model in recipe.PLAIN for part in _model(model, _whole(rows), groups))
-
-
-def _whole(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows by name, in the order of the script, of the seeds that have all rotations."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    whole: dict[str, Rows] = {}
     for name in dict.fromkeys(job.name for job in recipe.jobs(FOLDERS)):
         named = [row for row in rows if row["name"] == name]
         folds = {seed: {row["fold"] for row in named if row["seed"] == seed} for seed in recipe.SEEDS}
-        found[name] = [row for row in named if folds[row["seed"]] == set(recipe.FOLDS)]
-    return found
+        whole[name] = [row for row in named if folds[row["seed"]] == set(recipe.FOLDS)]
+    groups = {fold: json.loads((RECEIPTS / f"fold{fold}.json").read_text()) for fold in recipe.FOLDS} if rows else {}
+    return whole, groups
 
 
 def _model(model: str, whole: Mapping[str, Rows], groups: Mapping[int, list[str]]) -> list[str]:
@@ -75,4 +89,4 @@ def _right(rows: Iterable[Mapping[str, Any]], fold: int, seeds: set[int]) -> np.
     return np.mean([[int(c) for c in r["correct"]] for r in rows if r["fold"] == fold and r["seed"] in seeds], axis=0)
 
 
-BLOCKS = {"ablation": ablation}
+BLOCKS = {"outcome": outcome, "ablation": ablation}

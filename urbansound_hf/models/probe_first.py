@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from urbansound_hf.errors import UserError
 from urbansound_hf.models.probe import LinearProbe
 
-PENALTY = 0.1  # on the squared weights of standardised inputs, beside the mean loss of a clip
+PENALTY = 0.1  # on half the squared weights, beside the mean loss of a clip; 0.03 to 0.3 score alike on 450 clips
 
 
 @torch.no_grad()
