@@ -64,11 +64,14 @@ INGREDIENTS = {
 """What is added to the plain recipe, one at a time."""
 
 FINAL: dict[str, tuple[str, ...]] = {
-    "YAMNet": ("peak at full scale", "gentle rates", "probe first", "label smoothing"),
-    "CNN": ("masks", "shift, speed, equalizer", "label smoothing"),
+    "YAMNet": ("peak at full scale", "gentle rates", "probe first"),
+    "CNN": ("masks", "shift, speed, equalizer"),
     "Whisper": ("its first two layers", "gentle rates", "probe first"),
 }
 """The ingredients of the final recipe: the ones that earned their place."""
+
+MORE = {"YAMNet": ("averaged weights", "label smoothing"), "CNN": ("label smoothing",)}
+"""What was tried on top of the final recipe."""
 
 SEVERAL = ("augment", "model_config", "feature_extractor_config")
 
@@ -89,9 +92,6 @@ FULL_SCALE, TWO_LAYERS = INGREDIENTS["YAMNet"]["peak at full scale"], INGREDIENT
 OTHERS = {
     "YAMNet: frozen, linear probe": f"--model_name_or_path {{yamnet}} {PROBE}",
     "YAMNet: frozen, linear probe, peak at full scale": f"--model_name_or_path {{yamnet}} {PROBE} {FULL_SCALE}",
-    "YAMNet: final - label smoothing + averaged weights": merged(
-        [PLAIN["YAMNet"], *(INGREDIENTS["YAMNet"][name] for name in (*FINAL["YAMNet"][:3], "averaged weights"))]
-    ),
     "YAMNet: final - fine-tuning": f"--model_name_or_path {{yamnet}} {PROBE_ALONE} {FULL_SCALE}",
     "Whisper: frozen, linear probe": f"--model_name_or_path {{whisper}} {PROBE}",
     "Whisper: final - fine-tuning": f"--model_name_or_path {{whisper}} {PROBE_ALONE} {TWO_LAYERS}",
@@ -112,10 +112,10 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
     for model, plain in PLAIN.items():
         recipes = {"plain": plain}
         recipes |= {f"+ {name}": merged([plain, extra]) for name, extra in INGREDIENTS[model].items()}
-        if model in FINAL:
-            recipes["final"] = together(model, FINAL[model])
-            for name in FINAL[model]:
-                recipes[f"final - {name}"] = together(model, [other for other in FINAL[model] if other != name])
+        final = FINAL[model]
+        recipes["final"] = together(model, final)
+        recipes |= {f"final - {name}": together(model, [each for each in final if each != name]) for name in final}
+        recipes |= {f"final + {name}": together(model, [*final, name]) for name in MORE.get(model, ())}
         for name, text in recipes.items():
             seeds = SEEDS if name in ("plain", "final") else SEEDS[:1]
             yield from (job(f"{model}: {name}", text, fold, seed) for seed in seeds for fold in FOLDS)

@@ -58,9 +58,9 @@ def _receipts() -> tuple[dict[str, Rows], dict[int, list[str]]]:
 
 def _model(model: str, whole: Mapping[str, Rows], groups: Mapping[int, list[str]]) -> list[str]:
     named = {name.partition(": ")[2]: rows for name, rows in whole.items() if name.startswith(f"{model}: ")}
-    less = {name for name in named if name.startswith("final - ")}
+    changed = {name for name in named if name.startswith(("final - ", "final + "))}
     parts = [f"### {model}"]
-    for against, names in (("plain", named.keys() - less), ("final", less | {"final"})):
+    for against, names in (("plain", named.keys() - changed), ("final", changed | {"final"})):
         if rows := named.get(against):
             lines = [(name, *_line(found, rows, groups)) for name, found in named.items() if name in names and found]
             parts.append(table(("recipe", "seeds", "accuracy", "of each rotation", f"against {against}"), lines))
