@@ -63,7 +63,8 @@ def _model(model: str, whole: Mapping[str, Rows], groups: Mapping[int, list[str]
     for against, names in (("plain", named.keys() - changed), ("final", changed | {"final"})):
         if rows := named.get(against):
             lines = [(name, *_line(found, rows, groups)) for name, found in named.items() if name in names and found]
-            parts.append(table(("recipe", "seeds", "accuracy", "of each rotation", f"against {against}"), lines))
+            if len(lines) > 1 or against == "plain":
+                parts.append(table(("recipe", "seeds", "accuracy", "of each rotation", f"against {against}"), lines))
     if missing := [name for name, rows in named.items() if not rows]:
         parts.append(f"Not run: {'; '.join(missing)}.")
     return parts

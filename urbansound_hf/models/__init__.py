@@ -103,6 +103,9 @@ def check_path(path: Path) -> None:
             return
         inside = sorted(str(config.parent) for config in path.glob("*/config.json"))
         fix = f"give one of {', '.join(inside[:5])}" if inside else "give the folder of a finished run, or a Hub id"
+        if (path / "hyperparams.yaml").is_file():
+            command = f"python -m {__name__}.ecapa_tdnn convert {path} OUT_DIR"
+            fix = f"it is a SpeechBrain folder; convert it and give OUT_DIR: {command}"
         raise UserError("the folder holds no model: there is no config.json in it", str(path), fix)
     if path.exists():
         raise UserError("a model is a folder or a Hub id, this is a file", str(path), f"give {path.parent}")
@@ -201,9 +204,6 @@ def _or_user_error(arguments: ModelArguments, load: Callable[[], Loaded]) -> Loa
         fix = f"give a Hub id or a checkpoint folder; or, for random weights, a model type: {', '.join(known_types())}"
         if near := difflib.get_close_matches(name, known_types(), n=1):
             fix = f"did you mean {near[0]}, for random weights? Pretrained ones have a Hub id (owner/name) or a folder"
-        if (Path(name) / "hyperparams.yaml").is_file():
-            command = f"python -m urbansound_hf.models.ecapa_tdnn convert {name} OUT_DIR"
-            fix = f"it is a SpeechBrain folder; convert it and give OUT_DIR: {command}"
         raise UserError(what, "--model_name_or_path", fix) from error
 
 
