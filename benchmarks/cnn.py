@@ -9,9 +9,9 @@ The stock order is torch's own (channels first); the stock rows are those of `da
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from statistics import median
+from timeit import timeit
 
 import datasets
 import numpy as np
@@ -66,16 +66,10 @@ def main() -> None:
     for name, works in pairs.items():
         for work in works:
             work()  # warm-up
-        taken = [[seconds(work) for work in works] for _ in range(args.rounds)]
+        taken = [[timeit(work, number=1) for work in works] for _ in range(args.rounds)]
         ours, stock = (args.clips / median(round_[side] for round_ in taken) for side in (0, 1))
         ratio = median(stock_seconds / our_seconds for our_seconds, stock_seconds in taken)
         print(f"{name}: {ours:,.0f} clips/s, stock {stock:,.0f} clips/s, ratio {ratio:.2f}")
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).parents[1]
 RECEIPTS = ROOT / "docs" / "receipts"
+DEFAULTS = ROOT / "configs" / "wav2vec2_base.yaml"  # as in train.py
 BATCH = "--per_device_train_batch_size 32 --gradient_accumulation_steps 1"
+PROBE = f"--freeze backbone --learning_rate 3e-3 --num_train_epochs 40 {BATCH}"
 RESIDUAL_CNN = (
     "--model_name_or_path cnn --model_config architecture=residual hidden_sizes=[16,32,64,128] "
     "--feature_extractor_config feature=log_mel n_mels=64 n_fft=1024 num_frames=174 scaling=per_clip --freeze none "
@@ -72,9 +74,7 @@ def run(jobs: Iterable[Job], outputs: Path) -> int:
         try:
             with FileLock(outputs / f".{job.key}.lock", timeout=0):
                 if not receipts.finished(job.run_folder(outputs)):
-                    failed += (
-                        crossval.run(config.parse(job.argv(outputs), ROOT / "configs" / "wav2vec2_base.yaml")) != 0
-                    )
+                    failed += crossval.run(config.parse(job.argv(outputs), DEFAULTS)) != 0
         except Timeout:
             continue
         except Exception:  # of any kind: the other trainings do not depend on this one

@@ -12,11 +12,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from experiments import BATCH, RECEIPTS, RESIDUAL_CNN, Job, command
+from experiments import BATCH, PROBE, RECEIPTS, RESIDUAL_CNN, Job, command
 
 FILE = RECEIPTS / "families.jsonl"
 SEEDS = (1, 2, 3)
-PROBE = f"--freeze backbone --num_train_epochs 40 --learning_rate 3e-3 {BATCH}"
 WHISPER = f"--model_name_or_path {{whisper}} --freeze none {BATCH}"
 YAMNET = f"--model_name_or_path {{yamnet}} --freeze none {BATCH}"
 YAMNET_TUNED = (

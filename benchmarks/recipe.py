@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 
-from experiments import BATCH, RECEIPTS, RESIDUAL_CNN, Job, command
+from experiments import BATCH, PROBE, RECEIPTS, RESIDUAL_CNN, Job, command
 
 FILE = RECEIPTS / "recipe.jsonl"
 FOLDS, SEEDS = (1, 2, 3), (1, 2, 3)
@@ -86,7 +86,6 @@ def merged(texts: list[str]) -> str:
     return " ".join([head, *(f"--{name} {value}".strip() for name, value in values.items())])
 
 
-PROBE = f"--freeze backbone --learning_rate 3e-3 --num_train_epochs 40 {BATCH}"
 PROBE_ALONE = f"--freeze backbone --probe_first --learning_rate 1e-9 --num_train_epochs 1 {BATCH}"
 FULL_SCALE, TWO_LAYERS = INGREDIENTS["YAMNet"]["peak at full scale"], INGREDIENTS["Whisper"]["its first two layers"]
 OTHERS = {

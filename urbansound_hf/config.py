@@ -78,9 +78,7 @@ class ModelArguments:
     head_from: list[str] | None = flag(
         None, "NEW=OLD ... classes that begin with what the checkpoint's head knows of another: dog_bark=Bark"
     )
-    probe_first: bool = flag(
-        False, "begin with the head of a linear probe, fitted to the frozen model, then train whatever --freeze leaves"
-    )
+    probe_first: bool = flag(False, "begin with the head of a linear probe of the frozen model (LP-FT)")
     head_learning_rate: float | None = flag(None, "learning rate of the new head; absent: that of the rest")
     layer_decay: float = flag(1.0, "learning rate of a layer over that of the next, 0 to 1; 1: the same for all")
 
