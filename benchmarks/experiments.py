@@ -109,7 +109,7 @@ def save(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Adds rows to a file of receipts; one of the same name, fold and seed is replaced. One row a line."""
     known = {(row["name"], row["fold"], row["seed"]): row for row in [*load(path), *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    recordings = {row["fold"]: row["groups"] for row in known.values() if "groups" in row}
+    recordings = {row["fold"]: row["groups"] for row in known.values() if "groups" in row and row["fold"]}
     lines = [json.dumps({key: value for key, value in row.items() if key != "groups"}) for row in known.values()]
     path.write_text("".join(f"{line}\n" for line in sorted(lines)))
     for fold, groups in recordings.items():

@@ -98,6 +98,10 @@ OTHERS = {
 """Trainings that the table holds the recipes against; without fine-tuning nothing is left to a seed."""
 
 
+TUTORIAL = f"configs/cnn.yaml --num_train_epochs 60 {BATCH}"
+"""The tutorial's CNN by its own recipe, but for the size of the batch: 256 would leave two updates an epoch."""
+
+
 def jobs(words: dict[str, str]) -> Iterator[Job]:
     """All trainings; `words` fills in the folders of the weights."""
 
@@ -121,6 +125,8 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
     for name, text in OTHERS.items():
         seeds = SEEDS if "linear probe" in name else SEEDS[:1]
         yield from (job(name, text, fold, seed) for seed in seeds for fold in FOLDS)
+    yield from (job("tutorial CNN: official folds", TUTORIAL, fold, seed) for seed in SEEDS for fold in FOLDS)
+    yield from (job("tutorial CNN: random splits", TUTORIAL, 0, seed) for seed in SEEDS)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,17 @@ def outcome() -> str:
     return table(("model", "seeds", "plain", "final", "difference"), lines) if lines else NONE
 
 
+def tutorial() -> str:
+    """The tutorial's CNN on the official folds and on random splits of the same clips, a line each."""
+    lines = []
+    for split in ("official folds", "random splits"):
+        scores = [row["accuracy"] for row in load(recipe.FILE) if row["name"] == f"tutorial CNN: {split}"]
+        if scores:
+            spread = f"{min(scores):.3f}–{max(scores):.3f}"
+            lines.append((split, str(len(scores)), f"**{np.mean(scores):.3f}**", spread))
+    return table(("the tutorial's CNN on", "trainings", "accuracy", "range"), lines) if lines else NONE
+
+
 def _receipts() -> tuple[dict[str, Rows], dict[int, list[str]]]:
     """The rows by name, in the order of the script, of the seeds that have all rotations; each fold's recordings."""
     rows = load(recipe.FILE)
@@ -90,4 +101,4 @@ def _right(rows: Iterable[Mapping[str, Any]], fold: int, seeds: set[int]) -> np.
     return np.mean([[int(c) for c in r["correct"]] for r in rows if r["fold"] == fold and r["seed"] in seeds], axis=0)
 
 
-BLOCKS = {"outcome": outcome, "ablation": ablation}
+BLOCKS = {"outcome": outcome, "ablation": ablation, "tutorial": tutorial}
