@@ -48,7 +48,7 @@ def rows(in_memory: bool, clips: int) -> Callable[[], object]:
     recipe = RecipeArguments(mixup_alpha=0.4, spec_augment=1.0)
     changed = augmented.AugmentedRows(stored, recipe, extractor, 64_000, 10, seed=0)
     if not in_memory:
-        changed.read = None
+        changed.in_memory = None
     return lambda: [changed[number] for number in range(clips)]
 
 

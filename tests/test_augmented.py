@@ -63,7 +63,7 @@ def test_rows_in_memory_and_rows_on_the_disk_are_the_same(lengths, monkeypatch):
     for limit in (0, 2**30):
         monkeypatch.setattr("urbansound_hf.augmented.IN_MEMORY_BYTES", limit)
         rows = augmented(clips, **EVERYTHING)
-        assert (rows.read is None) == (limit == 0)
+        assert (rows.in_memory is None) == (limit == 0)
         told.append([rows[n] for n in (0, 1, 2, 3, 0)])
     for one, other in zip(*told, strict=True):
         np.testing.assert_array_equal(one["input_features"], other["input_features"])

@@ -42,7 +42,7 @@ class AugmentedRows(torch.utils.data.Dataset):
         self.rows, self.recipe, self.extractor, self.seed = rows, recipe, feature_extractor, seed
         self.labels = np.asarray(rows["labels"][:], dtype=np.int64)
         size = sum(np.asarray(values).nbytes for values in rows[0].values()) * len(rows)
-        self.read = rows[:] if size <= IN_MEMORY_BYTES else None
+        self.in_memory = rows[:] if size <= IN_MEMORY_BYTES else None
         self.window, self.targets = window, np.eye(classes, dtype=np.float32)
         self.effects = augment.parse(recipe.augment or [])
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # data-loader workers see it change
@@ -68,8 +68,8 @@ class AugmentedRows(torch.utils.data.Dataset):
         return {**inputs, "labels": label}
 
     def _row(self, row: int) -> Features:
-        if self.read is not None:
-            return {name: values[row] for name, values in self.read.items() if name not in features.KEPT}
+        if self.in_memory is not None:
+            return {name: values[row] for name, values in self.in_memory.items() if name not in features.KEPT}
         return {name: values for name, values in self.rows[row].items() if name not in features.KEPT}
 
     def _sound(self, row: int, generator: np.random.Generator) -> tuple[Features, np.ndarray, Any]:

@@ -58,7 +58,7 @@ def begin_with_probe(
     """Fits the head, in place, to the training clips as the model hears them before anything was trained or changed.
 
     Raises:
-        UserError: the head is none that a regression fits.
+        UserError: the head is no linear function of the pooled embedding, or does not end in a linear layer.
     """
     with config.training.main_process_first(desc="the probe before the training"):
         heard = _hearing(config, sounds, model)(extractor)

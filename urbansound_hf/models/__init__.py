@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # serving loads models too, and knows no configs
 FAMILIES: tuple[str, ...] = ("clap_audio", "cnn", "ecapa_tdnn", "yamnet")
 """Our own families: modules of this package, each of which registers itself with the Auto classes."""
 
+YAMNET_FOLDER = "outputs/yamnet_audioset"
+"""Where configs/yamnet.yaml looks for the published weights, which are converted first."""
+
 Loaded = TypeVar("Loaded")
 
 
@@ -114,7 +117,7 @@ def check_path(path: Path) -> None:
         siblings = [str(folder) for folder in path.parent.glob("*/")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.5)
         fix = f"did you mean {near[0]}?" if near else "give the folder of a finished run, or a Hub id (owner/name)"
-        if path.name == "yamnet_audioset":  # what configs/yamnet.yaml begins with
+        if path.name == Path(YAMNET_FOLDER).name:
             fix = f"convert the published weights: python -m {__name__}.yamnet convert MODEL.onnx {path}"
         raise UserError("there is no such folder", str(path), fix)
 

@@ -58,7 +58,7 @@ FAMILIES = (
     Family("audio-spectrogram-transformer", "MIT/ast-finetuned-audioset-10-10-0.4593", "BSD-3-Clause",
            "ImageNet, then AudioSet", "strong: 85.4 % frozen"),
     Family("yamnet", "qualcomm/YamNet", "Apache-2.0", "AudioSet", "right domain, no figure",
-           converted="outputs/yamnet_audioset"),
+           converted=models.YAMNET_FOLDER),
     Family("whisper", "openai/whisper-tiny", "Apache-2.0", "speech, 680,000 h, transcribed",
            "fair: few-shot 59 (AST: 85)"),
     Family("ecapa-tdnn", "speechbrain/urbansound8k_ecapa", "Apache-2.0", "UrbanSound8K, folds 1 to 8",

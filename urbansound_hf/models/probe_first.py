@@ -26,7 +26,8 @@ def fit(model: PreTrainedModel, embedded: datasets.Dataset) -> None:
 
     Args:
         model: its head is one linear layer, or several in a row, after anything that is not to be learnt (a norm).
-        embedded: what `probe.embeddings` returns for the training clips.
+        embedded: what `probe.embeddings` returns for the training clips: `embedding` (hidden,) or (layers, hidden), and
+            `labels`, a row a clip.
 
     Raises:
         UserError: as `linear_layers` does.
@@ -83,6 +84,10 @@ def put(layers: list[nn.Linear], weight: torch.Tensor, bias: torch.Tensor) -> No
 
     The product is shared out by its singular values. What a layer holds beyond them stays as it was drawn, and is
     multiplied by zero in the next one, so that it can still be learnt.
+
+    Args:
+        layers: from `width` inputs to `classes` outputs, each taking what the one before it gives.
+        weight, bias: `(classes, width)` and `(classes,)`.
     """
     for layer in layers[:-1]:
         left, values, right = torch.linalg.svd(weight, full_matrices=False)

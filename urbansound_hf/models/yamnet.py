@@ -171,14 +171,15 @@ class YamnetBackbone(nn.Module):
 
     def __init__(self, config: YamnetConfig) -> None:
         super().__init__()
-        self.hops = (config.patch_hop_frames, config.training_patch_hop_frames or config.patch_hop_frames)
+        self.patch_hop_frames = config.patch_hop_frames
+        self.training_patch_hop_frames = config.training_patch_hop_frames or config.patch_hop_frames
         shapes = zip((1, *config.channels), config.channels, config.strides, strict=False)
         self.layers = nn.ModuleList(YamnetLayer(*shape) for shape in shapes)
 
     @property
     def hop_frames(self) -> int:
         """From one patch to the next, in evaluation or in training."""
-        return self.hops[self.training]
+        return self.training_patch_hop_frames if self.training else self.patch_hop_frames
 
     def forward(self, input_features: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, 64)`, at least 96 frames → `(batch, patches, channels[-1])`."""
