@@ -106,7 +106,7 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
     """All trainings; `words` fills in the folders of the weights."""
 
     def job(name: str, text: str, fold: int, seed: int) -> Job:
-        data = ("--data_dir", words["data_dir"], "--validation", "none")
+        data = ("--data_dir", words["data_dir"], "--validation", "none", "--bf16", "false")
         return Job(name, fold, seed, (*text.format(**words).split(), *data))
 
     def together(model: str, names: Sequence[str]) -> str:

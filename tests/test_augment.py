@@ -56,7 +56,7 @@ def test_words_of_the_flag(folder):
         f"room_folder:0.1:{folder}/a": Effect("room_folder", 0.1, 0, 0, inner),
     }  # fmt: skip
     assert augment.parse(list(expected)) == list(expected.values()), "in the order given"
-    assert augment.parse([]) == []
+    assert augment.parse([]) == augment.parse(["none"]) == []
 
 
 @pytest.mark.parametrize(

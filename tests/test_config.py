@@ -50,6 +50,11 @@ def test_the_command_line_beats_the_file_and_the_file_the_default(parse):
     assert (run.training.seed, run.training.learning_rate, run.model.freeze) == (2, 2e-5, "backbone")
 
 
+def test_the_command_line_can_drop_the_effects_of_the_file(parse):
+    run = parse("augment:\n  - shift\n", "--augment", "none")
+    assert run.recipe.augment is None and not run.recipe.changes_rows
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_the_config_may_stand_anywhere(tmp_path, before):
     (tmp_path / "mine.yaml").write_text("seed: 7")

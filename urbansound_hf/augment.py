@@ -140,7 +140,7 @@ class Effect:
 
 
 def parse(specs: Sequence[str]) -> list[Effect]:
-    """Reads the words of `--augment`, in their order.
+    """Reads the words of `--augment`, in their order; `none`, alone, is no effect at all.
 
     Raises:
         UserErrors: all that is wrong: unknown effects, probabilities outside 0 to 1, ranges that are reversed or not
@@ -148,7 +148,7 @@ def parse(specs: Sequence[str]) -> list[Effect]:
     """
     found: list[Effect] = []
     problems: list[UserError] = []
-    for spec in specs:
+    for spec in [] if list(specs) == ["none"] else specs:
         try:
             found.append(_parse(spec))
         except UserError as problem:
