@@ -77,7 +77,7 @@ def test_a_head_without_rows_is_refused():
     model, names = torch.nn.Conv1d(4, 3, 1), {0: "a", 1: "b", 2: "c"}
     model.config = SimpleNamespace(num_labels=3, model_type="odd")
     heads.rows_by_name(model, names, ["a", "b", "c"])  # nothing to move
-    with pytest.raises(UserError, match="the head of a odd model has no layer with a row for each of its classes"):
+    with pytest.raises(UserError, match="the head of odd models has no layer with a row for each of its classes"):
         heads.rows_by_name(model, names, ["b", "a", "c"])
 
 

@@ -88,7 +88,7 @@ def test_a_head_of_another_kind_is_refused():
     arguments = ModelArguments("ecapa-tdnn", model_config=["channels=[16,16,16,16,48]"])
     extractor = models.load_feature_extractor(arguments)
     model = models.load_model(arguments, ["a", "b"], extractor, 4.0)
-    with pytest.raises(UserError, match="the head of a ecapa-tdnn model does not end in a linear layer"):
+    with pytest.raises(UserError, match="the head of ecapa-tdnn models does not end in a linear layer"):
         probe_first.linear_layers(model)
 
 

@@ -64,7 +64,7 @@ def begin_with_probe(
         heard = _hearing(config, sounds, model)(extractor)
         heard = heard.select(np.flatnonzero(np.isin(heard["clip"], split.train)))
         if not probe.agrees(model, heard, config.training.device):
-            what = f"the head of a {model.config.model_type} model is not linear in what the backbone tells of a clip"
+            what = f"the head of {model.config.model_type} models is not linear in what the backbone tells of a clip"
             raise UserError(what, "--probe_first", "leave it out for this family")
         probe_first.fit(model, probe.embeddings(model, heard, config.training.per_device_eval_batch_size))
 

@@ -80,7 +80,7 @@ def _last_layer(model: PreTrainedModel) -> nn.Module:
         if isinstance(weight, torch.Tensor) and weight.ndim == 2 and len(weight) == model.config.num_labels:
             return layer
     raise UserError(
-        f"the head of a {model.config.model_type} model has no layer with a row for each of its classes",
+        f"the head of {model.config.model_type} models has no layer with a row for each of its classes",
         "--model_name_or_path",
         "give the labels in the order of the checkpoint, or another model",
     )

@@ -52,7 +52,7 @@ def linear_layers(model: PreTrainedModel) -> list[nn.Linear]:
     while parts and isinstance(last := parts.pop(), nn.Linear):
         layers.insert(0, last)
     if not layers:
-        what = f"the head of a {model.config.model_type} model does not end in a linear layer"
+        what = f"the head of {model.config.model_type} models does not end in a linear layer"
         raise UserError(what, "--probe_first", "leave it out for this family")
     return layers
 
