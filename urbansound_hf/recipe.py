@@ -21,7 +21,7 @@ class RecipeArguments:
     _argument_group_name = "augmentation and loss"
     augment: list[str] | None = flag(
         None,
-        "NAME[:PROBABILITY[:LOW..HIGH]] ... effects on the waveform, in order (docs/augmentation.md); none: no effect",
+        "NAME[:PROBABILITY[:LOW..HIGH]] ... effects on the waveform, in order: docs/augmentation.md; none: not any",
     )
     fill: Literal["auto", "repeat", "zeros", "reflect"] = flag(
         "auto", "what fills the window after a short training clip; auto: the feature extractor, else repeat"
