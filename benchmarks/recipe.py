@@ -2,9 +2,9 @@
 
     python benchmarks/recipe.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR] [--only REGEX]
 
-trains what is missing, in the order of its worth: the plain recipe, each ingredient alone, the final recipe, the final
-one without each ingredient, with one seed; then the plain and the final one with two seeds more. The facts of the
-receipts go into docs/receipts/recipe.jsonl, of which docs/recipe.md is made. Every training takes the last weights:
+trains what is missing: for each model the plain recipe, each ingredient alone, the final recipe, the final one without
+each ingredient. One seed screens; the plain and the final recipe and the ingredients of the final one have three. The
+facts of the receipts go into docs/receipts/recipe.jsonl, of which docs/recipe.md is made. Every training takes the last weights:
 with two folds there is none left to choose on. Given twice at the same time, the command shares its trainings out.
 """
 
@@ -120,7 +120,8 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
         recipes |= {f"final - {name}": together(model, [each for each in final if each != name]) for name in final}
         recipes |= {f"final + {name}": together(model, [*final, name]) for name in MORE.get(model, ())}
         for name, text in recipes.items():
-            seeds = SEEDS if name in ("plain", "final") else SEEDS[:1]
+            confirmed = name in ("plain", "final") or name.removeprefix("+ ") in final
+            seeds = SEEDS if confirmed else SEEDS[:1]
             yield from (job(f"{model}: {name}", text, fold, seed) for seed in seeds for fold in FOLDS)
     for name, text in OTHERS.items():
         seeds = SEEDS if "linear probe" in name else SEEDS[:1]
