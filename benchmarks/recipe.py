@@ -4,8 +4,9 @@
 
 trains what is missing: for each model the plain recipe, each ingredient alone, the final recipe, the final one without
 each ingredient. One seed screens; the plain and the final recipe and the ingredients of the final one have three. The
-facts of the receipts go into docs/receipts/recipe.jsonl, of which docs/recipe.md is made. Every training takes the last weights:
-with two folds there is none left to choose on. Given twice at the same time, the command shares its trainings out.
+facts of the receipts go into docs/receipts/recipe.jsonl, of which docs/recipe.md is made. Every training takes the last
+weights: with two folds there is none left to choose on. Given twice at the same time, the command shares its trainings
+out.
 """
 
 from __future__ import annotations
@@ -65,12 +66,12 @@ INGREDIENTS = {
 
 FINAL: dict[str, tuple[str, ...]] = {
     "YAMNet": ("peak at full scale", "gentle rates", "probe first"),
-    "CNN": ("masks", "shift, speed, equalizer"),
+    "CNN": ("shift, speed, equalizer",),
     "Whisper": ("its first two layers", "gentle rates", "probe first"),
 }
 """The ingredients of the final recipe: the ones that earned their place."""
 
-MORE = {"YAMNet": ("averaged weights", "label smoothing"), "CNN": ("label smoothing",)}
+MORE = {"YAMNet": ("averaged weights", "label smoothing"), "CNN": ("masks", "label smoothing")}
 """What was tried on top of the final recipe."""
 
 SEVERAL = ("augment", "model_config", "feature_extractor_config")
@@ -113,14 +114,15 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
         return merged([PLAIN[model], *(INGREDIENTS[model][name] for name in names)])
 
     for model, plain in PLAIN.items():
-        recipes = {"plain": plain}
-        recipes |= {f"+ {name}": merged([plain, extra]) for name, extra in INGREDIENTS[model].items()}
         final = FINAL[model]
+        recipes = {"plain": plain}
+        recipes |= {f"+ {name}": together(model, [name]) for name in INGREDIENTS[model] if (name,) != final}
         recipes["final"] = together(model, final)
-        recipes |= {f"final - {name}": together(model, [each for each in final if each != name]) for name in final}
+        if len(final) > 1:  # of one ingredient, the plain one is what is left without it
+            recipes |= {f"final - {name}": together(model, [each for each in final if each != name]) for name in final}
         recipes |= {f"final + {name}": together(model, [*final, name]) for name in MORE.get(model, ())}
         for name, text in recipes.items():
-            confirmed = name in ("plain", "final") or name.removeprefix("+ ") in final
+            confirmed = name in ("plain", "final") or any(name.endswith(each) for each in final)
             seeds = SEEDS if confirmed else SEEDS[:1]
             yield from (job(f"{model}: {name}", text, fold, seed) for seed in seeds for fold in FOLDS)
     for name, text in OTHERS.items():

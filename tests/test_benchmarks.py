@@ -79,7 +79,7 @@ def test_the_ablation_compares_whole_rotations_and_tells_what_is_missing(monkeyp
 
     receipts = [
         *rows("CNN: plain", 1, "1000"), *rows("CNN: plain", 2, "1100"), *rows("CNN: plain", 3, "1111", folds=(1, 2)),
-        *rows("CNN: + masks", 1, "1110"), *rows("CNN: final", 1, "1111"), *rows("CNN: final - masks", 1, "0111"),
+        *rows("CNN: + masks", 1, "1110"), *rows("CNN: final", 1, "1111"), *rows("CNN: final + masks", 1, "0111"),
     ]  # fmt: skip
     monkeypatch.setattr(recipe_table, "load", lambda _: receipts)
     monkeypatch.setattr(recipe_table.json, "loads", lambda _: ["a", "b", "c", "d"])
@@ -91,7 +91,7 @@ def test_the_ablation_compares_whole_rotations_and_tells_what_is_missing(monkeyp
     ]
     assert cells[1] == ["plain", "2", "**0.375**", "0.375 0.375 0.375", ""]
     assert cells[2][:3] == ["+ masks", "1", "**0.750**"] and cells[2][4].startswith("+0.500 (")
-    assert [row[0] for row in cells[3:]] == ["final", "recipe", "final", "final - masks"]
+    assert [row[0] for row in cells[3:]] == ["final", "recipe", "final", "final + masks"]
     assert cells[4][4] == "against final" and cells[6][4].startswith("-0.250 (")
     assert [cell.strip() for cell in recipe_table.outcome().splitlines()[2].split("|")[1:5]] == [
         "[CNN](../configs/cnn_logmel.yaml)", "1", "**0.375**", "**1.000**",
