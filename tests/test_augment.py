@@ -86,6 +86,11 @@ def test_wrong_words_are_told_with_the_way_out(spec, what, fix):
     assert what in problem.what and fix in problem.fix and problem.where == "--augment"
 
 
+def test_none_stands_alone():
+    with pytest.raises(UserErrors, match="`none` stands alone"):
+        augment.parse(["none", "shift"])
+
+
 def test_all_wrong_words_are_told_at_once(tmp_path):
     with pytest.raises(UserErrors) as caught:
         augment.parse(["gain:2", "shift", "loud", f"room_folder:{tmp_path}"])
