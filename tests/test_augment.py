@@ -56,7 +56,7 @@ def test_words_of_the_flag(folder):
         f"room_folder:0.1:{folder}/a": Effect("room_folder", 0.1, 0, 0, inner),
     }  # fmt: skip
     assert augment.parse(list(expected)) == list(expected.values()), "in the order given"
-    assert augment.parse([]) == augment.parse(["none"]) == []
+    assert augment.parse([]) == []
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,6 @@ def test_wrong_words_are_told_with_the_way_out(spec, what, fix):
         augment.parse([spec])
     (problem,) = caught.value.problems
     assert what in problem.what and fix in problem.fix and problem.where == "--augment"
-
-
-def test_none_stands_alone():
-    with pytest.raises(UserErrors, match="`none` stands alone"):
-        augment.parse(["none", "shift"])
 
 
 def test_all_wrong_words_are_told_at_once(tmp_path):

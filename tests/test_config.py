@@ -50,9 +50,11 @@ def test_the_command_line_beats_the_file_and_the_file_the_default(parse):
     assert (run.training.seed, run.training.learning_rate, run.model.freeze) == (2, 2e-5, "backbone")
 
 
-def test_the_command_line_can_drop_the_effects_of_the_file(parse):
-    run = parse("augment:\n  - shift\n", "--augment", "none")
-    assert run.recipe.augment is None and not run.recipe.changes_rows
+def test_the_command_line_can_drop_what_the_file_lists(parse):
+    text = "augment:\n  - shift\nhead_from:\n  - dog_bark=Bark\n"
+    assert parse(text).recipe.augment == ["shift"]
+    run = parse(text, "--augment", "none", "--head_from", "none")
+    assert run.recipe.augment is None and not run.recipe.changes_rows and run.model.head_from is None
 
 
 @pytest.mark.parametrize("before", [True, False])

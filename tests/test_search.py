@@ -47,10 +47,10 @@ def test_what_lines_mean():
         Range("num_train_epochs", 3, 12, False),
         Range("layer_decay", 0.6, 1.0, False),
     ]
-    assert parsed("mixup_alpha=0|0.2", "augment=|gain|gain white_noise:0.5:0..10", "class_weights=true|false") == [
+    assert parsed("mixup_alpha=0|0.2", "augment=none|gain|gain white_noise:0.5:0..10", "class_weights=true|false") == [
         Choices("mixup_alpha", {"0": 0.0, "0.2": 0.2}),
         Choices(
-            "augment", {"": None, "gain": ["gain"], "gain white_noise:0.5:0..10": ["gain", "white_noise:0.5:0..10"]}
+            "augment", {"none": None, "gain": ["gain"], "gain white_noise:0.5:0..10": ["gain", "white_noise:0.5:0..10"]}
         ),
         Choices("class_weights", {"true": True, "false": False}),
     ]

@@ -140,14 +140,12 @@ class Effect:
 
 
 def parse(specs: Sequence[str]) -> list[Effect]:
-    """Reads the words of `--augment`, in their order; `none`, alone, is no effect at all.
+    """Reads the words of `--augment`, in their order.
 
     Raises:
-        UserErrors: all that is wrong: unknown effects, `none` beside others, probabilities outside 0 to 1, ranges that
-            are reversed or not possible, folders without sounds.
+        UserErrors: all that is wrong: unknown effects, probabilities outside 0 to 1, ranges that are reversed or not
+            possible, folders without sounds.
     """
-    if list(specs) == ["none"]:
-        return []
     found: list[Effect] = []
     problems: list[UserError] = []
     for spec in specs:
@@ -198,8 +196,6 @@ SPEC = re.compile(rf"([^:]*)(?::({NUMBER}))?(?::({NUMBER})\.\.({NUMBER}))?(?::(.
 
 def _parse(spec: str) -> Effect:
     name, probability, low, high, rest = SPEC.findall(spec)[0]  # "" where absent
-    if name == "none":
-        raise UserError("`none` stands alone: no effect at all", FLAG, "leave it out, or the others")
     if name not in EFFECTS:
         near = difflib.get_close_matches(name, EFFECTS, n=1)
         fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(EFFECTS)}"

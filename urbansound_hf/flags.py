@@ -79,7 +79,12 @@ class FlagParser(HfArgumentParser):
         raise ValueError(message)
 
     def convert(self, name: str, values: list[str]) -> Any:
-        """The typed value of a flag; raises `ValueError` where its argparse action refuses it."""
+        """The typed value of a flag; raises `ValueError` where its argparse action refuses it.
+
+        For a flag of several values `none` is its default: so the command line can drop what a config lists.
+        """
+        if values == ["none"] and self.by_name[name].nargs == "+" and self.by_name[name].default is None:
+            return None
         if values and name in COMMA_LISTS:
             values = [",".join(values)]
         tokens = [f"--{name}={values[0]}"] if len(values) == 1 else [f"--{name}", *values]  # "=", for values like -1e5

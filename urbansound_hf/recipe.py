@@ -21,7 +21,7 @@ class RecipeArguments:
     _argument_group_name = "augmentation and loss"
     augment: list[str] | None = flag(
         None,
-        "NAME[:PROBABILITY[:LOW..HIGH]] ... effects on the waveform, in order: docs/augmentation.md; none: not any",
+        "NAME[:PROBABILITY[:LOW..HIGH]] ... effects on the waveform, in order: docs/augmentation.md; none: no effect",
     )
     fill: Literal["auto", "repeat", "zeros", "reflect"] = flag(
         "auto", "what fills the window after a short training clip; auto: the feature extractor, else repeat"
@@ -39,10 +39,6 @@ class RecipeArguments:
     balanced_sampling: bool = flag(False, "draw training clips so that all classes come equally often")
     ema_decay: float = flag(0.0, "keep the moving average of the weights, with this decay an update; 0: the last ones")
     test_time_shifts: int = flag(0, "score a clip also shifted in a circle so many times; kept for serving")
-
-    def __post_init__(self) -> None:
-        if self.augment == ["none"]:  # the command line's way to have none of the config's effects
-            self.augment = None
 
     @property
     def changes_waveforms(self) -> bool:

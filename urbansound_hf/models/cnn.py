@@ -238,9 +238,8 @@ class CnnForAudioClassification(PreTrainedModel):
 def _check_choices(**found: str) -> None:
     for name, value in found.items():
         if value not in CHOICES[name]:
-            nearest = max(CHOICES[name], key=lambda choice: SequenceMatcher(None, choice, str(value)).ratio())
-            choices = ", ".join(CHOICES[name])
-            raise ValueError(f"{name} must be one of {choices}; found {value!r}: did you mean {nearest}?")
+            near = max(CHOICES[name], key=lambda choice: SequenceMatcher(None, choice, str(value)).ratio())
+            raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}; found {value!r}: did you mean {near}?")
 
 
 AutoConfig.register("cnn", CnnConfig, exist_ok=True)
