@@ -68,7 +68,7 @@ FINAL: dict[str, tuple[str, ...]] = {
     "CNN": ("shift, speed, equalizer",),
     "Whisper": ("its first two layers", "gentle rates", "probe first"),
 }
-"""The ingredients of the final recipe: those that earned their place, and Whisper's gentle rates, which cost nothing."""
+"""The ingredients of the final recipe: those that earned their place; Whisper's gentle rates just cost nothing."""
 
 NEARLY = {"CNN": ("masks",)}
 """What one seed took for an ingredient of the final recipe, and three did not."""
