@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 .PHONY: demo test lint format clean
 demo: $(VENV)/installed  ## train on the built-in synthetic sounds, evaluate, classify clips it has not heard
 	$(BIN)/python train.py configs/demo.yaml
-	$(BIN)/python -m urbansound_hf.synthetic outputs/demo_clips --clips 1 --seed 7
+	$(BIN)/urbansound-hf data synthetic outputs/demo_clips --clips 1 --seed 7
 	$(BIN)/python infer.py outputs/demo_clips/audio/fold1 --model outputs/demo/fold10 --top_k 1
 
 test: $(VENV)/installed  ## the whole test suite, offline

@@ -17,9 +17,9 @@ import datasets
 import numpy as np
 import torch
 
-from urbansound_hf import augmented
-from urbansound_hf.models.cnn import CnnConfig, CnnFeatureExtractor, CnnForAudioClassification
-from urbansound_hf.recipe import RecipeArguments
+from urbansound_hf.config.arguments import RecipeArguments
+from urbansound_hf.models.cnn.modeling_cnn import CnnConfig, CnnFeatureExtractor, CnnForAudioClassification
+from urbansound_hf.training import augmented_dataset
 
 
 def network(channels_last: bool, pictures: torch.Tensor) -> Callable[[], object]:
@@ -46,7 +46,7 @@ def rows(in_memory: bool, clips: int) -> Callable[[], object]:
     kinds = datasets.Features(labels=datasets.Value("int64"), clip=datasets.Value("int64"), input_features=shape)
     stored = datasets.Dataset.from_dict(columns, features=kinds).with_format("numpy")
     recipe = RecipeArguments(mixup_alpha=0.4, spec_augment=1.0)
-    changed = augmented.AugmentedRows(stored, recipe, extractor, 64_000, 10, seed=0)
+    changed = augmented_dataset.AugmentedRows(stored, recipe, extractor, 64_000, 10, seed=0)
     if not in_memory:
         changed.in_memory = None
     return lambda: [changed[number] for number in range(clips)]

@@ -30,7 +30,11 @@ RESIDUAL_CNN = (
 """Recipes are written out: the shipped configs change with what is learnt from these trainings."""
 sys.path.insert(0, str(ROOT))
 
-from urbansound_hf import config, crossval, receipts, runs  # noqa: E402
+from urbansound_hf.config.parse import parse_run_config  # noqa: E402
+from urbansound_hf.evaluation.receipts import read_receipt  # noqa: E402
+from urbansound_hf.evaluation.runs import read_run  # noqa: E402
+from urbansound_hf.layout import finished  # noqa: E402
+from urbansound_hf.training.cross_validation import run_experiment  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ def run(jobs: Iterable[Job], outputs: Path) -> int:
     for job in jobs:
         try:
             with FileLock(outputs / f".{job.key}.lock", timeout=0):
-                if not receipts.finished(job.run_folder(outputs)):
-                    failed += crossval.run(config.parse(job.argv(outputs), DEFAULTS)) != 0
+                if not finished(job.run_folder(outputs)):
+                    failed += run_experiment(parse_run_config(job.argv(outputs), DEFAULTS)) != 0
         except Timeout:
             continue
         except Exception:  # of any kind: the other trainings do not depend on this one
@@ -85,11 +89,11 @@ def run(jobs: Iterable[Job], outputs: Path) -> int:
 
 def gather(jobs: Iterable[Job], outputs: Path) -> list[dict[str, Any]]:
     """A row for each finished job; `correct` has one character a test clip, in the order of their names."""
-    return [_row(job, folder) for job in jobs if receipts.finished(folder := job.run_folder(outputs))]
+    return [_row(job, folder) for job in jobs if finished(folder := job.run_folder(outputs))]
 
 
 def _row(job: Job, folder: Path) -> dict[str, Any]:
-    found, receipt = runs.read_run(folder), receipts.read(folder)
+    found, receipt = read_run(folder), read_receipt(folder)
     order = found.predictions.paths.argsort()
     facts = ("parameters", "trained_parameters", "train_seconds", "train_clips_per_second", "train_peak_memory_gib")
     return {

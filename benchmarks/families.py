@@ -3,7 +3,7 @@
     python benchmarks/families.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR]
 
 trains what is missing, three seeds each, and puts the facts of the receipts into docs/receipts/families.jsonl;
-docs/choosing_a_model.md is made from that. `--yamnet` is a folder that `python -m urbansound_hf.models.yamnet convert`
+docs/choosing_a_model.md is made from that. `--yamnet` is a folder that `urbansound-hf models yamnet convert`
 wrote. The accuracies do not depend on what else the machine does, the seconds do: nothing else should run.
 """
 

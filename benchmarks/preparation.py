@@ -27,10 +27,10 @@ from statistics import median
 
 import datasets
 
-from urbansound_hf import metadata
-from urbansound_hf.prepare import processes
-from urbansound_hf.receipts import Stopwatch
-from urbansound_hf.urbansound8k import UrbanSound8K, find_root
+from urbansound_hf.data import urbansound8k
+from urbansound_hf.data.builder import processes
+from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
+from urbansound_hf.evaluation.receipts import Stopwatch
 
 
 def ours(data_dir: Path, num_proc: int) -> float:
@@ -67,7 +67,7 @@ class Stock:
 
 def compare(data_dir: Path, num_proc: int, rounds: int) -> None:
     """Prints one line: both sides in `num_proc` processes."""
-    rows = metadata.read_metadata(find_root(data_dir) or data_dir)
+    rows = urbansound8k.read_metadata(find_root(data_dir) or data_dir)
     stock = Stock([row["source"] for row in rows], num_proc) if importlib.util.find_spec("torchcodec") else None
     pairs = [(ours(data_dir, num_proc), stock() if stock else 0.0) for _ in range(rounds)]
     prepared, stocks = (median(speeds) for speeds in zip(*pairs, strict=True))
@@ -84,17 +84,17 @@ def compare(data_dir: Path, num_proc: int, rounds: int) -> None:
 def repeat(data_dir: Path, target: Path, times: int) -> Path:
     """The data set `times` over under other names, in symbolic links."""
     root = find_root(data_dir) or data_dir
-    records = [record for _, record in metadata.read_records(root / metadata.FILE)]
-    lines = [",".join(metadata.COLUMNS)]
+    records = [record for _, record in urbansound8k.read_records(root / urbansound8k.METADATA_FILE)]
+    lines = [",".join(urbansound8k.CSV_COLUMNS)]
     for copy in range(times):
         for record in records:
             name = record["slice_file_name"].replace(".wav", f"{copy:03d}.wav")
             link = target / f"audio/fold{record['fold']}" / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((root / f"audio/fold{record['fold']}" / record["slice_file_name"]).resolve())
-            lines.append(",".join((record | {"slice_file_name": name})[column] for column in metadata.COLUMNS))
-    (target / metadata.FILE).parent.mkdir(parents=True)
-    (target / metadata.FILE).write_text("\n".join(lines))
+            lines.append(",".join((record | {"slice_file_name": name})[column] for column in urbansound8k.CSV_COLUMNS))
+    (target / urbansound8k.METADATA_FILE).parent.mkdir(parents=True)
+    (target / urbansound8k.METADATA_FILE).write_text("\n".join(lines))
     return target
 
 

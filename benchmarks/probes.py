@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from urbansound_hf import features, models
-from urbansound_hf.config import ModelArguments
-from urbansound_hf.models import probe, probe_first
-from urbansound_hf.sounds import SoundRequest, Sounds, load_sounds
+from urbansound_hf.config.arguments import ModelArguments
+from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
+from urbansound_hf.features.dataset import prepare_features
+from urbansound_hf.models.linear_probe import embeddings, regression
+from urbansound_hf.models.loading import load_feature_extractor, load_model
 
 VARIANTS = {
     "YAMNet": ("yamnet", [], []),
@@ -33,9 +34,9 @@ VARIANTS = {
 
 def embedded(arguments: ModelArguments, sounds: Sounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each clip the embedding `(clips, hidden)`, the class and the fold."""
-    extractor = models.load_feature_extractor(arguments)
-    model = models.load_model(arguments, sounds.labels, extractor, clip_seconds=4.0)
-    rows = probe.embeddings(model, features.prepare(sounds.dataset, extractor, clip_seconds=4.0), batch_size=8)
+    extractor = load_feature_extractor(arguments)
+    model = load_model(arguments, sounds.labels, extractor, clip_seconds=4.0)
+    rows = embeddings(model, prepare_features(sounds.dataset, extractor, clip_seconds=4.0), batch_size=8)
     rows = rows.select(np.unique(rows["clip"][:], return_index=True)[1])  # of a longer clip the first window
     folds = np.asarray(sounds.dataset["fold"][:])[rows["clip"][:]]
     return rows["embedding"][:], np.asarray(rows["labels"][:]), folds
@@ -46,7 +47,7 @@ def rotations(inputs: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> list
     scores = []
     for fold in np.unique(folds):
         train, test = folds != fold, folds == fold
-        weight, bias = probe_first.regression(inputs[train], labels[train], int(labels.max()) + 1)
+        weight, bias = regression(inputs[train], labels[train], int(labels.max()) + 1)
         scores.append(float(((inputs[test] @ weight.T + bias).argmax(axis=1) == labels[test]).mean()))
     return scores
 

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import recipe
 from experiments import RECEIPTS, ROOT, load
 
-from urbansound_hf import statistics
-from urbansound_hf.markdown import table
+from urbansound_hf.evaluation import confidence
+from urbansound_hf.text import table
 
 PAGE = ROOT / "docs" / "recipe.md"
 Rows = Sequence[Mapping[str, Any]]
@@ -89,7 +89,7 @@ def _line(rows: Rows, others: Rows, groups: Mapping[int, list[str]]) -> tuple[st
     seeds = {row["seed"] for row in rows} & {row["seed"] for row in others}
     ours, theirs = (np.concatenate([_right(each, fold, seeds) for fold in recipe.FOLDS]) for each in (rows, others))
     recordings = np.array([name for fold in recipe.FOLDS for name in groups[fold]])
-    gain, low, high = statistics.paired_difference(theirs, ours, recordings)
+    gain, low, high = confidence.paired_difference(theirs, ours, recordings)
     each = [np.mean([row["accuracy"] for row in rows if row["fold"] == fold]) for fold in recipe.FOLDS]
     against = "" if rows == others else f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"
     number = len({row["seed"] for row in rows})

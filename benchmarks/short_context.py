@@ -22,9 +22,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import logging
 
-from urbansound_hf import models
-from urbansound_hf.config import ModelArguments
-from urbansound_hf.labels import CLASSES
+from urbansound_hf.config.arguments import ModelArguments
+from urbansound_hf.data.urbansound8k import CLASSES
+from urbansound_hf.models.loading import load_feature_extractor, load_model
 
 CLIP_SECONDS = 4.0
 MODELS = {"whisper": ("Whisper-tiny", "whisper", 30.0), "ast": ("AST-base", "audio-spectrogram-transformer", 10.24)}
@@ -36,8 +36,8 @@ class Training:
 
     def __init__(self, name_or_path: str, context_seconds: float, clips: int) -> None:
         arguments = ModelArguments(model_name_or_path=name_or_path)
-        extractor = models.load_feature_extractor(arguments)
-        self.model = models.load_model(arguments, CLASSES, extractor, context_seconds).train()
+        extractor = load_feature_extractor(arguments)
+        self.model = load_model(arguments, CLASSES, extractor, context_seconds).train()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
         rate, rng = extractor.sampling_rate, np.random.default_rng(0)
         waveforms = [rng.uniform(-0.5, 0.5, int(CLIP_SECONDS * rate)).astype(np.float32) for _ in range(clips)]

@@ -1,6 +1,6 @@
 """The generated parts of docs/choosing_a_model.md: our measurements, from the receipts, and the catalogue of families.
 
-`python -m tests.readme` writes them into the page; a test fails where they are stale.
+`python -m tests.helpers.readme` writes them into the page; a test fails where they are stale.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import families
 from experiments import ROOT, load
 
-from urbansound_hf.markdown import table
+from urbansound_hf.text import table
 
 PAGE = ROOT / "docs" / "choosing_a_model.md"
 PLACES = {"whisper": "WHISPER_DIR", "yamnet": "outputs/yamnet_audioset"}
@@ -74,10 +74,10 @@ def _command(name: str) -> str:
 
 def catalogue() -> str:
     """The families, and what the words in their table mean."""
-    from urbansound_hf.models import __main__ as listing  # torch and transformers: only when asked for
-    from urbansound_hf.models import catalogue
+    from urbansound_hf.models import __main__  # torch and transformers: only when asked for
+    from urbansound_hf.models.catalogue import NOTES, list_families
 
-    return "\n\n".join([listing.as_markdown(catalogue.rows()), *catalogue.NOTES])
+    return "\n\n".join([__main__.as_markdown(list_families()), *NOTES])
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"results": results, "catalogue": catalogue}

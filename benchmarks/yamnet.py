@@ -18,8 +18,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from urbansound_hf.models import convert_yamnet
-from urbansound_hf.models.yamnet import YamnetConfig, YamnetFeatureExtractor, YamnetForAudioClassification
+from urbansound_hf.models.yamnet import convert
+from urbansound_hf.models.yamnet.modeling_yamnet import (
+    YamnetConfig,
+    YamnetFeatureExtractor,
+    YamnetForAudioClassification,
+)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -35,7 +39,7 @@ def onnx_patch_by_patch(graph: Path, patches: torch.Tensor) -> Callable[[], obje
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    model = convert_yamnet.float_graph(convert_yamnet.read_graph(graph))
+    model = convert.float_graph(convert.read_graph(graph))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     feeds = [{"audio": patch[None].numpy()} for patch in patches]
     return lambda: [session.run(None, feed) for feed in feeds]

@@ -22,8 +22,8 @@ if "HF_DATASETS_CACHE" not in os.environ:  # shared by the processes of one test
 import pytest
 
 if TYPE_CHECKING:  # the fixtures import what they need: most tests do not wait for torch
-    from urbansound_hf.config import RunConfig
-    from urbansound_hf.sounds import Sounds
+    from urbansound_hf.config.arguments import RunConfig
+    from urbansound_hf.data.loading import Sounds
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -70,15 +70,17 @@ disable_tqdm: true
 @pytest.fixture(scope="session")
 def synthetic_root() -> Path:
     """A synthetic UrbanSound8K of one clip a class and fold."""
-    from urbansound_hf import synthetic
+    from urbansound_hf.data import synthetic
 
-    return synthetic.write(Path(os.environ["HF_DATASETS_CACHE"]) / "synthetic_of_the_tests", clips_per_class_and_fold=1)
+    return synthetic.write_synthetic(
+        Path(os.environ["HF_DATASETS_CACHE"]) / "synthetic_of_the_tests", clips_per_class_and_fold=1
+    )
 
 
 @pytest.fixture(scope="session")
 def sounds(synthetic_root) -> Sounds:
     """The same, decoded at 16 kHz: 100 clips, most of them of 4 s."""
-    from urbansound_hf.sounds import SoundRequest, load_sounds
+    from urbansound_hf.data.loading import SoundRequest, load_sounds
 
     return load_sounds(SoundRequest("urbansound8k", data_dir=str(synthetic_root), num_proc=1))
 
@@ -86,10 +88,10 @@ def sounds(synthetic_root) -> Sounds:
 @pytest.fixture
 def configure(tmp_path) -> Callable[..., RunConfig]:
     """Parses flags over the config of a tiny, deterministic wav2vec2 that trains for four steps on the CPU."""
-    from urbansound_hf import config
+    from urbansound_hf.config.parse import parse_run_config
 
     (tmp_path / "tiny.yaml").write_text(TINY)
-    return lambda *argv: config.parse([str(part) for part in argv], tmp_path / "tiny.yaml")
+    return lambda *argv: parse_run_config([str(part) for part in argv], tmp_path / "tiny.yaml")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

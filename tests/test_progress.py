@@ -21,13 +21,16 @@ import numpy as np
 import pytest
 import soundfile
 
-import infer
-from tests import tiny
 from tests.conftest import ROOT
-from tests.zenodo_server import serve
-from urbansound_hf import crossval, download, progress, receipts, synthetic, urbansound8k
+from tests.helpers import tiny
+from tests.helpers.zenodo_server import serve
+from urbansound_hf import cli, progress
+from urbansound_hf.data import __main__, synthetic
+from urbansound_hf.data.download import fetch
 from urbansound_hf.errors import exit_code
+from urbansound_hf.evaluation.receipts import INCIDENTAL, read_receipt
 from urbansound_hf.progress import Bar, computed, duration, library_bars, quietly, remaining, say
+from urbansound_hf.training.cross_validation import run_experiment
 
 
 @contextmanager
@@ -169,7 +172,7 @@ def test_what_is_found_in_the_cache_is_no_step(tmp_path, long_steps, capsys):
 
 def train(configure: Callable, synthetic_root: Path, out: Path, *more: object) -> int:
     data = ["--data_dir", synthetic_root, "--preprocessing_num_workers", 1, "--test_fold", "1,2"]
-    return crossval.run(configure(*data, "--output_dir", out, "--disable_tqdm", "false", *more))
+    return run_experiment(configure(*data, "--output_dir", out, "--disable_tqdm", "false", *more))
 
 
 def test_training_in_a_terminal_shows_bars(configure, synthetic_root, tmp_path, capsys):
@@ -203,7 +206,7 @@ def test_quiet_training_prints_nothing_but_the_result(configure, synthetic_root,
     assert written() == ""
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "" and out[1].startswith("test accuracy") and out[-1] == f"report: {tmp_path / 'out/report.html'}"
-    assert receipts.read(tmp_path / "out/fold1")["config"]["quiet"] is True and "quiet" in receipts.INCIDENTAL
+    assert read_receipt(tmp_path / "out/fold1")["config"]["quiet"] is True and "quiet" in INCIDENTAL
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +223,7 @@ def served(tmp_path_factory) -> tuple[Path, Path]:
 def classify(monkeypatch, served: tuple[Path, Path], *more: str) -> int:
     model, folder = served
     monkeypatch.setattr(sys, "argv", ["infer.py", str(folder), "--model", str(model), "--device", "cpu", *more])
-    return exit_code(infer.main)
+    return exit_code(lambda: cli.infer(sys.argv[1:]))
 
 
 def test_the_bar_of_many_sounds_stands_beside_the_table_not_in_it(monkeypatch, served, capsys):
@@ -269,7 +272,7 @@ def test_a_table_in_a_terminal_needs_no_bar(served):
 def test_a_download_in_a_log_is_a_line(tmp_path, long_steps, capsys):
     content = os.urandom(300_000)
     with serve(content) as server:
-        download.fetch(server.url, tmp_path / "file.bin", server.md5)
+        fetch(server.url, tmp_path / "file.bin", server.md5)
     first, second = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"file\.bin: 300kB in \d\.\d s \(.*B/s\)", first) and second.startswith("Checking: 300kB")
 
@@ -277,12 +280,12 @@ def test_a_download_in_a_log_is_a_line(tmp_path, long_steps, capsys):
 def test_the_data_commands_say_how_far_they_are(tmp_path, monkeypatch, long_steps, capsys):
     monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "data"), "--clips", "1"])
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    assert synthetic.main() == 0 == urbansound8k.main(["--data_dir", str(tmp_path / "data")])
+    assert synthetic.main() == 0 == __main__.main(["--data_dir", str(tmp_path / "data")])
     out, err = capsys.readouterr()
     assert out.startswith("100 synthetic clips in ") and "100 clips\n" in out
     lines = [line.partition(" in ")[0] for line in err.splitlines()]
     assert lines == ["Making the synthetic sounds: 10 folds", "Preparing the sounds: 100 clips"]
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "another")
     with terminal() as written:
-        assert urbansound8k.main(["--data_dir", str(tmp_path / "data"), "--quiet"]) == 0
+        assert __main__.main(["--data_dir", str(tmp_path / "data"), "--quiet"]) == 0
     assert written() == "" and "100 clips\n" in capsys.readouterr().out

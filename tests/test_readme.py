@@ -17,14 +17,16 @@ from pathlib import Path
 
 import pytest
 
-from tests import readme
 from tests.conftest import ROOT, TINY
-from urbansound_hf import config
+from tests.helpers import readme
+from urbansound_hf.config.parse import SCHEMA, parse_run_config
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 OURS = ("configs/", "docs/", "benchmarks/", "tests/", "urbansound_hf/", ".ci/")
-SCRIPT = re.compile(r"(python (-m urbansound_hf\.[\w.]+|[\w/]+\.py)|accelerate launch|make \w|[\w/]+\.py\b)")
+SCRIPT = re.compile(
+    r"(urbansound-hf \w|python (-m urbansound_hf\.[\w.]+|[\w/]+\.py)|accelerate launch|make \w|[\w/]+\.py\b)"
+)
 ELSEWHERE = ("arecord", "cd", "curl", "git", "hf", "pre-commit", "sbatch", "tensorboard")  # not this project's
 
 
@@ -118,10 +120,12 @@ def check(words: list[str], parse) -> None:
     """Fails where a command of the documents names a script, module, target, config or flag that does not exist."""
     missing = [word for word in words if word.startswith(OURS) and not (ROOT / word).exists()]
     assert not missing
-    if words[0] in ("python", "accelerate"):
+    if words[0] == "urbansound-hf":
+        parse("urbansound_hf", words[1:])
+    elif words[0] in ("python", "accelerate"):
         script, flags = script_of(words)
         if script == "train.py":
-            config.parse(flags, ROOT / "configs" / "wav2vec2_base.yaml")
+            parse_run_config(flags, ROOT / "configs" / "wav2vec2_base.yaml")
         elif script.startswith("urbansound_hf") or script.endswith(".py"):
             parse(script, flags)
         else:
@@ -155,8 +159,8 @@ def test_a_command_is_understood(words, parse):
     "line",
     ["python trian.py", "python train.py configs/wav2vec.yaml", "python train.py --tset_fold 1", "make demos",
      "accelerate launch train.py --seed x", "accelerate launch --config_file configs/accelerate/no.yaml train.py",
-     "python -m urbansound_hf.crossvall outputs", "python -m urbansound_hf.crossval", "python infer.py a.wav --topk 1",
-     "python -m urbansound_hf.report a b --commons", "pip install -e .[gpu]", "docker run x"],
+     "urbansound-hf crossvall outputs", "urbansound-hf crossval", "python infer.py a.wav --topk 1",
+     "urbansound-hf compare a b --commons", "pip install -e .[gpu]", "docker run x"],
 )  # fmt: skip
 def test_a_wrong_command_is_noticed(line, parse):
     (words,) = commands(line)
@@ -191,12 +195,12 @@ def known_flags() -> set[str]:
     """Every flag of every command: of this project, and of `accelerate launch`."""
     from accelerate.commands.launch import launch_command_parser
 
-    from urbansound_hf.flags import FlagParser
+    from urbansound_hf.config.flags import FlagParser
 
     sources = [path.read_text() for path in (ROOT / "urbansound_hf").rglob("*.py")]
     sources += [path.read_text() for path in (*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py"))]
     added = {flag for text in sources for flag in re.findall(r"""add(?:_argument)?\(\s*"(--\w+)""", text)}
-    parsers = (FlagParser(config.SCHEMA), launch_command_parser())
+    parsers = (FlagParser(SCHEMA), launch_command_parser())
     return {"--flag", *added, *(flag for parser in parsers for flag in parser._option_string_actions)}
 
 
@@ -219,7 +223,7 @@ def test_every_link_leads_somewhere(document):
 def test_the_generated_parts_are_fresh(page, name):
     begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
     found = page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
-    assert found == readme.PAGES[page][name](), "python -m tests.readme writes it anew"
+    assert found == readme.PAGES[page][name](), "python -m tests.helpers.readme writes it anew"
 
 
 def test_rewriting_changes_nothing_else():
@@ -237,7 +241,7 @@ def test_rewriting_changes_nothing_else():
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, synthetic_root) -> Path:
     """A folder where the data, two cross-validations and some sounds lie under the names that the README gives them."""
-    from urbansound_hf import crossval
+    from urbansound_hf.training.cross_validation import run_experiment
 
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "data").mkdir()
@@ -245,7 +249,9 @@ def workplace(tmp_path_factory, synthetic_root) -> Path:
     (folder / "tiny.yaml").write_text(TINY)
     outputs = folder / "outputs" / "wav2vec2_base"
     argv = ["--dataset", "urbansound8k", "--data_dir", str(synthetic_root), "--output_dir", str(outputs)]
-    assert crossval.run(config.parse([*argv, "--max_steps", "2", "--test_fold", "9,10"], folder / "tiny.yaml")) == 0
+    assert (
+        run_experiment(parse_run_config([*argv, "--max_steps", "2", "--test_fold", "9,10"], folder / "tiny.yaml")) == 0
+    )
     shutil.copytree(outputs, folder / "outputs" / "whisper_tiny")
     clips = sorted((synthetic_root / "audio" / "fold1").glob("*.wav"))
     shutil.copy(clips[0], folder / "clip.wav")

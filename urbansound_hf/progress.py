@@ -16,6 +16,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     import datasets
 
+
 SHORT_SECONDS = 1.0  # a step that took less is not long, and leaves no line in a log
 SIGN_OF_LIFE_SECONDS = 600.0  # a longer one says every so often in a log how far it is
 QUIET: ContextVar[bool] = ContextVar("quiet", default=False)

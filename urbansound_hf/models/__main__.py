@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformers.utils import logging
 
-from urbansound_hf import markdown
-from urbansound_hf.models import catalogue
+from urbansound_hf.errors import exit_code
+from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families
+from urbansound_hf.text import table
 
 WIDTH = 120  # columns
 
@@ -19,7 +22,7 @@ WIDTH = 120  # columns
 def as_table(rows: Iterable[dict[str, Any]]) -> str:
     """Two lines a family, in columns; the second is that of the checkpoint to start from."""
     lines: list[tuple[str, ...]] = []
-    for cells in (catalogue.HEADER, *map(catalogue.cells, rows)):
+    for cells in (HEADER, *map(family_cells, rows)):
         family, start_from, licence, pretraining, parameters, heard, environmental = cells
         lines += [(family, parameters, heard, environmental), (f"  {start_from}", licence, pretraining, "")]
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
@@ -29,21 +32,25 @@ def as_table(rows: Iterable[dict[str, Any]]) -> str:
 
 def as_markdown(rows: Iterable[dict[str, Any]]) -> str:
     """A line a family."""
-    return markdown.table(catalogue.HEADER, map(catalogue.cells, rows), texts=len(catalogue.HEADER))
+    return table(HEADER, map(family_cells, rows), texts=len(HEADER))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m urbansound_hf.models", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in (["yamnet"], ["ecapa_tdnn"]):
+        return importlib.import_module(f"urbansound_hf.models.{argv[0]}.convert").main(argv[1:])
+    parser = argparse.ArgumentParser("urbansound-hf models", description=__doc__)
     parser.add_argument("--format", choices=("table", "markdown", "json"), default="table", help="default: table")
-    chosen = parser.parse_args().format
+    chosen = parser.parse_args(argv).format
     logging.set_verbosity_error()  # of the many kinds of sizes, none is of interest here
-    rows = list(catalogue.rows())
+    rows = list(list_families())
     if chosen == "json":
         print(json.dumps(rows, indent=2))
-        return
+        return 0
     print(as_table(rows) if chosen == "table" else as_markdown(rows))
-    print("", *(textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in catalogue.NOTES), sep="\n")
+    print("", *(textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in NOTES), sep="\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(main))

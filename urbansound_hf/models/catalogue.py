@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 
-from urbansound_hf import models
-from urbansound_hf.config import ModelArguments
+from urbansound_hf.config.arguments import ModelArguments
 from urbansound_hf.models import checkpoint
+from urbansound_hf.models.loading import load_feature_extractor
+from urbansound_hf.models.registry import YAMNET_FOLDER, register
 
 SPEECH = "weak, expected: speech only"
 LARGE: dict[str, Any] = {
@@ -58,7 +59,7 @@ FAMILIES = (
     Family("audio-spectrogram-transformer", "MIT/ast-finetuned-audioset-10-10-0.4593", "BSD-3-Clause",
            "ImageNet, then AudioSet", "strong: 85.4 % frozen"),
     Family("yamnet", "qualcomm/YamNet", "Apache-2.0", "AudioSet", "right domain, no figure",
-           converted=models.YAMNET_FOLDER),
+           converted=YAMNET_FOLDER),
     Family("whisper", "openai/whisper-tiny", "Apache-2.0", "speech, 680,000 h, transcribed",
            "fair: few-shot 59 (AST: 85)"),
     Family("ecapa-tdnn", "speechbrain/urbansound8k_ecapa", "Apache-2.0", "UrbanSound8K, folds 1 to 8",
@@ -90,13 +91,13 @@ NOTES = (
     "Unknown licences: the cards only point to the LICENSE of github.com/microsoft/UniSpeech. YAMNet's licence is "
     "Google's, who trained it; Qualcomm's card of the ONNX export says 'other'. Weights that heard UrbanSound8K heard "
     "CC BY-NC sounds, whatever their own licence.",
-    "yamnet and ecapa-tdnn are converted first: python -m urbansound_hf.models.yamnet convert MODEL.onnx OUT_DIR, "
-    "python -m urbansound_hf.models.ecapa_tdnn convert FOLDER OUT_DIR.",
+    "yamnet and ecapa-tdnn are converted first: urbansound-hf models yamnet convert MODEL.onnx OUT_DIR, "
+    "urbansound-hf models ecapa_tdnn convert FOLDER OUT_DIR.",
 )
 HEADER = ("family", "start from", "licence", "pretrained on", "parameters", "input", "on environmental sound")
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def list_families() -> Iterator[dict[str, Any]]:
     """What the tables show of each family; `parameters` and `input` are None where a family's extra is missing."""
     for family in FAMILIES:
         row: dict[str, Any] = {
@@ -119,7 +120,7 @@ def count_parameters(family: Family) -> int:
     Raises:
         ImportError: the family's extra is not installed.
     """
-    models.register()
+    register()
     config = AutoConfig.for_model(family.model_type, num_labels=10, **family.sizes)
     with torch.device("meta"):
         model = AutoModelForAudioClassification.from_config(config)
@@ -132,7 +133,7 @@ def describe_input(family: Family) -> str:
     Raises:
         UserError: the family's extra is not installed.
     """
-    extractor: Any = models.load_feature_extractor(ModelArguments(model_name_or_path=family.model_type))
+    extractor: Any = load_feature_extractor(ModelArguments(model_name_or_path=family.model_type))
     kind = "waveform" if isinstance(extractor, Wav2Vec2FeatureExtractor) else "log-mel"
     kind = "MFCC/log-mel" if hasattr(extractor, "n_mfcc") else kind
     seconds = checkpoint.longest_seconds(extractor)
@@ -140,7 +141,7 @@ def describe_input(family: Family) -> str:
     return f"{extractor.sampling_rate // 1000} kHz {kind}, {length}"
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def family_cells(row: dict[str, Any]) -> list[str]:
     """A row as text, in the order of `HEADER`."""
     parameters, heard = row["parameters"], row["input"]
     size = "–" if parameters is None else f"{parameters / 1e6:.3g}" if parameters < 1e8 else f"{parameters / 1e6:.0f}"

@@ -16,12 +16,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from urbansound_hf import models, progress
+from urbansound_hf import progress
 from urbansound_hf.errors import UserError
+from urbansound_hf.models.loading import check_path
+from urbansound_hf.models.registry import register
 from urbansound_hf.models.short_context import FRAMES_PER_SECOND
 
 
-def load(
+def load_checkpoint(
     name_or_path: str | Path, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """Opens a finished classifier, in the precision it was saved in, as the stock pipeline does.
@@ -34,8 +36,8 @@ def load(
     Raises:
         UserError: it is not there, cannot be reached, or holds no trained audio classifier.
     """
-    models.register()
-    models.check_path(Path(name_or_path))
+    register()
+    check_path(Path(name_or_path))
     options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     auto_model, auto_extractor = AutoModelForAudioClassification, AutoFeatureExtractor
     try:

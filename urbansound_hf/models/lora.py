@@ -32,7 +32,7 @@ class ReadableLinear(lora.Linear):
         return super().weight + self.get_delta_weight(ADAPTER)
 
 
-def apply(model: PreTrainedModel, rank: int) -> None:
+def apply_lora(model: PreTrainedModel, rank: int) -> None:
     """Freezes the backbone and gives each linear layer and convolution of its layers a correction, in place.
 
     All of them, not only those of the attention, and α = 2 · rank, as in "LoRA Learns Less and Forgets Less"
@@ -73,7 +73,7 @@ def adapters(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, lora.LoraLayer)}
 
 
-def merge(model: PreTrainedModel) -> None:
+def merge_lora(model: PreTrainedModel) -> None:
     """Adds the corrections to the weights and leaves no trace of peft, in place."""
     for name, layer in adapters(model).items():
         layer.merge()

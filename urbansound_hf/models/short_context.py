@@ -19,7 +19,7 @@ from urbansound_hf.errors import UserError
 FRAMES_PER_SECOND = 100  # both families: a 10-ms hop
 
 
-def fit(model: PreTrainedModel, feature_extractor: Any, clip_seconds: float) -> None:
+def fit_short_context(model: PreTrainedModel, feature_extractor: Any, clip_seconds: float) -> None:
     """Cuts, in place, the context of a fixed-length family to `clip_seconds`; other families are left alone.
 
     Raises:

@@ -1,0 +1,421 @@
+"""The page says what `infer.py` says: its parts alone, and the whole in a real browser."""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from tests.helpers import tiny
+from tests.test_architecture import ORDER, PACKAGE, imported
+from urbansound_hf.app import views
+from urbansound_hf.app.views import (
+    classify,
+    classify_all,
+    cut,
+    examples,
+    open_models,
+    short_name,
+    spells,
+    surest,
+    why,
+    write_csv,
+)
+from urbansound_hf.audio.io import AudioError, load_audio
+from urbansound_hf.data import synthetic
+from urbansound_hf.data.urbansound8k import CLASSES
+from urbansound_hf.errors import UserError
+from urbansound_hf.hub import space
+from urbansound_hf.hub.space import write_space
+from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.output import write_results
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [
+    pytest.mark.skipif(not find_spec("gradio"), reason="needs Gradio: pip install 'urbansound-hf[app]'"),
+]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+in_browser = pytest.mark.skipif(
+    not (CHROMIUM and find_spec("playwright")), reason="needs Playwright and a Chromium on the PATH"
+)
+RATE = 22_050
+CALLED: list[str] = []  # every host that this process connected to while it served the page
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory) -> Path:
+    """A siren as WAV and as MP3, a quarter of a second of it, ten minutes, and notes that only claim to be a sound."""
+    folder, draw = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
+    siren = 0.5 * synthetic.waveform("siren", draw, 3.0, RATE)
+    minute = np.concatenate([0.5 * synthetic.waveform(name, draw, 6.0, RATE) for name in CLASSES])
+    soundfile.write(folder / "siren.wav", siren, RATE, subtype="PCM_24")
+    soundfile.write(folder / "siren.mp3", siren, RATE)
+    soundfile.write(folder / "short.wav", siren[: RATE // 4], RATE)
+    soundfile.write(folder / "minute.wav", minute, RATE)
+    soundfile.write(folder / "ten_minutes.wav", np.tile(minute, 10), RATE)
+    (folder / "notes.wav").write_text("a siren, far away, and rain\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: tiny.save(name, root / name, clip_seconds=4.0) for name in ("yamnet", "wav2vec2")}
+
+
+@pytest.fixture(scope="module")
+def yamnet(models) -> SoundClassifier:
+    return SoundClassifier.from_pretrained(models["yamnet"], device="cpu")
+
+
+# ---- without a browser
+
+
+def test_a_sound_has_the_scores_of_infer_and_progress_is_told(yamnet, sounds):
+    told = []
+    found = classify(yamnet, sounds / "minute.wav", lambda *count: told.append(count))
+    assert found == yamnet.classify(sounds / "minute.wav", top_k=10)
+    assert told[-1] == (29, 29) and len(told) > 3, "29 windows in batches of 8"
+    assert not yamnet.model._forward_hooks
+
+
+def test_a_timeline_becomes_rows_and_its_surest_window(yamnet, sounds):
+    found = yamnet.classify(sounds / "minute.wav", top_k=10)
+    rows = spells(found)
+    assert rows[0][0] == 0 and rows[-1][1] == pytest.approx(60)
+    assert all(label in CLASSES and 0 < score <= 1 for _, _, label, score in rows)
+    start, end = surest(found)
+    best = next(window for window in found.windows if window.start == start)
+    assert end == best.end and dict(best.top)[found.summary.label] == max(
+        dict(window.top)[found.summary.label] for window in found.windows
+    )
+    assert spells(yamnet.classify(sounds / "siren.wav")) == []
+    heard = cut(sounds / "minute.wav", (2.0, 6.0), 16_000)
+    np.testing.assert_array_equal(heard, load_audio(sounds / "minute.wav")[32_000:96_000])
+
+
+def test_why_explains_the_surest_window_of_a_stretch(yamnet, sounds):
+    sentence, figure = why(yamnet, sounds / "minute.wav", (2.0, 12.0), iter)
+    scores = yamnet.probabilities([cut(sounds / "minute.wav", (start, start + 4.0), 16_000) for start in (2, 4, 6, 8)])
+    best = np.unravel_index(scores.argmax(), scores.shape)
+    assert sentence.startswith(f"From {2 + 2 * best[0]:.1f} s on: {CLASSES[best[1]]} {scores.max():.4f}: ")
+    assert figure.axes[0].get_xlim() == (0, 4) and CLASSES[best[1]] in figure.get_suptitle()
+
+
+def test_a_table_of_files_is_the_csv_of_infer(yamnet, sounds, capsys):
+    paths = [sounds / name for name in ("siren.mp3", "notes.wav", "minute.wav")]
+    results = list(classify_all(yamnet, paths))
+    rows = views.table(results)
+    assert [row[0] for row in rows] == ["siren.mp3", "notes.wav", "minute.wav"]
+    assert rows[1][1:4] == ["", "", ""] and rows[1][4].startswith("not a sound that libsndfile can read")
+    summary = yamnet.classify(sounds / "minute.wav").summary
+    assert rows[2][1:] == [60.0, summary.label, round(summary.score, 4), ""]
+    written, expected = write_csv(results).read_text(), io.StringIO()
+    expected.name = "expected"
+    write_results(yamnet.classify_many(paths), "csv", 5, expected)
+    assert written == expected.getvalue().replace(f"{sounds}/", "")
+
+
+def test_examples_are_synthetic_or_those_of_a_folder(sounds, tmp_path):
+    made = examples(None)
+    assert [path.stem for path in made] == [*CLASSES, "all_ten"]
+    assert len(load_audio(made[-1])) == 40 * 16_000 and len(load_audio(made[0])) == 4 * 16_000
+    assert examples(sounds) == sorted(sounds.iterdir())
+    with pytest.raises(AudioError, match="holds no sound"):
+        examples(tmp_path)
+    with pytest.raises(UserError, match="examples are a folder"):
+        examples(sounds / "siren.wav")
+
+
+def test_models_are_named_shortly_where_that_is_clear(models, tmp_path):
+    assert list(open_models([str(models["yamnet"])] * 2)) == [f"{models['yamnet'].parent.name}/yamnet"]
+    twins = [shutil.copytree(models["yamnet"], tmp_path / side / "run" / "fold1") for side in "ab"]
+    assert list(open_models(list(map(str, twins)))) == list(map(str, twins))
+    assert short_name("owner/model") == "owner/model"
+
+
+def test_mistakes_end_with_a_sentence(models, tmp_path, monkeypatch):
+    from urbansound_hf.app import __main__
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no model was named"):
+        __main__.start(__main__.parse([]))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(UserError, match=f"port {port} is taken"):
+            __main__.start(__main__.parse(["--model", str(models["yamnet"]), "--port", port]))
+    monkeypatch.delitem(sys.modules, "urbansound_hf.app.layout")
+    monkeypatch.delattr("urbansound_hf.app.layout")
+    monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
+    with pytest.raises(UserError, match="needs Gradio") as caught:
+        __main__.start(__main__.parse([]))
+    assert "urbansound-hf[app]" in caught.value.fix
+
+
+# ---- over HTTP
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def scores_over_http(address: str, sound: Path, model: str) -> dict[str, float]:
+    """What the first model of a page says, by Gradio's own client."""
+    from gradio_client import Client, handle_file
+
+    job = Client(address, verbose=False).submit(handle_file(str(sound)), [model], api_name="/hear")
+    job.result(timeout=60)
+    told = [part for parts in job.outputs() for part in parts if isinstance(part, dict) and "confidences" in part]
+    return {row["label"]: row["confidence"] for row in told[-1]["confidences"]}
+
+
+def test_the_space_runs_as_it_stands(models, sounds, yamnet, tmp_path):
+    write_space(tmp_path / "space", str(models["yamnet"]), "Sounds of\nthe street: 2")
+    port, elsewhere = free_port(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [sys.executable, str(tmp_path / "space/app.py"), "--port", str(port)]
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "SPACE_ID")}
+    with subprocess.Popen(command, cwd=elsewhere, env=clean, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout and f"answer at http://127.0.0.1:{port}/" in process.stdout.readline()
+            found = scores_over_http(f"http://127.0.0.1:{port}", sounds / "siren.wav", "space/model")
+        finally:
+            process.terminate()
+    assert found == pytest.approx(dict(yamnet.classify(sounds / "siren.wav", top_k=10).windows[0].top), abs=1e-6)
+
+
+def test_the_space_names_what_it_needs(models, tmp_path):
+    """Every package that the page imports, and no sound, no receipt, no table of the run."""
+    (models["yamnet"] / "predictions.csv").write_text("file,label\n")
+    write_space(tmp_path, str(models["yamnet"]), "Sounds of\nthe street: 2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md", "app.py", "model", "requirements.txt", "urbansound_hf",
+    ]  # fmt: skip
+    assert not list(tmp_path.rglob("*.csv")) + list(tmp_path.rglob("__pycache__"))
+    card = yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])
+    assert (card["sdk"], card["app_file"], card["license"]) == ("gradio", "app.py", "apache-2.0")
+    assert card["title"] == "Sounds of the street: 2" and card["sdk_version"] == version("gradio")
+    named = {line.split("==")[0] for line in (tmp_path / "requirements.txt").read_text().split()}
+    brought = {"numpy", "safetensors", "huggingface_hub", "filelock", "gradio"}  # by transformers; by the Space itself
+    assert third_party(*reached("app")) <= named | brought
+
+
+def reached(module: str) -> set[str]:
+    """This module and all of ours that it imports, now or later, itself or through others."""
+    found, waiting = set(), {module}
+    while waiting:
+        found.add(name := waiting.pop())
+        waiting |= imported(name) & set(ORDER) - found
+    return found
+
+
+def third_party(*modules: str) -> set[str]:
+    """What they import when they are imported, but for the standard library and ourselves."""
+    found: set[str] = set()
+    for module in modules:
+        path = PACKAGE.joinpath(*module.split("."))
+        tree = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
+        for node in tree.body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found - {*sys.stdlib_module_names, "urbansound_hf", "__future__"}
+
+
+def test_a_space_of_a_hub_model_downloads_it(tmp_path, monkeypatch):
+    write_space(tmp_path, "owner/model", "Street")
+    assert "models:\n  - owner/model\n" in (tmp_path / "README.md").read_text()
+    assert "'owner/model'" in (tmp_path / "app.py").read_text() and not (tmp_path / "model").exists()
+    monkeypatch.setattr(space, "NEEDS", ("no-such-package",))
+    with pytest.raises(UserError, match="needs no-such-package"):
+        write_space(tmp_path, "owner/model", "Street")
+    with pytest.raises(UserError, match="no such folder"):
+        write_space(tmp_path, str(tmp_path / "nothing"), "Street")
+
+
+# ---- in a browser
+
+
+def note_connections(event: str, arguments: tuple) -> None:
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        CALLED.append(arguments[1][0])
+
+
+@pytest.fixture(scope="module")
+def address(models) -> Iterator[str]:
+    """The page of two models, served by this process."""
+    from urbansound_hf.app import __main__
+
+    sys.addaudithook(note_connections)
+    named = [flag for folder in models.values() for flag in ("--model", str(folder))]
+    blocks = __main__.start(__main__.parse([*named, "--port", str(free_port())]))
+    yield blocks.local_url
+    blocks.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    fakes = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *fakes])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, address) -> Iterator[Callable[..., Page]]:
+    """Opens the page; at the end, nothing may have gone wrong in it, and nobody else may have been asked."""
+    wrong: list[str] = []
+
+    def visit(width: int = 1280, theme: str = "light") -> Page:
+        context = chromium.new_context(viewport={"width": width, "height": 900}, permissions=["microphone"])
+        page = context.new_page()
+        page.set_default_timeout(120_000)  # a CI machine may be busy
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith((address, "data:", "blob:")) else wrong.append(request.url),
+        )
+        page.goto(f"{address}?__theme={theme}")
+        page.get_by_text("Drop a sound").wait_for()
+        return page
+
+    yield visit
+    for context in chromium.contexts:
+        context.close()
+    assert not wrong
+    assert {*CALLED} <= {"127.0.0.1", "::1"}
+
+
+def upload(page: Page, sound: Path) -> None:
+    page.locator("input[type=file]").first.set_input_files(sound)
+
+
+def percentages(page: Page, column: int) -> dict[str, int]:
+    """What a model says: classes as they are shown, and their percentages."""
+    rows = page.locator(".confidence-set")
+    rows.nth(10 * column + 9).wait_for()
+    told = [row.inner_text().split() for row in rows.all()[10 * column : 10 * column + 10]]
+    return {row[0]: int(row[-1].rstrip("%")) for row in told}
+
+
+@in_browser
+@pytest.mark.parametrize("name", ["siren.wav", "siren.mp3", "short.wav"])
+def test_two_models_say_what_infer_says(visit, models, sounds, name):
+    page = visit()
+    upload(page, sounds / name)
+    for column, folder in enumerate(models.values()):
+        top = SoundClassifier.from_pretrained(folder, device="cpu").classify(sounds / name, top_k=10).windows[0].top
+        assert percentages(page, column) == {label: math.floor(100 * score + 0.5) for label, score in top}
+    page.get_by_role("img").first.wait_for()
+    assert not page.get_by_text("Timeline in seconds").first.is_visible(), "there is none in a short clip"
+
+
+@in_browser
+def test_a_text_that_claims_to_be_a_sound_is_told_apart(visit, sounds):
+    page = visit()
+    upload(page, sounds / "notes.wav")
+    page.get_by_text("notes.wav: not a sound that libsndfile can read").wait_for()
+    assert not page.get_by_role("button", name="How did you decide?").is_visible()
+    assert "Traceback" not in page.content()
+    page.get_by_role("button", name="siren").click()
+    page.get_by_role("button", name="How did you decide?").wait_for()  # the page goes on
+
+
+@in_browser
+def test_ten_minutes_become_a_timeline_to_hear_and_to_ask(visit, yamnet, sounds):
+    page = visit()
+    page.get_by_role("checkbox").nth(1).uncheck()
+    upload(page, sounds / "ten_minutes.wav")
+    page.get_by_text("windows").wait_for()  # the progress
+    found = yamnet.classify(sounds / "ten_minutes.wav", top_k=10)
+    assert percentages(page, 0) == {label: math.floor(100 * score + 0.5) for label, score in found.summary.top}
+    start, end, label, score = spells(found)[1]
+    cells = [page.get_by_test_id(f"cell-1-{column}") for column in range(4)]
+    assert [cell.inner_text() for cell in cells] == [f"{start:g}", f"{end:g}", label, f"{score:g}"]
+    page.get_by_test_id("cell-0-2").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")  # all by keyboard
+    page.get_by_text(f"{start:.1f}–{end:.1f} s as the model hears it: mono, 16 kHz").wait_for()
+    player = page.locator("audio").last
+    page.wait_for_function("audio => audio.duration > 0", arg=player.element_handle())
+    assert player.evaluate("audio => audio.duration") == pytest.approx(end - start, abs=0.01)
+    page.get_by_role("button", name="How did you decide?").press("Enter")
+    page.get_by_text("A tile tells what the model misses").wait_for()
+    assert page.get_by_text(f"{label} 0.").first.is_visible()
+
+
+@in_browser
+def test_a_recording_from_the_microphone_is_heard(visit):
+    page = visit()
+    page.get_by_role("button", name="Record audio").click()
+    page.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Stop", exact=True).first.click()
+    page.get_by_text("s as the model hears it: mono, 16 kHz").wait_for()
+    assert percentages(page, 0).keys() == {*CLASSES}
+
+
+@in_browser
+def test_many_files_become_a_table_to_take_away(visit, yamnet, sounds):
+    page = visit()
+    page.get_by_role("tab", name="Many sounds").click()
+    names = ["siren.mp3", "notes.wav", "minute.wav"]
+    page.locator("input[type=file][multiple]").set_input_files([sounds / name for name in names])
+    page.locator("tr.file").nth(2).wait_for()
+    page.get_by_role("button", name="Classify").click()
+    page.get_by_role("button", name="Download as CSV").wait_for()
+    assert [page.get_by_test_id(f"cell-{row}-0").inner_text() for row in range(3)] == names
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as CSV").click()
+    results = list(classify_all(yamnet, [sounds / name for name in names]))
+    assert download.value.path().read_text() == write_csv(results).read_text()
+
+
+@in_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_fits_desktop_and_phone_light_and_dark(visit, sounds, width, theme, tmp_path):
+    page = visit(width, theme)
+    example = page.get_by_role("button", name="all ten")
+    for _ in range(30):  # everything is reached by the keyboard
+        page.keyboard.press("Tab")
+        if example.evaluate("button => button === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    page.get_by_text("as the model hears it").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing to scroll sideways"
+    table = page.get_by_role("grid").first.bounding_box()
+    score = page.get_by_test_id("cell-0-3").first.bounding_box()
+    assert table and score and score["x"] + score["width"] <= table["x"] + table["width"] + 1, "the score is in sight"
+    background = page.evaluate("getComputedStyle(document.querySelector('gradio-app')).backgroundColor")
+    darkness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
+    assert (darkness < 64) if theme == "dark" else (darkness > 224)
+    page.screenshot(path=os.environ.get("SCREENSHOTS", str(tmp_path)) + f"/{width}-{theme}.png", full_page=True)

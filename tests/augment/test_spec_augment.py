@@ -1,0 +1,180 @@
+"""Masks: every family's spectrogram is found, what is masked is as wide as promised, and models mask themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForAudioClassification
+
+from tests.models.test_loading import TINY, arguments, load, noise
+from urbansound_hf.augment import spec_augment
+from urbansound_hf.features.extract import Features, as_tensors, extract
+from urbansound_hf.models.loading import load_feature_extractor
+from urbansound_hf.models.masking import model_masking
+
+PICTURES = {
+    "audio-spectrogram-transformer": ("input_values", 1, 0),
+    "clap": ("input_features", 2, 1),
+    "clap-audio": ("input_features", 2, 1),
+    "cnn": ("input_features", 0, 1),
+    "ecapa-tdnn": ("input_features", 1, 0),
+    "wav2vec2-bert": ("input_features", 1, 0),
+    "whisper": ("input_features", 0, 1),
+    "yamnet": ("input_features", 1, 0),
+}
+MASK_THEMSELVES = set(TINY) - set(PICTURES) | {"wav2vec2-bert"}
+
+
+def heard(extractor, seconds: float = 1.0) -> Features:
+    return extract(extractor, noise(extractor, seconds))
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_the_spectrogram_of_every_family_is_found(family):
+    _, extractor = load(family)
+    found = spec_augment.axes(extractor, heard(extractor))
+    assert found == PICTURES.get(family)
+    if family == "clap":
+        assert heard(extractor)["input_features"].shape == (1, 1001, 64)
+
+
+@pytest.mark.parametrize(
+    ("family", "seconds", "shape", "overrides"),
+    [
+        ("audio-spectrogram-transformer", 1.28, (128, 128), []),
+        ("ecapa-tdnn", 0.79, (80, 80), []),
+        ("cnn", 2.944, (40, 128), []),  # 128 is also the number of mel bands below the 40 coefficients
+        ("cnn", 2.944, (128, 128), ["feature=log_mel"]),
+    ],
+)
+def test_axes_of_equal_length_are_told_apart(family, seconds, shape, overrides):
+    _, extractor = load(family, seconds)
+    for pair in overrides:
+        setattr(extractor, *pair.split("="))
+    clip = heard(extractor, seconds)
+    found = spec_augment.axes(extractor, clip)
+    assert clip[found[0]].shape == shape and found == PICTURES[family]
+
+
+def test_a_fused_clap_has_its_axes_behind_the_channels():
+    asked = arguments("clap-audio", feature_extractor_config=["truncation=fusion"])
+    extractor = load_feature_extractor(asked)
+    clip = heard(extractor, 0.5)
+    assert clip["input_features"].shape == (4, 1001, 64) and spec_augment.axes(extractor, clip) == (
+        "input_features",
+        2,
+        1,
+    )
+
+
+# Masks
+
+
+def picture(shape=(40, 100)) -> Features:
+    values = np.random.default_rng(0).normal(3, 1, shape).astype(np.float32)
+    return {"input_features": values, "attention_mask": np.ones(shape[1], np.int32)}
+
+
+def hidden(before: np.ndarray, after: np.ndarray, axis: int) -> np.ndarray:
+    """Where whole lines along the other axes were changed."""
+    return np.flatnonzero((before != after).all(axis=tuple(i for i in range(before.ndim) if i != axis)))
+
+
+def test_masks_are_stretches_of_the_mean_no_wider_than_asked():
+    before = picture()
+    kept = before["input_features"].copy()
+    widths: dict[int, list[int]] = {0: [], 1: []}
+    for seed in range(300):
+        after = spec_augment.spec_augment(before, ("input_features", 0, 1), np.random.default_rng(seed), 0.25, 0.2)
+        values = after["input_features"]
+        changed = values != kept
+        lines = {axis: hidden(kept, values, axis) for axis in (0, 1)}
+        for axis, found in lines.items():
+            assert len(found) < 2 or (np.diff(found) == 1).all(), "one stretch"
+            widths[axis].append(len(found))
+        expected = np.zeros_like(changed)
+        expected[lines[0]] = expected[:, lines[1]] = True
+        np.testing.assert_array_equal(changed, expected)
+        assert not changed.any() or set(values[changed]) == {kept.mean()}
+        assert after["attention_mask"] is before["attention_mask"] and values.dtype == np.float32
+    assert [max(widths[axis]) for axis in (0, 1)] == [10, 20], "a quarter of 40 bands, a fifth of 100 frames"
+    assert [min(widths[axis]) for axis in (0, 1)] == [0, 0]
+    assert [np.mean(widths[axis]) for axis in (0, 1)] == pytest.approx([5, 10], rel=0.1)
+    np.testing.assert_array_equal(before["input_features"], kept)
+
+
+def test_several_masks_and_none():
+    before = picture((1, 200, 64))
+    several = spec_augment.spec_augment(before, ("input_features", 2, 1), np.random.default_rng(3), 0.1, 0.1, 3, 4)
+    lines = [hidden(before["input_features"], several["input_features"], axis) for axis in (1, 2)]
+    assert all((np.diff(found) > 1).any() for found in lines), "more than one stretch on each axis"
+    for widths, counts in (((0, 0), (2, 2)), ((1, 1), (0, 0))):
+        none = spec_augment.spec_augment(before, ("input_features", 2, 1), np.random.default_rng(3), *widths, *counts)
+        np.testing.assert_array_equal(none["input_features"], before["input_features"])
+
+
+def test_the_same_generator_gives_the_same_masks():
+    one, same, other = (
+        spec_augment.spec_augment(picture(), ("input_features", 0, 1), np.random.default_rng(seed), 0.5, 0.5)[
+            "input_features"
+        ]
+        for seed in (1, 1, 2)
+    )
+    assert (one == same).all() and (one != other).any()
+
+
+# Models that mask themselves
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_the_wav2vec2_kind_masks_its_hidden_states_in_training_only(family, tmp_path):
+    model, extractor = load(family)  # built with `mask_time_prob=0`, which leaves most of them without a mask vector
+    before = model.config.to_dict()
+    asked = model_masking(model, heard(extractor), 0.3, 0.5)
+    assert asked == (family in MASK_THEMSELVES)
+    if not asked:
+        assert model.config.to_dict() == before
+        return
+    inputs = as_tensors({name: values[None] for name, values in heard(extractor).items()})
+    seen = []
+    masking = next(module for module in model.modules() if hasattr(module, "masked_spec_embed"))
+    masking.encoder.register_forward_pre_hook(lambda _, positional: seen.append(positional[0].detach().clone()))
+    model.eval()(**inputs)
+    np.random.seed(0)  # transformers draws its masks from NumPy's global state
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model(**inputs)
+    changed = (seen[0] != seen[1])[0]  # (frames, hidden)
+    assert 0.1 < changed.all(dim=1).float().mean() <= 0.55, "frames that are the mask vector"
+    assert (seen[1][0] == 0).all(dim=0).any(), "dimensions that are zero"
+    model.save_pretrained(tmp_path)
+    again = AutoModelForAudioClassification.from_pretrained(tmp_path)
+    reopened = next(module for module in again.modules() if hasattr(module, "masked_spec_embed"))
+    torch.testing.assert_close(reopened.masked_spec_embed, masking.masked_spec_embed)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2-bert"])
+def test_a_clip_shorter_than_a_mask_trains(family):
+    model, extractor = load(family)
+    clip = heard(extractor, 0.1)  # 4 hidden frames, where a mask has 10
+    inputs = {**as_tensors({name: values[None] for name, values in clip.items()}), "labels": torch.tensor([1])}
+    model.config.mask_time_prob, model.config.apply_spec_augment = 0.5, True
+    with pytest.raises(ValueError, match="`mask_length` has to be smaller than `sequence_length`"):
+        model.train()(**inputs)
+    model.config.mask_time_prob = 0.0
+    assert model_masking(model, clip, 0.2, 0.5)
+    assert torch.isfinite(model.train()(**inputs).loss)
+    assert model.config.mask_time_length == 4
+
+
+def test_the_mask_vector_is_learnt():
+    model, extractor = load("hubert")
+    model_masking(model, heard(extractor), 0.0, 0.5)
+    inputs = as_tensors({name: values[None] for name, values in heard(extractor).items()})
+    np.random.seed(0)
+    model.train()(**inputs, labels=torch.tensor([1])).loss.backward()
+    vector = dict(model.named_parameters())["hubert.masked_spec_embed"]
+    assert vector.grad is not None and vector.grad.abs().sum() > 0

@@ -1,0 +1,185 @@
+"""The four ways to split, and the table command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import OFFICIAL_CSV, ROOT
+from urbansound_hf.data import splits
+from urbansound_hf.data.leaks import describe_table, read_table, table_report
+from urbansound_hf.data.urbansound8k import CLIPS_PER_FOLD
+from urbansound_hf.errors import UserError, UserErrors
+
+
+def covers(split: splits.Split, clips: int) -> bool:
+    """Every row in exactly one part."""
+    return sorted(np.concatenate([split.train, split.validation, split.test]).tolist()) == list(range(clips))
+
+
+@pytest.mark.parametrize(
+    ("present", "test_fold", "validation_fold"),
+    [(range(1, 11), 10, 1), (range(1, 11), 3, 4), ([1, 2, 7], 2, 7), ([0, 1, 2], 2, 0)],
+)
+def test_the_next_fold_that_is_present_validates(present, test_fold, validation_fold):
+    of_row = np.repeat(list(present), 3)
+    split = splits.official(of_row, test_fold)
+    assert (split.name, split.test_fold, split.validation_fold) == (f"fold{test_fold}", test_fold, validation_fold)
+    assert set(of_row[split.test]) == {test_fold} and set(of_row[split.validation]) == {validation_fold}
+    assert split.train_folds == sorted(set(present) - {test_fold, validation_fold}) and covers(split, len(of_row))
+
+
+def test_without_validation_all_the_others_train():
+    split = splits.official([1, 1, 2, 3], 2, "none")
+    assert split.train.tolist() == [0, 1, 3] and not len(split.validation) and split.validation_fold is None
+
+
+@pytest.mark.parametrize(
+    ("of_row", "test_fold", "validation", "said"),
+    [
+        ([1, 2, 3], 4, "next_fold", "fold 4 has no clips"),
+        ([1, 2], 1, "next_fold", "needs 3 folds, there are 2 (1, 2)"),
+        ([1, 1], 1, "none", "needs 2 folds, there is 1 (1)"),
+    ],
+)
+def test_too_few_folds(of_row, test_fold, validation, said):
+    with pytest.raises(UserError) as error:
+        splits.official(of_row, test_fold, validation)
+    assert said in str(error.value) and error.value.fix
+    splits.official([1, 2], 1, "none")  # the nearest legal case
+
+
+def test_grouped_keeps_recordings_together_and_classes_in_proportion():
+    groups = np.repeat([f"r{i}" for i in range(100)], 4)
+    labels = np.repeat(np.arange(100) % 2, 4)
+    split = splits.grouped(labels, groups, seed=3)
+    parts = [set(groups[part]) for part in (split.train, split.validation, split.test)]
+    assert covers(split, 400) and sum(map(len, parts)) == 100
+    assert [len(part) for part in (split.train, split.validation, split.test)] == [320, 40, 40]
+    assert labels[split.test].mean() == 0.5 and not split.warning
+    assert not np.array_equal(split.test, splits.grouped(labels, groups, seed=4).test)
+
+
+@pytest.mark.parametrize(
+    ("groups", "clips", "said"), [(9, 20, "at least 10 recordings"), (12, 12, "the largest has 6")]
+)
+def test_grouped_needs_recordings_and_clips(groups, clips, said):
+    names = [f"r{i % groups}" for i in range(clips)]
+    with pytest.raises(UserError, match=said):
+        splits.grouped([i % 2 for i in range(clips)], names)
+
+
+def test_random_is_stratified_repeats_and_says_what_it_is():
+    labels = [0] * 50 + [1] * 150
+    split, again = splits.random(labels, 7), splits.random(labels, 7)
+    assert covers(split, 200) and np.array_equal(split.test, again.test)
+    assert np.bincount(np.array(labels)[split.test]).tolist() == [5, 15]
+    assert "not an honest one" in split.warning
+    with pytest.raises(UserError, match="one class has 9"):
+        splits.random([0] * 9 + [1] * 20)
+    assert len(splits.random([0] * 10 + [1] * 20).test) == 3
+
+
+def test_the_data_sets_own_parts():
+    names = ["train"] * 4 + ["validation", "test", "test"]
+    split = splits.predefined(names, [0, 1] * 3 + [0])
+    assert (split.train.tolist(), split.validation.tolist(), split.test.tolist()) == ([0, 1, 2, 3], [4], [5, 6])
+    with pytest.raises(UserError, match="has no test part, found train"):
+        splits.predefined(["train"] * 3, [0, 1, 0])
+
+
+def test_a_tenth_of_train_serves_where_there_is_no_validation_part():
+    names, labels = ["train"] * 40 + ["test"] * 4, [0, 1] * 22
+    split = splits.predefined(names, labels)
+    assert (len(split.train), len(split.validation), len(split.test)) == (36, 4, 4) and covers(split, 44)
+    with pytest.raises(UserError, match="hold a clip of every class, found 10 clips of 2 classes"):
+        splits.predefined(["train"] * 10 + ["test"], [0, 1] * 5 + [0])
+
+
+# ---- the table command
+
+
+def write_table(path, rows, header="file,label,fold,group,start,end"):
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "urbansound_hf", "leaks", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_a_table_that_leaks_ends_with_1_and_names_the_recording(tmp_path):
+    rows = [(f"{i}.wav", "ab"[i % 2], 1 + i % 4 // 2, f"r{i}", 0, 4) for i in range(40)]
+    clean = run(write_table(tmp_path / "clean.csv", rows))
+    assert clean.returncode == 0 and "40 clips of 40 recordings in 2 folds" in clean.stdout, clean.stderr
+    rows += [("x.wav", "a", 1, "twice", 0, 4), ("y.wav", "a", 2, "twice", 3, 7)]
+    leaky = run(write_table(tmp_path / "leaky.csv", rows))
+    assert leaky.returncode == 1 and "twice: 2 clips, a in fold 1; a in fold 2 (a leak)" in leaky.stdout
+    assert "overlapping one there in time: 2 (4.8%)" in leaky.stdout
+    found = json.loads(run(tmp_path / "leaky.csv", "--json").stdout)
+    assert found["leaking_recordings"] == ["twice"] and found["clips_per_fold"] == {"1": 21, "2": 21}
+
+
+def test_times_may_be_absent_and_few_clips_have_no_random_split(tmp_path):
+    table = read_table(write_table(tmp_path / "t.csv", [("a", 1, "r"), ("b", 2, "s")], "label,fold,recording"))
+    found = table_report(table)
+    assert found["time_overlap_clips"] is None and found["random_80_20"] is None
+    assert "overlapping one there in time: not known" in describe_table(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("label,fold,group\n", "the table holds no clips"),
+        ("label,fold,group\na,x,r\n", "fold must be a whole number, found 'x'"),
+        ("label,fold,group,start,end\na,1,r,0,\n", "end must be a time in seconds, found ''"),
+        ("label,fold,group\na,1\n", None),  # an unknown recording is no mistake
+    ],
+)
+def test_tables_that_are_wrong(tmp_path, text, said):
+    (tmp_path / "t.csv").write_text(text)
+    if said is None:
+        assert read_table(tmp_path / "t.csv")["group"].tolist() == [""]
+        return
+    with pytest.raises(UserError) as error:
+        read_table(tmp_path / "t.csv")
+    assert said in str(error.value) and "t.csv" in error.value.where
+
+
+def test_all_missing_columns_are_told_at_once(tmp_path):
+    with pytest.raises(UserErrors) as error:
+        read_table(write_table(tmp_path / "t.csv", [(1, 2)], "labels,folds"))
+    assert len(error.value.problems) == 3
+    assert "needs a fold column, found labels, folds" in str(error.value) and "did you mean folds?" in str(error.value)
+    missing = run(tmp_path / "nowhere.csv")
+    assert missing.returncode == 2 and "not a readable CSV" in missing.stderr and "Traceback" not in missing.stderr
+
+
+@pytest.mark.real
+def test_the_official_table(tmp_path):
+    done = run(OFFICIAL_CSV, "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (found["clips"], found["recordings"]) == (8732, 1297)
+    assert {int(fold): clips for fold, clips in found["clips_per_fold"].items()} == CLIPS_PER_FOLD
+    assert len(found["shared_recordings"]) == 5 and found["shared_recording_clips"] == 152
+    assert found["leaking_recordings"] == [] and found["time_overlap_same_class_clips"] == 0
+    compared = found["random_80_20"]
+    assert compared["shared_recording_fraction"] == pytest.approx(0.96, abs=0.015)
+    assert compared["time_overlap_fraction"] == pytest.approx(0.74, abs=0.02)
+
+
+@pytest.mark.real
+def test_a_sixth_recording_in_two_folds_fails(tmp_path):
+    with OFFICIAL_CSV.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    moved = next(row for row in rows if row[1] == "100263")
+    moved[5] = "9"
+    found = table_report(read_table(write_table(tmp_path / "t.csv", rows, ",".join(header))))
+    assert found["leaking_recordings"] == ["100263"]

@@ -1,0 +1,408 @@
+"""Reports of runs that are written here as training writes them: metrics.json and predictions.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from urbansound_hf.data.urbansound8k import CLASSES
+from urbansound_hf.errors import UserError
+from urbansound_hf.evaluation.metrics import AudioClassificationMetric
+from urbansound_hf.evaluation.runs import find_runs, read_predictions, read_run, scope
+from urbansound_hf.evaluation.summary import confident_mistakes
+from urbansound_hf.reports import markdown, run_report
+from urbansound_hf.reports.comparison import compare
+from urbansound_hf.reports.run_report import gather_runs, run_summary, write_cross_validation, write_report
+
+FIGURES = ["confusion_matrix.png", "per_class.png", "reliability.png"]
+TOLD = ["group", "salience", "seconds"]
+
+
+def write_run(folder: Path, fold: int | None = 1, seed: int = 0, labels=CLASSES, clips: int = 60, **changes) -> Path:
+    """A run's folder as training leaves it; the clips are the fold's own, the model is as good as the seed."""
+    folder.mkdir(parents=True)
+    facts, luck = np.random.default_rng(fold or 0), np.random.default_rng([fold or 0, seed])
+    recordings = facts.integers(0, 15, clips)
+    true = recordings % len(labels)
+    logits = luck.normal(size=(clips, len(labels)))
+    logits[np.arange(clips), true] += 1.5 + luck.normal(size=15)[recordings]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    predicted = probabilities.argmax(axis=1)
+    seconds, salience = facts.choice([0.4, 1.5, 3.2, 4.0], clips), facts.integers(1, 3, clips)
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "fold", *TOLD, "true", "predicted", *labels])
+        for i in range(clips):
+            told = [f"audio/fold{fold}/{i}.wav", fold or "", f"r{fold}-{recordings[i]}", salience[i], seconds[i]]
+            writer.writerow([*told, labels[true[i]], labels[predicted[i]], *(f"{p:.6f}" for p in probabilities[i])])
+    result = AudioClassificationMetric(labels).compute(predictions=predicted, references=true)
+    metrics = {
+        "test_accuracy": result["accuracy"],
+        "test_macro_f1": result["macro_f1"],
+        "per_class": result["per_class"],
+        "confusion_matrix": result["confusion_matrix"],
+        "labels": list(labels),
+        "split": f"fold{fold}" if fold else "random",
+        "test_fold": fold,
+        "validation_fold": fold % 10 + 1 if fold else None,
+        "train_folds": [other for other in range(1, 11) if other not in (fold, fold % 10 + 1)] if fold else [],
+        "notes": [],
+        "clips": {"train": 500, "validation": 60, "test": clips},
+        "train_seconds": 12.5,
+        "train_clips_per_second": 40.0,
+        "train_peak_memory_gib": 1.25,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics | changes))
+    (folder / "config.json").write_text(json.dumps({"model_type": "wav2vec2"}))
+    return folder
+
+
+def rewrite(path: Path, change) -> None:
+    """Changes the rows (lists of cells, header first) of a CSV."""
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(change(rows))
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    """A whole cross-validation, reported."""
+    root = tmp_path_factory.mktemp("runs") / "base"
+    write_cross_validation(root, [write_run(root / f"fold{fold}", fold) for fold in (10, *range(1, 10))])
+    return root
+
+
+# ---- what a run left
+
+
+def test_predictions_are_read_as_written(tmp_path):
+    predictions = read_predictions(write_run(tmp_path / "run", 4) / "predictions.csv")
+    assert predictions.labels == list(CLASSES)
+    assert predictions.probabilities.shape == (60, 10)
+    assert set(predictions.folds) == {4}
+    assert set(predictions.salience) == {1, 2}
+    assert set(predictions.seconds) == {0.4, 1.5, 3.2, 4.0}
+    assert predictions.recordings_known
+    assert (predictions.probabilities.argmax(axis=1) == predictions.predicted).all()
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_unknown_recordings_salience_and_length_are_not_guessed(tmp_path, absent):
+    """Empty cells, or no such columns: each clip is its own recording, with a note; no tables by condition."""
+    folder = write_run(tmp_path / "run")
+
+    def without(rows):
+        at = [rows[0].index(name) for name in TOLD]
+        if absent:
+            return [[cell for i, cell in enumerate(row) if i not in at] for row in rows]
+        return [rows[0], *([("" if i in at else cell) for i, cell in enumerate(row)] for row in rows[1:])]
+
+    rewrite(folder / "predictions.csv", without)
+    measured = run_report.write_run(folder)
+    assert measured["recordings"] == measured["clips"] == 60
+    assert measured["by_salience"] == measured["by_length"] == {}
+    assert "unknown" in measured["notes"][0] and measured["notes"][0] in (folder / "report.md").read_text()
+    assert "## Conditions" not in (folder / "report.md").read_text()
+    assert not (folder / "conditions.png").exists()
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = write_run(tmp_path / "run") / "predictions.csv"
+    rewrite(path, lambda rows: [*rows[:7], rows[7][:-1], *rows[8:]])
+    with pytest.raises(UserError, match="9 scores for 10 classes") as error:
+        read_predictions(path)
+    assert error.value.where == f"{path}:8"
+    rewrite(path, lambda rows: [rows[0], [*rows[1][:5], "street_musik", *rows[1][6:]], *rows[2:7]])
+    with pytest.raises(UserError, match="street_musik is not one of the classes in the header"):
+        read_predictions(path)
+    rewrite(path, lambda rows: [[cell.replace("predicted", "guess") for cell in rows[0]], *rows[1:]])
+    with pytest.raises(UserError, match="has no column predicted"):
+        read_predictions(path)
+    path.write_text("")
+    with pytest.raises(UserError, match="has no column path, fold, true, predicted"):
+        read_predictions(path)
+
+
+def test_predictions_of_another_run_are_refused(tmp_path):
+    folder = write_run(tmp_path / "run")
+    rewrite(folder / "predictions.csv", lambda rows: rows[:31])
+    with pytest.raises(UserError, match=r"are not of one run: accuracy .* over 30 clips"):
+        read_run(folder)
+
+
+def test_an_empty_folder_is_neither_run_nor_cross_validation(tmp_path):
+    with pytest.raises(UserError, match=r"neither a run .* nor a cross-validation"):
+        find_runs(tmp_path)
+
+
+def test_runs_are_found_in_the_order_of_their_folds(ten):
+    assert [run.metrics["test_fold"] for run in find_runs(ten)] == list(range(1, 11))
+    assert [run.folder.name for run in find_runs(ten / "fold10")] == ["fold10"]
+
+
+def test_what_stands_beside_the_number(tmp_path):
+    folders = [write_run(tmp_path / str(fold), fold) for fold in range(1, 11)]
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    assert scope(metrics) == "10 of 10 folds"
+    assert scope(metrics[:3]) == "3 of 10 folds, not comparable"
+    assert scope([metrics[0], metrics[0]]) == "1 of 10 folds, not comparable"
+    five = [run | {"labels": ["rain", "wind"], "validation_fold": 2, "train_folds": [3, 4, 5]} for run in metrics[:1]]
+    assert scope(five) == "1 of 5 folds, not comparable"  # other data, of five folds
+    assert scope([metrics[0] | {"test_fold": None, "split": "random"}]) == "random split, not comparable"
+    assert scope([metrics[0] | {"test_fold": None, "split": "split"}]) == "the data's own test part"
+
+
+# ---- one run
+
+
+def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path):
+    folder = write_run(tmp_path / "run", 3, notes=["synthetic sounds"])
+    measured = run_report.write_run(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert json.loads((folder / "report.json").read_text()) == measured
+    assert measured["accuracy"] == pytest.approx(metrics["test_accuracy"])
+    assert measured["macro_f1"] == pytest.approx(metrics["test_macro_f1"])
+    assert measured["confusion_matrix"] == metrics["confusion_matrix"]
+    for name, row in metrics["per_class"].items():
+        assert {key: measured["per_class"][name][key] for key in row} == pytest.approx(row)
+    for name in [*FIGURES, "conditions.png"]:
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    card, page = (folder / "README.md").read_text(), (folder / "report.md").read_text()
+    for text in (card, page):
+        assert "> synthetic sounds" in text
+        assert f"accuracy **{metrics['test_accuracy']:.3f} [" in text
+        assert "**1 of 10 folds, not comparable.** Tested on 60 clips of" in text
+        assert "trained on folds 1, 2, 5, 6, 7, 8, 9, 10; the checkpoint was chosen on fold 4" in text
+    assert all(f"({name})" in page for name in [*FIGURES, "conditions.png"])
+    assert "trust_remote_code" not in card
+
+
+def test_the_card_of_a_family_of_ours_says_that_its_code_comes_along(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "config.json").write_text(json.dumps({"model_type": "cnn", "auto_map": {"AutoConfig": "cnn.Config"}}))
+    run_report.write_run(folder)
+    assert 'model=".", trust_remote_code=True)' in (folder / "README.md").read_text()
+
+
+def test_accuracy_by_condition_is_over_those_clips(tmp_path):
+    folder = write_run(tmp_path / "run")
+    measured, told = run_report.write_run(folder), read_predictions(folder / "predictions.csv")
+    assert list(measured["by_length"]) == ["< 1 s", "1–2 s", "2–4 s", "≥ 4 s"]
+    assert list(measured["by_salience"]) == ["foreground", "background"]
+    assert measured["by_length"]["≥ 4 s"]["accuracy"] == told.correct[told.seconds == 4].mean()
+    background = measured["by_salience"]["background"]
+    assert background["clips"] == (told.salience == 2).sum()
+    assert background["recordings"] == len(set(told.groups[told.salience == 2]))
+    low, high = background["accuracy_interval"]
+    assert low <= background["accuracy"] <= high
+
+
+def test_the_most_confident_mistakes_come_first(tmp_path):
+    told = read_predictions(write_run(tmp_path / "run") / "predictions.csv")
+    mistakes = confident_mistakes(told)
+    wrong = told.probabilities[~told.correct].max(axis=1)
+    assert [row["score"] for row in mistakes] == sorted(wrong, reverse=True)[:10]
+    first = told.paths.tolist().index(mistakes[0]["path"])
+    assert mistakes[0]["true"] == CLASSES[told.true[first]] != mistakes[0]["predicted"]
+    assert confident_mistakes(told.select(told.correct)) == []
+
+
+def test_a_faultless_run_of_one_class_can_be_reported(tmp_path):
+    """No mistakes, classes that never occur, certain scores: nothing to divide by, and JSON without NaN."""
+    folder = write_run(tmp_path / "run", clips=3)
+    header = (folder / "predictions.csv").read_text().splitlines()[0]
+    rows = [f"{i}.wav,1,r{i},1,4.0,siren,siren,0,0,0,0,0,0,0,0,1,0" for i in range(3)]
+    (folder / "predictions.csv").write_text("\n".join([header, *rows]) + "\n")
+    metrics = json.loads((folder / "metrics.json").read_text()) | {"test_accuracy": 1.0, "test_macro_f1": 1.0}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    measured = run_report.write_run(folder)
+    assert measured["accuracy_interval"] == [1, 1]
+    assert measured["per_class"]["siren"]["f1"] == 1
+    assert measured["per_class"]["car_horn"]["recall_interval"] is None
+    assert "Most confident mistakes" not in (folder / "report.md").read_text()
+    assert "NaN" not in (folder / "report.json").read_text()
+
+
+def test_the_summary_names_the_scope(tmp_path):
+    folder = write_run(tmp_path / "run", 2)
+    text = run_summary(json.loads((folder / "metrics.json").read_text()), folder)
+    assert "(60 clips; 1 of 10 folds, not comparable)" in text
+    assert f"python infer.py CLIP.wav --model {folder}" in text
+
+
+# ---- a cross-validation
+
+
+def test_ten_folds_are_gathered(ten):
+    metrics = json.loads((ten / "metrics.json").read_text())
+    runs = [json.loads((ten / f"fold{fold}" / "metrics.json").read_text()) for fold in range(1, 11)]
+    scores = [run["test_accuracy"] for run in runs]
+    assert metrics["complete"] is True
+    assert metrics["scope"] == "10 of 10 folds"
+    assert [fold["test_fold"] for fold in metrics["folds"]] == list(range(1, 11))
+    assert metrics["mean_accuracy"] == pytest.approx(np.mean(scores))
+    assert metrics["std_accuracy"] == pytest.approx(np.std(scores, ddof=1))
+    assert metrics["pooled_accuracy"] == pytest.approx(np.mean(scores))  # the folds are equally large here
+    assert metrics["confusion_matrix"] == np.sum([run["confusion_matrix"] for run in runs], axis=0).tolist()
+    assert metrics["clips"] == 600
+    low, high = metrics["pooled_accuracy_interval"]
+    assert low < metrics["pooled_accuracy"] < high
+    page = (ten / "report.md").read_text()
+    assert f"Accuracy **{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}**" in page
+    assert "not comparable" not in page
+    assert all((ten / name).is_file() and f"({name})" in page for name in [*FIGURES, "folds.png", "conditions.png"])
+
+
+def test_three_folds_say_so_wherever_a_number_stands(tmp_path):
+    folders = [write_run(tmp_path / f"fold{fold}", fold, notes=["subset: 180 clips"]) for fold in (1, 2, 3)]
+    metrics = write_cross_validation(tmp_path, folders, cautions=["gathered by force"])
+    assert metrics["complete"] is False
+    assert metrics["notes"] == ["gathered by force", "subset: 180 clips"]
+    page = (tmp_path / "report.md").read_text()
+    assert page.count("*3 of 10 folds, not comparable*\n\n|") == page.count("\n\n|") == 5
+    assert page.index("> subset: 180 clips") < page.index("**3 of 10 folds, not comparable.** Accuracy")
+
+
+def test_tables_are_tidy(ten):
+    """Every line of a table is as wide as its header, with as many columns."""
+    lines = (ten / "report.md").read_text().splitlines()
+    inside = [pair for pair in pairwise(lines) if pair[0].startswith("|") and pair[1].startswith("|")]
+    assert len(inside) > 40
+    for before, line in inside:
+        assert (len(line), line.count("|")) == (len(before), before.count("|"))
+
+
+def test_one_fold_has_no_standard_deviation(tmp_path):
+    metrics = write_cross_validation(tmp_path, [write_run(tmp_path / "fold1")])
+    assert metrics["std_accuracy"] is None
+    assert f"Accuracy **{metrics['mean_accuracy']:.3f}** (mean" in (tmp_path / "report.md").read_text()
+
+
+def test_folds_of_different_experiments_say_so(tmp_path):
+    for fold, rate in ((1, 1e-4), (2, 3e-5)):
+        receipt = {"config": {"learning_rate": rate}, "data": {"fingerprint": "f"}}
+        receipt["environment"] = {"urbansound_hf": "0", "code": {}}
+        (write_run(tmp_path / f"fold{fold}", fold) / "run.json").write_text(json.dumps(receipt))
+    with pytest.raises(UserError, match=r"not of one experiment: learning_rate is 0.0001 in fold1 and 3e-05 in fold2"):
+        write_report(tmp_path)
+    page = write_report(tmp_path, force=True)
+    assert "> gathered by force: learning_rate is 0.0001 in fold1 and 3e-05 in fold2" in page
+
+
+@pytest.mark.parametrize("folds", [(1, 1), (1, None)])
+def test_only_different_folds_can_be_gathered(tmp_path, folds):
+    folders = [write_run(tmp_path / str(i), fold) for i, fold in enumerate(folds)]
+    with pytest.raises(UserError, match="one run for each test fold, found"):
+        gather_runs(folders)
+
+
+def test_runs_of_other_classes_or_of_the_same_clips_are_not_pooled(tmp_path):
+    one = write_run(tmp_path / "1", 1)
+    with pytest.raises(UserError, match=r"different classes apart: .* in 1, .* rain in 2"):
+        gather_runs([one, write_run(tmp_path / "2", 2, labels=[*CLASSES[:-1], "rain"])])
+    three = write_run(tmp_path / "3", 3)
+    renamed = (three / "predictions.csv").read_text().replace("audio/fold3/", "audio/fold1/")
+    (three / "predictions.csv").write_text(renamed)
+    with pytest.raises(UserError, match=r"60 clips were tested more than once, first audio/fold1/0.wav"):
+        gather_runs([one, three])
+
+
+# ---- two against each other
+
+
+def test_a_model_against_itself_is_no_better(ten):
+    page = compare(ten, ten)
+    assert "+0.000 [+0.000, +0.000]" in page
+    assert "do not tell which is better" in page
+    assert "Only A is right on 0 clips, only B on 0; McNemar's exact test: p = 1.0000" in page
+
+
+def test_two_runs_are_compared_clip_by_clip(tmp_path):
+    a, b = write_run(tmp_path / "a" / "fold1", seed=1), write_run(tmp_path / "b" / "fold1", seed=2)
+    rewrite(b / "predictions.csv", lambda rows: [rows[0], *rows[:0:-1]])  # the order of the lines is of no account
+    told_a, told_b = (read_predictions(folder / "predictions.csv") for folder in (a, b))
+    backwards = told_b.correct[::-1]
+    page = compare(a, b)
+    gain = told_b.correct.mean() - told_a.correct.mean()
+    assert page.startswith("# b/fold1 against a/fold1")
+    assert f"| accuracy | {told_a.correct.mean():.3f} | {told_b.correct.mean():.3f} | {gain:+.3f} [" in page
+    only_a, only_b = (told_a.correct & ~backwards).sum(), (backwards & ~told_a.correct).sum()
+    assert f"Only A is right on {only_a} clips, only B on {only_b};" in page
+    assert "*1 of 10 folds, not comparable*\n\n|" in page
+    assert "## Folds" not in page
+    assert f"{-gain:+.3f} [" in compare(b, a)
+
+
+def test_a_clear_winner_is_called_one(tmp_path, ten):
+    for fold in range(1, 11):
+        rewrite(
+            write_run(tmp_path / f"fold{fold}", fold) / "predictions.csv",
+            lambda rows: [rows[0], *([*row[:6], row[5], *row[7:]] for row in rows[1:])],  # always right
+        )
+        metrics = json.loads((tmp_path / f"fold{fold}" / "metrics.json").read_text()) | {"test_accuracy": 1.0}
+        (tmp_path / f"fold{fold}" / "metrics.json").write_text(json.dumps(metrics))
+    page = compare(ten, tmp_path)
+    assert "**B is better: the interval of the difference leaves out 0.** Only A is right on 0 clips" in page
+    assert "p < 0.0001" in page
+    row = next(line for line in page.splitlines() if line.startswith("| accuracy"))
+    assert row.count("+0.") == 3  # the difference and both ends of its interval
+    assert "## Folds" in page and "not comparable" not in page
+    assert "**A is better" in compare(tmp_path, ten)
+
+
+def test_the_order_of_the_classes_is_of_no_account(tmp_path):
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b")
+    rewrite(b / "predictions.csv", lambda rows: [[*row[:7], *row[10:], *row[7:10]] for row in rows])
+    assert "+0.000 [+0.000, +0.000]" in compare(a, b)
+
+
+def test_other_clips_are_counted_and_refused(tmp_path, ten):
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", clips=50)
+    with pytest.raises(UserError, match="share 50: A was tested on 60, B on 50; 10 only in A, 0 only in B") as error:
+        compare(a, b)
+    assert "--common" in error.value.fix
+    assert "over the 50 clips" in compare(a, b, common=True)
+    with pytest.raises(UserError, match="share 0") as error:
+        compare(a, ten / "fold2", common=True)
+    assert error.value.fix == "compare runs of the same test fold"
+    with pytest.raises(UserError, match="only A knows street_music, only B rain"):
+        compare(a, write_run(tmp_path / "c", labels=[*CLASSES[:-1], "rain"]))
+
+
+def test_the_command_line(tmp_path, ten):
+    def command(*arguments):
+        call = [sys.executable, "-m", "urbansound_hf", *map(str, arguments)]
+        return subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+
+    alone = command("report", write_run(tmp_path / "run"))
+    assert alone.returncode == 0, alone.stderr
+    assert alone.stdout == (tmp_path / "run" / "report.md").read_text()
+    whole = command("report", ten)
+    assert whole.stdout == (ten / "report.md").read_text()
+    refused = command("compare", tmp_path / "run", ten)
+    assert refused.returncode == 2
+    assert "540 only in B" in refused.stderr and "Traceback" not in refused.stderr
+    assert "over the 60 clips" in command("compare", tmp_path / "run", ten, "--common").stdout
+
+
+def test_reading_reports_needs_neither_torch_nor_matplotlib():
+    code = (
+        "import sys, urbansound_hf.reports.__main__; print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
+    )
+    call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert call.stdout == "set()\n"
+
+
+def test_the_protocol_says_which_checkpoint_was_taken():
+    metrics = {"test_fold": 3, "validation_fold": 1, "train_folds": [2], "split": "fold3"}
+    assert markdown.protocol(metrics | {"checkpoint": "best"}).endswith("the checkpoint was chosen on fold 1.")
+    assert markdown.protocol(metrics | {"checkpoint": "last"}).endswith("the last checkpoint was taken.")

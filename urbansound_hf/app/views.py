@@ -1,0 +1,181 @@
+"""What the page says and shows of a sound; no web here, so that each part can be tried without a browser."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.colors import to_rgb
+
+from urbansound_hf import progress
+from urbansound_hf.audio import spectrogram
+from urbansound_hf.audio.io import SAMPLING_RATE, load_audio, to_wav, window_bounds
+from urbansound_hf.data import synthetic
+from urbansound_hf.data.urbansound8k import CLASSES, CLIP_SECONDS
+from urbansound_hf.errors import UserError
+from urbansound_hf.inference import occlusion, output
+from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.inputs import find_sounds
+from urbansound_hf.inference.output import Classification, destination, write_results
+from urbansound_hf.plots.sounds import colour_bar, draw_levels, draw_wave, time_axis
+from urbansound_hf.plots.style import BLUE, ORANGE, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+MOST_EXAMPLES = 30
+SIZE = (6.4, 4.0)  # inches; narrow, so that the letters can be read on a phone
+TOP = 5  # labels a window in a table of many files, as in infer.py
+Report = Callable[[int, int], None]  # windows done, of how many
+Stretch = tuple[float, float]  # from and to, in seconds
+
+
+def open_models(names: Sequence[str], trust_remote_code: bool = False) -> dict[str, SoundClassifier]:
+    """Opens each checkpoint once, by the name that the page shows. Raises UserError if one cannot be opened."""
+    wanted = list(dict.fromkeys(names))
+    short = [short_name(name) for name in wanted]
+    shown = short if len(set(short)) == len(short) else wanted
+    models = [SoundClassifier.from_pretrained(name, trust_remote_code=trust_remote_code) for name in wanted]
+    return dict(zip(shown, models, strict=True))
+
+
+def short_name(model: str) -> str:
+    """Of a folder the last two parts (demo/fold10); of a Hub id all of it."""
+    return "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
+
+
+def examples(folder: Path | None) -> list[Path]:
+    """Sounds to try: the first of a folder, or one of formulas for each class and all ten in a row.
+
+    Raises:
+        UserError: the folder is not there or holds no sound.
+    """
+    if folder is None:
+        return _synthetic(Path(tempfile.mkdtemp(prefix="urbansound-examples-")))
+    if not folder.is_dir():
+        raise UserError("examples are a folder of sounds", f"--examples {folder}", "name a folder that exists")
+    sounds, problems = find_sounds([str(folder)])
+    for problem in problems:
+        raise problem
+    return [Path(str(sound)) for sound in islice(sounds, MOST_EXAMPLES)]
+
+
+def _synthetic(folder: Path) -> list[Path]:
+    draw = np.random.default_rng(0)
+    sounds = {name: 0.5 * synthetic.waveform(name, draw, CLIP_SECONDS, SAMPLING_RATE) for name in CLASSES}
+    sounds["all_ten"] = np.concatenate(list(sounds.values()))
+    for name, waveform in sounds.items():
+        (folder / f"{name}.wav").write_bytes(to_wav(waveform))
+    return [folder / f"{name}.wav" for name in sounds]
+
+
+def classify(classifier: SoundClassifier, path: Path, report: Report) -> Classification:
+    """All classes of a sound, with the scores that `infer.py` prints.
+
+    Args:
+        report: is told, after every batch, the windows that are done and how many there are.
+
+    Raises:
+        AudioError: the sound cannot be read.
+    """
+    window = round(classifier.window_seconds * classifier.sampling_rate)
+    total = len(window_bounds(len(load_audio(path, classifier.sampling_rate)), window, window // 2))
+    done = 0
+
+    def count(_module: object, _inputs: object, outputs: Mapping[str, Sequence]) -> None:
+        nonlocal done
+        done = min(done + len(outputs["logits"]), total)
+        report(done, total)
+
+    hook = classifier.model.register_forward_hook(count)
+    try:
+        return classifier.classify(path, top_k=len(classifier.labels))
+    finally:
+        hook.remove()
+
+
+def spells(result: Classification) -> list[list[float | str]]:
+    """The timeline of a long recording as rows: from and to in seconds, class, mean score; none for a short clip."""
+    rows = output.spells(result.windows) if result.summary else ()
+    return [[round(start, 3), round(end, 3), label, round(score, 4)] for start, end, label, score in rows]
+
+
+def surest(result: Classification) -> Stretch:
+    """The window that says most clearly what the whole recording is."""
+    label = (result.summary or result.windows[0]).label
+    best = max(result.windows, key=lambda window: dict(window.top)[label])
+    return best.start, best.end
+
+
+def cut(path: Path, stretch: Stretch, rate: int) -> np.ndarray:
+    """What lies between two seconds of a recording, as the model hears it: `(samples,)` float32 at `rate` Hz."""
+    start, end = (round(second * rate) for second in stretch)
+    return load_audio(path, rate)[start:end]
+
+
+def why(classifier: SoundClassifier, path: Path, stretch: Stretch, track: occlusion.Track) -> tuple[str, Figure]:
+    """What decided in a stretch of a recording, in a sentence and a picture; of a longer one, in its surest window."""
+    waveform = cut(path, stretch, classifier.sampling_rate)
+    window = round(classifier.window_seconds * classifier.sampling_rate)
+    windows = window_bounds(len(waveform), window, window // 2)
+    scores = classifier.probabilities([waveform[start:end] for start, end in windows])
+    start, end = windows[scores.max(axis=1).argmax()]
+    found = occlusion.occlusion(classifier, waveform[start:end], track=track)
+    seconds = stretch[0] + start / classifier.sampling_rate
+    where = f"From {seconds:.1f} s on: " if seconds else ""
+    return where + found.sentence(), evidence_map(waveform[start:end], classifier.sampling_rate, found)
+
+
+def overview(waveform: np.ndarray, rate: int) -> Figure:
+    """Draws waveform and mel spectrogram under one time axis."""
+    with drawing(None, "Waveform and mel spectrogram", "", SIZE) as figure:
+        top, bottom = figure.subplots(2, sharex=True, height_ratios=(1, 1.8))
+        draw_wave(top, waveform, rate)
+        mesh = draw_levels(bottom, spectrogram.mel_spectrogram(waveform, rate), "mel")
+        time_axis(bottom, len(waveform) / rate)
+        colour_bar(bottom, mesh, "level (dBFS)")
+    return figure
+
+
+def evidence_map(waveform: np.ndarray, rate: int, found: occlusion.Occlusion) -> Figure:
+    """Draws the mel spectrogram in grey under its tiles: orange carried the decision, blue spoke against it."""
+    reach = max(float(np.abs(found.evidence).max()), 1.0)  # nothing much stays pale
+    colours = np.where(found.evidence[..., None] > 0, to_rgb(ORANGE), to_rgb(BLUE))  # (bands, steps, 3)
+    opacity = 0.85 * np.abs(found.evidence) / reach
+    with drawing(None, f"What made it {found.label}: orange for, blue against", "", SIZE) as figure:
+        axes = figure.add_subplot()
+        mesh = draw_levels(axes, spectrogram.mel_spectrogram(waveform, rate), "mel")
+        mesh.set(cmap="gray_r", alpha=0.6)
+        axes.pcolormesh(found.times, found.hertz, np.dstack([colours, opacity]))
+        time_axis(axes, len(waveform) / rate)
+    return figure
+
+
+def classify_all(classifier: SoundClassifier, paths: Sequence[Path]) -> Iterator[Classification]:
+    """Each file under its own name, as `infer.py` has it."""
+    for result in classifier.classify_many(paths, top_k=TOP):
+        yield replace(result, path=Path(result.path).name)
+
+
+def table(results: Iterable[Classification]) -> list[list[float | str]]:
+    """A row a file: name, seconds, class, score, and what is wrong with it, if anything."""
+    rows: list[list[float | str]] = []
+    for result in results:
+        whole = result.summary or next(iter(result.windows), None)
+        told = [round(whole.end, 2), whole.label, round(whole.score, 4)] if whole else ["", "", ""]
+        rows.append([result.path, *told, result.error])
+    return rows
+
+
+def write_csv(results: Iterable[Classification]) -> Path:
+    """The same CSV as `infer.py --format csv`, in a new temporary file."""
+    path = Path(tempfile.mkdtemp(prefix="urbansound-table-")) / "labels.csv"
+    with progress.quietly(), destination(str(path)) as stream:
+        write_results(results, "csv", TOP, stream)
+    return path

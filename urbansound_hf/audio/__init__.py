@@ -1,0 +1,1 @@
+"""Sound as samples: reading, resampling, windows, filters, spectrograms. Imports neither torch nor transformers."""

@@ -1,0 +1,92 @@
+"""A sound as pictures show it: levels in decibels over time and frequency, linear or mel, and MFCC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from urbansound_hf.audio.dsp import from_mel, mel_filters, to_mel
+
+FRAME_SECONDS = 0.04  # long enough to resolve a voice's harmonics, short enough for a shot
+MOST_COLUMNS = 1000  # more than a picture has pixels; of a longer recording, each column is the mean of its frames
+FLOOR = -120.0  # dBFS; below the noise of 16-bit samples (-98)
+N_MELS, N_MFCC = 64, 20
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Levels over time; every cell has its edges, so that pictures need not guess them.
+
+    Args:
+        levels: `(bands, columns)` in dBFS (0 is a sine at full scale), or, of MFCC, in standard deviations.
+        times: `(columns + 1,)` in seconds, from 0 to the end of the sound.
+        bands: `(bands + 1,)` in Hz, or, of MFCC, the coefficients' numbers.
+    """
+
+    levels: np.ndarray
+    times: np.ndarray
+    bands: np.ndarray
+
+
+def spectrogram(samples: np.ndarray, rate: int) -> Spectrum:
+    """The short-time spectrum of a `(samples,)` waveform in [-1, 1] at `rate` Hz.
+
+    A sine between two bins reads up to 1.4 dB low, as under every Hann window.
+    """
+    power, times, _ = _power(samples, rate)
+    bins = len(power)
+    edges = (np.arange(bins + 1) - 0.5) * rate / 2 / (bins - 1)
+    return Spectrum(_decibels(power), times, np.clip(edges, 0, rate / 2))
+
+
+def mel_spectrogram(samples: np.ndarray, rate: int) -> Spectrum:
+    """The same in `N_MELS` bands that are equally wide to the ear (HTK's mel scale)."""
+    power, times, noise_bins = _power(samples, rate)
+    points = (np.arange(N_MELS + 1) + 0.5) * to_mel(rate / 2) / (N_MELS + 1)
+    return Spectrum(_decibels(mel_filters(len(power), N_MELS, rate) @ power / noise_bins), times, from_mel(points))
+
+
+def mfcc(samples: np.ndarray, rate: int) -> Spectrum:
+    """The first `N_MFCC` cepstral coefficients of the mel spectrogram, each scaled to mean 0 and deviation 1."""
+    from scipy.fft import dct
+
+    mel = mel_spectrogram(samples, rate)
+    coefficients = dct(mel.levels, axis=0, norm="ortho")[:N_MFCC]
+    centred = coefficients - coefficients.mean(axis=1, keepdims=True)
+    deviation = coefficients.std(axis=1, keepdims=True)
+    scaled = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 1e-6)  # silence has none
+    return Spectrum(scaled, mel.times, np.arange(N_MFCC + 1) - 0.5)
+
+
+def loudness(samples: np.ndarray) -> float:
+    """The root mean square of a `(samples,)` waveform in dBFS (0 is a full-scale square wave); silence is `FLOOR`."""
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    return max(10 * float(np.log10(max(power, 1e-30))), FLOOR)
+
+
+def _power(samples: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """`(bins, columns)` power, 1 for a full-scale sine; the columns' edges in seconds; bins that white noise fills.
+
+    The frames stay a view of the sound and are transformed a column at a time, so that an hour needs no more memory
+    than its samples. A short sound gets shorter frames, so that there is something to see.
+    """
+    frame = max(16, round(rate * min(FRAME_SECONDS, len(samples) / rate / 8)))
+    hop = max(1, min(frame // 4, len(samples) // 200))
+    n_fft = max(1024, 2 ** (frame - 1).bit_length())
+    window = np.hanning(frame + 2)[1:-1].astype(np.float32)
+    padded = np.pad(samples, (frame // 2, frame - frame // 2))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, frame)[::hop]  # (frames, frame)
+    each = -(-len(frames) // MOST_COLUMNS)  # frames a column
+    columns = [
+        (np.abs(np.fft.rfft(frames[first : first + each] * window, n_fft)) ** 2).mean(axis=0)
+        for first in range(0, len(frames), each)
+    ]
+    times = np.minimum((np.arange(len(columns) + 1) * each - 0.5) * hop, len(samples)) / rate
+    times[0], times[-1] = 0, len(samples) / rate
+    noise_bins = n_fft * np.sum(window**2) / np.sum(window) ** 2
+    return np.stack(columns, axis=1) / (window.sum() / 2) ** 2, times, float(noise_bins)
+
+
+def _decibels(power: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(power, 10 ** (FLOOR / 10)))

@@ -1,0 +1,1 @@
+"""Augmentation of training clips: waveform effects, spectrogram masks, mixup and CutMix."""

@@ -1,0 +1,129 @@
+"""Which effects a training clip goes through: `--augment NAME[:PROBABILITY][:LOW..HIGH] …`, in that order.
+
+gain  gain:0.8  gain:0.8:-12..12  noise_folder:0.5:5..20:recordings/traffic  room_folder:recordings/rooms
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+
+from urbansound_hf.audio.io import SUFFIXES
+from urbansound_hf.augment.effects import EFFECTS, FLAG, HERTZ, EffectKind
+from urbansound_hf.errors import UserError, UserErrors
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One word of `--augment`, read and checked; `low` to `high` in the effect's unit, `sounds` those of its folder."""
+
+    name: str
+    probability: float
+    low: float
+    high: float
+    sounds: tuple[Path, ...] = ()
+
+
+def parse_effects(specs: Sequence[str]) -> list[Effect]:
+    """Reads the words of `--augment`, in their order.
+
+    Raises:
+        UserErrors: all that is wrong: unknown effects, probabilities outside 0 to 1, ranges that are reversed or not
+            possible, folders without sounds.
+    """
+    found: list[Effect] = []
+    problems: list[UserError] = []
+    for spec in specs:
+        try:
+            found.append(_parse_effect(spec))
+        except UserError as problem:
+            problems.append(problem)
+    if problems:
+        raise UserErrors(problems)
+    return found
+
+
+def apply_effects(
+    chain: Sequence[Effect], waveform: np.ndarray, sampling_rate: int, generator: Generator
+) -> np.ndarray:
+    """Sends a clip through the effects, each with its probability and a value drawn from its range.
+
+    Factors and frequencies are drawn evenly on a logarithmic scale, so that half and double are as likely. What comes
+    out above full scale is made softer as a whole, not cut: cutting would add overtones and undo the promised SNR.
+
+    Args:
+        chain: what `parse` returns.
+        waveform: `(samples,)` float32 in [-1, 1]; is left as it is.
+        sampling_rate: in Hz.
+        generator: all that is drawn is drawn from it; the same state gives the same clip.
+
+    Returns:
+        `(samples,)` float32 in [-1, 1]; speed, time_stretch and crop change the length.
+    """
+    for effect in chain:
+        kind = EFFECTS[effect.name]
+        if generator.random() < effect.probability:
+            value = _draw(effect.low, effect.high, kind.unit, generator)
+            sounds = [effect.sounds] * kind.needs_folder
+            waveform = kind.run(waveform, sampling_rate, value, generator, *sounds)
+    return waveform / max(1.0, float(np.abs(waveform).max()))
+
+
+def _draw(low: float, high: float, unit: str, generator: Generator) -> float:
+    if unit in ("times", HERTZ):
+        return math.exp(generator.uniform(math.log(low), math.log(high)))
+    return generator.uniform(low, high)
+
+
+# ---- reading one word
+
+NUMBER = r"-?\d*\.?\d+"
+SPEC = re.compile(rf"([^:]*)(?::({NUMBER}))?(?::({NUMBER})\.\.({NUMBER}))?(?::(.*))?\Z", re.DOTALL)
+
+
+def _parse_effect(spec: str) -> Effect:
+    name, probability, low, high, rest = SPEC.findall(spec)[0]  # "" where absent
+    if name not in EFFECTS:
+        near = difflib.get_close_matches(name, EFFECTS, n=1)
+        fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(EFFECTS)}"
+        raise UserError(f"there is no effect {name!r}", FLAG, fix)
+    kind = EFFECTS[name]
+    chance = float(probability or kind.probability)
+    ends = (float(low), float(high)) if low else kind.default
+    if broken := _broken_rule(name, kind, chance, ends, bool(low), rest):
+        raise UserError(f"{broken}, found {spec!r}", FLAG, f"for example {kind.spec(name)}")
+    return Effect(name, chance, *ends, sounds=_sounds(name, rest) if kind.needs_folder else ())
+
+
+def _broken_rule(
+    name: str, kind: EffectKind, probability: float, ends: tuple[float, float], has_range: bool, rest: str
+) -> str:
+    lowest, highest = kind.limits
+    if rest and not kind.needs_folder:
+        return f"{name} takes {'[:PROBABILITY][:LOW..HIGH]' if kind.unit else '[:PROBABILITY] only'}"
+    if kind.needs_folder and not rest:
+        return f"{name} needs a folder of sounds"
+    if not 0 <= probability <= 1:
+        return f"the probability of {name} must lie in 0..1"
+    if has_range and not kind.unit:
+        return f"{name} takes no range"
+    if not lowest <= ends[0] <= ends[1] <= highest:
+        return f"the range of {name} must be LOW..HIGH within {lowest:g}..{highest:g} {kind.unit}"
+    return ""
+
+
+def _sounds(name: str, folder: str) -> tuple[Path, ...]:
+    path = Path(folder).expanduser()
+    files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+    sounds = tuple(file for file in files if file.is_file())
+    if not sounds:
+        what = f"{name} needs a folder of sounds; {folder} {'holds none' if path.is_dir() else 'is no folder'}"
+        raise UserError(what, FLAG, f"sounds end in {', '.join(sorted(SUFFIXES))}")
+    return sounds

@@ -1,0 +1,305 @@
+"""What can happen to a sound that stays the same sound: noise, gaps, level, speed, pitch, filters, rooms.
+
+Every effect takes a `(samples,)` float32 waveform, its sampling rate in Hz, a value in the effect's own unit, and the
+generator for all else that it draws; it returns a new `(samples,)` float32 waveform, of the same length unless it says
+otherwise. Nothing here is cut at full scale: several effects in a row would cut several times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from scipy import signal
+
+from urbansound_hf.audio import dsp
+from urbansound_hf.audio.io import load_audio, resample
+
+# ---- noise; `snr` in dB, of the mean powers over the whole clip
+
+
+def coloured_noise(waveform: np.ndarray, rate: int, snr: float, generator: Generator, exponent: float) -> np.ndarray:
+    """Adds noise whose power falls with frequency as 1 / f^exponent above 20 Hz: 0 white, 1 pink, 2 brown."""
+    noise = dsp.noise(generator, len(waveform), rate, lambda hertz: np.maximum(hertz, 20) ** (-exponent / 2))
+    return _add(waveform, noise, snr)
+
+
+def white_noise(waveform: np.ndarray, rate: int, snr: float, generator: Generator) -> np.ndarray:
+    return coloured_noise(waveform, rate, snr, generator, exponent=0)
+
+
+def pink_noise(waveform: np.ndarray, rate: int, snr: float, generator: Generator) -> np.ndarray:
+    return coloured_noise(waveform, rate, snr, generator, exponent=1)
+
+
+def brown_noise(waveform: np.ndarray, rate: int, snr: float, generator: Generator) -> np.ndarray:
+    return coloured_noise(waveform, rate, snr, generator, exponent=2)
+
+
+def noise_folder(
+    waveform: np.ndarray, rate: int, snr: float, generator: Generator, sounds: Sequence[Path]
+) -> np.ndarray:
+    """Adds a stretch of one of `sounds`, from a random place; one shorter than the clip is repeated."""
+    noise = _load(sounds[int(generator.integers(len(sounds)))], rate)
+    return _add(waveform, np.resize(_stretch(noise, len(waveform), generator), len(waveform)), snr)
+
+
+# ---- time and level
+
+
+def silence(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
+    """Sets a stretch of `share` of the clip, 0 to 1, to zero."""
+    gap = round(share * len(waveform))
+    start = generator.integers(len(waveform) - gap + 1)
+    return np.concatenate([waveform[:start], np.zeros(gap, np.float32), waveform[start + gap :]])
+
+
+def shift(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
+    """Moves the sound later by `share` of the clip, 0 to 1; what leaves at the end comes in at the beginning."""
+    return np.roll(waveform, round(share * len(waveform)))
+
+
+def crop(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
+    """Keeps a stretch of `share` of the clip, 0 to 1, from a random place; the result is that much shorter."""
+    return _stretch(waveform, max(1, round(share * len(waveform))), generator)
+
+
+def gain(waveform: np.ndarray, rate: int, decibels: float, generator: Generator) -> np.ndarray:
+    return waveform * 10 ** (decibels / 20)
+
+
+def polarity(waveform: np.ndarray, rate: int, value: float, generator: Generator) -> np.ndarray:
+    """Turns the waveform upside down; `value` is not used."""
+    return -waveform
+
+
+# ---- speed and pitch
+
+
+def speed(waveform: np.ndarray, rate: int, factor: float, generator: Generator) -> np.ndarray:
+    """Plays the sound `factor` times as fast, as a tape does: pitch and tempo rise together, the length shrinks."""
+    return resample(waveform, round(rate * factor), rate)
+
+
+def time_stretch(waveform: np.ndarray, rate: int, factor: float, generator: Generator) -> np.ndarray:
+    """Makes the sound `factor` times as fast at the same pitch; the length shrinks. The phase vocoder blurs clicks."""
+    import torch
+    from torchaudio.functional import phase_vocoder
+
+    n_fft = 2 ** round(np.log2(0.064 * rate))
+    window, hop = torch.hann_window(n_fft), n_fft // 4
+    frames = torch.stft(torch.tensor(waveform), n_fft, hop, window=window, pad_mode="constant", return_complex=True)
+    advance = torch.linspace(0, torch.pi * hop, n_fft // 2 + 1)[:, None]  # of the phase, a hop at each bin's frequency
+    samples = max(1, round(len(waveform) / factor))
+    return torch.istft(phase_vocoder(frames, factor, advance), n_fft, hop, window=window, length=samples).numpy()
+
+
+def pitch_shift(waveform: np.ndarray, rate: int, semitones: float, generator: Generator) -> np.ndarray:
+    """Raises the pitch by `semitones` at the same tempo: a time stretch, then a change of speed that undoes it.
+
+    torchaudio's own takes seconds a clip at ratios that aren't small fractions, because of its resampling kernel.
+    """
+    factor = round(rate * 2 ** (semitones / 12)) / rate
+    shifted = speed(time_stretch(waveform, rate, 1 / factor, generator), rate, factor, generator)
+    return np.pad(shifted[: len(waveform)], (0, max(0, len(waveform) - len(shifted))))
+
+
+# ---- filters; 24 dB an octave beyond the cut-off (Butterworth), which is kept below half the sampling rate
+
+
+def low_pass(waveform: np.ndarray, rate: int, hertz: float, generator: Generator) -> np.ndarray:
+    return _butterworth(waveform, rate, hertz, "lowpass")
+
+
+def high_pass(waveform: np.ndarray, rate: int, hertz: float, generator: Generator) -> np.ndarray:
+    return _butterworth(waveform, rate, hertz, "highpass")
+
+
+def band_pass(waveform: np.ndarray, rate: int, hertz: float, generator: Generator) -> np.ndarray:
+    """Keeps two octaves around `hertz`."""
+    return _butterworth(_butterworth(waveform, rate, hertz / 2, "highpass"), rate, 2 * hertz, "lowpass")
+
+
+def equalizer(waveform: np.ndarray, rate: int, decibels: float, generator: Generator) -> np.ndarray:
+    """Lifts (or lowers) an octave or so around a random frequency, 100 Hz to a quarter of the rate, by `decibels`.
+
+    The peaking filter of Bristow-Johnson's Audio EQ Cookbook, with Q = 1. torchaudio has it too, but cuts its output at
+    full scale.
+    """
+    angle = 2 * np.pi * np.exp(generator.uniform(np.log(100), np.log(rate / 4))) / rate
+    amplitude, alpha, cosine = 10 ** (decibels / 40), np.sin(angle) / 2, np.cos(angle)
+    above = [1 + alpha * amplitude, -2 * cosine, 1 - alpha * amplitude]
+    below = [1 + alpha / amplitude, -2 * cosine, 1 - alpha / amplitude]
+    return signal.lfilter(above, below, waveform).astype(np.float32)
+
+
+# ---- rooms; the loudness (mean power) stays
+
+
+def room(waveform: np.ndarray, rate: int, rt60: float, generator: Generator) -> np.ndarray:
+    """Reverberation that decays by 60 dB in `rt60` seconds.
+
+    The room is Polack's statistical one (La transmission de l'énergie sonore dans les salles, 1988): the direct sound,
+    then Gaussian noise under an exponential decay, with 0 to 12 dB less energy than the direct sound.
+    """
+    time = np.arange(1, max(2, round(rt60 * rate)), dtype=np.float32) / rate
+    tail = generator.standard_normal(len(time), np.float32) * 10 ** (-3 * time / rt60)
+    tail *= 10 ** (-generator.uniform(0, 12) / 20) / float(np.linalg.norm(tail))
+    return _reverberate(waveform, np.concatenate([np.ones(1, np.float32), tail]))
+
+
+def room_folder(
+    waveform: np.ndarray, rate: int, value: float, generator: Generator, sounds: Sequence[Path]
+) -> np.ndarray:
+    """The reverberation of one of `sounds`, impulse responses of real rooms; `value` is not used."""
+    return _reverberate(waveform, _load(sounds[int(generator.integers(len(sounds)))], rate))
+
+
+def _reverberate(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """The sound in the room of an impulse response, whose strongest sample is taken as t = 0: it keeps its time."""
+    heard = signal.oaconvolve(waveform, response[np.abs(response).argmax() :])[: len(waveform)]
+    return heard * (_level(waveform) / _level(heard)) if heard.any() else waveform
+
+
+# ---- shared
+
+
+@lru_cache(maxsize=64)  # decoding costs more than most effects; a minute at 16 kHz takes 4 MB
+def _load(path: Path, rate: int) -> np.ndarray:
+    return load_audio(path, rate)
+
+
+def _level(waveform: np.ndarray) -> float:
+    """The root mean square."""
+    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+
+
+def _add(waveform: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
+    """Noise of no power leaves the clip alone, and beside a silent clip all noise is too loud."""
+    level = _level(noise)
+    return waveform + noise * (_level(waveform) / level * 10 ** (-snr / 20)) if level else waveform
+
+
+def _stretch(waveform: np.ndarray, samples: int, generator: Generator) -> np.ndarray:
+    """So many samples from a random place; a shorter waveform as it is."""
+    start = generator.integers(max(0, len(waveform) - samples) + 1)
+    return waveform[start : start + samples]
+
+
+def _butterworth(waveform: np.ndarray, rate: int, hertz: float, kind: str) -> np.ndarray:
+    sections = signal.butter(4, min(hertz, 0.49 * rate), kind, fs=rate, output="sos")
+    return signal.sosfilt(sections, waveform).astype(np.float32)
+
+
+FLAG = "--augment"
+
+
+@dataclass(frozen=True)
+class EffectKind:
+    """What there is to know of an effect before it is used.
+
+    Args:
+        run: `(waveform, sampling_rate, value, generator)` → waveform; of a folder also `sounds`.
+        help: what it does, in a line.
+        use: when it helps, in a line.
+        probability: the default, 0 to 1.
+        default: the default range of its value in `unit`; an effect without a unit takes no range.
+        limits: the values that are possible.
+        needs_folder: whether it takes sounds of the user's.
+    """
+
+    run: Callable[..., np.ndarray]
+    help: str
+    use: str
+    probability: float = 0.5
+    unit: str = ""
+    default: tuple[float, float] = (0.0, 0.0)
+    limits: tuple[float, float] = (0.0, 0.0)
+    needs_folder: bool = False
+
+    def spec(self, name: str) -> str:
+        """How it is written out: `gain:0.5:-12..6`."""
+        value = ":{:g}..{:g}".format(*self.default) if self.unit else ""
+        return f"{name}:{self.probability:g}{value}{':FOLDER' * self.needs_folder}"
+
+
+SNR, SHARE, HERTZ = "dB SNR", "of the clip", "Hz"
+LOUD, PART, HEARD = (-30, 100), (0, 1), (20, 20_000)
+
+EFFECTS: dict[str, EffectKind] = {
+    "white_noise": EffectKind(
+        white_noise, "adds noise, equally strong at all frequencies", "hissing recorders, small data",
+        0.5, SNR, (10, 30), LOUD,
+    ),
+    "pink_noise": EffectKind(
+        pink_noise, "adds noise that falls by 3 dB an octave", "rain, crowds, far traffic behind the sound",
+        0.5, SNR, (10, 30), LOUD,
+    ),
+    "brown_noise": EffectKind(
+        brown_noise, "adds noise that falls by 6 dB an octave", "wind in the microphone, near traffic",
+        0.5, SNR, (10, 30), LOUD,
+    ),
+    "noise_folder": EffectKind(
+        noise_folder, "adds a stretch of a sound from the folder", "the place of use can be recorded without "
+        "the classes", 0.5, SNR, (5, 20), LOUD, True,
+    ),
+    "silence": EffectKind(
+        silence, "sets a stretch to zero", "no single event of a clip shall decide",
+        0.3, SHARE, (0.05, 0.25), PART,
+    ),
+    "shift": EffectKind(
+        shift, "moves the sound later, in a circle", "events sit at the same place in all training clips",
+        0.5, SHARE, (0, 1), PART,
+    ),
+    "crop": EffectKind(
+        crop, "keeps a stretch from a random place", "short or cut-off clips are to be recognised",
+        0.5, SHARE, (0.7, 1), PART,
+    ),
+    "gain": EffectKind(
+        gain, "makes it louder or softer", "distances differ; models that scale their input don't notice",
+        0.5, "dB", (-12, 6), (-60, 60),
+    ),
+    "polarity": EffectKind(
+        polarity, "turns the waveform upside down", "costs nothing; only models of raw waveforms notice",
+    ),
+    "speed": EffectKind(
+        speed, "changes pitch and tempo together", "machines at other speeds, animals of other sizes",
+        0.5, "times", (0.9, 1.1), (0.25, 4),
+    ),
+    "time_stretch": EffectKind(
+        time_stretch, "changes the tempo, not the pitch", "rhythms differ: barks, hammers, music",
+        0.3, "times", (0.8, 1.25), (0.25, 4),
+    ),
+    "pitch_shift": EffectKind(
+        pitch_shift, "changes the pitch, not the tempo", "horns, sirens, voices of other pitch",
+        0.3, "semitones", (-2, 2), (-24, 24),
+    ),
+    "low_pass": EffectKind(
+        low_pass, "takes away what is above", "far or muffled sounds, cheap microphones, strong compression",
+        0.3, HERTZ, (2000, 7000), HEARD,
+    ),
+    "high_pass": EffectKind(
+        high_pass, "takes away what is below", "small microphones, rumble filters",
+        0.3, HERTZ, (50, 500), HEARD,
+    ),
+    "band_pass": EffectKind(
+        band_pass, "keeps two octaves around it", "telephones and loudspeakers",
+        0.2, HERTZ, (500, 2000), HEARD,
+    ),
+    "equalizer": EffectKind(
+        equalizer, "lifts or lowers an octave at a random frequency", "microphones and rooms colour the sound",
+        0.5, "dB", (-12, 12), (-40, 40),
+    ),
+    "room": EffectKind(
+        room, "puts it into a simulated room with this RT60", "indoors and between houses, after dry training",
+        0.3, "s", (0.1, 0.8), (0.02, 10),
+    ),
+    "room_folder": EffectKind(
+        room_folder, "puts it into a room whose impulse response is in the folder", "the place of use is known",
+        0.3, needs_folder=True,
+    ),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""The flags of train.py: their schema, their checks, and the parser of config files and command lines."""

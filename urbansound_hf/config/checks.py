@@ -1,0 +1,175 @@
+"""What a run's values must satisfy beyond their types: ranges, forms, and what excludes what."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from urbansound_hf.augment.chain import parse_effects
+from urbansound_hf.errors import UserError, UserErrors
+
+ALL_FOLDS = tuple(range(1, 11))
+
+RANGES = {
+    "clip_seconds": "above 0", "learning_rate": "above 0", "head_learning_rate": "above 0",
+    "num_train_epochs": "above 0", "logging_steps": "above 0", "layer_decay": "above 0",
+    "per_device_train_batch_size": "1 or more", "per_device_eval_batch_size": "1 or more",
+    "gradient_accumulation_steps": "1 or more", "preprocessing_num_workers": "1 or more",
+    "save_total_limit": "1 or more", "early_stopping_patience": "1 or more", "lora_rank": "1 or more",
+    "unfreeze_last_n": "0 or more", "warmup_steps": "0 or more", "weight_decay": "0 or more",
+    "mixup_alpha": "0 or more", "cutmix_alpha": "0 or more", "test_time_shifts": "0 or more",
+    "focal_gamma": "0 or more",
+    "spec_augment": "0 to 1", "frequency_mask": "0 to 1", "time_mask": "0 to 1", "mix_probability": "0 to 1",
+    "ema_decay": "0 to below 1", "label_smoothing_factor": "0 to below 1",
+    "search": "1 or more",
+    "max_grad_norm": "0 or more", "dataloader_num_workers": "0 or more", "seed": "0 or more",
+}  # fmt: skip
+HOLDS = {
+    "above 0": lambda value: value > 0,
+    "1 or more": lambda value: value >= 1,
+    "0 or more": lambda value: value >= 0,
+    "0 to 1": lambda value: 0 <= value <= 1,
+    "0 to below 1": lambda value: 0 <= value < 1,
+}
+
+
+def check_settings(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[UserError]:
+    """Every rule that the settings break.
+
+    Args:
+        settings: the value of every flag, given or default.
+        origin: where the given ones were given.
+    """
+    broken = [*ranges(settings), *forms(settings), *conflicts(settings), *unused(settings, origin)]
+    problems = [UserError(what, _places(names, origin), fix) for names, what, fix in broken]
+    return problems + _effects(settings["augment"] or [], origin.get("augment", ""))
+
+
+Broken = Iterator[tuple[list[str], str, str]]
+"""The flags concerned, the rule and what was found, the way out."""
+
+
+def ranges(settings: Mapping[str, Any]) -> Broken:
+    """Numbers out of their range; NaN and infinity are in none."""
+    for name, rule in RANGES.items():
+        value = settings[name]
+        if value is not None and not (math.isfinite(value) and HOLDS[rule](value)):
+            yield [name], f"`{name}` must be {rule}, found {value}", ""
+
+
+def forms(settings: Mapping[str, Any]) -> Broken:
+    """Texts that are not of the form their flag asks for."""
+    tenfold = settings["dataset"] in ("urbansound8k", "synthetic")  # of other data, only they know their folds
+    numbers = fold_numbers(settings["test_fold"])
+    if settings["test_fold"] != "all" and not (numbers and (not tenfold or set(numbers) <= set(ALL_FOLDS))):
+        rule = f"`test_fold` must be a fold{' from 1 to 10' * tenfold}, a list of them, or all"
+        yield ["test_fold"], f"{rule}; found {settings['test_fold']!r}", "for example 10, or 1,3,5"
+    pairs = {"model_config": "hidden_size=256", "feature_extractor_config": "n_mels=64", "head_from": "dog_bark=Bark"}
+    for name, example in pairs.items():
+        for pair in settings[name] or []:
+            if not re.fullmatch(r"\w+=.*", pair, re.DOTALL):
+                yield [name], f"`{name}` takes KEY=VALUE, found {pair!r}", f"for example {example}"
+
+
+def conflicts(settings: Mapping[str, Any]) -> Broken:
+    """Values that are fine alone and not together."""
+    if settings["unfreeze_last_n"] > 0 and settings["freeze"] != "backbone":
+        what = f"`unfreeze_last_n` needs `freeze: backbone`, found `freeze: {settings['freeze']}`"
+        yield ["unfreeze_last_n", "freeze"], what, "nothing of the layers is frozen otherwise: leave it out"
+    if settings["lora_rank"] is not None:
+        yield from _lora_conflicts(settings)
+    if settings["class_weights"] and settings["balanced_sampling"]:
+        what = "`class_weights` and `balanced_sampling` make up for the same thing twice, found both"
+        yield ["class_weights", "balanced_sampling"], what, "keep one of the two"
+    if settings["ema_decay"] and settings["fsdp"]:
+        what = f"`ema_decay` averages whole weights, and `fsdp: {settings['fsdp']}` shares them out"
+        yield ["ema_decay", "fsdp"], what, "leave out one of the two"
+    if settings["fp16"] and settings["bf16"]:
+        yield ["fp16", "bf16"], "`fp16` and `bf16` exclude each other, found both", "keep bf16 where the GPU has it"
+    if settings["push_to_hub"] and not settings["hub_model_id"]:
+        yield ["push_to_hub"], "`push_to_hub` needs `hub_model_id`, found none", "give --hub_model_id owner/name"
+    if settings["push_to_hub"] and settings["hub_strategy"] == "checkpoint":
+        what = "`hub_strategy: checkpoint` would push the optimizer's state, and that never goes to the Hub"
+        yield ["hub_strategy"], what, "every_save, all_checkpoints or end; an interrupted run continues from its folder"
+    yield from _validation_conflicts(settings)
+    if settings["search"] is not None:
+        yield from _search_conflicts(settings)
+
+
+def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
+    """Flags of the command line that the others leave without an effect."""
+    if origin.get("test_fold", "").startswith("command line") and settings["split"] != "official":
+        what = f"`test_fold` belongs to `split: official`, found `split: {settings['split']}`"
+        yield ["test_fold", "split"], what, "leave out one of the two"
+    if origin.get("hub_model_id", "").startswith("command line") and not settings["push_to_hub"]:
+        yield ["hub_model_id"], "`hub_model_id` belongs to `push_to_hub`, found it alone", "give --push_to_hub as well"
+
+
+def _lora_conflicts(settings: Mapping[str, Any]) -> Broken:
+    if settings["freeze"] == "backbone":
+        what = "`lora_rank` trains corrections inside the backbone, found `freeze: backbone`"
+        yield ["lora_rank", "freeze"], what, "leave out one of the two; LoRA freezes the backbone's own weights anyway"
+    if not find_spec("peft"):
+        fix = "pip install 'urbansound-hf[lora]', or pip install peft"
+        yield ["lora_rank"], "`lora_rank` needs peft, which is not installed", fix
+
+
+def _search_conflicts(settings: Mapping[str, Any]) -> Broken:
+    if not settings["search_space"]:
+        fix = "for example --search_space 'learning_rate=1e-5..1e-3 log' 'mixup_alpha=0|0.2'"
+        yield ["search"], "`search` needs `search_space`, found none", fix
+    if settings["validation"] == "none" or settings["eval_strategy"] == "no":
+        name = "validation" if settings["validation"] == "none" else "eval_strategy"
+        what = f"`search` compares scores of validation clips, found `{name}: {settings[name]}`"
+        yield ["search", name], what, f"leave out {name}; the run with the best values may have it again"
+    if settings["test_fold"] == "all" or len(fold_numbers(settings["test_fold"])) > 1:
+        what = f"`search` holds one test fold out, found `test_fold: {settings['test_fold']}`"
+        fix = "give one, such as 10; a search for each, in an --output_dir of its own, if each is to be tested"
+        yield ["search", "test_fold"], what, fix
+    if not find_spec("optuna"):
+        fix = "pip install 'urbansound-hf[search]', or pip install optuna"
+        yield ["search"], "`search` needs Optuna, which is not installed", fix
+
+
+def _effects(words: Sequence[str], place: str) -> list[UserError]:
+    """What `augment` does not understand of its words."""
+    try:
+        parse_effects(words)
+    except UserErrors as errors:
+        return [UserError(error.what, place, error.fix) for error in errors.problems]
+    return []
+
+
+def _validation_conflicts(settings: Mapping[str, Any]) -> Broken:
+    evaluated, saved, best = (settings[name] for name in ("eval_strategy", "save_strategy", "load_best_model_at_end"))
+    without = "validation" if settings["validation"] == "none" else "eval_strategy"
+    if settings[without] in ("none", "no"):
+        asks = {
+            "early_stopping_patience": settings["early_stopping_patience"] is not None,
+            "eval_on_start": settings["eval_on_start"],
+            "save_strategy": saved == "best",
+            "load_best_model_at_end": best and without == "eval_strategy",  # `validation: none` turns it off
+        }
+        for name in (name for name in asks if asks[name]):
+            what = f"`{name}: {settings[name]}` needs validation scores, found `{without}: {settings[without]}`"
+            fix = f"leave out {name} or {without}" if without == "validation" else "`validation: none` turns off both"
+            yield [name, without], what, fix
+    elif best and saved not in (evaluated, "best"):
+        found = f"`eval_strategy: {evaluated}` and `save_strategy: {saved}`"
+        what = f"`load_best_model_at_end` needs a checkpoint of every evaluation, found {found}"
+        names = ["load_best_model_at_end", "eval_strategy", "save_strategy"]
+        yield names, what, f"save_strategy: {evaluated}, or load_best_model_at_end: false"
+
+
+def fold_numbers(text: str) -> list[int]:
+    """`"5,1,5"` → `[1, 5]`; nothing where the text is not a list of whole numbers. Which are there, the data know."""
+    items = [item.strip() for item in text.split(",")]
+    valid = all(item.isdecimal() for item in items)
+    return sorted({int(item) for item in items}) if valid else []
+
+
+def _places(names: list[str], origin: Mapping[str, str]) -> str:
+    return " and ".join(origin[name] for name in names if name in origin)

@@ -1,0 +1,210 @@
+"""Config file and command line → checked values, each with the place it came from, and every mistake at once.
+
+A line `key: value` of a config is turned into the flag `--key value` and read by the same argparse action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
+
+from urbansound_hf.errors import UserError
+
+KINDS: dict[Any, str] = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text"}
+METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT", string_to_bool: "BOOL", str: "TEXT"}
+COMMA_LISTS = frozenset({"test_fold", "report_to"})  # several values reach them as one text, "1,3,5"
+OTHER_NAMES = {
+    "batch_size": "per_device_train_batch_size", "epochs": "num_train_epochs", "evaluation_strategy": "eval_strategy",
+    "fold": "test_fold", "group_by_length": "train_sampling_strategy", "lr": "learning_rate",
+    "model": "model_name_or_path", "overwrite_output_dir": "overwrite", "warmup_ratio": "warmup_steps",
+}  # fmt: skip
+"""What people write out of habit, from earlier Transformers or other tools, and difflib would not find."""
+
+
+def flag(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field with its help text; `metadata` goes to argparse."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class Flags:
+    """What was given: values and where they stand by flag name (flags not given are absent), and all mistakes."""
+
+    source: Path
+    values: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    problems: list[UserError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A flag as written, its values as text (None: its default), its place, and what stands before a name there."""
+
+    name: str
+    values: list[str] | None
+    where: str
+    sign: str = ""
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """One spelling of each flag, the kind of value it takes, and its default."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        spelling = next(name for name in action.option_strings if name.startswith("--"))
+        shown = argparse.Action([spelling], action.dest, action.nargs, metavar=action.metavar)
+        shown.choices, shown.type = action.choices, action.type
+        return super()._format_action_invocation(shown)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return METAVARS.get(action.type, "JSON")
+
+
+class FlagParser(HfArgumentParser):
+    """The flags of some dataclasses; a mistake is raised as `ValueError`, not printed."""
+
+    def __init__(self, dataclass_types: Iterable[Any], **kwargs: Any) -> None:
+        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=Help, **kwargs)
+        self.by_name = {name[2:]: action for action in self._actions[1:] for name in action.option_strings}  # 0: --help
+        self.names = [action.dest for action in self._actions[1:]]
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+    def convert(self, name: str, values: list[str]) -> Any:
+        """The typed value of a flag; raises `ValueError` where its argparse action refuses it.
+
+        For a flag of several values `none` is its default: so the command line can drop what a config lists.
+        """
+        if values == ["none"] and self.by_name[name].nargs == "+" and self.by_name[name].default is None:
+            return None
+        if values and name in COMMA_LISTS:
+            values = [",".join(values)]
+        tokens = [f"--{name}={values[0]}"] if len(values) == 1 else [f"--{name}", *values]  # "=", for values like -1e5
+        return getattr(self.parse_args(tokens), self.by_name[name].dest)
+
+
+def read_flags(parser: FlagParser, argv: Sequence[str], default_config: Path) -> Flags:
+    """Reads the config that `argv` names (else `default_config`), then the flags of `argv`, which win over it."""
+    problems: list[UserError] = []
+    on_command_line, config = split_command_line(parser, argv, problems)
+    flags = Flags(source=config or default_config, problems=problems)
+    for pair in chain(read_yaml(flags.source, parser, problems), on_command_line):
+        action = parser.by_name.get(pair.name)
+        if action is None or (action.nargs == 0 and not pair.sign):  # `--no_x` is `x: false` in a file
+            problems.append(unknown(pair, parser.names))
+        elif pair.values is not None:
+            try:
+                flags.values[action.dest] = parser.convert(pair.name, pair.values)
+                flags.origin[action.dest] = pair.where
+            except ValueError:
+                problems.append(refused(pair, action))
+    return flags
+
+
+def split_command_line(
+    parser: FlagParser, argv: Sequence[str], problems: list[UserError]
+) -> tuple[list[Pair], Path | None]:
+    """Groups `--flag value …` and `--flag=value`; a `.yaml` that no flag waits for is the config."""
+    pairs: list[Pair] = []
+    config: Path | None = None
+    values: list[str] | None = None  # of the last flag
+    waits = False  # whether the last flag cannot do without the next word
+    for token in argv:
+        if token.startswith("--"):
+            name, equals, value = token[2:].partition("=")
+            values = [value] * bool(equals)
+            pairs.append(Pair(name, values, f"command line, --{name}", "--"))
+            waits = not equals and name in parser.by_name and parser.by_name[name].nargs in (None, "+")
+        elif token.endswith((".yaml", ".yml")) and config is None and not waits:
+            config = Path(token)
+        elif values is not None:
+            values.append(token)
+            waits = False
+        else:
+            what = f"{token!r} is neither a config nor a flag"
+            problems.append(UserError(what, "command line", "a config ends in .yaml, a flag begins with --"))
+    return pairs, config
+
+
+def read_yaml(path: Path, parser: FlagParser, problems: list[UserError]) -> Iterator[Pair]:
+    """The pairs of a flat YAML file, in its order."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError:
+        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.y*ml")], n=1)
+        fix = f"did you mean {path.with_name(near[0])}?" if near else "give the path of a .yaml file"
+        problems.append(UserError("the config does not exist or cannot be read", str(path), fix))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        what = f"the config is not YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
+        problems.append(UserError(what, f"{path}:{mark.line + 1}" if mark else str(path), "one `flag: value` a line"))
+    else:
+        if isinstance(root, yaml.MappingNode):
+            yield from _pairs(root.value, path, parser, problems)
+        elif root is not None:
+            problems.append(UserError("the config is not made of `flag: value` lines", f"{path}:{_line(root)}"))
+
+
+def _pairs(
+    entries: Iterable[tuple[yaml.Node, yaml.Node]], path: Path, parser: FlagParser, problems: list[UserError]
+) -> Iterator[Pair]:
+    first: dict[str, int] = {}
+    for key, node in entries:
+        name, where = str(key.value), f"{path}:{_line(key)}"
+        action = parser.by_name.get(name)
+        line = first.setdefault(action.dest if action else name, _line(key))
+        if line != _line(key):
+            fix = f"keep one of the lines {line} and {_line(key)}"
+            problems.append(UserError(f"`{name}` is given twice", where, fix))
+        elif not _is_flat(node):
+            fix = "a flag of several values takes a list, one that takes JSON takes it in quotes"
+            problems.append(UserError(f"`{name}` holds a nested value; a config is flat", where, fix))
+        elif node.tag == "tag:yaml.org,2002:null":
+            yield Pair(name, None, where)
+        elif node.tag == "tag:yaml.org,2002:bool" and action and action.const is True and action.type is str:
+            yield Pair(name, [] if yaml.safe_load(node.value) else None, where)  # `fsdp: true` is a bare --fsdp
+        else:  # the text as it stands: argparse decides what `no` and `3e-5` are, YAML would take a bool and a string
+            yield Pair(
+                name, [node.value] if isinstance(node, yaml.ScalarNode) else [i.value for i in node.value], where
+            )
+
+
+def _is_flat(node: yaml.Node) -> bool:
+    items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    return all(isinstance(item, yaml.ScalarNode) for item in items)
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
+
+
+def unknown(pair: Pair, names: Sequence[str]) -> UserError:
+    """A flag that nobody knows, with the nearest that somebody does."""
+    near = [OTHER_NAMES[pair.name]] if pair.name in OTHER_NAMES else difflib.get_close_matches(pair.name, names, n=1)
+    fix = f"did you mean {pair.sign}{near[0]}?" if near else "train.py --help lists all flags"
+    return UserError(f"there is no flag `{pair.name}`", pair.where, fix)
+
+
+def refused(pair: Pair, action: argparse.Action) -> UserError:
+    """A value that the flag does not take: the rule, what was found, and the nearest allowed value or the default."""
+    values, choices = pair.values or [], [str(choice) for choice in action.choices or ()]
+    near = difflib.get_close_matches(" ".join(values), choices, n=1)
+    fix = "leave it out for the default" + ("" if action.default in (None, "", []) else f", {action.default}")
+    if action.nargs == 0:
+        rule, fix = "takes no value", ""
+    elif len(values) > 1 and action.nargs != "+":
+        rule = "takes one value"
+    elif choices:
+        rule, fix = f"must be one of {', '.join(choices)}", f"did you mean {near[0]}?" if near else fix
+    else:
+        rule = f"must be {KINDS.get(action.type, 'JSON')}"
+    found = ", ".join(repr(value) for value in values) or "no value"
+    return UserError(f"`{pair.name}` {rule}, found {found}", pair.where, fix)

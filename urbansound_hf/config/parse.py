@@ -1,0 +1,82 @@
+"""Config file and command line to a checked `RunConfig`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from urbansound_hf.config import search_space
+from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
+from urbansound_hf.config.checks import check_settings
+from urbansound_hf.config.flags import FlagParser, Flags, read_flags
+from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.layout import PACKAGE_ROOT
+
+CONFIGS = next(folder for folder in (PACKAGE_ROOT / "configs", PACKAGE_ROOT.parent / "configs") if folder.is_dir())
+"""The shipped configs: inside an installed package, beside it in a checkout."""
+
+
+def config_path(name: str) -> Path:
+    """The file of a config that is named by its path or, of the shipped ones, by its stem.
+
+    Raises:
+        UserError: there is neither such a file nor such a shipped config.
+    """
+    if Path(name).suffix or "/" in name:
+        return Path(name)
+    shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    if name not in shipped:
+        near = difflib.get_close_matches(name, shipped, n=1)
+        fix = f"did you mean {near[0]}?" if near else f"the shipped ones are {', '.join(shipped)}"
+        raise UserError(f"there is no config {name}", "", fix)
+    return shipped[name]
+
+
+def parse_run_config(argv: Sequence[str], default_config: Path) -> RunConfig:
+    """Reads `[CONFIG.yaml] [--flag value …]`; the command line wins over the file.
+
+    Raises:
+        UserErrors: all mistakes of the file and the command line, each with its place and the way out.
+        SystemExit: after `--help` was printed.
+    """
+    parser = flag_parser()
+    if {"--help", "-h"} & set(argv):
+        parser.parse_args(["--help"])
+    flags = read_flags(parser, argv, default_config)
+    settings = {**vars(parser.parse_args([])), **flags.values}
+    problems = flags.problems + check_settings(settings, flags.origin)
+    problems += search_space.check_search_space(parser, settings, flags.origin)
+    if problems:
+        raise UserErrors(problems)
+    name = flags.source.stem
+    settings["output_dir"] = settings["output_dir"] or f"outputs/{name}"
+    if settings["validation"] == "none":  # nothing is left to be evaluated on
+        settings.update(eval_strategy="no", load_best_model_at_end=False)
+    data = DataArguments(**_part(DataArguments, settings))
+    model = ModelArguments(**_part(ModelArguments, settings))
+    recipe = RecipeArguments(**_part(RecipeArguments, settings))
+    return RunConfig(data, model, recipe, _training(settings, flags), flags.source, name)
+
+
+SCHEMA = (DataArguments, ModelArguments, RecipeArguments, RunArguments)
+ABOUT = "Every line `flag: value` of the config is the flag --flag value; the command line wins over it."
+
+
+def flag_parser() -> FlagParser:
+    """The parser of all flags."""
+    return FlagParser(SCHEMA, prog="train.py", usage="%(prog)s [CONFIG.yaml] [--flag value ...]", description=ABOUT)
+
+
+def _part(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: settings[each.name] for each in fields(kind) if each.init}
+
+
+def _training(settings: Mapping[str, Any], flags: Flags) -> RunArguments:
+    try:
+        return RunArguments(**_part(RunArguments, settings))
+    except (ValueError, OSError, ImportError) as error:  # its own rules, and the files and packages that flags name
+        places = [place for name, place in flags.origin.items() if name in str(error)]
+        raise UserErrors([UserError(str(error), " and ".join(places) or str(flags.source))]) from error

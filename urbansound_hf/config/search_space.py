@@ -1,0 +1,192 @@
+"""What a search may try: lines `FLAG=LOW..HIGH [log]` or `FLAG=CHOICE|CHOICE|…`, each value one that the flag takes.
+
+Every line is read by the flag's own argparse action and held against the rules of a config, at the ends of its range
+and together with every other line, before anything starts: no trial can be of values that a run would refuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import combinations, product
+from typing import Any
+
+from urbansound_hf.config.arguments import RecipeArguments
+from urbansound_hf.config.checks import check_settings
+from urbansound_hf.config.flags import FlagParser, Pair, refused, unknown
+from urbansound_hf.errors import UserError, UserErrors
+
+SEARCHABLE = (
+    "learning_rate", "num_train_epochs", "max_steps", "warmup_steps", "lr_scheduler_type", "optim", "weight_decay",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor",
+    "per_device_train_batch_size", "gradient_accumulation_steps",
+    "freeze", "unfreeze_last_n", "lora_rank", "weighted_layer_sum", "head_learning_rate", "layer_decay",
+    *(each.name for each in fields(RecipeArguments)),
+)  # fmt: skip
+"""How a model learns; not what it is or hears, nor the seed: the best of many seeds is luck, not a better recipe."""
+FORM = "FLAG=LOW..HIGH, FLAG=LOW..HIGH log or FLAG=CHOICE|CHOICE"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included: whole ones if the two are `int`; `log`: spread over the powers."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+
+    @property
+    def extremes(self) -> tuple[float, ...]:
+        return self.low, self.high
+
+    def suggest(self, trial: Any) -> float:
+        """The value in a trial of Optuna's; the same one however often it is asked for."""
+        take = trial.suggest_int if isinstance(self.low, int) else trial.suggest_float
+        return take(self.name, self.low, self.high, log=self.log)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Values of a flag by how they are written."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    @property
+    def extremes(self) -> tuple[Any, ...]:
+        return tuple(self.values.values())
+
+    def suggest(self, trial: Any) -> Any:
+        """As for a range."""
+        return self.values[trial.suggest_categorical(self.name, list(self.values))]
+
+
+Space = Sequence[Range | Choices]
+
+
+def suggest(space: Space, trial: Any) -> dict[str, Any]:
+    """The values of a trial by their flags."""
+    return {line.name: line.suggest(trial) for line in space}
+
+
+def parse_search_space(
+    lines: Sequence[str], parser: FlagParser, where: str = "--search_space"
+) -> list[Range | Choices]:
+    """Reads the lines of a space.
+
+    Args:
+        parser: of all flags.
+        where: what a mistake names as its place.
+
+    Raises:
+        UserErrors: every line that names no flag, one that no search may change, or values that the flag refuses.
+    """
+    space: list[Range | Choices] = []
+    problems = []
+    for line in lines:
+        try:
+            found = _line(line, parser, where)
+            if found.name in [other.name for other in space]:
+                raise UserError(f"`search_space` names `{found.name}` twice", where, "keep one of its lines")
+            space.append(found)
+        except UserError as error:
+            problems.append(error)
+    if problems:
+        raise UserErrors(problems)
+    return space
+
+
+def check_search_space(parser: FlagParser, settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[UserError]:
+    """Every mistake of the `search_space` in some settings, and every rule that values of it would break.
+
+    A rule is about one flag or two, so each two lines are tried together, at their ends.
+    """
+    lines, where = settings["search_space"] or [], origin.get("search_space", "")
+    try:
+        space = parse_search_space(lines, parser, where)
+    except UserErrors as errors:
+        return errors.problems
+    known = {problem.what for problem in check_settings(settings, origin)}
+    broken = {
+        problem.what: UserError(f"`search_space` would try what a run refuses: {problem.what}", where, problem.fix)
+        for values in _corners(space)
+        for problem in check_settings({**settings, **values}, origin)
+        if problem.what not in known
+    }
+    return list(broken.values())
+
+
+def _corners(space: Space) -> Iterator[dict[str, Any]]:
+    """Values of a trial that could be: two lines anywhere at their ends, the others at their first."""
+    first = {line.name: line.extremes[0] for line in space}
+    for lines in [*combinations(space, 1), *combinations(space, 2)]:
+        for values in product(*(line.extremes for line in lines)):
+            yield first | {line.name: value for line, value in zip(lines, values, strict=True)}
+
+
+def _line(line: str, parser: FlagParser, where: str) -> Range | Choices:
+    name, sign, text = (part.strip() for part in line.partition("="))
+    if not sign:
+        example = "for example learning_rate=1e-5..1e-3 log"
+        raise UserError(f"`search_space` takes {FORM}, found {line!r}", where, example)
+    action = parser.by_name.get(name)
+    if action is None:
+        raise unknown(Pair(name, None, where), parser.names)
+    if action.dest not in SEARCHABLE:
+        what = f"`search_space` varies how a model learns, on the same sounds and from the same start; found `{name}`"
+        raise UserError(what, where, f"leave it out; what can be searched: {', '.join(SEARCHABLE)}")
+    read = _choices if "|" in text else _range
+    return read(line, text, action, parser, where)
+
+
+def _choices(line: str, text: str, action: argparse.Action, parser: FlagParser, where: str) -> Choices:
+    """`"0|0.2"`; an empty choice leaves the flag out, and the words of one are the values of a flag of several."""
+    words = [choice.strip() for choice in text.split("|")]
+    if len(set(words)) < len(words):
+        raise UserError(f"`search_space` has a choice twice in {line!r}", where, "keep one of the two")
+    return Choices(action.dest, {word: _value(word, action, parser, where) for word in words})
+
+
+def _range(line: str, text: str, action: argparse.Action, parser: FlagParser, where: str) -> Range:
+    """`"1e-5..1e-3 log"`; ends that are written as whole numbers mean whole numbers: `3..12`, but `0.0..1.0`."""
+    form = re.fullmatch(r"(\S+?)\.\.(\S+)(\s+log)?", text)
+    if not form or action.type not in (int, float):
+        rule = FORM if action.type in (int, float) else "FLAG=CHOICE|CHOICE of a flag that is no number"
+        fix = f"for example {action.dest}={_example(action)}"
+        raise UserError(f"`search_space` takes {rule}, found {line!r}", where, fix)
+    low, high = (_value(end, action, parser, where) for end in form.group(1, 2))
+    whole, log = all(re.fullmatch(r"[+-]?\d+", end) for end in form.group(1, 2)), bool(form.group(3))
+    if not low < high:
+        raise UserError(f"`search_space` takes LOW..HIGH, found {line!r}", where, "the lower end comes first")
+    if log and low <= 0:
+        raise UserError(f"`log` needs a range above 0, found {line!r}", where, "leave log out, or raise the lower end")
+    if whole and action.type is float and high - low == 1:
+        what = f"a range of whole numbers has but its two ends, found {line!r}"
+        raise UserError(what, where, f"{low}..{high} has all between; {low:.0f}|{high:.0f} are the two")
+    return Range(action.dest, int(low), int(high), log) if whole else Range(action.dest, low, high, log)
+
+
+def _value(text: str, action: argparse.Action, parser: FlagParser, where: str) -> Any:
+    """What the flag itself makes of a text; its default of none.
+
+    Raises:
+        UserError: it refuses the text.
+    """
+    if not text:
+        return action.default
+    values = text.split() if action.nargs in ("+", "*") else [text]
+    try:
+        return parser.convert(action.dest, values)
+    except ValueError:
+        raise refused(Pair(action.dest, values, where), action) from None
+
+
+def _example(action: argparse.Action) -> str:
+    if action.choices:
+        return "|".join(str(choice) for choice in action.choices)
+    if action.type in (int, float):
+        return "1..8" if action.type is int else "0.1..0.4"
+    return "one|other" if action.type is str else "true|false"

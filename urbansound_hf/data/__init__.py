@@ -1,0 +1,1 @@
+"""Labelled sounds: data sets, metadata, splits, the leak report. Imports neither torch nor transformers."""

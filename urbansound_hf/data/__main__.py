@@ -1,0 +1,53 @@
+"""Prepares UrbanSound8K and prints its clips per class and fold: `python -m urbansound_hf.data`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from urbansound_hf import progress
+from urbansound_hf.data import synthetic, urbansound8k
+from urbansound_hf.data.builder import Row
+from urbansound_hf.data.urbansound8k import UrbanSound8K
+from urbansound_hf.errors import exit_code
+
+
+def summary(rows: Sequence[Row], notes: Sequence[str]) -> str:
+    """Clips per fold and class as a table, and what is to be said of them."""
+    counts = Counter((row["fold"], row["class"]) for row in rows)
+    folds = sorted({row["fold"] for row in rows})
+    lines = [f"{'class':<18}" + "".join(f"{fold:>6}" for fold in folds) + f"{'all':>7}"]
+    for name in urbansound8k.CLASSES:
+        per_fold = [counts[fold, name] for fold in folds]
+        lines.append(f"{name:<18}" + "".join(f"{count:>6}" for count in per_fold) + f"{sum(per_fold):>7}")
+    return "\n".join([*lines, f"{len(rows):,} clips", *(f"note: {note}" for note in notes)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepares the data set and prints what there is; `synthetic DIR` writes the synthetic one."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["synthetic"]:
+        return synthetic.main(argv[1:])
+    parser = argparse.ArgumentParser(prog="urbansound-hf data", description=main.__doc__)
+    parser.add_argument("--data_dir", default="data", help="where the data set lies or goes (default: %(default)s)")
+    parser.add_argument("--allow_missing_files", action="store_true", help="leave out clips without a file")
+    parser.add_argument("--num_proc", type=int, help="processes (default: one a core)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but the result")
+    options = parser.parse_args(argv)
+    with progress.quietly(options.quiet):
+        builder = UrbanSound8K(options.data_dir, allow_missing_files=options.allow_missing_files)
+        started, was_there = time.perf_counter(), Path(builder.cache_dir).is_dir()
+        dataset = builder.load(options.num_proc)
+    seconds = time.perf_counter() - started
+    print(summary(builder.rows[:], builder.notes))
+    speed = "found prepared" if was_there else f"{seconds:.1f} s, {len(dataset) / seconds:,.0f} clips/s"
+    print(f"{speed}: {builder.cache_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))

@@ -1,0 +1,343 @@
+"""What the test clips share with the training clips: recordings, moments in time, identical or nearly identical audio.
+
+A score on clips whose neighbours were trained on says little about new sounds, so this is counted before training.
+All functions take row numbers and columns, whatever the data set and however it was split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from urbansound_hf.data.fingerprints import Fingerprints, audio_leaks
+from urbansound_hf.data.splits import random
+from urbansound_hf.data.urbansound8k import RECORDINGS_IN_TWO_FOLDS
+from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.text import listed
+
+KNOWN = frozenset(str(recording) for recording in RECORDINGS_IN_TWO_FOLDS)
+TOLERATED_DUPLICATES = 0.01  # of UrbanSound8K's test clips, see `check`; they move a score by no more than that
+
+
+class Rows(Protocol):
+    """Row numbers of the three parts, as `folds.Split` holds them."""
+
+    @property
+    def train(self) -> np.ndarray: ...
+    @property
+    def validation(self) -> np.ndarray: ...
+    @property
+    def test(self) -> np.ndarray: ...
+
+
+def metadata_leaks(
+    groups: Sequence[str] | np.ndarray,
+    train_rows: np.ndarray,
+    test_rows: np.ndarray,
+    starts: Sequence[float] | np.ndarray | None = None,
+    ends: Sequence[float] | np.ndarray | None = None,
+    labels: Sequence[Any] | np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Test clips that share a recording with training, and those that overlap a training clip in time.
+
+    Args:
+        groups: the recording of every row; "" or None where it is not known.
+        train_rows, test_rows: row numbers.
+        starts, ends: seconds within the recording, of every row (NaN: not known); without them, time counts are None.
+        labels: the class of every row; with it, also what test clips share with training clips of their own class.
+
+    Returns:
+        Counts, fractions of the test clips, and the recordings concerned.
+    """
+    recordings, codes = np.unique(["" if group is None else str(group) for group in groups], return_inverse=True)
+    train, test = np.asarray(train_rows, np.int64), np.asarray(test_rows, np.int64)
+    shared = np.isin(codes[test], codes[train]) & (recordings[codes[test]] != "")
+    found = {"test_clips": len(test)} | _counted("shared_recording", shared) | _counted("time_overlap", None)
+    found["shared_recordings"] = recordings[np.unique(codes[test[shared]])].tolist()
+    if starts is not None and ends is not None:
+        overlaps = _overlapping(codes, np.asarray(starts, float), np.asarray(ends, float), train, test)
+        found |= _counted("time_overlap", shared & overlaps)
+    if labels is not None:
+        classes = np.unique(np.asarray(labels), return_inverse=True)[1]
+        of_class = [group and f"{group} {label}" for group, label in zip(recordings[codes], classes, strict=True)]
+        same = metadata_leaks(of_class, train, test, starts, ends)
+        found["shared_same_class_clips"] = same["shared_recording_clips"]
+        found["time_overlap_same_class_clips"] = same["time_overlap_clips"]
+        found["same_class_recordings"] = sorted({name.rpartition(" ")[0] for name in same["shared_recordings"]})
+    return found
+
+
+def _counted(name: str, which: np.ndarray | None) -> dict[str, Any]:
+    count, fraction = (None, None) if which is None else (int(which.sum()), float(which.sum() / max(1, len(which))))
+    return {f"{name}_clips": count, f"{name}_fraction": fraction}
+
+
+def _overlapping(
+    codes: np.ndarray, starts: np.ndarray, ends: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """Whether each test clip has a moment in common with a training clip of its recording, `(test,)` bool."""
+    lasts = np.isfinite(starts) & np.isfinite(ends) & (ends > starts)
+    if not lasts.any():
+        return np.zeros(len(test), bool)
+    first, last = starts[lasts].min(), ends[lasts].max()
+    shift = codes * (last - first + 1) - first  # all recordings on one line, a second apart
+    begin, end = starts + shift, ends + shift
+    train = train[lasts[train]]
+    train = train[np.argsort(begin[train])]
+    latest = np.maximum.accumulate(np.concatenate([[-np.inf], end[train]]))  # end, of those that began so far
+    return lasts[test] & (latest[np.searchsorted(begin[train], end[test])] > begin[test])
+
+
+def across_folds(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Every fold of a table tested against all the others.
+
+    Args:
+        columns: `group`, `fold` and `label` of every row; `start` and `end` in seconds, where they are known.
+
+    Returns:
+        The counts of `metadata_leaks` summed over the folds; `shared_recordings` with their clips, and labels by fold;
+        `leaking_recordings`: those that UrbanSound8K's own folds do not explain.
+    """
+    groups, folds = np.asarray([str(group) for group in columns["group"]]), np.asarray(columns["fold"])
+    times, labels = (columns.get("start"), columns.get("end")), np.asarray(columns["label"])
+    sides = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
+    parts = [metadata_leaks(groups, train, test, *times, labels) for train, test in sides]
+    names = [name for name, count in parts[0].items() if name.endswith("_clips") and name != "test_clips"]
+    counts = {name: None if parts[0][name] is None else sum(part[name] for part in parts) for name in names}
+    shared = sorted({recording for part in parts for recording in part["shared_recordings"]})
+    return {
+        "clips": len(folds),
+        "recordings": len(set(groups)),
+        "clips_per_fold": {int(fold): int((folds == fold).sum()) for fold in np.unique(folds)},
+        **counts,
+        "shared_recordings": [_where(recording, groups, folds, labels) for recording in shared],
+        "leaking_recordings": sorted({recording for part in parts for recording in _unexplained(part, KNOWN)}),
+    }
+
+
+def _where(recording: str, groups: np.ndarray, folds: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    rows = np.flatnonzero(groups == recording)
+    by_fold = {int(fold): np.unique(labels[rows[folds[rows] == fold]]).tolist() for fold in np.unique(folds[rows])}
+    return {"recording": recording, "clips": len(rows), "labels_by_fold": by_fold}
+
+
+def _unexplained(found: Mapping[str, Any], known: frozenset[str]) -> set[str]:
+    """Shared recordings but the known ones, and those too where they do not have another class on either side."""
+    return set(found.get("shared_recordings", [])) - known | set(found.get("same_class_recordings", []))
+
+
+def leak_report(split: Rows, columns: Mapping[str, Any], fingerprints: Fingerprints | None = None) -> dict[str, Any]:
+    """The leak report of one run, as it stands in metrics.json.
+
+    Args:
+        split: row numbers; a `folds.Split`.
+        columns: of every row, as far as they are known: `group`, `label`, `start` and `end` in seconds.
+        fingerprints: from `audio_fingerprints`.
+
+    Returns:
+        Test against training, and `validation`: the same in counts. What could not be looked for is None.
+    """
+    found = _against(split.train, split.test, columns, fingerprints)
+    aside = _against(split.train, split.validation, columns, fingerprints)
+    counts = {name: count for name, count in aside.items() if not isinstance(count, list)}
+    return {"train_clips": len(split.train)} | found | {"validation": {"clips": counts.pop("test_clips")} | counts}
+
+
+def _against(
+    train: np.ndarray, test: np.ndarray, columns: Mapping[str, Any], fingerprints: Fingerprints | None
+) -> dict[str, Any]:
+    found = {"test_clips": len(test)} | _counted("shared_recording", None) | _counted("time_overlap", None)
+    if (groups := columns.get("group")) is not None:
+        found |= metadata_leaks(groups, train, test, *(columns.get(name) for name in ("start", "end", "label")))
+        found["known_recordings"] = sorted(KNOWN.intersection(found["shared_recordings"]))
+    if fingerprints is None:
+        return found | {"exact_duplicates": None, "near_duplicates": None}
+    heard = audio_leaks(fingerprints.hashes, fingerprints.bits, train, test)
+    for pairs in ("exact_duplicate_pairs", "near_duplicate_pairs"):
+        heard[pairs] = [[fingerprints.names[row] or f"row {row}" for row in pair] for pair in heard[pairs]]
+    return found | heard
+
+
+def check_leaks(report: Mapping[str, Any], split_kind: str, known: frozenset[str] = frozenset()) -> None:
+    """Stops an official run whose folds share recordings or identical clips.
+
+    The `known` recordings may be shared, and overlap in time, as long as they have another class on either side.
+    An identical clip under another recording id stops the run too; with UrbanSound8K (`known` given) only where more
+    than 1 % of the test clips have one: two uploads of one sound may have met in its folds unnoticed, the published
+    scores contain them then. Near duplicates are only reported: two shots of one gun, two microphones are alike.
+
+    Args:
+        report: from `report`.
+        split_kind: the value of --split; only "official" is stopped, the others promise less or say what they are.
+        known: recordings that may be shared, `KNOWN` for UrbanSound8K.
+
+    Raises:
+        UserError: with everything that was found, and the ways out.
+    """
+    if split_kind != "official":
+        return
+    where = f"{report['test_clips']} test clips against {report['train_clips']} training clips"
+    fix = "give all clips of a recording one fold in the metadata, or use --split grouped"
+    problems = []
+    if leaking := sorted(_unexplained(report, known)):
+        besides = " (but for the known five, there under another class)" if known else ""
+        found = f"{_plural(len(leaking), 'recording')} in training and test: {_some(leaking)}"
+        rule = f"official folds keep the clips of a recording together{besides}, found {found}"
+        if overlaps := report["time_overlap_clips"]:
+            rule += f"; {_plural(overlaps, 'test clip')} overlap training clips in time"
+        problems.append(UserError(rule, where, fix))
+    if (report["exact_duplicates"] or 0) > (TOLERATED_DUPLICATES * report["test_clips"] if known else 0):
+        pairs = _some([" = ".join(pair) for pair in report["exact_duplicate_pairs"]])
+        found = f"{_plural(report['exact_duplicates'], 'test clip')} with the samples of a training clip: {pairs}"
+        problems.append(
+            UserError(f"official folds hold different clips, found {found}", where, f"remove them, or {fix}")
+        )
+    if problems:
+        raise problems[0] if len(problems) == 1 else UserErrors(problems)
+
+
+def describe_leaks(report: Mapping[str, Any]) -> str:
+    """The report in a few lines for the terminal."""
+    total, validation = report["test_clips"], report["validation"]
+    shared, overlaps = (_share(report[f"{name}_clips"], total) for name in ("shared_recording", "time_overlap"))
+    if recordings := report.get("shared_recordings"):
+        apart = "" if report.get("shared_same_class_clips", 1) else ", always under another class there"
+        own = " of UrbanSound8K's own five" if set(recordings) <= KNOWN else ""
+        shared += f"{apart}; {_plural(len(recordings), 'recording')}{own}: {_some(recordings)}"
+    if report["time_overlap_clips"] and "time_overlap_same_class_clips" in report:
+        overlaps += f", of the same class: {_share(report['time_overlap_same_class_clips'], total)}"
+    lines = [
+        f"Leaks: {total:,} test clips against {report['train_clips']:,} training clips",
+        f"  from a recording heard in training: {shared}",
+        f"  overlapping a training clip in time: {overlaps}",
+    ]
+    for kind, name in (("exact", "identical"), ("near", "nearly identical")):
+        pairs = [" ~ ".join(pair) for pair in report.get(f"{kind}_duplicate_pairs", [])]
+        share = _share(report[f"{kind}_duplicates"], total)
+        lines.append(f"  {name} to a training clip: {share}" + f": {_some(pairs, 2)}" * bool(pairs))
+    if validation["clips"]:
+        share = _share(validation["shared_recording_clips"], validation["clips"])
+        lines.append(f"  validation clips from a recording heard in training: {share}")
+    return "\n".join(lines)
+
+
+def _share(count: int | None, total: int) -> str:
+    return "not known" if count is None else f"{count:,} ({count / max(1, total):.1%})" if count else "none"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
+
+
+COLUMNS = {
+    "label": ("class", "label", "classID"), "fold": ("fold",), "group": ("fsID", "group", "recording"),
+    "start": ("start",), "end": ("end",),
+}  # fmt: skip
+"""What a table of clips may call them: UrbanSound8K's names first; the times may be absent."""
+
+
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """Reads label, fold, group and, where they are there, start and end (seconds) of every clip from a CSV.
+
+    Raises:
+        UserError: it cannot be read, is empty, lacks a column, or a fold or time in it is no number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"not a readable CSV ({error})", str(path)) from None
+    if not rows:
+        raise UserError("the table holds no clips", str(path))
+    present = [str(name) for name in rows[0] if name]
+    found = {name: next((call for call in calls if call in present), "") for name, calls in COLUMNS.items()}
+    missing = [name for name in ("label", "fold", "group") if not found[name]]
+    if missing:
+        raise UserErrors([_missing(name, present, path) for name in missing])
+    if not (found["start"] and found["end"]):
+        del found["start"], found["end"]
+    return {name: _column(rows, column, name, path) for name, column in found.items()}
+
+
+def _missing(name: str, present: list[str], path: Path) -> UserError:
+    near = [other for call in COLUMNS[name] for other in difflib.get_close_matches(call, present, 1)]
+    fix = "; did you mean ".join([f"name it {' or '.join(COLUMNS[name])}", *(f"{other}?" for other in near[:1])])
+    return UserError(f"a table of clips needs a {name} column, found {listed(present)}", str(path), fix)
+
+
+def _column(rows: list[dict[str, Any]], column: str, name: str, path: Path) -> np.ndarray:
+    values = [row[column] or "" for row in rows]
+    if name in ("label", "group"):
+        return np.array(values)
+    kind = int if name == "fold" else float
+    for line, value in enumerate(values, start=2):
+        try:
+            kind(value)
+        except ValueError:
+            expected = "a whole number" if kind is int else "a time in seconds"
+            raise UserError(f"{column} must be {expected}, found {value!r}", f"{path}, line {line}") from None
+    return np.array(values).astype(kind)
+
+
+def table_report(columns: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    """What the folds of a table leak, and as `random_80_20` what a random split of it would (None: too few clips)."""
+
+    found = across_folds(columns)
+    try:
+        drawn = random(np.unique(columns["label"], return_inverse=True)[1].tolist(), seed)
+    except UserError:
+        return found | {"random_80_20": None}
+    test = np.concatenate([drawn.validation, drawn.test])
+    known = {"starts": columns.get("start"), "ends": columns.get("end"), "labels": columns["label"]}
+    compared = metadata_leaks(columns["group"], drawn.train, test, **known)
+    return found | {"random_80_20": {name: value for name, value in compared.items() if not isinstance(value, list)}}
+
+
+def describe_table(found: dict[str, Any]) -> str:
+    """A `table_report` in a few lines for the terminal."""
+    lines = [f"{found['clips']:,} clips of {found['recordings']:,} recordings in {len(found['clips_per_fold'])} folds"]
+    lines.append(f"Each fold against the others:{_shares(found, found['clips'])}")
+    for shared in found["shared_recordings"]:
+        sides = "; ".join(f"{listed(labels)} in fold {fold}" for fold, labels in shared["labels_by_fold"].items())
+        verdict = "a leak" if shared["recording"] in found["leaking_recordings"] else "UrbanSound8K's own"
+        lines.append(f"  {shared['recording']}: {shared['clips']} clips, {sides} ({verdict})")
+    if compared := found["random_80_20"]:
+        lines.append(f"A random 80/20 split instead:{_shares(compared, compared['test_clips'])}")
+    return "\n".join(lines)
+
+
+def _shares(found: dict[str, Any], total: int) -> str:
+    counts = []
+    for name in ("shared_recording", "shared_same_class", "time_overlap", "time_overlap_same_class"):
+        count = found[f"{name}_clips"]
+        counts.append("not known" if count is None else f"{count:,} ({count / total:.1%})")
+    shared, same, overlap, same_overlap = counts
+    return (
+        f"\n  clips whose recording is on the other side: {shared}, under the same class: {same}"
+        f"\n  clips overlapping one there in time: {overlap}, of the same class: {same_overlap}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the leak report of a table; 1 where it shows more than UrbanSound8K's five known recordings."""
+    parser = argparse.ArgumentParser(prog="urbansound-hf leaks", description="The leak report of a table.")
+    parser.add_argument(
+        "table", type=Path, metavar="CSV", help="UrbanSound8K.csv, or: label, fold, group[, start, end]"
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--seed", type=int, default=0, help="of the random split to compare with (default %(default)s)")
+    options = parser.parse_args(argv)
+    found = table_report(read_table(options.table), options.seed)
+    print(json.dumps(found, indent=2) if options.json else describe_table(found))
+    return int(bool(found["leaking_recordings"]))

@@ -1,0 +1,157 @@
+"""UrbanSound8K as a `datasets` builder: found or downloaded, checked, decoded once, or streamed.
+
+From Python, with its audio typed so that `push_to_hub` makes it play there; from a shell:
+
+    builder = UrbanSound8K(data_dir="data")
+    builder.download_and_prepare(num_proc=8)
+    builder.as_dataset(split="train").push_to_hub(…)
+
+    urbansound-hf data [--data_dir data] [--allow_missing_files] [--quiet]
+    urbansound-hf hub data REPO_ID [--public]    to the Hub, for those who may
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from urbansound_hf.audio.io import SAMPLING_RATE
+from urbansound_hf.data import synthetic, urbansound8k
+from urbansound_hf.data.builder import PreparedSounds, fingerprints, sound_features, undecoded
+from urbansound_hf.data.columns import columns_of, encode
+from urbansound_hf.data.folder import read_folder
+from urbansound_hf.data.hub_dataset import is_stored, read_stored
+from urbansound_hf.data.streaming import UrbanSound8KStream
+from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
+from urbansound_hf.errors import UserError
+
+
+def load_urbansound8k(
+    data_dir: str | Path = "data",
+    streaming: bool = False,
+    sampling_rate: int = SAMPLING_RATE,
+    allow_missing_files: bool = False,
+    num_proc: int | None = None,
+    url: str = urbansound8k.SOURCE_URL,
+) -> datasets.Dataset | datasets.IterableDataset:
+    """UrbanSound8K in one call, ready for `audio.load(row["audio"]["bytes"])`.
+
+    With `streaming`, nothing is stored. Clips of a `data_dir` that holds the data set are decoded as they are read.
+    Without it they are read from the archive on the web, from its beginning at every pass, in its order and with no
+    md5 check: `fold`, `fsID`, `label` and `class` come from a file's name, while `salience`, `start` and `end` are
+    None until the metadata CSV has passed by.
+
+    Raises:
+        UserError: as `UrbanSound8K`; or, while streaming, the connection broke.
+    """
+    if streaming and not find_root(Path(data_dir).expanduser()):
+        return undecoded(UrbanSound8KStream(url, sampling_rate).as_streaming_dataset(split="train"))
+    builder = UrbanSound8K(data_dir, sampling_rate, allow_missing_files)
+    return builder.stream() if streaming else builder.load(num_proc)
+
+
+NAMED = ("urbansound8k", "synthetic")
+SYNTHETIC_NOTE = "synthetic sounds: these scores say nothing about real ones"
+
+
+@dataclass(frozen=True)
+class SoundRequest:
+    """Which sounds, and how to read them; `tables.COLUMN_NAMES` says how columns are found unless they are named."""
+
+    dataset: str = "urbansound8k"  # or synthetic, a folder, a Hub id
+    data_dir: str | None = None  # where UrbanSound8K lies or goes
+    dataset_config: str | None = None  # of a Hub data set
+    dataset_revision: str | None = None  # of a Hub data set
+    audio_column: str | None = None
+    label_column: str | None = None
+    allow_missing_files: bool = False
+    sampling_rate: int = SAMPLING_RATE  # Hz
+    num_proc: int | None = None  # processes that decode; default: one a core
+    seed: int = 0  # of the synthetic set
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Labelled sounds, decoded.
+
+    `dataset` has the columns `audio` (`{"bytes": a 16-bit WAV, "path": its name in the data}`) and `label`, and,
+    where the data has them, `fold`, `group` (the recording or speaker) and `split` (train, validation, test).
+    """
+
+    name: str
+    dataset: datasets.Dataset
+    labels: list[str]
+    notes: list[str]  # what every score from these sounds must say
+    fingerprint: str  # identifies the data, not where it lies
+
+
+def load_sounds(request: SoundRequest) -> Sounds:
+    """Finds, checks and decodes the sounds; a second call with nothing changed decodes nothing.
+
+    Raises:
+        UserError: there are no such data, or they are not what they should be.
+    """
+    folder = Path(request.dataset).expanduser()
+    if request.dataset == "urbansound8k":
+        return _urbansound8k(request, Path(request.data_dir or "data"))
+    if request.dataset == "synthetic":
+        return _synthetic(request)
+    if folder.is_dir() and find_root(folder):
+        return _urbansound8k(request, folder)
+    if folder.is_dir() and not is_stored(folder):
+        return _folder(request, folder)
+    _refuse_typos(request.dataset, folder)
+    return _stored(request)
+
+
+def _urbansound8k(request: SoundRequest, data_dir: Path) -> Sounds:
+    builder = UrbanSound8K(data_dir, request.sampling_rate, request.allow_missing_files)
+    return _loaded(builder, "UrbanSound8K", builder.notes, builder.fingerprint, request)
+
+
+def _synthetic(request: SoundRequest) -> Sounds:
+    root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
+    builder = UrbanSound8K(synthetic.write_synthetic(root, seed=request.seed), request.sampling_rate)
+    return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], builder.fingerprint, request)
+
+
+def _refuse_typos(name: str, folder: Path) -> None:
+    """What looks like a path or nearly like a name of ours is not asked of the Hub."""
+    near = difflib.get_close_matches(name.lower(), NAMED, n=1, cutoff=0.8)
+    if not folder.is_dir() and (near or name.startswith((".", "/", "~")) or name.count("/") > 1):
+        fix = f"did you mean {near[0]}?" if near else "give urbansound8k, synthetic, a folder or a Hub id"
+        raise UserError(f"there is no folder {name}", "--dataset", fix)
+
+
+def _folder(request: SoundRequest, folder: Path) -> Sounds:
+    rows, notes = read_folder(folder, request.audio_column, request.label_column, request.allow_missing_files)
+    names, ids = encode([row["label"] for row in rows])
+    rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
+    fingerprint, key = fingerprints(rows, names)
+    features = sound_features(names, columns_of(rows), request.sampling_rate)
+    name = folder.resolve().name
+    builder = PreparedSounds(rows, features, key, name, request.sampling_rate)
+    return _loaded(builder, name, notes, fingerprint, request)
+
+
+def _stored(request: SoundRequest) -> Sounds:
+    found = read_stored(
+        request.dataset, request.dataset_config, request.dataset_revision, request.audio_column, request.label_column
+    )
+    features = sound_features(found.labels, columns_of([found.rows.columns]), request.sampling_rate)
+    name = Path(request.dataset).name if Path(request.dataset).is_dir() else request.dataset
+    builder = PreparedSounds(found.rows, features, found.fingerprint, name, request.sampling_rate)
+    return _loaded(builder, name, found.notes, found.fingerprint, request)
+
+
+def _loaded(builder: PreparedSounds, name: str, notes: list[str], fingerprint: str, request: SoundRequest) -> Sounds:
+    labels = builder.info.features["label"].names
+    if len(labels) < 2:
+        raise UserError(
+            f"a classifier tells classes apart, found {len(labels)}: {', '.join(labels)}", name, "bring another"
+        )
+    dataset = builder.load(request.num_proc)
+    return Sounds(name, dataset, dataset.features["label"].names, notes, fingerprint)

@@ -1,0 +1,132 @@
+"""Which rows train, validate and test.
+
+UrbanSound8K's ten folds keep the slices of one recording together. Reshuffling them puts near-copies of the training
+clips into the test set and inflates the score by ten points and more; so `official` is the default, and the other
+splits say what they are wherever their numbers stand.
+
+    urbansound-hf leaks CSV [--json]          the leak report of a table of clips
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from urbansound_hf.errors import UserError
+from urbansound_hf.text import listed
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the three parts, and how they came about.
+
+    `name` becomes the run's folder; `warning` ("" if none) stands beside every number of such a split.
+    """
+
+    name: str
+    train: np.ndarray
+    validation: np.ndarray  # empty with --validation none
+    test: np.ndarray
+    test_fold: int | None = None
+    validation_fold: int | None = None
+    train_folds: list[int] = field(default_factory=list)
+    warning: str = ""
+
+
+def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold") -> Split:
+    """Tests on one fold, validates on the next that is present (cyclically), trains on the others.
+
+    Args:
+        folds: the fold of every row.
+        test_fold: the fold to test on.
+        validation: "next_fold", or "none" to train on all the others.
+
+    Raises:
+        UserError: the fold is absent, or too few folds are left to train on.
+    """
+    of_row = np.asarray(folds)
+    present = sorted(int(fold) for fold in np.unique(of_row))
+    if test_fold not in present:
+        raise UserError(f"fold {test_fold} has no clips", "--test_fold", f"choose one of {listed(present)}, or all")
+    others = [fold for fold in present if fold > test_fold] + [fold for fold in present if fold < test_fold]
+    needed = 2 if validation == "next_fold" else 1
+    if len(others) < needed:
+        raise UserError(
+            f"testing on fold {test_fold} with --validation {validation} needs {needed + 1} folds, "
+            f"there {'are' if len(present) > 1 else 'is'} {len(present)} ({listed(present)})",
+            "--validation",
+            "use --validation none" if others else "bring more folds, or use --split random",
+        )
+    validation_fold = others[0] if validation == "next_fold" else None
+    train_folds = sorted(fold for fold in others if fold != validation_fold)
+    return Split(
+        name=f"fold{test_fold}",
+        train=np.flatnonzero(np.isin(of_row, train_folds)),
+        validation=np.flatnonzero(of_row == validation_fold) if validation == "next_fold" else np.array([], np.int64),
+        test=np.flatnonzero(of_row == test_fold),
+        test_fold=test_fold,
+        validation_fold=validation_fold,
+        train_folds=train_folds,
+    )
+
+
+def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Split:
+    """About 80/10/10 by recording, classes kept in proportion: no recording is in two parts."""
+    if len(set(groups)) < 10:
+        raise UserError(
+            f"--split grouped needs at least 10 recordings to make ten parts, found {len(set(groups))}",
+            "--split",
+            "use --split random and read its warning, or give the data a fold column",
+        )
+    if (most := np.bincount(labels).max()) < 10:
+        found = f"--split grouped needs a class of 10 clips to make ten parts, the largest has {most}"
+        raise UserError(found, "--split", "bring more clips, or give the data a fold column")
+    # A clip of which the recording is not known is one of its own.
+    groups = [f"of clip {row}" if group in ("", None) else str(group) for row, group in enumerate(groups)]
+    parts = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed).split(labels, labels, groups)
+    (_, test), (_, validation), *_ = parts
+    train = np.setdiff1d(np.arange(len(labels)), np.concatenate([test, validation]))
+    return Split("grouped", train, np.sort(validation), np.sort(test))
+
+
+def random(labels: Sequence[int], seed: int = 0) -> Split:
+    """80/10/10 stratified by class with no regard to recordings, as tutorials do it: leaky, and it says so."""
+    rows, by_class = np.arange(len(labels)), np.asarray(labels)
+    rare = int(np.bincount(by_class)[np.unique(by_class)].min())
+    if rare < 10:
+        raise UserError(
+            f"--split random needs 10 clips a class for its 80/10/10 parts, one class has {rare}",
+            "--split",
+            "bring more clips, or give the data a fold column",
+        )
+    train, rest = train_test_split(rows, test_size=0.2, stratify=by_class, random_state=seed)
+    validation, test = train_test_split(rest, test_size=0.5, stratify=by_class[rest], random_state=seed)
+    warning = "random split: slices of one recording lie on both sides, the score is not an honest one"
+    return Split("random", np.sort(train), np.sort(validation), np.sort(test), warning=warning)
+
+
+def predefined(splits: Sequence[str], labels: Sequence[int], seed: int = 0) -> Split:
+    """The data set's own train, validation and test parts; without a validation part, a tenth of train serves."""
+    part_of = np.asarray(splits)
+    parts = {part: np.flatnonzero(part_of == part) for part in ("train", "validation", "test")}
+    missing = [part for part in ("train", "test") if not len(parts[part])]
+    if missing:
+        raise UserError(
+            f"the data set has no {' and no '.join(missing)} part, found {listed(sorted(set(splits)))}",
+            "--dataset",
+            "use --split grouped or --split random to make the parts",
+        )
+    if not len(parts["validation"]):
+        by_class = np.asarray(labels)[parts["train"]]
+        counts = np.bincount(by_class)[np.unique(by_class)]
+        if counts.min() < 2 or 0.1 * len(by_class) < len(counts):
+            found = f"found {len(by_class)} clips of {len(counts)} classes, {counts.min()} of the rarest"
+            rule = f"a tenth of the train part must serve as validation and hold a clip of every class, {found}"
+            raise UserError(rule, "--dataset", "give the data set a validation part, or use --split grouped")
+        parts["train"], parts["validation"] = train_test_split(
+            parts["train"], test_size=0.1, stratify=by_class, random_state=seed
+        )
+    return Split("split", np.sort(parts["train"]), np.sort(parts["validation"]), parts["test"])

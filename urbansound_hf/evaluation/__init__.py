@@ -1,0 +1,1 @@
+"""Metrics, confidence intervals, and the files of a run. Imports no torch."""

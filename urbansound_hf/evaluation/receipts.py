@@ -1,0 +1,194 @@
+"""The receipt of a run (`run.json`): everything needed to believe its number and to get it again."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from urbansound_hf import __version__
+from urbansound_hf.layout import BEGUN, PACKAGE_ROOT, RECEIPT
+
+PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "accelerate", "soundfile", "soxr", "numpy")
+
+INCIDENTAL = frozenset({
+    "test_fold", "output_dir", "overwrite", "resume_from_checkpoint", "keep_checkpoints", "save_total_limit",
+    "preprocessing_num_workers", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "dataloader_prefetch_factor", "per_device_eval_batch_size", "eval_accumulation_steps", "local_rank", "dataset",
+    "report_to", "logging_steps", "logging_strategy", "logging_first_step", "log_level", "disable_tqdm", "quiet",
+    "run_name", "project", "hub_model_id", "push_to_hub", "hub_strategy", "hub_always_push",
+    "hub_private_repo", "hub_revision", "data_dir",  # of the data, the fingerprint knows
+})  # fmt: skip
+"""Flags that do not change what a run learns: where it writes, which fold it tests, how it reads and reports."""
+
+
+class Stopwatch:
+    """Seconds and peak memory (GiB, this process and its children) of a block.
+
+    The memory is sampled every 0.2 s, so that the peak is the block's own and not the process's since its start.
+    """
+
+    def __enter__(self) -> Stopwatch:
+        self.seconds, self.peak_memory_gib = 0.0, 0.0
+        self._started, self._stop = time.perf_counter(), threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._sampler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._sampler.join()
+        self.seconds = time.perf_counter() - self._started
+
+    def _sample(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.peak_memory_gib = max(self.peak_memory_gib, resident_gib(process))
+            if self._stop.wait(0.2):
+                return
+
+
+def resident_gib(process: psutil.Process) -> float:
+    """Resident memory of a process and its children, in GiB; pages they share count once for each."""
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**30
+
+
+def environment() -> dict[str, Any]:
+    """Versions, code state and hardware of this machine; no user name, host name or path."""
+    return {
+        "urbansound_hf": __version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "code": code_state(),
+        "hardware": {"cpu": _cpu(), "cores": _cores(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)},
+        "platform": f"{platform.system()} {platform.machine()}",
+    }  # fmt: skip
+
+
+@functools.cache
+def code_state() -> dict[str, Any]:
+    """The code that this process runs, seen when first asked for: later edits of the files do not reach it.
+
+    Returns:
+        `source`, a hash of this package's modules, and in a checkout its `commit` and whether tracked files are
+        `dirty`, that is, differ from it.
+    """
+    package, content = PACKAGE_ROOT, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    source = {"source": content.hexdigest()[:12]}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    if not (package.parent / "pyproject.toml").is_file():
+        return source
+    try:
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", "..")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes), **source}
+    except (OSError, subprocess.CalledProcessError):
+        return source
+
+
+def begin_receipt(folder: Path, receipt: Mapping[str, Any]) -> None:
+    """Notes beside a run's checkpoints which experiment they belong to."""
+    _write_json(folder / BEGUN, receipt)
+
+
+def begun_receipt(folder: Path) -> dict[str, Any] | None:
+    """The receipt that an interrupted run began with; None where there is nothing to continue."""
+    path = folder / BEGUN
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def write_receipt(folder: Path, receipt: Mapping[str, Any]) -> Path:
+    """Writes `run.json`, the last file of a run: where it stands, the run is finished."""
+    return _write_json(folder / RECEIPT, {**receipt, "peak_process_memory_gib": _peak_process_gib()})
+
+
+def read_receipt(folder: Path) -> dict[str, Any]:
+    """The receipt of a finished run."""
+    return json.loads((folder / RECEIPT).read_text())
+
+
+def mismatches(runs: Sequence[Path], others: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+    """What keeps runs from being one experiment: settings, data or code that differ; empty if nothing does.
+
+    Args:
+        runs: folders of finished runs.
+        others: receipts of runs that are not finished, by what to call them.
+
+    Returns:
+        `["learning_rate is 3e-05 in fold1, fold2 and 0.0001 in fold3", …]`
+    """
+    receipts = {**{run.name: read_receipt(run) for run in runs}, **(others or {})}
+    facts = {name: _identity(receipt) for name, receipt in receipts.items()}
+    found = []
+    for key in sorted({key for values in facts.values() for key in values}):
+        holders: dict[str, list[str]] = {}  # of each value
+        for name, values in facts.items():
+            holders.setdefault(values.get(key, "not set"), []).append(name)
+        if len(holders) > 1:
+            told = [f"{value} in {', '.join(names)}" for value, names in holders.items()]
+            found.append(f"{key} is {' and '.join(told)}")
+    return found
+
+
+def _identity(receipt: Mapping[str, Any]) -> dict[str, str]:
+    """What must be the same in two runs for their scores to be folds of one experiment."""
+    environment, config = receipt["environment"], receipt["config"]
+    code = {"version": environment["urbansound_hf"], **environment["code"]}
+    facts = {
+        **{name: value for name, value in config.items() if name not in INCIDENTAL},
+        **{f"{name} version": version for name, version in environment.get("packages", {}).items()},
+        "number of processes": receipt.get("processes", 1),
+        "data fingerprint": receipt["data"]["fingerprint"],
+        "code": ", ".join(
+            f"{key} {value}" for key, value in code.items() if key not in ("commit", "dirty")
+        ),  # `source` knows better
+    }
+    return {name: str(value) for name, value in facts.items()}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    return partial.replace(path)  # whole or not at all
+
+
+def _peak_process_gib() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
+
+
+def _cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+
+
+def _cpu() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,134 @@
+"""Model inputs for a whole data set: the cached `map` step and the batch collators."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from urbansound_hf import progress
+from urbansound_hf.audio.io import load_audio, window_bounds
+from urbansound_hf.features.extract import (
+    KEPT,
+    FeatureExtractor,
+    Features,
+    as_tensors,
+    equal_shapes,
+    extract,
+    extract_or_refuse,
+    fill,
+    shifted,
+)
+
+
+def prepare_features(
+    dataset: datasets.Dataset,
+    feature_extractor: FeatureExtractor,
+    clip_seconds: float,
+    filled: str = "none",
+    num_proc: int | None = None,
+    shortest_samples: int = 1,
+    shifts: int = 0,
+) -> datasets.Dataset:
+    """The cached, multi-process `map` step from clips to model inputs.
+
+    Args:
+        dataset: rows with `audio` (16-bit WAV bytes at the extractor's rate) and `label`.
+        clip_seconds: window; a longer clip becomes several rows, one every half window, as serving cuts it.
+        filled: how short clips are brought to the window (see `fill`), for training batches of one shape.
+        num_proc: processes (default: one).
+        shortest_samples: what the model needs to hear anything.
+        shifts: so many rows more for each window, of the sound shifted in a circle.
+
+    Returns:
+        Rows of the extractor's outputs plus `labels` and `clip` (the clip's row in `dataset`), as numpy arrays.
+
+    Raises:
+        AudioError: a clip is too short for the extractor or the model.
+    """
+    window = round(clip_seconds * feature_extractor.sampling_rate)
+    options = {
+        "feature_extractor": feature_extractor,
+        "window": window,
+        "filled": filled,
+        "shifts": shifts,
+        "shortest": shortest_samples,
+        "code": source_code(extract, type(feature_extractor)),
+    }
+    prepared = progress.mapped(
+        dataset,
+        _extract_rows,
+        with_indices=True,
+        with_rank=True,
+        batched=True,
+        batch_size=64,
+        writer_batch_size=64,
+        num_proc=num_proc if num_proc and num_proc > 1 and len(dataset) > 64 * num_proc else None,
+        remove_columns=dataset.column_names,
+        features=_schema(extract(feature_extractor, np.zeros(window, np.float32))),
+        fn_kwargs=options,
+        desc="Extracting features",
+    )
+    return prepared.with_format("numpy")
+
+
+def source_code(*objects: Any) -> str:
+    """The source of the modules of some functions and classes, of which the cache's key knows otherwise only names."""
+    return "".join(inspect.getsource(module) for module in map(inspect.getmodule, objects) if module)
+
+
+def collate_training(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A training batch: inputs `(batch, …)` of one shape each; `labels` `(batch,)`, or `(batch, classes)` shares."""
+    inputs = [{name: values for name, values in row.items() if name not in KEPT} for row in rows]
+    ((_, batch),) = equal_shapes(inputs)
+    return {**as_tensors(batch), "labels": torch.from_numpy(np.stack([row["labels"] for row in rows]))}
+
+
+def collate_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """An evaluation batch: `labels`, `clip` `(batch,)`, and `groups` of equal shape with their `positions`."""
+    inputs = [{name: values for name, values in row.items() if name not in KEPT} for row in rows]
+    groups = list(equal_shapes(inputs))
+    return {
+        "labels": torch.tensor([int(row["labels"]) for row in rows]),
+        "clip": torch.tensor([int(row["clip"]) for row in rows]),
+        "positions": [torch.tensor(positions) for positions, _ in groups],
+        "groups": [as_tensors(batch) for _, batch in groups],
+    }
+
+
+def _extract_rows(
+    batch: dict[str, list],
+    indices: list[int],
+    rank: int | None,
+    feature_extractor: FeatureExtractor,
+    window: int,
+    filled: str,
+    shifts: int,
+    shortest: int,
+    code: str,  # is not used here: it makes edited code extract anew
+) -> dict[str, list]:
+    if rank is not None:  # one of several forked processes: OpenMP's threads did not survive the fork, and would hang
+        torch.set_num_threads(1)
+    rows: dict[str, list] = {"labels": [], "clip": []}
+    for clip, label, index in zip(batch["audio"], batch["label"], indices, strict=True):
+        waveform = load_audio(clip["bytes"], feature_extractor.sampling_rate, name=clip["path"])
+        waveform = fill(waveform, window, filled)
+        for start, end in window_bounds(len(waveform), window, window // 2):
+            for sound in shifted(waveform[start:end], shifts):
+                rows["labels"].append(label)
+                rows["clip"].append(index)
+                for name, values in extract_or_refuse(feature_extractor, sound, clip["path"], shortest).items():
+                    rows.setdefault(name, []).append(values)
+    return rows
+
+
+def _schema(example: Features) -> datasets.Features:
+    columns: dict[str, Any] = {"labels": datasets.Value("int64"), "clip": datasets.Value("int64")}
+    for name, values in example.items():
+        dtype = str(values.dtype)
+        array = {2: datasets.Array2D, 3: datasets.Array3D}.get(values.ndim)
+        columns[name] = array((None, *values.shape[1:]), dtype) if array else datasets.List(datasets.Value(dtype))
+    return datasets.Features(columns)

@@ -1,0 +1,117 @@
+"""Pushes while a model trains: its checkpoints beside the training, the finished run after it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+
+from urbansound_hf.config.arguments import RunConfig
+from urbansound_hf.config.checks import fold_numbers
+from urbansound_hf.data.splits import Split
+from urbansound_hf.errors import UserError
+from urbansound_hf.hub.files import File, belongs, model_files
+from urbansound_hf.hub.push import Target, check_upload, push_run, upload
+
+logger = logging.get_logger(__name__)
+
+
+class Pusher(TrainerCallback):
+    """Pushes what Trainer saves, as `--hub_strategy` says, in a thread of its own.
+
+    Args:
+        target: where to; checked with the first push.
+        strategy: "end", "every_save", or "all_checkpoints", which keeps each in a folder of its name as well.
+        always: let a push wait for the one before it, instead of leaving it out.
+    """
+
+    def __init__(self, target: Target, strategy: str, always: bool) -> None:
+        self.target, self.strategy, self.always = target, strategy, always
+        self.thread, self.last = ThreadPoolExecutor(max_workers=1), Future[None]()
+        self.last.set_result(None)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Takes the model's files of the checkpoint, never the optimizer's, and returns before they are sent."""
+        checkpoint = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
+        files = model_files(checkpoint)
+        opens = "config.json" in files and any(name.startswith("model") for name in files)  # a linear probe's does not
+        if self.strategy == "end" or not opens or not (self.always or self.last.done()):
+            return
+        kept = keep(files, checkpoint.with_name(f"push-{state.global_step}"))
+        message = f"Training in progress, step {state.global_step} of {state.max_steps}"
+        self.last = self.thread.submit(self._push, checkpoint.name, kept, message)
+
+    def _push(self, checkpoint: str, files: dict[str, Path], message: str) -> None:
+        copies = {f"{checkpoint}/{name}": path for name, path in files.items()}
+        content: dict[str, File] = {**files, **(copies if self.strategy == "all_checkpoints" else {})}
+        try:
+            self.target = check_upload(self.target)
+            upload(self.target, content, message, replaces=belongs)
+        except UserError as error:
+            logger.warning("%s did not get to the Hub, the training goes on: %s", checkpoint, error)
+        finally:
+            shutil.rmtree(next(iter(files.values())).parent)
+
+    def finish(self, folder: Path) -> str | None:
+        """Pushes the finished run, after the last checkpoint; returns why it is not there, and the way to repeat."""
+        self.thread.shutdown()
+        try:
+            print(f"pushed         {push_run(folder, self.target)}")
+        except UserError as error:
+            where = f"{self.target.repo_id}{' --private' * bool(self.target.private)}"
+            where += f" --revision {self.target.revision}" if self.target.revision else ""
+            return f"{error}\n  the run is whole; to push it: urbansound-hf hub push {folder} {where}"
+        return None
+
+
+def keep(files: Mapping[str, File], folder: Path) -> dict[str, Path]:
+    """The same files under another name, which stay when Trainer removes the checkpoint to save room."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed while it pushed
+    folder.mkdir()
+    for name, path in files.items():
+        try:
+            os.link(str(path), folder / name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(str(path), folder / name)
+    return {name: folder / name for name in files}
+
+
+def check_push(config: RunConfig) -> None:
+    """Tells what stands in the way of a push before anything is prepared; makes the first repository.
+
+    Raises:
+        NotPushed: no token, no right to write there, no connection.
+    """
+    if config.training.push_to_hub and config.training.process_index == 0:
+        first = (fold_numbers(config.data.test_fold) or [1])[0]
+        check_upload(push_target(config, f"fold{first}"))
+
+
+def pusher(config: RunConfig, split: Split) -> Pusher | None:
+    """What pushes this run, if it is to be pushed; one process of several does."""
+    arguments = config.training
+    if not arguments.push_to_hub or arguments.process_index != 0:
+        return None
+    strategy = (
+        "end" if config.model.lora_rank else HubStrategy(arguments.hub_strategy).value
+    )  # until merged, LoRA opens nowhere
+    return Pusher(push_target(config, split.name), strategy, arguments.hub_always_push)
+
+
+def push_target(config: RunConfig, split: str) -> Target:
+    """Where the run of a split goes: of several test folds, each to a repository of its own."""
+    arguments = config.training
+    several = config.data.test_fold == "all" or "," in config.data.test_fold
+    return Target(
+        f"{arguments.hub_model_id}-{split}" if several else str(arguments.hub_model_id),
+        private=arguments.hub_private_repo,
+        revision=arguments.hub_revision,
+        token=arguments.hub_token,
+    )

@@ -1,0 +1,116 @@
+"""What of a run may leave this machine: what a user of the model needs, and nothing that tells whose machine it was."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import mmap
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from urbansound_hf.errors import UserError
+from urbansound_hf.evaluation.receipts import read_receipt
+from urbansound_hf.layout import RECEIPT, finished
+
+MODEL = (
+    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json",
+    "preprocessor_config.json",
+)  # fmt: skip
+RESULTS = ("README.md", "metrics.json", "report.json", "predictions.csv", "*.onnx", "*.onnx_data")
+"""predictions.csv names the clips and holds no audio: with it, anybody can compute every number of the card again."""
+FIGURES = ("*.png",)
+TEXTS = (".json", ".md", ".csv", ".py")
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
+
+File = Path | bytes
+
+
+def model_files(folder: Path) -> dict[str, File]:
+    """The files of a checkpoint that a pipeline opens, by name: no optimizer, no training arguments."""
+    return _select(folder, [*MODEL, *_code(folder)])
+
+
+def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
+    """What of a finished run goes to the Hub: the model, its card, its numbers and figures.
+
+    Args:
+        folder: the run's.
+        card: another README.md than the folder's own.
+
+    A text that names a token, or a path of this machine (the run's, those of its receipt, the user's home), goes as a
+    cleaned copy.
+
+    Raises:
+        UserError: the run is not finished, or a binary file names such a path.
+    """
+    if not finished(folder):
+        inside = sorted(path.parent for path in folder.glob(f"*/{RECEIPT}"))
+        fix = f"give one run: {', '.join(map(str, inside[:10]))}" if inside else "let train.py come to its end"
+        raise UserError(f"this is no finished run: there is no {RECEIPT}", str(folder), fix)
+    files = _select(folder, [*MODEL, *RESULTS, *FIGURES, *_code(folder)])
+    private = private_paths(folder)
+    checked = {name: _cleaned_file(path, private) for name, path in files.items() if isinstance(path, Path)}
+    return checked | ({"README.md": cleaned(card, private).encode()} if card else {})
+
+
+def belongs(name: str) -> bool:
+    """Whether a file of a repository speaks for the model in it, so that it must not outlive that model."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*MODEL, *RESULTS))
+
+
+def private_paths(folder: Path) -> dict[str, str]:
+    """Every path of this machine that a run's files may name, the longest first, and what stands for it in public."""
+    receipt = read_receipt(folder)
+    told = [part for text in _strings(receipt) for part in re.split(r"[=,\s]+", text)]
+    paths = {Path(part) for part in told if Path(part).is_absolute() and len(Path(part).parts) > 1}
+    paths |= {folder.absolute(), folder.resolve(), Path.cwd()}
+    names = {str(path): path.name for path in paths} | {str(Path.home()): "~"}
+    return dict(sorted(names.items(), key=lambda item: -len(item[0])))
+
+
+def cleaned(text: str, private: Mapping[str, str]) -> str:
+    """The text without tokens, without these paths, and without a folder of this user's name."""
+    for path, name in private.items():
+        text = re.sub(rf"(?<![\w.~/-]){re.escape(path)}(?![\w-])", name, text)
+    text = re.sub(rf"(?<![\w.~/:])(?:/[\w.-]+)*/{re.escape(getpass.getuser())}(?![\w.-])", "~", text)
+    return TOKEN.sub("$HF_TOKEN", text)
+
+
+def _select(folder: Path, patterns: Iterable[str]) -> dict[str, File]:
+    found = {path.name: path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return dict(sorted(found.items()))
+
+
+def _code(folder: Path) -> list[str]:
+    """The modules that the configs name as the model's own code, for `trust_remote_code`."""
+    named = []
+    for path in (folder / name for name in ("config.json", "preprocessor_config.json")):
+        if path.is_file():
+            references = _strings(json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}))
+            named += [f"{reference.split('--')[-1].split('.')[0]}.py" for reference in references]
+    return sorted(set(named))
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for each in inside for text in _strings(each)]
+
+
+def _cleaned_file(path: Path, private: Mapping[str, str]) -> File:
+    if path.suffix in TEXTS:
+        text = path.read_text(encoding="utf-8")
+        clean = cleaned(text, private)
+        return path if clean == text else clean.encode()
+    if not path.stat().st_size:  # nothing that could be mapped
+        return path
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for secret in private:
+            if len(secret) > 5 and content.find(secret.encode()) >= 0:  # shorter ones are in any weights by chance
+                what = f"the file names a path of this machine, {secret}"
+                raise UserError(what, str(path), "export it again from another folder, or remove it from the run")
+    return path

@@ -1,0 +1,1 @@
+"""Classification of files, folders and long recordings with a checkpoint. Knows nothing of training."""

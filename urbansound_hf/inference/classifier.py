@@ -1,0 +1,222 @@
+"""Serving: a checkpoint folder or Hub id in, labels for clips, folders and long recordings out.
+
+All that is known comes from the checkpoint. The scores are those of the stock `pipeline("audio-classification")`: each
+window goes alone through the feature extractor, and only windows of equal shape share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from urbansound_hf.audio.io import AudioError, Source
+from urbansound_hf.errors import UserError
+from urbansound_hf.features.extract import Features, as_tensors, equal_shapes, extract_or_refuse, shifted
+from urbansound_hf.inference.inputs import THREADS, Window, ahead, read_windows
+from urbansound_hf.inference.output import Classification, Prediction
+from urbansound_hf.models import checkpoint
+from urbansound_hf.models.clap import zero_shot
+
+BATCHES_AHEAD = 4  # so many batches of windows are sorted by shape at once
+DEFAULT_WINDOW_SECONDS = 10.0  # where the checkpoint says nothing and the model takes any length
+
+
+class SoundClassifier:
+    """A model with its feature extractor, ready to name sounds.
+
+    Attributes:
+        labels: class names in the order of the columns of `probabilities`.
+        sampling_rate: what the model hears, in Hz.
+        window_seconds: the length it was trained on; longer recordings are cut into windows of it.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, device: str | None = None
+    ) -> None:
+        self.device = _device(device)
+        self.model: torch.nn.Module = model.eval()
+        self.model.to(self.device)
+        self.dtype, self.problem_type = model.dtype, model.config.problem_type
+        self.feature_extractor = feature_extractor
+        self.labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
+        self.sampling_rate: int = feature_extractor.to_dict()["sampling_rate"]
+        self.longest_seconds = checkpoint.longest_seconds(feature_extractor)
+        trained_on = getattr(model.config, "clip_seconds", None)
+        self.window_seconds: float = trained_on or self.longest_seconds or DEFAULT_WINDOW_SECONDS
+        self.shifts: int = getattr(model.config, "test_time_shifts", 0)
+        self.shortest_samples = checkpoint.shortest_samples(model.config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        revision: str | None = None,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> SoundClassifier:
+        """Opens a checkpoint (see `models.checkpoint.load`) on `cpu`, `cuda`, `cuda:1`… (default: the GPU, if any)."""
+        return cls(*checkpoint.load_checkpoint(name_or_path, revision, trust_remote_code), device)
+
+    @classmethod
+    def zero_shot(
+        cls, name_or_path: str | Path, labels: Sequence[str], revision: str | None = None, device: str | None = None
+    ) -> SoundClassifier:
+        """Chooses from labels that nobody trained it on, by the text tower of a CLAP; see `models.zero_shot.load`."""
+        return cls(*zero_shot.load_zero_shot(name_or_path, labels, revision), device)
+
+    def probabilities(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> np.ndarray:
+        """Scores whole clips, without windows.
+
+        Args:
+            waveforms: each `(samples,)` float32 in [-1, 1] at `sampling_rate`.
+            batch_size: clips of equal length that go through the model together; it does not change the scores.
+
+        Returns:
+            `(clips, classes)` float32, by the function that the stock pipeline applies: softmax, or what the config's
+            `problem_type` asks for.
+
+        Raises:
+            AudioError: a clip is too short for the model.
+        """
+        clips = [self._features(waveform, f"clip {number}") for number, waveform in enumerate(waveforms)]
+        return self._forward(clips, batch_size)
+
+    def classify(self, source: Source, **options: Any) -> Classification:
+        """Classifies one sound; options as for `classify_many`. Raises AudioError if it cannot be read."""
+        (result,) = self.classify_many([source], **options)
+        if result.error:
+            raise AudioError(result.error, result.path)
+        return result
+
+    def classify_many(
+        self,
+        sources: Iterable[Source],
+        top_k: int = 5,
+        window_seconds: float | None = None,
+        hop_seconds: float | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[Classification]:
+        """Classifies any number of sounds in flat memory: threads read ahead, windows are batched across sounds.
+
+        Args:
+            sources: paths, bytes or open files; they may come from a generator.
+            top_k: labels to keep for each window.
+            window_seconds: a longer recording is cut into windows of this length (default: as trained).
+            hop_seconds: from the start of one window to the next (default: half a window).
+            batch_size: windows that go through the model together; it does not change the scores.
+
+        Returns:
+            One result a source, in the order of the sources; an unreadable one says so in `error`.
+
+        Raises:
+            UserError: the window or the hop is impossible for this model.
+        """
+        window, hop = self._window_samples(window_seconds, hop_seconds)
+
+        def stream() -> Iterator[Classification]:
+            pool = ThreadPoolExecutor(THREADS)
+            try:
+                windows = read_windows(pool, sources, self.sampling_rate, window, hop)
+                if self.device.type == "cpu":  # two torch calls at a time would only get into each other's way
+                    prepared: Iterator[tuple[Window, list[Features] | AudioError]] = map(self._prepare, windows)
+                else:
+                    prepared = ahead(pool, self._prepare, windows, BATCHES_AHEAD * batch_size)
+                scored = self._score(prepared, batch_size)
+                for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
+                    yield self._result(list(pairs), top_k)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+        return stream()
+
+    def _window_samples(self, window_seconds: float | None, hop_seconds: float | None) -> tuple[int, int]:
+        window = self.window_seconds if window_seconds is None else window_seconds
+        hop = window / 2 if hop_seconds is None else hop_seconds
+        if self.longest_seconds and window > self.longest_seconds:
+            raise UserError(
+                f"a window of {window:g} s is longer than the {self.longest_seconds:g} s that this model hears",
+                "--window_seconds",
+                f"give at most {self.longest_seconds:g}",
+            )
+        if not 1 / self.sampling_rate <= hop <= window < float("inf"):
+            raise UserError(
+                f"windows of {window:g} s, one every {hop:g} s, do not cover a recording",
+                "--window_seconds, --hop_seconds",
+                "both are above 0, and the hop is no longer than the window",
+            )
+        return round(window * self.sampling_rate), round(hop * self.sampling_rate)
+
+    def _prepare(self, item: tuple[Window, np.ndarray | AudioError]) -> tuple[Window, list[Features] | AudioError]:
+        window, waveform = item
+        if isinstance(waveform, AudioError):
+            return window, waveform
+        try:
+            return window, self._features(waveform, window.name)
+        except AudioError as error:
+            return window, error
+
+    def _features(self, waveform: np.ndarray, name: str) -> list[Features]:
+        """The model's inputs of a window, and of each shift of it that it was evaluated with."""
+        sounds = shifted(waveform, self.shifts)
+        return [extract_or_refuse(self.feature_extractor, each, name, self.shortest_samples) for each in sounds]
+
+    def _score(
+        self, windows: Iterator[tuple[Window, list[Features] | AudioError]], batch_size: int
+    ) -> Iterator[tuple[Window, np.ndarray | AudioError]]:
+        while chunk := list(islice(windows, BATCHES_AHEAD * batch_size)):
+            heard = [features for _, features in chunk if not isinstance(features, AudioError)]
+            scores = iter(self._forward(heard, batch_size))
+            for window, features in chunk:
+                yield window, features if isinstance(features, AudioError) else next(scores)
+
+    @torch.inference_mode()
+    def _forward(self, clips: Sequence[list[Features]], batch_size: int) -> np.ndarray:
+        scores = np.empty((len(clips) * (self.shifts + 1), len(self.labels)), np.float32)
+        for positions, stacked in equal_shapes(chain.from_iterable(clips)):
+            tensors = as_tensors(stacked)
+            for first in range(0, len(positions), batch_size):
+                part = slice(first, first + batch_size)
+                logits = self.model(**{name: self._to_model(values[part]) for name, values in tensors.items()}).logits
+                scores[positions[part]] = self._activation(logits).float().cpu().numpy()  # (batch, classes)
+        return scores.reshape(len(clips), self.shifts + 1, len(self.labels)).mean(axis=1)
+
+    def _to_model(self, values: torch.Tensor) -> torch.Tensor:
+        return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)
+
+    def _activation(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.problem_type == "regression":  # the choice that transformers' AudioClassificationPipeline makes
+            return logits
+        return logits.sigmoid() if self.problem_type == "multi_label_classification" else logits.softmax(-1)
+
+    def _result(self, pairs: list[tuple[Window, np.ndarray | AudioError]], top_k: int) -> Classification:
+        name, scores, windows = pairs[0][0].name, [], []
+        for window, outcome in pairs:
+            if isinstance(outcome, AudioError):
+                return Classification.failed(outcome)
+            scores.append(outcome)
+            windows.append(self._prediction(window.start, window.end, outcome, top_k))
+        if len(windows) == 1:
+            return Classification(name, tuple(windows))
+        return Classification(name, tuple(windows), self._prediction(0, window.end, np.mean(scores, axis=0), top_k))
+
+    def _prediction(self, start: int, end: int, scores: np.ndarray, top_k: int) -> Prediction:
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        top = tuple((self.labels[number], float(scores[number])) for number in best)
+        return Prediction(start / self.sampling_rate, end / self.sampling_rate, top)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"there is no device called {name!r}", "--device", "cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"{name} is not there: this machine has {torch.cuda.device_count()} GPUs", "--device", "cpu")
+    return device

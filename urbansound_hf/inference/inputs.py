@@ -1,0 +1,135 @@
+"""From what the user pointed at (files, folders, globs, standard input) to windows of sound; no model yet."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from urbansound_hf.audio.io import SUFFIXES, AudioError, Source, load_audio, window_bounds
+from urbansound_hf.errors import UserError
+
+THREADS = min(4, os.cpu_count() or 1)  # they decode and resample; soundfile and soxr release the GIL
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Window(NamedTuple):
+    """A stretch of an input: the input's number and name, start and end in samples."""
+
+    sound: int
+    name: str
+    start: int
+    end: int
+
+
+class StandardInput(io.BytesIO):
+    """A sound that was piped in, whole, because libsndfile has to seek in it."""
+
+    name = "-"
+
+
+def find_sounds(inputs: Iterable[str]) -> tuple[list[Source], list[AudioError]]:
+    """Files as they are named, folders searched recursively, globs that the shell left alone, `-` for standard input.
+
+    Returns:
+        the sounds in the order of the inputs (names sorted within a folder or glob), and what led to no sound at all.
+    """
+    sounds: list[Source] = []
+    problems: list[AudioError] = []
+    for name in inputs:
+        try:
+            sounds += _expand(name)
+        except AudioError as problem:
+            problems.append(problem)
+    return sounds, problems
+
+
+def newest_run(root: Path = Path("outputs")) -> Path:
+    """The newest finished run under `root`: a checkpoint folder with a receipt, which training writes last."""
+    receipts = [receipt for receipt in root.rglob("run.json") if (receipt.parent / "config.json").is_file()]
+    if not receipts:
+        raise UserError(
+            "no model was named and no finished run was found",
+            f"{root}/",
+            "train one (accelerate launch train.py configs/demo.yaml) or give --model FOLDER_OR_HUB_ID",
+        )
+    return max(receipts, key=lambda receipt: receipt.stat().st_mtime).parent
+
+
+def read_windows(
+    pool: ThreadPoolExecutor, sources: Iterable[Source], sampling_rate: int, window: int, hop: int
+) -> Iterator[tuple[Window, np.ndarray | AudioError]]:
+    """Reads sounds in the threads of `pool` and cuts them with `audio.windows`, in order.
+
+    Args:
+        sampling_rate: of the result, in Hz.
+        window, hop: in samples of that rate.
+
+    Yields:
+        each window with its `(samples,)` float32 waveform; an unreadable sound as one window with the reason.
+    """
+    recordings = ahead(pool, partial(_open, sampling_rate=sampling_rate), sources, THREADS)
+    for number, (name, waveform) in enumerate(recordings):
+        if isinstance(waveform, AudioError):
+            yield Window(number, name, 0, 0), waveform
+            continue
+        for start, end in window_bounds(len(waveform), window, hop):
+            yield Window(number, name, start, end), waveform[start:end]
+
+
+def ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[Result]:
+    """`map(function, items)`, in order, in threads that run at most `depth` items ahead of who asks."""
+    pending: deque[Future[Result]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _open(source: Source, sampling_rate: int) -> tuple[str, np.ndarray | AudioError]:
+    name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "<bytes>")
+    try:
+        return name, load_audio(source, sampling_rate, name)
+    except AudioError as error:
+        return name, error
+
+
+def _expand(name: str) -> list[Source]:
+    path = Path(name).expanduser()
+    if name == "-":
+        return [StandardInput(sys.stdin.buffer.read())]
+    if path.is_dir():
+        return list(_sounds_in(path))
+    if glob.has_magic(name) and not path.exists():
+        return [sound for match in _matches(path) for sound in _expand(match)]
+    return [path]  # if it isn't there, the decoder says so under its name
+
+
+def _sounds_in(folder: Path) -> Iterator[Path]:
+    # Hidden files are no sounds: macOS leaves a ._name.wav beside every name.wav it copies.
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    sounds = [path for path in files if path.is_file()]
+    if not sounds:
+        raise AudioError("holds no sound", f"{folder}", f"sounds end in {', '.join(sorted(SUFFIXES))}")
+    yield from sounds
+
+
+def _matches(pattern: Path) -> list[str]:
+    matches = sorted(glob.iglob(str(pattern), recursive=True))  # noqa: PTH207
+    if not matches:
+        raise AudioError("matches no file", f"{pattern}", "check the folder and the pattern")
+    return matches

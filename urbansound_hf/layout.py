@@ -1,0 +1,23 @@
+"""The file names of a run folder, and whether a run is finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE_ROOT = Path(__file__).resolve().parent
+"""The folder of this package: its source is hashed into receipts."""
+
+PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
+
+RECEIPT = "run.json"
+BEGUN = "checkpoints/begun.json"  # whose checkpoints these are; it goes when they go
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in this folder came to its end."""
+    return (folder / RECEIPT).is_file()
+
+
+REPORT_PAGE = "report.html"
+
+RESOLVED = "run.yaml"  # the resolved config of a run: `train.py` takes it again

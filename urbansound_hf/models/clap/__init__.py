@@ -1,0 +1,1 @@
+"""CLAP audio encoders: classification by fine-tuning or zero-shot."""

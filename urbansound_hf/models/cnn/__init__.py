@@ -1,0 +1,1 @@
+"""The CNN families: the architecture of the tutorial and a residual network."""

@@ -1,0 +1,1 @@
+"""ECAPA-TDNN: the model, and the conversion of SpeechBrain checkpoints."""

@@ -1,0 +1,241 @@
+"""A SpeechBrain checkpoint folder with an ECAPA-TDNN as a checkpoint folder that every Transformers command opens.
+
+    urbansound-hf models ecapa_tdnn convert FOLDER OUT_DIR
+
+FOLDER is what SpeechBrain's `EncoderClassifier.from_hparams` reads, such as a copy of `speechbrain/urbansound8k_ecapa`:
+`hyperparams.yaml`, `embedding_model.ckpt`, `classifier.ckpt` and `label_encoder.txt`. Nothing in it is executed: the
+hyperparameters are read as data, the weights without pickled objects. The label encoder names each row of the
+classifier; its order is kept, and fine-tuning finds the rows again by those names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from urbansound_hf.errors import UserError, exit_code
+from urbansound_hf.models.ecapa_tdnn.modeling_ecapa_tdnn import (
+    EcapaTdnnConfig,
+    EcapaTdnnFeatureExtractor,
+    EcapaTdnnForAudioClassification,
+)
+
+HYPERPARAMETERS = "hyperparams.yaml"
+LABELS = ("label_encoder.txt", "label_encoder.ckpt")  # as published, and as SpeechBrain's cache calls it
+CLIP_SECONDS = 4.0  # the window of infer.py over longer sounds
+CARD = """---
+library_name: transformers
+pipeline_tag: audio-classification
+tags: [audio, speechbrain, ecapa-tdnn]
+---
+# ECAPA-TDNN
+
+Names {classes} classes of sound: {labels}. Converted from the SpeechBrain folder `{source}`, whose licence holds for
+these weights. Needs `pip install transformers speechbrain`.
+
+    from transformers import pipeline
+    classifier = pipeline("audio-classification", model="THIS_FOLDER", trust_remote_code=True)
+    classifier({{"array": waveform, "sampling_rate": {sampling_rate}}})
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An object that `hyperparams.yaml` builds.
+
+    Args:
+        kind: its class.
+        kept: the settings that are taken over, with SpeechBrain's defaults; `None` if there is none.
+        fixed: those that must have one value here, SpeechBrain's default or "" for any.
+    """
+
+    kind: str
+    kept: dict[str, Any]
+    fixed: dict[str, Any]
+
+
+PARTS = {
+    "compute_features": Part(
+        "speechbrain.lobes.features.Fbank",
+        {"n_mels": 40, "sample_rate": 16_000},
+        {"left_frames": "", "right_frames": "", "context": False, "deltas": False, "requires_grad": False}
+        | {"n_fft": 400, "win_length": 25, "hop_length": 10, "f_min": 0, "f_max": None},
+    ),
+    "mean_var_norm": Part(
+        "speechbrain.processing.features.InputNormalization",
+        {"norm_type": "global", "std_norm": True},
+        {},
+    ),
+    "embedding_model": Part(
+        "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN",
+        {"input_size": None, "channels": [512, 512, 512, 512, 1536], "kernel_sizes": [5, 3, 3, 3, 1]}
+        | {"dilations": [1, 2, 3, 4, 1], "groups": [1, 1, 1, 1, 1], "attention_channels": 128, "res2net_scale": 8}
+        | {"se_channels": 128, "global_context": True, "lin_neurons": 192, "dropout": 0.0},
+        {"device": ""},
+    ),
+    "classifier": Part(
+        "speechbrain.lobes.models.ECAPA_TDNN.Classifier",
+        {"input_size": None, "out_neurons": 1211},
+        {"lin_blocks": 0, "lin_neurons": "", "device": ""},
+    ),
+}
+
+
+def convert(folder: Path, out_dir: Path) -> None:
+    """Writes config, labels, weights, feature extractor, code and card of a SpeechBrain ECAPA-TDNN to `out_dir`.
+
+    Raises:
+        UserError: a file is missing or unreadable, it holds another network, or its weights or labels do not fit.
+        ImportError: SpeechBrain is not installed.
+    """
+    front, norm, network, head = read_hyperparameters(folder / HYPERPARAMETERS).values()
+    labels = read_labels(next((path for name in LABELS if (path := folder / name).is_file()), folder / LABELS[0]))
+    sizes = {
+        "mel bands": (front["n_mels"], network["input_size"]),
+        "widths of the embedding": (network["lin_neurons"], head["input_size"]),
+        "classes": (head["out_neurons"], len(labels)),
+        "normalisations": (norm["norm_type"], "sentence"),
+    }
+    for name, (found, expected) in sizes.items():
+        if found != expected:
+            what = f"the {name} must agree; found {found} and {expected}"
+            raise UserError(what, str(folder), "give the files of one run, of SpeechBrain's ECAPA recipe")
+    config = _config(network, labels, folder)
+    model = EcapaTdnnForAudioClassification(config)
+    load_weights(model.ecapa.network, folder / "embedding_model.ckpt")
+    load_weights(model.classifier.cosine, folder / "classifier.ckpt")
+    extractor = EcapaTdnnFeatureExtractor(
+        front["sample_rate"], front["n_mels"], norm["std_norm"], config.shortest_frames
+    )
+    model.save_pretrained(out_dir)
+    extractor.save_pretrained(out_dir)
+    facts = {"labels": ", ".join(labels), "source": folder.resolve().name, "sampling_rate": extractor.sampling_rate}
+    (out_dir / "README.md").write_text(CARD.format(classes=len(labels), **facts), encoding="utf-8")
+
+
+def _config(network: dict[str, Any], labels: list[str], folder: Path) -> EcapaTdnnConfig:
+    label2id = {label: number for number, label in enumerate(labels)}
+    try:
+        config = EcapaTdnnConfig(**network, id2label=dict(enumerate(labels)), label2id=label2id)
+    except ValueError as error:
+        raise UserError(str(error), str(folder / HYPERPARAMETERS), "give a folder that SpeechBrain can open") from error
+    config.clip_seconds = CLIP_SECONDS
+    return config
+
+
+def read_hyperparameters(path: Path) -> dict[str, dict[str, Any]]:
+    """The settings of each of `PARTS`, references resolved and defaults filled in."""
+    _check_is_file(path)
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _HyperparametersLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"it cannot be read: {error}", str(path), "give a SpeechBrain checkpoint folder") from error
+    values = values if isinstance(values, dict) else {}
+    # The two that only the training recipe reads.
+    if values.get("amp_to_db", False) or not values.get("normalize", True):
+        what = "amp_to_db must be False and normalize True: SpeechBrain's own inference knows neither"
+        raise UserError(what, str(path), "train with them so")
+    return {name: _read_part(name, values, path) for name in PARTS}
+
+
+class _HyperparametersLoader(yaml.SafeLoader):
+    """HyperPyYAML as data: what `!new:`, `!name:` and `!apply:` would build or run is only noted."""
+
+
+def _tagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return {"!": tag, **loader.construct_mapping(node, deep=True)}
+    return f"{tag} {node.value}"  # "!ref <n_mels>"
+
+
+_HyperparametersLoader.add_multi_constructor("", _tagged)
+
+
+def _read_part(name: str, values: dict[str, Any], path: Path) -> dict[str, Any]:
+    part, found = PARTS[name], values.get(name)
+    if not isinstance(found, dict) or found.get("!") != f"!new:{part.kind}":
+        what = f"{name} must be a {part.kind}; found {found.get('!') if isinstance(found, dict) else found}"
+        raise UserError(what, str(path), "only SpeechBrain's ECAPA-TDNN classifiers are converted")
+    settings = dict(part.kept)
+    for key, value in found.items():
+        if key in part.kept:
+            settings[key] = _resolve(value, values, path)
+        elif key not in ("!", *part.fixed):
+            known = ", ".join([*part.kept, *part.fixed])
+            raise UserError(f"{name} has the setting {key}: {value}", str(path), f"these are understood: {known}")
+        elif key != "!" and part.fixed[key] not in ("", _resolve(value, values, path)):
+            raise UserError(f"{name}: {key} must be {part.fixed[key]}; found {value}", str(path), "train with it so")
+    return settings
+
+
+def _resolve(value: Any, values: dict[str, Any], path: Path) -> Any:
+    """Follows `!ref <name>`."""
+    if isinstance(value, list):
+        return [_resolve(each, values, path) for each in value]
+    if not isinstance(value, str) or not value.startswith("!"):
+        return value
+    reference = re.fullmatch(r"!ref <(\w+)>", value)
+    if not reference or reference[1] not in values:
+        raise UserError(f"{value!r} cannot be followed", str(path), "write the value itself in its place")
+    return _resolve(values[reference[1]], values, path)
+
+
+def read_labels(path: Path) -> list[str]:
+    """The class names of SpeechBrain's label encoder, in the order of the classifier's rows."""
+    from speechbrain.dataio.encoder import CategoricalEncoder
+
+    _check_is_file(path)
+    encoder = CategoricalEncoder()
+    try:
+        encoder.load(path)  # Python literals: nothing is executed
+    except (ValueError, SyntaxError, KeyError) as error:
+        fix = "lines such as 'dog_bark' => 0, as CategoricalEncoder.save writes them"
+        raise UserError(f"it is no label encoder: {error}", str(path), fix) from error
+    if sorted(encoder.ind2lab) != list(range(len(encoder.lab2ind))):
+        what = f"each class needs a name of its own and a number from 0 on; found {encoder.ind2lab}"
+        raise UserError(what, str(path), "give the label encoder of the run that trained the classifier")
+    return [str(encoder.ind2lab[number]) for number in range(len(encoder.ind2lab))]
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fills a module of SpeechBrain's from its `.ckpt`; every weight must be there, and no other."""
+    _check_is_file(path)
+    try:
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise UserError("it holds no plain weights", str(path), "give a file that torch.save wrote") from error
+    except (RuntimeError, TypeError) as error:
+        what = f"its weights are not those of the network: {' '.join(str(error).split())[:300]}"
+        raise UserError(what, str(path), f"give the file that belongs to {HYPERPARAMETERS}") from error
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        fix = "give a SpeechBrain checkpoint folder, such as a copy of speechbrain/urbansound8k_ecapa"
+        raise UserError(f"a SpeechBrain folder has a {path.name}; there is none", str(path.parent), fix)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser("urbansound-hf models.ecapa_tdnn", description=__doc__.split("\n")[0])
+    command = parser.add_subparsers(required=True).add_parser("convert", help="SpeechBrain folder → checkpoint folder")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="hyperparams.yaml, *.ckpt and label_encoder.txt")
+    command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the folder to write")
+    chosen = parser.parse_args(arguments)
+
+    def run() -> None:
+        try:
+            convert(chosen.folder, chosen.out_dir)
+        except ImportError as error:
+            raise UserError(str(error)) from error
+        print(f"wrote {chosen.out_dir}: python infer.py --model {chosen.out_dir} clip.wav")
+
+    return exit_code(run)

@@ -1,0 +1,1 @@
+"""YAMNet: the model, and the conversion of its published weights."""

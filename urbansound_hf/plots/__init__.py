@@ -1,0 +1,1 @@
+"""Figures of sounds, data sets, runs and embeddings."""

@@ -1,0 +1,207 @@
+"""Figures of whatever there is: a sound, a data set, a run, a cross-validation, or several runs beside each other.
+
+urbansound-hf figures clip.wav               waveform, spectrograms, MFCC; with --augment, effects
+urbansound-hf figures FOLDER | synthetic     clips by class and fold, lengths, rates, loudness
+urbansound-hf figures RUN                    learning curves, confusion, calibration, map of the clips
+urbansound-hf figures RUN RUN …              accuracy against size, seconds and memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from urbansound_hf.audio.io import SUFFIXES, read_audio
+from urbansound_hf.data.folder import find_csv
+from urbansound_hf.data.loading import NAMED, SoundRequest, load_sounds
+from urbansound_hf.data.urbansound8k import find_root
+from urbansound_hf.errors import UserError
+from urbansound_hf.evaluation import confidence
+from urbansound_hf.evaluation.receipts import begun_receipt
+from urbansound_hf.evaluation.runs import Run, find_runs, pooled, scope
+from urbansound_hf.evaluation.summary import measure
+from urbansound_hf.layout import PREDICTIONS
+from urbansound_hf.plots import evaluation, sounds
+from urbansound_hf.plots.sounds import distinct
+from urbansound_hf.plots.style import FORMATS
+
+DATA_FLAGS = {
+    "data_dir": "where UrbanSound8K lies",
+    "dataset_config": "of a Hub data set",
+    "dataset_revision": "of a Hub data set",
+    "audio_column": "of a data set",
+    "label_column": "of a data set",
+}
+Figures = Iterator[tuple[str, Callable[..., Any]]]
+"""What each figure is called, and what draws it to a `path`."""
+
+
+def of_sound(path: Path, augment: Sequence[str] | None = None) -> Figures:
+    """A sound at its own rate, and what effects do to it: none, those of `augment`, or all where that is empty.
+
+    Raises:
+        AudioError: it is no sound.
+        UserError: an effect is not one.
+    """
+    samples, rate = read_audio(path)
+    yield "waveform", partial(sounds.waveform, samples, rate, f"{path.name}: waveform")
+    for scale in ("linear", "log"):
+        title = f"{path.name}: spectrogram, {scale} frequency"
+        yield f"spectrogram_{scale}", partial(sounds.spectrogram, samples, rate, title, scale=scale)
+    yield "spectrogram_mel", partial(sounds.mel_spectrogram, samples, rate, f"{path.name}: mel spectrogram")
+    yield "mfcc", partial(sounds.mfcc, samples, rate, f"{path.name}: MFCC")
+    if augment is not None:
+        yield from _effects(path.name, samples, rate, augment)
+
+
+def of_dataset(request: SoundRequest) -> Figures:
+    """What a data set is made of. Raises UserError as `load_sounds` does."""
+    from urbansound_hf.plots import dataset
+
+    folder = Path(request.data_dir or "data") if request.dataset == "urbansound8k" else Path(request.dataset)
+    stock = dataset.take_stock(load_sounds(request), find_root(folder) or folder)
+    yield "classes", partial(dataset.classes, stock)
+    yield "lengths", partial(dataset.lengths, stock)
+    yield "loudness", partial(dataset.loudness, stock)
+    if len(stock.rates):
+        yield "sampling_rates", partial(dataset.sampling_rates, stock)
+
+
+def of_runs(runs: Sequence[Run], changes: Mapping[str, Any]) -> Figures:
+    """A run, or the folds of a cross-validation; `changes` as for `embedding_map.embed`."""
+    told, note = pooled(runs), evaluation.caution(runs)
+    measured = {"scope": scope([run.metrics for run in runs]), **measure(told)}
+    yield from evaluation.shared(measured).items()
+    counts = np.array(measured["confusion_matrix"])
+    yield "confusion_rates", partial(evaluation.confusion_matrix, counts, told.labels, note=note, rates=True)
+    yield from _curves({run.folder.name: run for run in runs}, note)
+    if len(runs) > 1:
+        values = [run.metrics["test_accuracy"] for run in runs]
+        mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
+        yield "folds", partial(evaluation.folds, [_fold(run) for run in runs], mean, std, note=note)
+    else:
+        yield from _map(runs[0], changes, note)
+
+
+def of_several(named: Mapping[str, Sequence[Run]]) -> Figures:
+    """Several models beside each other, and how each learned (of a cross-validation, its first fold)."""
+    yield "comparison", partial(evaluation.comparison, named)
+    yield from _curves({name: runs[0] for name, runs in named.items()}, "")
+
+
+def jobs(args: argparse.Namespace) -> dict[str, Figures]:
+    """The figures of each input, by a name for their folder; two runs or more are compared instead of drawn alone.
+
+    Raises:
+        UserError: an input is nothing that could be drawn; it is told before the first figure.
+    """
+    found: dict[str, Figures] = {}
+    runs: dict[str, Sequence[Run]] = {}
+    changes = {name: getattr(args, name) for name in DATA_FLAGS if getattr(args, name)}
+    names = distinct([Path(each).resolve().stem for each in args.inputs])
+    for name, each in zip(names, args.inputs, strict=True):
+        path = Path(each)
+        if (path / PREDICTIONS).is_file() or any(path.glob(f"*/{PREDICTIONS}")):
+            runs[each] = find_runs(path)
+            found[name] = of_runs(runs[each], changes)
+        elif path.suffix.lower() in SUFFIXES or (path.is_file() and path.suffix.lower() != ".csv"):
+            found[name] = of_sound(path, args.augment)
+        else:
+            request = SoundRequest(_dataset(each), allow_missing_files=args.allow_missing_files, **changes)
+            found[name] = of_dataset(request)
+    if len(runs) > 1:
+        alone = [name for name, each in zip(names, args.inputs, strict=True) if each not in runs]
+        return {name: found[name] for name in alone} | {"comparison": of_several(_told_apart(runs))}
+    return found
+
+
+def _dataset(name: str) -> str:
+    """The data set that an input names. Raises UserError for what is neither a name, a folder, its CSV nor a Hub id."""
+    path = Path(name)
+    if path.is_file() and find_csv(path.parent) == path:
+        return str(path.parent)
+    if begun_receipt(path) is not None:
+        raise UserError("the run has not come to its end", name, "let it finish: the same command continues it")
+    hub_id = name.count("/") == 1 and not path.parent.exists()
+    if name in NAMED or path.is_dir() or hub_id:
+        return name
+    what = "is not the CSV of a data set in its folder" if path.exists() else "does not exist"
+    fix = f"give a sound, a run, a data set's folder or Hub id, or {' or '.join(NAMED)}"
+    raise UserError(what, name, fix)
+
+
+def _told_apart(runs: Mapping[str, Sequence[Run]]) -> dict[str, Sequence[Run]]:
+    """The runs by the parts of their paths that tell them apart: base/fold3 and new/fold3 are "base" and "new"."""
+    parts = [Path(name).resolve().parts for name in runs]
+    longest = max(map(len, parts))
+    padded = [("",) * (longest - len(each)) + each for each in parts]
+    differ = [column for column in range(longest) if len({each[column] for each in padded}) > 1]
+    names = ["/".join(filter(None, (each[column] for column in differ))) for each in padded]
+    return dict(zip(distinct(names), runs.values(), strict=True))
+
+
+def _effects(name: str, samples: np.ndarray, rate: int, words: Sequence[str]) -> Figures:
+    """Each effect for itself, on the whole sound, whatever its probability in training."""
+    from urbansound_hf.augment.chain import apply_effects, parse_effects
+    from urbansound_hf.augment.effects import EFFECTS
+
+    words = words or [name for name, kind in EFFECTS.items() if not kind.needs_folder]
+    for number, effect in enumerate(parse_effects(words), start=1):
+        always = dataclasses.replace(effect, probability=1.0)
+        after = apply_effects([always], samples, rate, np.random.default_rng(0))
+        draw = partial(sounds.before_after, samples, after, rate, f"{name}: {effect.name}")
+        yield f"effect_{number:02}_{effect.name}", draw
+
+
+def _curves(runs: Mapping[str, Run], note: str) -> Figures:
+    logged = {name: rows for name, run in runs.items() if (rows := evaluation.history(run.folder))}
+    if logged:
+        yield "learning_curves", partial(evaluation.learning_curves, logged, note=note)
+
+
+def _fold(run: Run) -> dict[str, Any]:
+    ends = confidence.mean_interval(run.predictions.correct, run.predictions.groups)
+    return {**run.metrics, "test_accuracy_interval": ends}
+
+
+def _map(run: Run, changes: Mapping[str, Any], note: str) -> Figures:
+    """The embedding map, which needs the run's model and its data; without them, the reason on standard error."""
+    from urbansound_hf.plots import embeddings
+
+    try:
+        places = embeddings.project(embeddings.embed(run, changes))
+    except UserError as reason:
+        print(f"no embedding map: {reason}", file=sys.stderr)
+    else:
+        yield "embedding_map", partial(embeddings.draw_embedding_map, places, run.predictions, note=note)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "urbansound-hf figures", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="a sound, a data set (folder, its CSV, Hub id, synthetic), a run")
+    add("--output", type=Path, default=Path("figures"), metavar="DIR", help="a folder in it for each input (figures)")
+    add("--format", choices=FORMATS, default="png", help="default: png")
+    add(
+        "--augment", nargs="*", metavar="EFFECT", help="of a sound: before and after these effects, or (none named) all"
+    )
+    add("--allow_missing_files", action="store_true", help="of a data set: draw the clips that are there")
+    for name, text in DATA_FLAGS.items():
+        add(f"--{name}", help=text)
+    args = parser.parse_args(argv)
+    for folder, drawn in jobs(args).items():
+        for name, draw in drawn:
+            path = args.output / folder / f"{name}.{args.format}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(path=path)
+            print(path, flush=True)
+    return 0

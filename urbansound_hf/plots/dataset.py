@@ -1,0 +1,161 @@
+"""What a data set is made of: clips by class and fold, their lengths, the rates of their files, their loudness."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+
+from urbansound_hf.audio import spectrogram
+from urbansound_hf.audio.io import read_audio
+from urbansound_hf.data.loading import Sounds
+from urbansound_hf.plots.style import LIGHT_BLUE, MOST_COUNTED, MOST_NAMED, ORANGE, drawing, log_ticks, readable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What the figures need to know of `clips` sounds.
+
+    Args:
+        labels: the class names.
+        classes: `(clips,)` class ids.
+        parts: `(clips,)` folds or splits as text, None if the data have neither; `parted_by` says which.
+        seconds: `(clips,)` lengths.
+        levels: `(clips,)` root mean square in dBFS.
+        rates: the sampling rates in Hz of those clips whose own file is there.
+        note: what is to be said of every figure.
+    """
+
+    labels: Sequence[str]
+    classes: np.ndarray
+    parts: np.ndarray | None
+    parted_by: str
+    seconds: np.ndarray
+    levels: np.ndarray
+    rates: np.ndarray
+    note: str
+
+
+def take_stock(sounds: Sounds, root: Path | None = None) -> Inventory:
+    """Hears every clip once.
+
+    Args:
+        root: the folder in which the clips' names are paths of files, whose headers tell the rates they came with;
+            the prepared table has all of them at one.
+    """
+    table = sounds.dataset
+    parted_by = next((name for name in ("fold", "split") if name in table.column_names), "")
+    seconds, levels, rates = [], [], []
+    for sound in table["audio"]:
+        samples, rate = read_audio(sound["bytes"], sound["path"])
+        seconds.append(len(samples) / rate)
+        levels.append(spectrogram.loudness(samples))
+        if root and (root / sound["path"]).is_file():
+            rates.append(soundfile.info(root / sound["path"]).samplerate)
+    return Inventory(
+        labels=sounds.labels,
+        classes=np.array(table["label"]),
+        parts=np.array([str(part) for part in table[parted_by]]) if parted_by else None,
+        parted_by=parted_by,
+        seconds=np.array(seconds),
+        levels=np.array(levels),
+        rates=np.array(rates, dtype=int),
+        note=f"{sounds.name}: {len(table):,} clips",
+    )
+
+
+def classes(stock: Inventory, path: Path | None = None) -> Figure:
+    """Draws how many clips each class has, and, where the data have folds or splits, how many in each of those."""
+    from matplotlib.ticker import MaxNLocator
+
+    counts = np.bincount(stock.classes, minlength=len(stock.labels))
+    shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_NAMED])
+    hidden = f" ({len(shown)} largest of {len(counts)})" * (len(shown) < len(counts))
+    names = [] if stock.parts is None else sorted(set(stock.parts), key=lambda name: (len(name), name))
+    width = 6.4 + min(0.5 * len(names), 8)
+    with drawing(path, f"Clips by class{hidden}", stock.note, (width, 1.6 + 0.34 * len(shown))) as figure:
+        ratios = (3.2, 0.5 * len(names)) if names else (1,)
+        panels = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
+        bars = panels[0].barh(range(len(shown)), counts[shown], height=0.68, color=LIGHT_BLUE)
+        panels[0].bar_label(bars, [f"{count:,}" for count in counts[shown]], padding=3, fontsize=9)
+        panels[0].set_yticks(range(len(shown)), readable([stock.labels[number] for number in shown]))
+        panels[0].set(xlabel="clips", ylabel="class", xlim=(0, 1.2 * counts.max()), ylim=(len(shown) - 0.5, -0.5))
+        panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        panels[0].grid(axis="x")
+        if stock.parts is not None:
+            _parts(panels[1], stock, shown, names)
+    return figure
+
+
+def lengths(stock: Inventory, path: Path | None = None) -> Figure:
+    """Draws how long the clips are."""
+    low, middle, high = np.quantile(stock.seconds, (0, 0.5, 1))
+    title = f"Length of the clips: {low:.2g} to {high:.3g} s, median {middle:.3g} s"
+    with drawing(path, title, stock.note, (7.5, 3.8)) as figure:
+        _histogram(figure.add_subplot(), stock.seconds, "length (s)")
+    return figure
+
+
+def loudness(stock: Inventory, path: Path | None = None) -> Figure:
+    """Draws how loud the clips are; the title counts the silent ones."""
+    silent = int((stock.levels <= spectrogram.FLOOR).sum())
+    told = f", {silent:,} silent (at {spectrogram.FLOOR:g})" * (silent > 0)
+    with drawing(path, f"Loudness of the clips{told}", stock.note, (7.5, 3.8)) as figure:
+        _histogram(figure.add_subplot(), stock.levels, "root mean square (dBFS)")
+    return figure
+
+
+def sampling_rates(stock: Inventory, path: Path | None = None) -> Figure:
+    """Draws how many files came at which sampling rate."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = sorted(Counter(stock.rates.tolist()).items())
+    known = "" if len(stock.rates) == len(stock.seconds) else f" ({len(stock.rates):,} of {len(stock.seconds):,} found)"
+    with drawing(path, f"Sampling rate of the files{known}", stock.note, (7.5, 2.2 + 0.36 * len(found))) as figure:
+        axes = figure.add_subplot()
+        bars = axes.barh(range(len(found)), [count for _, count in found], height=0.68, color=LIGHT_BLUE)
+        axes.bar_label(bars, [f"{count:,}" for _, count in found], padding=3, fontsize=9)
+        axes.set_yticks(range(len(found)), [f"{rate / 1000:g}" for rate, _ in found])
+        axes.set(xlabel="files", ylabel="sampling rate (kHz)", ylim=(-1, len(found)))
+        axes.margins(x=0.1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="x")
+    return figure
+
+
+def _parts(axes: Axes, stock: Inventory, shown: np.ndarray, names: Sequence[str]) -> None:
+    """Clips of each class (downwards) in each fold or split."""
+    numbers = {name: number for number, name in enumerate(names)}
+    assert stock.parts is not None
+    table = np.zeros((len(stock.labels), len(names)), dtype=int)
+    np.add.at(table, (stock.classes, np.array([numbers[part] for part in stock.parts])), 1)
+    table = table[shown]
+    axes.imshow(table, cmap="Blues", vmin=0, aspect="auto")
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(f"clips in each {stock.parted_by}")
+    if len(names) <= MOST_COUNTED:
+        axes.set_xticks(range(len(names)), names)
+        for row, column in np.ndindex(table.shape):
+            dark = table[row, column] > 0.55 * table.max()
+            colour = "white" if dark else "#333333"
+            axes.text(column, row, f"{table[row, column]:,}", ha="center", va="center", color=colour, fontsize=9)
+
+
+def _histogram(axes: Axes, values: np.ndarray, label: str) -> None:
+    """Clips by value, on a log scale that shows the rare ones beside the usual."""
+    axes.hist(values, bins=40, color=LIGHT_BLUE)
+    axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.4, label="median")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    axes.set(xlabel=label, ylabel="clips", yscale="log")
+    axes.set_ylim(bottom=0.7)
+    log_ticks(axes, "y")
+    axes.grid(axis="y")

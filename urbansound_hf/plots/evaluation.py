@@ -1,0 +1,302 @@
+"""The figures of a report, in one quiet style: colours that colour-blind people tell apart, axes with their units.
+
+Every figure is returned, and saved where a path is given: as PNG, SVG or PDF, by its suffix. Figures are made without
+pyplot, so that drawing touches neither the screen nor the figures of a notebook.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from urbansound_hf.evaluation.confidence import mean_interval
+from urbansound_hf.evaluation.runs import NOT_COMPARABLE, Run, pooled, scope, scope_caution
+from urbansound_hf.plots.style import (
+    BLUE,
+    GREY,
+    LIGHT_BLUE,
+    MARKERS,
+    MOST_COUNTED,
+    MOST_NAMED,
+    ORANGE,
+    TEN,
+    drawing,
+    log_ticks,
+    readable,
+    shortened,
+    whiskers,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def confusion_matrix(
+    counts: np.ndarray, labels: Sequence[str], path: Path | None = None, note: str = "", rates: bool = False
+) -> Figure:
+    """Draws `(true, predicted)` counts: the colour is the share of the true class, the number the count.
+
+    Args:
+        rates: write the share instead of the count.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cells = min(max(2.2, 0.5 * len(labels)), 14)  # inches
+    names = 0.08 * max(map(len, readable(labels))) * (len(labels) <= MOST_NAMED)
+    with drawing(path, "Confusion matrix", note, (cells + names + 1.8, cells + 0.7 * names + 1.4)) as figure:
+        axes = figure.add_subplot()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="predicted class", ylabel="true class")
+        if len(labels) <= MOST_NAMED:
+            axes.set_xticks(range(len(labels)), readable(labels), rotation=45, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(labels)), readable(labels))
+        if len(labels) <= MOST_COUNTED:
+            for true, predicted in np.argwhere(counts):
+                colour = "white" if shares[true, predicted] > 0.55 else "#333333"
+                number = f"{shares[true, predicted]:.2f}" if rates else f"{counts[true, predicted]:,}"
+                axes.text(predicted, true, number, ha="center", va="center", color=colour)
+        bar = figure.colorbar(image, label="share of the true class", shrink=0.8)
+        bar.outline.set_visible(False)
+    return figure
+
+
+def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path | None = None, note: str = "") -> Figure:
+    """Draws confidence against accuracy over a histogram of the confidences.
+
+    Args:
+        diagram: `counts`, `confidence` and `accuracy` of each bin, None where a bin is empty.
+        error: the expected calibration error.
+    """
+    counts, confidence, accuracy = (
+        np.array(diagram[key], dtype=np.float64) for key in ("counts", "confidence", "accuracy")
+    )
+    width = 1 / len(counts)
+    middles = (np.arange(len(counts)) + 0.5) * width
+    with drawing(path, f"Calibration: expected error {error:.3f}", note, (6, 6.4)) as figure:
+        top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+        top.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfect")
+        top.bar(middles, accuracy, width * 0.92, color=LIGHT_BLUE, label="accuracy of the bin")
+        top.plot(confidence, accuracy, "o", color=ORANGE, markersize=4.5, label="at its mean confidence")
+        top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+        top.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+        bottom.bar(middles, 100 * counts / counts.sum(), width * 0.92, color=GREY)
+        bottom.set(xlabel="confidence (the highest class score)", ylabel="clips (%)")
+        for axes in (top, bottom):
+            axes.grid(axis="y")
+    return figure
+
+
+def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None, note: str = "") -> Figure:
+    """Draws precision, recall and F1 of each class with their intervals, the hardest class at the top."""
+    ranked = sorted(scores.items(), key=lambda item: item[1]["f1"])[:MOST_NAMED]
+    hidden = f" ({len(ranked)} hardest of {len(scores)} classes)" * (len(ranked) < len(scores))
+    names = [f"{name} ({row['support']:,})" for name, row in zip(readable(scores), scores.values(), strict=True)]
+    name_of = dict(zip(scores, names, strict=True))
+    with drawing(path, f"Scores by class{hidden}", note, (9.5, 1.6 + 0.36 * len(ranked))) as figure:
+        panels = figure.subplots(1, 3, sharey=True)
+        for axes, key, title in zip(panels, ("f1", "precision", "recall"), ("F1", "precision", "recall"), strict=True):
+            values = [row[key] for _, row in ranked]
+            ends = whiskers(values, [row[f"{key}_interval"] for _, row in ranked])
+            axes.barh(range(len(ranked)), values, height=0.68, color=LIGHT_BLUE)
+            axes.errorbar(values, range(len(ranked)), xerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
+            axes.set(xlabel=f"{title}, 95 % interval", xlim=(0, 1.02), ylim=(len(ranked) - 0.5, -0.5))
+            axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
+            axes.grid(axis="x")
+        panels[0].set_yticks(range(len(ranked)), [name_of[name] for name, _ in ranked])
+        panels[0].set_ylabel("class (clips)")
+    return figure
+
+
+def folds(
+    scores: Sequence[Mapping[str, Any]], mean: float, std: float | None, path: Path | None = None, note: str = ""
+) -> Figure:
+    """Draws each fold's accuracy with its interval, over the mean ± standard deviation of the folds."""
+    numbers = [str(row["test_fold"]) for row in scores]
+    values = [row["test_accuracy"] for row in scores]
+    ends = whiskers(values, [row["test_accuracy_interval"] for row in scores])
+    title = f"Accuracy by test fold: mean {mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
+    with drawing(path, title, note, (max(6.4, 2.6 + 0.5 * len(scores)), 4)) as figure:
+        axes = figure.add_subplot()
+        axes.axhline(mean, color=ORANGE, linewidth=1.4, label="mean over folds")
+        if std is not None:
+            axes.axhspan(mean - std, mean + std, color=ORANGE, alpha=0.13, linewidth=0, label="± standard deviation")
+        places = range(len(scores))
+        axes.errorbar(places, values, yerr=ends, fmt="o", color=BLUE, capsize=3, label="fold, 95 % interval")
+        axes.set_xticks(places, numbers)
+        axes.set(xlabel="test fold", ylabel="accuracy", xlim=(-0.6, len(scores) - 0.4))
+        axes.grid(axis="y")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    return figure
+
+
+def conditions(
+    tables: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path | None = None, note: str = ""
+) -> Figure:
+    """Draws the accuracy under each condition, a panel a table: {"clip length": {"< 1 s": {accuracy, …}, …}, …}."""
+    sizes = [len(table) for table in tables.values()]
+    with drawing(path, "Accuracy by condition", note, (1.6 + 1.15 * sum(sizes), 4)) as figure:
+        panels = figure.subplots(1, len(tables), sharey=True, width_ratios=sizes, squeeze=False)[0]
+        for axes, (title, table) in zip(panels, tables.items(), strict=True):
+            _condition(axes, title, table)
+        panels[0].set(ylabel="accuracy, 95 % interval", ylim=(0, 1.02))
+    return figure
+
+
+def _condition(axes: Axes, title: str, table: Mapping[str, Mapping[str, Any]]) -> None:
+    values = [row["accuracy"] for row in table.values()]
+    ends = whiskers(values, [row["accuracy_interval"] for row in table.values()])
+    axes.bar(range(len(table)), values, width=0.6, color=LIGHT_BLUE)
+    axes.errorbar(range(len(table)), values, yerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=3)
+    axes.set_xticks(range(len(table)), [f"{name}\n{row['clips']:,} clips" for name, row in table.items()])
+    axes.set_xlabel(title)
+    axes.grid(axis="y")
+
+
+HISTORY, CURVES = "log_history.json", "learning_curves"
+MOST_RUNS = 30  # that a legend has room to name
+History = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a run, or a cross-validation, scored and cost; of several folds the means, and the largest memory."""
+
+    name: str
+    accuracy: float
+    interval: tuple[float, float]  # 95 %
+    parameters: float
+    train_seconds: float
+    memory_gib: float
+
+
+def shared(measured: Mapping[str, Any]) -> dict[str, Callable[..., Figure]]:
+    """The figures that a run and a cross-validation share: what each is called, and what draws it to a `path`.
+
+    Args:
+        measured: what `measure` says of their clips, with their `scope`.
+    """
+    note, counts = scope_caution(measured["scope"]), np.array(measured["confusion_matrix"])
+    drawn: dict[str, Callable[..., Figure]] = {
+        "confusion_matrix": partial(confusion_matrix, counts, measured["labels"], note=note),
+        "reliability": partial(reliability, measured["reliability"], measured["ece"], note=note),
+        "per_class": partial(per_class, measured["per_class"], note=note),
+    }
+    known = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
+    if known := {name: rows for name, rows in known.items() if rows}:
+        drawn["conditions"] = partial(conditions, known, note=note)
+    return drawn
+
+
+def history(folder: Path) -> History:
+    """What a run logged while it learned; nothing where it left no log, or a log of a single point."""
+    path = folder / HISTORY
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return rows if max(len(curve(rows, key)[0]) for key in ("loss", "eval_accuracy")) > 1 else []
+
+
+def curve(rows: History, key: str) -> tuple[list[float], list[float]]:
+    """The epochs at which `key` was logged, and its values."""
+    told = [(row["epoch"], row[key]) for row in rows if key in row and "epoch" in row]
+    return [epoch for epoch, _ in told], [value for _, value in told]
+
+
+def learning_curves(histories: Mapping[str, History], path: Path | None = None, note: str = "") -> Figure:
+    """Draws the training loss over the epochs (validation loss dashed), and below it the validation accuracy.
+
+    Args:
+        histories: what each run logged, by its name; one run needs none.
+    """
+    validated = any(curve(rows, "eval_accuracy")[0] for rows in histories.values())
+    with drawing(path, "Learning curves", note, (8, 5.6 if validated else 3.8)) as figure:
+        panels = figure.subplots(1 + validated, 1, sharex=True, squeeze=False)[:, 0]
+        for number, (name, rows) in enumerate(histories.items()):
+            colour = BLUE if len(histories) == 1 else TEN[number % 10]
+            style: dict[str, Any] = {"color": colour, "linewidth": 1.4, "markersize": 3.5}
+            panels[0].plot(*curve(rows, "loss"), **style, label=shortened(name, 40) or "training")
+            panels[0].plot(*curve(rows, "eval_loss"), **style, linestyle="--", marker="o")
+            if validated:
+                panels[1].plot(*curve(rows, "eval_accuracy"), **style, marker=MARKERS[number % len(MARKERS)])
+        dashed = any(curve(rows, "eval_loss")[0] for rows in histories.values())
+        panels[0].set(ylabel="loss (dashed: validation)" if dashed else "training loss", ylim=(0, None))
+        if validated:
+            panels[1].set_ylabel("validation accuracy")
+        panels[-1].set_xlabel("epoch")
+        panels[-1].xaxis.get_major_locator().set_params(integer=True)
+        for axes in panels:
+            axes.grid(axis="y")
+        if 1 < len(histories) <= MOST_RUNS:
+            figure.legend(loc="outside lower left", ncols=2)
+    return figure
+
+
+def score(name: str, runs: Sequence[Run]) -> Score:
+    """The score of the runs of one model: of a run alone, or of a cross-validation's folds pooled."""
+    told = pooled(runs)
+    numbers = {
+        key: [float(run.metrics.get(key, np.nan)) for run in runs]
+        for key in ("parameters", "train_seconds", "train_peak_memory_gib", "train_peak_gpu_memory_gib")
+    }
+    gpu = max(numbers["train_peak_gpu_memory_gib"])
+    return Score(
+        name,
+        float(told.correct.mean()),
+        mean_interval(told.correct, told.groups),
+        float(np.mean(numbers["parameters"])),
+        float(np.mean(numbers["train_seconds"])),
+        max(numbers["train_peak_memory_gib"]) if np.isnan(gpu) else gpu,
+    )
+
+
+def model_comparison(scores: Sequence[Score], path: Path | None = None, note: str = "") -> Figure:
+    """Draws the accuracy of several models, with its interval, against their size, training time and memory."""
+    columns = min(3, 1 + 90 // max(len(one.name) + 8 for one in scores))
+    named = len(scores) <= MOST_RUNS
+    height = 3.8 + 0.22 * -(-len(scores) // columns) * named
+    costs = [
+        ("parameters", "parameters (million)", 1e-6),
+        ("train_seconds", "training of one fold (s)", 1.0),
+        ("memory_gib", "peak memory in training (GiB)", 1.0),
+    ]
+    with drawing(path, "Accuracy against cost", note, (11, height)) as figure:
+        panels = figure.subplots(1, 3, sharey=True)
+        for axes, (key, label, unit) in zip(panels, costs, strict=True):
+            for number, one in enumerate(scores):
+                _point(axes, number, one, unit * getattr(one, key))
+            axes.set_xlabel(label)
+            log_ticks(axes, "x")
+            axes.grid()
+        panels[0].set_ylabel("accuracy, 95 % interval")
+        if named:
+            handles, names = panels[0].get_legend_handles_labels()
+            figure.legend(handles, names, loc="outside lower left", ncols=columns)
+    return figure
+
+
+def comparison(named: Mapping[str, Sequence[Run]], path: Path | None = None) -> Figure:
+    """`model_comparison` of runs by name; says so where they were not tested on the same clips."""
+    clips = {name: frozenset(pooled(runs).paths) for name, runs in named.items()}
+    same = len(set(clips.values())) == 1
+    note = next((text for runs in named.values() if (text := caution(runs))), "")
+    return model_comparison(
+        [score(name, runs) for name, runs in named.items()],
+        path,
+        note if same else f"not tested on the same clips: {NOT_COMPARABLE} with each other",
+    )
+
+
+def caution(runs: Sequence[Run]) -> str:
+    """What must stand below every figure of these runs."""
+    return scope_caution(scope([run.metrics for run in runs]))
+
+
+def _point(axes: Axes, number: int, one: Score, cost: float) -> None:
+    ends = whiskers([one.accuracy], [one.interval])
+    look: dict[str, Any] = {"fmt": MARKERS[number % len(MARKERS)], "color": TEN[number % len(TEN)]}
+    axes.errorbar([cost], [one.accuracy], yerr=ends, capsize=2, label=shortened(one.name, 60), **look)

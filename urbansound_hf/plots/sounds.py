@@ -1,0 +1,280 @@
+"""Pictures of a sound: waveform, spectrograms, MFCC, and what an effect did to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from urbansound_hf.audio import spectrogram as spectra
+from urbansound_hf.audio.dsp import from_mel, to_mel
+from urbansound_hf.audio.io import Source, read_audio
+from urbansound_hf.audio.spectrogram import Spectrum
+from urbansound_hf.errors import UserError
+from urbansound_hf.inference.output import Classification, Prediction
+from urbansound_hf.plots.style import BLUE, FORMATS, LIGHT_BLUE, drawing, readable, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
+
+
+COLOURS = "magma"  # perceptually uniform, also to the colour-blind
+RANGE = 80.0  # dB from black to the loudest
+SIZE = (9.0, 4.0)  # inches
+HERTZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)  # ticks where frequency is not linear
+SECOND_STEPS = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
+POINTS = 2000  # of a waveform; a longer one is drawn by its extremes
+
+
+def waveform(samples: np.ndarray, rate: int, title: str = "Waveform", path: Path | None = None) -> Figure:
+    """Draws a `(samples,)` waveform in [-1, 1] at `rate` Hz over time."""
+    with drawing(path, title, "", (SIZE[0], 2.8)) as figure:
+        axes = figure.add_subplot()
+        draw_wave(axes, samples, rate)
+        time_axis(axes, len(samples) / rate)
+    return figure
+
+
+def spectrogram(
+    samples: np.ndarray, rate: int, title: str = "Spectrogram", path: Path | None = None, scale: str = "linear"
+) -> Figure:
+    """Draws the short-time spectrum of a waveform; `scale` of the frequencies: linear or log."""
+    return _spectrum(spectra.spectrogram(samples, rate), scale, title, path)
+
+
+def mel_spectrogram(samples: np.ndarray, rate: int, title: str = "Mel spectrogram", path: Path | None = None) -> Figure:
+    """Draws the spectrum in bands that are equally wide to the ear."""
+    return _spectrum(spectra.mel_spectrogram(samples, rate), "mel", title, path)
+
+
+def mfcc(samples: np.ndarray, rate: int, title: str = "MFCC", path: Path | None = None) -> Figure:
+    """Draws the cepstral coefficients, each scaled by its own mean and deviation: blue below the mean, red above."""
+    spectrum = spectra.mfcc(samples, rate)
+    with drawing(path, title, "", SIZE) as figure:
+        axes = figure.add_subplot()
+        mesh = axes.pcolormesh(
+            spectrum.times, spectrum.bands, spectrum.levels, cmap="RdBu_r", vmin=-3, vmax=3, rasterized=True
+        )
+        axes.set(ylabel="coefficient", yticks=range(0, spectra.N_MFCC, 5))
+        time_axis(axes, spectrum.times[-1])
+        colour_bar(axes, mesh, "deviations from\nthe coefficient's mean")
+    return figure
+
+
+def before_after(before: np.ndarray, after: np.ndarray, rate: int, title: str, path: Path | None = None) -> Figure:
+    """Draws what an effect did: waveform and mel spectrogram of both, on the same axes and in the same colours."""
+    pair = [spectra.mel_spectrogram(samples, rate) for samples in (before, after)]
+    limits = level_limits(*(spectrum.levels for spectrum in pair))
+    seconds = max(len(before), len(after)) / rate
+    peak = max(1e-3, *(float(np.abs(samples).max()) for samples in (before, after)))
+    with drawing(path, title, "", (11, 5)) as figure:
+        panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(1, 1.6))
+        for column, samples, spectrum, name in zip(panels.T, (before, after), pair, ("before", "after"), strict=True):
+            draw_wave(column[0], samples, rate, peak)
+            column[0].set_title(name)
+            mesh = draw_levels(column[1], spectrum, "mel", limits)
+            time_axis(column[1], seconds)
+        for axes in panels[:, 1]:
+            axes.set_ylabel("")
+        colour_bar(panels[1, 1], mesh, "level (dBFS)")
+    return figure
+
+
+def draw_wave(axes: Axes, samples: np.ndarray, rate: int, peak: float = 0.0) -> None:
+    """A waveform in its axes, up to its `peak` if none is given.
+
+    A long one is the band between the extremes of each of `POINTS` stretches.
+    """
+    if len(samples) > 2 * POINTS:
+        starts = np.linspace(0, len(samples), POINTS, endpoint=False, dtype=int)
+        low, high = np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)
+        axes.fill_between(starts / rate, low, high, color=BLUE, linewidth=0.4)
+    else:
+        axes.plot(np.arange(len(samples)) / rate, samples, color=BLUE, linewidth=0.8)
+    reach = 1.05 * (peak or max(1e-3, float(np.abs(samples).max())))
+    axes.set(ylabel="amplitude", ylim=(-reach, reach))
+    axes.grid(axis="y")
+
+
+def draw_levels(axes: Axes, spectrum: Spectrum, scale: str, limits: tuple[float, float] | None = None) -> QuadMesh:
+    """A spectrum in its axes, frequencies upwards on a linear, log or mel `scale`."""
+    low, high = limits or level_limits(spectrum.levels)
+    mesh = axes.pcolormesh(
+        spectrum.times, spectrum.bands, spectrum.levels, cmap=COLOURS, vmin=low, vmax=high, rasterized=True
+    )
+    options: dict[str, Any] = {"functions": (to_mel, from_mel)} if scale == "mel" else {}
+    axes.set_yscale("function" if scale == "mel" else scale, **options)
+    bottom, top = HERTZ[0] if scale == "log" else spectrum.bands[0], spectrum.bands[-1]
+    axes.set(ylabel="frequency (Hz)", ylim=(bottom, top))
+    if scale != "linear":
+        ticks = [hertz for hertz in HERTZ if bottom <= hertz <= top and (scale == "log" or hertz >= 500)]
+        axes.set_yticks(ticks)
+        axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda hertz, _: f"{hertz / 1000:g}k" if hertz >= 1000 else f"{hertz:g}")
+    return mesh
+
+
+def level_limits(*levels: np.ndarray) -> tuple[float, float]:
+    """From black to the loudest, in dBFS; silence is all black."""
+    high = max(max(float(each.max()) for each in levels), spectra.FLOOR + RANGE)
+    return high - RANGE, high
+
+
+def time_axis(axes: Axes, seconds: float) -> None:
+    """Labels the time below some axes, from two minutes on in minutes and seconds."""
+    axes.set(xlim=(0, seconds), xlabel="time (s)")
+    if seconds > 120:
+        step = next((step for step in SECOND_STEPS if seconds / step <= 10), SECOND_STEPS[-1])
+        axes.set_xticks(np.arange(0, seconds + 1e-9, step))
+        axes.xaxis.set_major_formatter(lambda second, _: f"{second // 60:.0f}:{second % 60:02.0f}")
+        axes.set_xlabel("time (min:s)")
+
+
+def colour_bar(axes: Axes | Sequence[Axes], mesh: QuadMesh, label: str) -> None:
+    """The scale of the colours, beside their axes."""
+    figure = mesh.figure
+    assert figure is not None
+    bar = figure.colorbar(mesh, ax=axes, label=label)
+    bar.outline.set_visible(False)
+
+
+def _spectrum(spectrum: Spectrum, scale: str, title: str, path: Path | None) -> Figure:
+    with drawing(path, title, "", SIZE) as figure:
+        axes = figure.add_subplot()
+        mesh = draw_levels(axes, spectrum, scale)
+        time_axis(axes, spectrum.times[-1])
+        colour_bar(axes, mesh, "level (dBFS)")
+    return figure
+
+
+MOST_CLASSES = 10  # rows of a timeline
+
+
+def plot_targets(sounds: Sequence[Source], target: str) -> list[Path]:
+    """Where the picture of each sound goes: to `target` itself, or, if that is a folder, there under the sound's name.
+
+    Raises:
+        UserError: one picture for several sounds, a format that there is not, or no folder to write to.
+    """
+    wanted, where = Path(target), f"--plot {target}"
+    if not wanted.suffix or wanted.is_dir():
+        try:
+            wanted.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the folder cannot be made: {error.strerror}", where, "give another") from None
+        return [wanted / f"{name}.png" for name in distinct([Path(_name(sound)).stem for sound in sounds])]
+    if wanted.suffix[1:].lower() not in FORMATS:
+        found, fix = f"found {wanted.suffix[1:]}", f"give {wanted.with_suffix('.png')}, or a folder"
+        raise UserError(f"a picture is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, {found}", where, fix)
+    if len(sounds) > 1:
+        fix = f"give a folder, as --plot {wanted.with_suffix('')}: each gets its own there"
+        raise UserError(f"one picture shows one sound, found {len(sounds)} sounds", where, fix)
+    if not wanted.parent.is_dir():
+        raise UserError("a picture goes to a folder that exists", where, f"mkdir -p {wanted.parent}")
+    return [wanted]
+
+
+def plotted(
+    results: Iterable[Classification], sounds: Sequence[Source], paths: Sequence[Path]
+) -> Iterator[Classification]:
+    """Passes the results on, one a sound and in their order, and draws those that have a path and could be read."""
+    for result, sound, path in zip_longest(results, sounds, paths):
+        if path and not result.error:
+            draw_timeline(*_heard(sound), result, path)
+        yield result
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that was there before: a, b, a-2."""
+    taken: list[str] = []
+    for name in names:
+        tries = chain([name], (f"{name}-{number}" for number in count(2)))
+        taken.append(next(each for each in tries if each not in taken))
+    return taken
+
+
+def draw_timeline(samples: np.ndarray, rate: int, result: Classification, path: Path | None = None) -> Figure:
+    """Draws a sound and what it was taken for.
+
+    Args:
+        samples: `(samples,)` in [-1, 1] at `rate` Hz.
+        result: a timeline gets the classes as rows under the sound's time axis; a single window, bars.
+    """
+    shown = _classes(result)
+    rows = 0.28 * len(shown) + 0.5
+    note = "grey: not among the classes asked for (--top_k)" if result.summary and _gaps(result, shown) else ""
+    title = f"{shortened(Path(result.path).name, 45)}: {_verdict(result)}"
+    with drawing(path, title, note, (10, 4.6 + rows)) as figure:
+        wave, mel, below = figure.subplots(3, 1, height_ratios=(1.1, 2, rows))
+        draw_wave(wave, samples, rate)
+        mesh = draw_levels(mel, spectra.mel_spectrogram(samples, rate), "mel")
+        colour_bar(mel, mesh, "level (dBFS)")
+        timed = [wave, mel]
+        if result.summary:
+            _rows(below, result.windows, shown)
+            timed.append(below)
+        else:
+            _bars(below, result.windows[0])
+        for axes in timed:
+            time_axis(axes, len(samples) / rate)
+        for axes in timed[:-1]:
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
+    return figure
+
+
+def _rows(axes: Axes, windows: Sequence[Prediction], shown: Sequence[str]) -> None:
+    """Classes downwards, time to the right; windows that overlap share the time between their middles."""
+    middles = np.array([(window.start + window.end) / 2 for window in windows])
+    edges = np.concatenate([[0], (middles[1:] + middles[:-1]) / 2, [windows[-1].end]])
+    scores = np.array([[dict(window.top).get(label, np.nan) for window in windows] for label in shown])
+    mesh = axes.pcolormesh(edges, np.arange(len(shown) + 1) - 0.5, scores, cmap="Blues", vmin=0, vmax=1)
+    axes.set_yticks(range(len(shown)), readable(shown))
+    axes.set(ylim=(len(shown) - 0.5, -0.5), facecolor="#ececec")
+    colour_bar(axes, mesh, "probability")
+
+
+def _bars(axes: Axes, prediction: Prediction) -> None:
+    top = prediction.top[:MOST_CLASSES]
+    bars = axes.barh(range(len(top)), [score for _, score in top], height=0.68, color=LIGHT_BLUE)
+    axes.bar_label(bars, [f"{score:.2f}" for _, score in top], padding=3, fontsize=9)
+    axes.set_yticks(range(len(top)), readable([label for label, _ in top]))
+    axes.set(xlabel="probability", xlim=(0, 1.08), ylim=(len(top) - 0.5, -0.5))
+    axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
+    axes.grid(axis="x")
+
+
+def _classes(result: Classification) -> list[str]:
+    """The labels that the picture shows, those with the highest mean score first."""
+    total: dict[str, float] = {}
+    for window in result.windows:
+        for label, score in window.top:
+            total[label] = total.get(label, 0) + score
+    return sorted(total, key=lambda label: -total[label])[:MOST_CLASSES]
+
+
+def _verdict(result: Classification) -> str:
+    overall = result.summary or result.windows[0]
+    mean = f", mean of {len(result.windows)} windows" * (result.summary is not None)
+    return f"{readable([overall.label])[0]} {overall.score:.2f}{mean}"
+
+
+def _gaps(result: Classification, shown: Sequence[str]) -> bool:
+    """Whether some window does not tell the score of every class that is shown."""
+    return any(label not in dict(window.top) for window in result.windows for label in shown)
+
+
+def _name(sound: Source) -> str:
+    return str(sound) if isinstance(sound, str | Path) else "sound"
+
+
+def _heard(sound: Source) -> tuple[np.ndarray, int]:
+    """The sound at its own rate, once more: the classifier heard it at the model's."""
+    if not isinstance(sound, str | Path | bytes):
+        sound.seek(0)
+    return read_audio(sound)

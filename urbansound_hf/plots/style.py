@@ -1,0 +1,107 @@
+"""The figures of a report, in one quiet style: colours that colour-blind people tell apart, axes with their units.
+
+Every figure is returned, and saved where a path is given: as PNG, SVG or PDF, by its suffix. Figures are made without
+pyplot, so that drawing touches neither the screen nor the figures of a notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
+
+
+BLUE, LIGHT_BLUE, ORANGE, GREY = "#0072B2", "#4C9CCB", "#D55E00", "#6b6b6b"  # Okabe and Ito's blue and vermilion
+TEN = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+"""Ten colours that colour-blind people tell apart (Petroff, arXiv:2107.02270)."""
+MARKERS = "osD^vPX"  # with the ten colours, 70 pairs before one comes twice
+FORMATS = ("png", "svg", "pdf")
+STYLE: dict[RcKeyType, Any] = {
+    "font.size": 10,
+    "text.parse_math": False,  # a file or a class may be called $5
+    "svg.hashsalt": "urbansound-hf",  # the same figure, the same bytes
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "axes.edgecolor": "#b0b0b0",
+    "axes.labelcolor": "#333333",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "xtick.major.size": 0,
+    "xtick.major.pad": 7,  # clear of the 0 beside the corner
+    "ytick.major.size": 0,
+    "figure.dpi": 140,
+    "figure.constrained_layout.w_pad": 0.08,
+}
+MOST_NAMED = 60  # classes that a figure has room to name
+MOST_COUNTED = 20  # classes whose counts can be read in the cells of a matrix
+
+
+@contextmanager
+def drawing(path: Path | None, title: str, note: str, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure of `size` inches under a title, with what its numbers are worth below it.
+
+    At the end it is saved to `path`, or only laid out, so that it looks the same wherever it is shown later.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(shortened(title, round(9 * size[0])), x=0.01, ha="left", fontsize=13)
+        if note:
+            figure.supxlabel(note, x=0.99, ha="right", fontsize=9, color=GREY)
+        yield figure
+        if path is None:
+            figure.draw_without_rendering()
+        else:
+            figure.savefig(path)
+
+
+def log_ticks(axes: Axes, direction: str) -> None:
+    """Makes the "x" or "y" axis logarithmic, with plain numbers, as many as its range asks for."""
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    axis: Axis = getattr(axes, f"{direction}axis")
+    axes.set(**{f"{direction}scale": "log"})
+    low, high = axis.get_view_interval()
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    choices = powers, np.outer(powers, (1, 2, 5)).ravel(), np.asarray(MaxNLocator(4).tick_values(low, high))
+    inside = [choice[(choice >= low) & (choice <= high)] for choice in choices]
+    axis.set_ticks(next((ticks for ticks in inside if len(ticks) > 2), inside[-1]))
+    axis.set_major_formatter(lambda value, _: f"{value:,.3g}" if value < 1000 else f"{value:,.0f}")
+    axis.set_minor_locator(NullLocator())
+
+
+def whiskers(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> np.ndarray:
+    """`(2, n)` lengths below and above each value, as matplotlib wants them; none where there is no interval."""
+    ends = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
+    low, high = np.transpose(ends)
+    return np.maximum([values - low, high - values], 0)
+
+
+def readable(labels: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Class names for people: `car_horn` → "car horn"; a long one is shortened."""
+    return [shortened(label.replace("_", " "), 30) for label in labels]
+
+
+def shortened(text: str, most: int) -> str:
+    """At most so many characters, the rest of the middle left out: what tells names apart is often at their ends."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"

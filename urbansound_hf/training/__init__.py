@@ -1,0 +1,1 @@
+"""Training: one run, cross-validation, hyper-parameter search."""

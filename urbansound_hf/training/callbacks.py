@@ -1,0 +1,174 @@
+"""Trainer callbacks: progress bar, averaged weights, epoch of the augmented rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from urbansound_hf.progress import Bar
+from urbansound_hf.training.augmented_dataset import AugmentedRows
+
+
+class TrainingBar(TrainerCallback):
+    """A bar over the training steps, the last loss and validation score beside it, and one over each evaluation.
+
+    `--disable_tqdm` switches it off; of several processes, the first has it.
+    """
+
+    def __init__(self) -> None:
+        self.training: Bar | None = None
+        self.scoring: Bar | None = None
+        self.scores: dict[str, str] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.training = self._bar(args, state, "Training", state.max_steps, unit="steps", initial=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.training is not None:
+            self.training.update(state.global_step - self.training.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training is not None:
+            score = f"eval_{args.metric_for_best_model}"
+            told = [("loss", "loss"), (score, f"validation {args.metric_for_best_model}")]
+            self.scores |= {name: f"{logs[key]:.3f}" for key, name in told if logs and key in logs}
+            self.training.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.scores.items()))
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.scoring is None:
+            self.scoring = self._bar(args, state, "Scoring", len(eval_dataloader), unit="batches", leave=False)
+        self.scoring.update()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._scored()
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> None:
+        self._scored()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.training is not None:
+            self.training.close()
+
+    def _bar(self, args: TrainingArguments, state: TrainerState, desc: str, total: int, **kwargs: Any) -> Bar:
+        return Bar(desc=desc, total=total, disable=args.disable_tqdm or not state.is_world_process_zero, **kwargs)
+
+    def _scored(self) -> None:
+        if self.scoring is not None:
+            self.scoring.close()
+        self.scoring = None
+
+
+FILE = "average.safetensors"  # in each of Trainer's checkpoints
+
+
+class WeightAverage(TrainerCallback):
+    """Follows the trained weights: after each update, `average = decay * average + (1 - decay) * weights`.
+
+    The first updates count more, `decay` being at most (1 + n) / (10 + n) after n of them, so that a short training
+    does not keep its beginning (as in TensorFlow's ExponentialMovingAverage). Batch-norm statistics are averages
+    already and stay as they are.
+
+    Args:
+        decay: of each update, 0 to 1.
+        continued: the checkpoint that an interrupted training goes on from.
+
+    Attributes:
+        running: whether there is an average beside the model's own weights now.
+    """
+
+    def __init__(self, decay: float, continued: str | None = None) -> None:
+        self.decay, self.continued, self.running = decay, continued, False
+        self.average: dict[str, torch.Tensor] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.average = {name: weight.detach().clone() for name, weight in trained(kwargs["model"]).items()}
+        if self.continued and (Path(self.continued) / FILE).is_file():
+            self.average = stored(Path(self.continued), args.device)
+        self.running = True
+
+    @torch.no_grad()
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        weights = trained(kwargs["model"])
+        torch._foreach_lerp_([self.average[name] for name in weights], list(weights.values()), 1 - decay)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            save_file({name: weight.contiguous() for name, weight in self.average.items()}, folder / FILE)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Puts the average into the model: that of the best checkpoint where Trainer has just loaded one."""
+        if args.load_best_model_at_end and state.best_model_checkpoint:
+            self.average = stored(Path(state.best_model_checkpoint), args.device)
+        self._exchange(kwargs["model"])
+        self.running = False
+
+    @contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """The model with the averaged weights, and with its own again afterwards."""
+        self._exchange(model)
+        try:
+            yield
+        finally:
+            self._exchange(model)
+
+    @torch.no_grad()
+    def _exchange(self, model: nn.Module) -> None:
+        for name, weight in trained(model).items():
+            own = weight.clone()
+            weight.copy_(self.average[name])
+            self.average[name] = own
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that learn, by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def stored(checkpoint: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    """The average beside a checkpoint."""
+    return {name: weight.to(device) for name, weight in load_file(checkpoint / FILE).items()}
+
+
+class TellEpoch(TrainerCallback):
+    """Tells the training rows which epoch it is, before any of its batches is drawn."""
+
+    def __init__(self, rows: AugmentedRows) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.rows.epoch.fill_(int(state.epoch or 0))

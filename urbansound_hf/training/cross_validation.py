@@ -1,0 +1,219 @@
+"""One command, one run for each test fold: prepared once, continued after an interruption, gathered at the end.
+
+A job array may share the work, one `--test_fold k` a job into the same output folder; then
+
+    urbansound-hf crossval OUTPUT_DIR [--force]
+
+gathers what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import gc
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers.utils import logging
+
+from urbansound_hf import progress
+from urbansound_hf.config.arguments import RunConfig
+from urbansound_hf.data.splits import Split
+from urbansound_hf.errors import UserError
+from urbansound_hf.evaluation import receipts
+from urbansound_hf.evaluation.receipts import Stopwatch, begin_receipt, write_receipt
+from urbansound_hf.hub import callback
+from urbansound_hf.hub.callback import check_push
+from urbansound_hf.layout import RESOLVED, finished
+from urbansound_hf.models import checkpoint
+from urbansound_hf.reports.model_card import write_card
+from urbansound_hf.reports.run_report import refuse_mismatches, run_summary, write_cross_validation, write_run
+from urbansound_hf.training.experiment import (
+    Experiment,
+    check_checkpoint,
+    finished_folds,
+    interrupted,
+    locked_folder,
+    prepare_experiment,
+    refuse_mixtures,
+    report_leaks,
+    unfinished_splits,
+    wanted_splits,
+)
+from urbansound_hf.training.run import train_and_evaluate
+from urbansound_hf.training.search import run_search
+
+ABOUT = "Gathers the finished folds of one experiment into one table, with figures, metrics.json and report.md."
+
+
+def run_experiment(config: RunConfig) -> int:
+    """Runs every test fold that the config asks for; returns the exit code (1: some fold failed).
+
+    Raises:
+        UserError: the data, the folds or what lies in the output folder do not allow it; nothing was trained then.
+    """
+    unwarned = checkpoint.quietly(local=True) if config.training.quiet else nullcontext()
+    with progress.quietly(config.training.quiet), unwarned:
+        if not progress.in_terminal():
+            logging.disable_progress_bar()  # of transformers and huggingface_hub, a hundred lines in a log
+        return run_search(config) if config.training.search else _run_folds(config)
+
+
+def _run_folds(config: RunConfig) -> int:
+    check_push(config)
+    experiment = prepare_experiment(config)
+    wanted = list(wanted_splits(experiment))
+    waiting = list(unfinished_splits(experiment, wanted))
+    check_checkpoint(experiment, wanted)
+    refuse_mixtures(experiment, wanted, waiting)
+    leaks = {split.name: report_leaks(experiment, split) for split in waiting}  # all, before an hour is wasted
+    if len(wanted) == 1:
+        if problem := run_split(experiment, wanted[0], leaks):
+            print(f"error: {problem}", file=sys.stderr)
+        return 1 if problem else 0
+    failed = run_splits(experiment, waiting, leaks)
+    if len(failed) < len(wanted) and config.training.process_index == 0:
+        print(cross_validation_summary(gather_folds(experiment.output_dir), experiment.output_dir))
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[str, Any]) -> dict[str, str]:
+    """One run after another, whatever becomes of each; returns the reasons of those that failed."""
+    failed, started = {}, time.perf_counter()
+    for done, split in enumerate(waiting, start=1):
+        try:
+            if problem := run_split(experiment, split, leaks):
+                failed[split.name] = problem
+        except Exception as error:  # of any kind: the hours of the other folds do not depend on this one
+            if experiment.config.training.world_size > 1:
+                raise  # the other processes wait for this one: the launcher ends all, the same command goes on
+            reason = str(error) or type(error).__name__
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+                reason += "\n  fix:   run the same command again; finished folds are skipped"
+            failed[split.name] = reason
+            print(f"{split.name} failed, the others go on: {reason}", file=sys.stderr)
+        experiment.say(progress.remaining("folds", done, len(waiting), time.perf_counter() - started))
+        gc.collect()  # a Trainer holds itself in a circle, and with it the memory of its GPU
+    return failed
+
+
+def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
+    """One run by one command at a time, from its folder to its receipt, and to the Hub.
+
+    Args:
+        leaks: the leak reports by the name of the split.
+
+    Returns:
+        why the finished run did not get to the Hub, if it did not.
+
+    Raises:
+        UserError: another command is at work in this folder.
+    """
+    with locked_folder(experiment, experiment.folder(split), "training"):
+        return _run_split(experiment, split, leaks)
+
+
+def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
+    folder, continued = experiment.folder(split), interrupted(experiment, split)
+    config = dataclasses.replace(experiment.config, training=copy.copy(experiment.config.training))
+    with config.training.main_process_first(desc="the run's folder"):
+        if config.training.process_index == 0:
+            make_folder(experiment, split)
+    pusher = callback.pusher(config, split)
+    with Stopwatch() as watch:
+        facts, callbacks = {"leaks": leaks[split.name]}, [pusher] if pusher else []
+        metrics = train_and_evaluate(config, experiment.sounds, split, folder, facts, callbacks)
+    if config.training.process_index == 0:
+        write_run(folder, experiment.sounds.dataset.select(split.test))
+        measured = {
+            "test_accuracy": metrics["test_accuracy"],
+            "continued": continued,  # then the seconds are those of the last part
+            "seconds": round(watch.seconds, 1),
+            "peak_memory_gib": round(watch.peak_memory_gib, 2),
+        }
+        receipt = {**experiment.receipt, **measured}
+        write_card(folder, receipt)
+        write_receipt(folder, receipt)
+        if not config.training.keep_checkpoints:  # not before: a kill in between would train all of it again
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        print(run_summary(metrics, folder))
+    return pusher.finish(folder) if pusher else None
+
+
+def make_folder(experiment: Experiment, split: Split) -> None:
+    """Makes the folder of a run; what an interrupted one left to continue from stays."""
+    config, folder = experiment.config, experiment.folder(split)
+    if config.training.overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+        for gathered in ("metrics.json", "report.md", "report.html"):  # they speak of the run that is replaced
+            (folder.parent / gathered).unlink(missing_ok=True)
+    if not interrupted(experiment, split):
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    begin_receipt(folder, experiment.receipt)
+    settings = {
+        **config.as_dict(),
+        "test_fold": str(config.data.test_fold if split.test_fold is None else split.test_fold),
+    }
+    own = {name: value for name, value in settings.items() if name not in ("output_dir", "overwrite")}
+    resolved = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
+    (folder / RESOLVED).write_text(f"# this run's resolved config: python train.py {RESOLVED} repeats it\n{resolved}")
+
+
+def gather_folds(output_dir: Path, force: bool = False) -> dict[str, Any]:
+    """Gathers the finished folds in a folder into its metrics.json, report and figures.
+
+    Args:
+        force: gather runs that differ, and say so in the report.
+
+    Returns:
+        the content of its metrics.json.
+
+    Raises:
+        UserError: there is no finished fold, or their configs, data or code differ.
+    """
+    runs = finished_folds(output_dir)
+    if not runs:
+        alone = finished(output_dir)
+        fix = (
+            f"this is a single run; give {output_dir.resolve().parent}"
+            if alone
+            else "run train.py with --test_fold all"
+        )
+        raise UserError("no finished fold is there to gather", str(output_dir), fix)
+    mismatches = receipts.mismatches(runs)
+    refuse_mismatches(mismatches, output_dir, force)
+    cautions = [f"gathered by force: {mismatch}" for mismatch in mismatches]
+    return write_cross_validation(output_dir, runs, cautions)
+
+
+def cross_validation_summary(metrics: dict[str, Any], output_dir: Path) -> str:
+    """The last lines that a cross-validation prints."""
+    lines = [f"{'fold':>4}  accuracy  macro-F1"]
+    lines += [
+        f"{row['test_fold']:>4}  {row['test_accuracy']:8.4f}  {row['test_macro_f1']:8.4f}" for row in metrics["folds"]
+    ]
+    spread = "" if metrics["std_accuracy"] is None else f" ± {metrics['std_accuracy']:.4f} (std over folds, ddof=1)"
+    lines.append(f"mean  {metrics['mean_accuracy']:8.4f}{spread}; pooled {metrics['pooled_accuracy']:.4f}")
+    lines += [metrics["scope"], *metrics["notes"], f"report: {output_dir / 'report.html'}"]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="urbansound-hf crossval", description=ABOUT)
+    parser.add_argument("output_dir", type=Path, help="the folder that holds fold1, fold2, …")
+    parser.add_argument("--force", action="store_true", help="gather folds that differ, and say so")
+    options = parser.parse_args(argv)
+    print(cross_validation_summary(gather_folds(options.output_dir, options.force), options.output_dir))
+    return 0

@@ -1,0 +1,203 @@
+"""`--search N`: the values of `search_space` that score best on the validation clips, found by Optuna through Trainer.
+
+The test clips take no part: they are left out of the data before a model hears any of it. Every trial starts from the
+same seed and the same weights, and trains to its end. The trials lie in `search/study.db`; the same command goes on
+until there are N of them, after an interruption as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from urbansound_hf import progress
+from urbansound_hf.config import search_space
+from urbansound_hf.config.arguments import RunConfig
+from urbansound_hf.config.parse import flag_parser
+from urbansound_hf.data.loading import Sounds
+from urbansound_hf.data.splits import Split
+from urbansound_hf.errors import UserError
+from urbansound_hf.evaluation.receipts import mismatches
+from urbansound_hf.reports import search
+from urbansound_hf.reports.search import finished_trials, write_search_report
+from urbansound_hf.training.experiment import Experiment, locked_folder, prepare_experiment, report_leaks, wanted_splits
+from urbansound_hf.training.run import make_trainer, prepare_training, training_rows
+
+if TYPE_CHECKING:
+    import optuna
+
+
+FOLDER, STUDY, BEGUN = "search", "study.db", "receipt"
+
+
+def run_search(config: RunConfig) -> int:
+    """Searches, and leaves trials, report and best config in the folder `search` of the run; returns the exit code.
+
+    Raises:
+        UserError: the data or what lies in the folder do not allow it, or no trial came to its end.
+    """
+    experiment = prepare_experiment(config)
+    (split,) = wanted_splits(experiment)
+    report_leaks(experiment, split)
+    folder, first = experiment.output_dir / FOLDER, config.training.process_index == 0
+    with locked_folder(experiment, folder, "searching"):
+        _search(experiment, split, folder, open_study(experiment, split, folder) if first else None)
+    return 0
+
+
+def _search(experiment: Experiment, split: Split, folder: Path, study: optuna.Study | None) -> None:
+    """Completes the study, which only the first of several processes has, and reports it."""
+    config = experiment.config
+    left = [(config.training.search or 0) - len(finished_trials(study)) if study else 0]
+    broadcast_object_list(left)  # the processes count the same trials
+    if left[0] > 0:
+        run_trials(experiment, split, folder, left[0], study)
+    if study:
+        print(write_search_report(folder, study, config, split))
+
+
+def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Study:
+    """The study in the folder, or a new one; a trial that was running when its process ended has failed.
+
+    Raises:
+        UserError: the study there is of another experiment.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell of each trial, as `Trials` does
+    if experiment.config.training.overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    study = optuna.create_study(**storage(folder), direction=direction(experiment.config), load_if_exists=True)
+    values = {name: value for name, value in experiment.receipt["config"].items() if name != "search"}
+    receipt = {**experiment.receipt, "config": {**values, "held-out fold": split.name}}
+    receipt = json.loads(json.dumps(receipt, default=str))
+    begun = study.user_attrs.get(BEGUN, receipt)
+    if differ := mismatches([], {"the search": begun, "this command": receipt}):
+        raise UserError(
+            f"a search of another experiment lies here: {'; '.join(differ)}",
+            str(folder),
+            "give the same values to go on with it, another --output_dir, or --overwrite",
+        )
+    study.set_user_attr(BEGUN, receipt)
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return study
+
+
+def storage(folder: Path) -> dict[str, Any]:
+    """Where Optuna keeps the trials, and under which name."""
+    return {"storage": f"sqlite:///{folder / STUDY}", "study_name": FOLDER}
+
+
+def direction(config: RunConfig) -> Literal["maximize", "minimize"]:
+    return "maximize" if config.training.greater_is_better else "minimize"
+
+
+def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, study: optuna.Study | None) -> None:
+    """Runs `count` trials more."""
+    import optuna
+
+    trials = Trials(experiment, split, folder, count)
+    tried = len(study.trials) if study else 0
+    trials.trainer.hyperparameter_search(
+        backend="optuna",
+        hp_space=trials.arguments,
+        compute_objective=trials.score,
+        n_trials=count,
+        direction=direction(experiment.config),
+        load_if_exists=True,
+        # The same seed again would draw the values of the first trials again.
+        sampler=optuna.samplers.TPESampler(seed=experiment.config.training.seed + tried),
+        pruner=optuna.pruners.NopPruner(),  # one that learns slowly may be the best in the end
+        **storage(folder),
+    )
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def without_test(sounds: Sounds, split: Split) -> tuple[Sounds, Split]:
+    """The training and validation clips alone, and the split's numbers of them."""
+    kept = np.sort(np.concatenate([split.train, split.validation]))
+    alone = dataclasses.replace(sounds, dataset=sounds.dataset.select(kept))
+    train, validation = (np.searchsorted(kept, part) for part in (split.train, split.validation))
+    return alone, dataclasses.replace(split, train=train, validation=validation, test=np.array([], np.int64))
+
+
+class Trials(TrainerCallback):
+    """What Trainer asks about a trial: its values, its model and rows, its score.
+
+    Args:
+        count: the number of trials to come, to tell how far they are.
+
+    Attributes:
+        trainer: the one that trains them all.
+    """
+
+    def __init__(self, experiment: Experiment, split: Split, folder: Path, count: int) -> None:
+        self.experiment, self.count, self.done, self.started = experiment, count, 0, time.perf_counter()
+        self.trial: Any = None
+        self.scored: float | None = None
+        # A trial leaves its score and nothing else.
+        self.config = experiment.config.with_values({"save_strategy": "no", "report_to": []})
+        self.space = search_space.parse_search_space(self.config.training.search_space or [], flag_parser())
+        self.sounds, self.split = without_test(experiment.sounds, split)
+        _, _, extractor, parts, learner = prepare_training(self.config, self.sounds, self.split)
+        self.trainer = make_trainer(self.config, learner, extractor, parts, self.sounds, folder)
+        self.trainer.model_init = cast(Any, self.model)  # it may be the head of a probe
+        self.trainer.add_callback(self)
+
+    def arguments(self, trial: optuna.Trial) -> dict[str, Any]:
+        """The values that belong to Trainer's arguments."""
+        values = search_space.suggest(self.space, trial)
+        return {name: value for name, value in values.items() if name in vars(self.config.training)}
+
+    def model(self, trial: optuna.Trial) -> torch.nn.Module:
+        """A new model; its rows and its recipe go to the Trainer."""
+        self.trial, self.scored, trainer = trial, None, self.trainer
+        config = self.config.with_values(search_space.suggest(self.space, trial))
+        config, _, extractor, parts, learner = prepare_training(config, self.sounds, self.split)
+        trainer.train_dataset = training_rows(config, parts["train"], extractor, len(self.sounds.labels))
+        trainer.eval_dataset = parts["validation"]
+        trainer.follow(config.model, config.recipe, np.array(parts["train"]["labels"]))
+        if patience := self.config.training.early_stopping_patience:
+            trainer.remove_callback(EarlyStoppingCallback)  # it would count on from where it stopped the trial before
+            trainer.add_callback(EarlyStoppingCallback(patience))
+        set_seed(self.config.training.seed)  # as a run does, whose Trainer is made after its model: the same score
+        return learner
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """That of the checkpoint which a run would keep: the best so far, or the last."""
+        arguments, best = self.trainer.args, self.trainer.state.best_metric
+        now = metrics[f"eval_{arguments.metric_for_best_model}"]
+        if best is None or not math.isfinite(best) or not arguments.load_best_model_at_end:
+            self.scored = now
+        else:
+            self.scored = max(best, now) if arguments.greater_is_better else min(best, now)
+        return self.scored
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.done += 1
+        scored = "" if self.scored is None else f" {args.metric_for_best_model} {self.scored:.4f};"
+        shown = search.shown(search_space.suggest(self.space, self.trial))
+        far = progress.remaining("trials", self.done, self.count, time.perf_counter() - self.started)
+        self.experiment.say(f"trial {self.trial.number}:{scored} {shown}; {far}")

@@ -1,0 +1,139 @@
+"""Trainer, taught to evaluate as serving does and to use this project's parameter groups."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, Trainer
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+
+from urbansound_hf.config.arguments import ModelArguments, RecipeArguments
+from urbansound_hf.features.dataset import collate_evaluation, collate_training
+from urbansound_hf.models import adapt
+from urbansound_hf.training.augmented_dataset import AugmentedRows
+from urbansound_hf.training.callbacks import TellEpoch, TrainingBar, WeightAverage
+from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss
+
+
+class SoundTrainer(Trainer):
+    """Trainer that evaluates as serving does: clips of one shape together, nothing padded.
+
+    Args:
+        adaptation: which learning rates the layers have.
+        plan: what the loss is made of, and which weights are evaluated and kept.
+        continued: the checkpoint that an interrupted training goes on from.
+        labels: `(rows,)` class ids of the training rows.
+        classes: the number of them.
+    """
+
+    def __init__(
+        self,
+        adaptation: ModelArguments,
+        plan: RecipeArguments,
+        labels: np.ndarray,
+        classes: int,
+        continued: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(data_collator=collate_training, **kwargs)
+        self.classes, self.continued = classes, continued
+        self.label_names = ["labels", "clip"]
+        self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+        self.add_callback(TrainingBar())
+        self.follow(adaptation, plan, labels)
+        # The loss is a mean over the batch; Trainer takes a `**kwargs` in `forward` for a promise to divide by the
+        # accumulated batch instead, and would then not average over gradient accumulation steps.
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
+
+    def follow(self, adaptation: ModelArguments, plan: RecipeArguments, labels: np.ndarray) -> None:
+        """Trains `train_dataset` by a recipe from now on, in place of the one before; arguments as on construction."""
+        self.adaptation, self.plan, self.labels = adaptation, plan, labels
+        weights = class_weights(labels, self.classes) if plan.class_weights else None
+        self.class_weights = None if weights is None else weights.to(self.args.device)
+        self.average = WeightAverage(plan.ema_decay, self.continued) if plan.ema_decay else None
+        self.remove_callback(WeightAverage)
+        self.remove_callback(TellEpoch)
+        if self.average:
+            self.add_callback(self.average)
+        if isinstance(self.train_dataset, AugmentedRows):
+            self.add_callback(TellEpoch(self.train_dataset))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The model's own loss (ECAPA-TDNN's has a margin); the recipe's cross entropy where that asks for more."""
+        labels, smoothing, gamma = inputs["labels"], self.args.label_smoothing_factor, self.plan.focal_gamma
+        if labels.ndim == 1 and self.class_weights is None and not smoothing and not gamma:
+            outputs = model(**inputs)
+            loss = outputs.loss
+        else:
+            outputs = model(**{name: values for name, values in inputs.items() if name != "labels"})
+            loss = classification_loss(outputs.logits, labels, self.class_weights, smoothing, gamma)
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        if self.plan.balanced_sampling:
+            return BalancedSampler(self.labels, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Scores the weights that will be kept: their moving average, where the recipe asks for it."""
+        unwrapped: Any = self.model
+        with self.average.in_place(unwrapped) if self.average and self.average.running else nullcontext():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's choice of optimizer (`--optim`) over this project's parameter groups."""
+        model = model or self.model
+        groups = adapt.parameter_groups(
+            model,
+            self.args.learning_rate,
+            self.args.weight_decay,
+            self.adaptation.head_learning_rate,
+            self.adaptation.layer_decay,
+        )
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer_cls_and_kwargs = (kind, {"params": groups, **settings})  # GaLore and its kin bring their own
+        return super().create_optimizer(model)
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        return self._with_evaluation_collator(super().get_eval_dataloader, *args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        return self._with_evaluation_collator(super().get_test_dataloader, *args, **kwargs)
+
+    def _with_evaluation_collator(self, get: Any, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        self.data_collator = collate_evaluation
+        try:
+            return get(*args, **kwargs)
+        finally:
+            self.data_collator = collate_training
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, Any]:
+        """Logits `(batch, classes)` of clips of several shapes; the loss comes with the metrics, of whole clips."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            scored = [model(**group).logits.float() for group in self._in_step(inputs["groups"])]
+        order = torch.cat(inputs["positions"]).argsort()
+        logits = torch.cat(scored[: len(inputs["groups"])])[order]  # (batch, classes)
+        return None, logits, (inputs["labels"], inputs["clip"])
+
+    def _in_step(self, groups: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """Under FSDP every process must call the model equally often: the first group again, its result unused."""
+        if not self.is_fsdp_enabled:
+            return groups
+        most = self.accelerator.gather(torch.tensor([len(groups)], device=self.args.device)).max()
+        return groups + groups[:1] * (int(most) - len(groups))
