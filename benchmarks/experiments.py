@@ -115,14 +115,14 @@ def save(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     recordings = {row["fold"]: row["groups"] for row in known.values() if "groups" in row and row["fold"]}
     lines = [json.dumps({key: value for key, value in row.items() if key != "groups"}) for row in known.values()]
-    path.write_text("".join(f"{line}\n" for line in sorted(lines)))
+    path.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
     for fold, groups in recordings.items():
-        path.with_name(f"fold{fold}.json").write_text(json.dumps(groups) + "\n")
+        path.with_name(f"fold{fold}.json").write_text(json.dumps(groups) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of receipts; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def command(about: str, jobs_of: Callable[[dict[str, str]], Iterable[Job]], path: Path, outputs: str) -> int:

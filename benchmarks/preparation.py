@@ -94,7 +94,7 @@ def repeat(data_dir: Path, target: Path, times: int) -> Path:
             link.symlink_to((root / f"audio/fold{record['fold']}" / record["slice_file_name"]).resolve())
             lines.append(",".join((record | {"slice_file_name": name})[column] for column in urbansound8k.CSV_COLUMNS))
     (target / urbansound8k.METADATA_FILE).parent.mkdir(parents=True)
-    (target / urbansound8k.METADATA_FILE).write_text("\n".join(lines))
+    (target / urbansound8k.METADATA_FILE).write_text("\n".join(lines), encoding="utf-8")
     return target
 
 

@@ -63,7 +63,11 @@ def _receipts() -> tuple[dict[str, Rows], dict[int, list[str]]]:
         named = [row for row in rows if row["name"] == name]
         folds = {seed: {row["fold"] for row in named if row["seed"] == seed} for seed in recipe.SEEDS}
         whole[name] = [row for row in named if folds[row["seed"]] == set(recipe.FOLDS)]
-    groups = {fold: json.loads((RECEIPTS / f"fold{fold}.json").read_text()) for fold in recipe.FOLDS} if rows else {}
+    groups = (
+        {fold: json.loads((RECEIPTS / f"fold{fold}.json").read_text(encoding="utf-8")) for fold in recipe.FOLDS}
+        if rows
+        else {}
+    )
     return whole, groups
 
 

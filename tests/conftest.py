@@ -90,7 +90,7 @@ def configure(tmp_path) -> Callable[..., RunConfig]:
     """Parses flags over the config of a tiny, deterministic wav2vec2 that trains for four steps on the CPU."""
     from urbansound_hf.config.parse import parse_run_config
 
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
     return lambda *argv: parse_run_config([str(part) for part in argv], tmp_path / "tiny.yaml")
 
 

@@ -216,7 +216,7 @@ def served(tmp_path_factory) -> tuple[Path, Path]:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
     for number in range(6):
         soundfile.write(folder / f"{number}.wav", noise, 16_000)
-    (folder / "broken.wav").write_text("no sound")
+    (folder / "broken.wav").write_text("no sound", encoding="utf-8")
     return tiny.save("yamnet", tmp_path_factory.mktemp("model"), clip_seconds=1.0), folder
 
 

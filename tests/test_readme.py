@@ -59,7 +59,7 @@ def spans(document: Path) -> list[str]:
 
 def announced(path: Path) -> list[list[str]]:
     """The commands in a config's header."""
-    header = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     found = [line.removeprefix("Command").strip() for line in header]
     return [words for line in found if SCRIPT.match(line) for words in commands(line)]
 
@@ -131,10 +131,12 @@ def check(words: list[str], parse) -> None:
         else:
             assert importlib.util.find_spec(script), f"there is no module {script}"
     elif words[0] == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
     elif words[:2] == ["pip", "install"]:
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "optional-dependencies"
+        ]
         asked = re.findall(r"\[([\w,]+)\]", words[-1])
         assert words[-1].startswith(".") and {name for names in asked for name in names.split(",")} <= set(extras)
     else:
@@ -171,7 +173,7 @@ def test_a_wrong_command_is_noticed(line, parse):
 @pytest.mark.parametrize("document", TEXTS, ids=lambda path: path.name)
 def test_every_flag_and_path_that_is_mentioned_exists(document, known_flags):
     told = spans(document) if document.suffix == ".md" else [
-        line for line in document.read_text().splitlines() if line.startswith("#") or "  # " in line
+        line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("#") or "  # " in line
     ]  # fmt: skip
     flags = {flag for span in told for flag in re.findall(r"(?<![\w-])--\w[\w-]*", span)}
     assert not sorted(flags - known_flags)
@@ -197,8 +199,8 @@ def known_flags() -> set[str]:
 
     from urbansound_hf.config.flags import FlagParser
 
-    sources = [path.read_text() for path in (ROOT / "urbansound_hf").rglob("*.py")]
-    sources += [path.read_text() for path in (*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py"))]
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "urbansound_hf").rglob("*.py")]
+    sources += [path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py"))]
     added = {flag for text in sources for flag in re.findall(r"""add(?:_argument)?\(\s*"(--\w+)""", text)}
     parsers = (FlagParser(SCHEMA), launch_command_parser())
     return {"--flag", *added, *(flag for parser in parsers for flag in parser._option_string_actions)}
@@ -246,7 +248,7 @@ def workplace(tmp_path_factory, synthetic_root) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "data").mkdir()
     (folder / "data" / "UrbanSound8K").symlink_to(synthetic_root)
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     outputs = folder / "outputs" / "wav2vec2_base"
     argv = ["--dataset", "urbansound8k", "--data_dir", str(synthetic_root), "--output_dir", str(outputs)]
     assert (
@@ -268,12 +270,14 @@ def test_a_command_of_the_readme_runs(words, workplace, monkeypatch, capsys):
     script, flags = script_of(words)
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(sys, "argv", [script, *flags])
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((workplace / "clip.wav").read_bytes())))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO((workplace / "clip.wav").read_bytes()), encoding="utf-8")
+    )
     with pytest.raises(SystemExit) as ended:
         start(script)
     told = capsys.readouterr()
     assert not ended.value.code, told.err
-    written = [Path(flags[i + 1]).read_text() for i, flag in enumerate(flags) if flag == "--output"]
+    written = [Path(flags[i + 1]).read_text(encoding="utf-8") for i, flag in enumerate(flags) if flag == "--output"]
     assert max(map(len, (told.out, *written))) > 100
 
 

@@ -71,7 +71,7 @@ def sounds(tmp_path_factory) -> Path:
     soundfile.write(folder / "short.wav", siren[: RATE // 4], RATE)
     soundfile.write(folder / "minute.wav", minute, RATE)
     soundfile.write(folder / "ten_minutes.wav", np.tile(minute, 10), RATE)
-    (folder / "notes.wav").write_text("a siren, far away, and rain\n")
+    (folder / "notes.wav").write_text("a siren, far away, and rain\n", encoding="utf-8")
     return folder
 
 
@@ -128,7 +128,7 @@ def test_a_table_of_files_is_the_csv_of_infer(yamnet, sounds, capsys):
     assert rows[1][1:4] == ["", "", ""] and rows[1][4].startswith("not a sound that libsndfile can read")
     summary = yamnet.classify(sounds / "minute.wav").summary
     assert rows[2][1:] == [60.0, summary.label, round(summary.score, 4), ""]
-    written, expected = write_csv(results).read_text(), io.StringIO()
+    written, expected = write_csv(results).read_text(encoding="utf-8"), io.StringIO()
     expected.name = "expected"
     write_results(yamnet.classify_many(paths), "csv", 5, expected)
     assert written == expected.getvalue().replace(f"{sounds}/", "")
@@ -208,16 +208,16 @@ def test_the_space_runs_as_it_stands(models, sounds, yamnet, tmp_path):
 
 def test_the_space_names_what_it_needs(models, tmp_path):
     """Every package that the page imports, and no sound, no receipt, no table of the run."""
-    (models["yamnet"] / "predictions.csv").write_text("file,label\n")
+    (models["yamnet"] / "predictions.csv").write_text("file,label\n", encoding="utf-8")
     write_space(tmp_path, str(models["yamnet"]), "Sounds of\nthe street: 2")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "README.md", "app.py", "model", "requirements.txt", "urbansound_hf",
     ]  # fmt: skip
     assert not list(tmp_path.rglob("*.csv")) + list(tmp_path.rglob("__pycache__"))
-    card = yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])
+    card = yaml.safe_load((tmp_path / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert (card["sdk"], card["app_file"], card["license"]) == ("gradio", "app.py", "apache-2.0")
     assert card["title"] == "Sounds of the street: 2" and card["sdk_version"] == version("gradio")
-    named = {line.split("==")[0] for line in (tmp_path / "requirements.txt").read_text().split()}
+    named = {line.split("==")[0] for line in (tmp_path / "requirements.txt").read_text(encoding="utf-8").split()}
     brought = {"numpy", "safetensors", "huggingface_hub", "filelock", "gradio"}  # by transformers; by the Space itself
     assert third_party(*reached("app")) <= named | brought
 
@@ -236,7 +236,9 @@ def third_party(*modules: str) -> set[str]:
     found: set[str] = set()
     for module in modules:
         path = PACKAGE.joinpath(*module.split("."))
-        tree = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
+        tree = ast.parse(
+            (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+        )
         for node in tree.body:
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
@@ -247,8 +249,8 @@ def third_party(*modules: str) -> set[str]:
 
 def test_a_space_of_a_hub_model_downloads_it(tmp_path, monkeypatch):
     write_space(tmp_path, "owner/model", "Street")
-    assert "models:\n  - owner/model\n" in (tmp_path / "README.md").read_text()
-    assert "'owner/model'" in (tmp_path / "app.py").read_text() and not (tmp_path / "model").exists()
+    assert "models:\n  - owner/model\n" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "'owner/model'" in (tmp_path / "app.py").read_text(encoding="utf-8") and not (tmp_path / "model").exists()
     monkeypatch.setattr(space, "NEEDS", ("no-such-package",))
     with pytest.raises(UserError, match="needs no-such-package"):
         write_space(tmp_path, "owner/model", "Street")
@@ -396,7 +398,7 @@ def test_many_files_become_a_table_to_take_away(visit, yamnet, sounds):
     with page.expect_download() as download:
         page.get_by_role("button", name="Download as CSV").click()
     results = list(classify_all(yamnet, [sounds / name for name in names]))
-    assert download.value.path().read_text() == write_csv(results).read_text()
+    assert download.value.path().read_text(encoding="utf-8") == write_csv(results).read_text(encoding="utf-8")
 
 
 @in_browser

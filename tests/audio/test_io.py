@@ -247,7 +247,7 @@ def test_windows_cover_everything(samples: int, hop: int) -> None:
 
 @pytest.mark.real
 def test_every_real_clip() -> None:
-    with (REAL_DATA / "metadata" / "UrbanSound8K.csv").open(newline="") as file:
+    with (REAL_DATA / "metadata" / "UrbanSound8K.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 680
     for row in rows:

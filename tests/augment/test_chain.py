@@ -22,8 +22,8 @@ def folder(tmp_path):
     (tmp_path / "a").mkdir()
     for number, path in enumerate((tmp_path / "one.wav", tmp_path / "a/two.flac")):
         soundfile.write(path, np.random.default_rng(number).uniform(-0.5, 0.5, 3000), 8000)
-    (tmp_path / "notes.txt").write_text("no sound")
-    (tmp_path / "._one.wav").write_text("macOS leaves this")
+    (tmp_path / "notes.txt").write_text("no sound", encoding="utf-8")
+    (tmp_path / "._one.wav").write_text("macOS leaves this", encoding="utf-8")
     return tmp_path
 
 

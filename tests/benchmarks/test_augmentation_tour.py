@@ -48,7 +48,9 @@ def test_the_sounds_beside_the_page_are_those_of_the_tour():
 def test_every_effect_is_seen_and_heard(monkeypatch, tmp_path, capsys):
     soundfile.write(tmp_path / "mine.wav", augmentation_tour.example()[:8000], SAMPLING_RATE)
     page = tmp_path / "page.md"
-    page.write_text(f"# Mine\n{augmentation_tour.BEGIN}\n| a stale row |\n{augmentation_tour.END}\nend\n")
+    page.write_text(
+        f"# Mine\n{augmentation_tour.BEGIN}\n| a stale row |\n{augmentation_tour.END}\nend\n", encoding="utf-8"
+    )
     tour(monkeypatch, tmp_path / "new/tour", "--sound", tmp_path / "mine.wav", "--page", page)
     sounds = sorted((tmp_path / "new/tour").glob("*.ogg"))
     assert f"effects.png, and {len(sounds)} sounds" in capsys.readouterr().out and len(sounds) > len(EFFECTS)
@@ -56,12 +58,12 @@ def test_every_effect_is_seen_and_heard(monkeypatch, tmp_path, capsys):
     assert len(before) == 8000, "the sound that was given"
     picture = np.asarray(Image.open(tmp_path / "new/tour/effects.png").convert("RGB"))
     assert picture.shape[0] > 1000 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "stale" not in text and "tour/gain.ogg" in text and text.startswith("# Mine\n") and text.endswith("\nend\n")
 
 
 def test_a_page_without_a_place_for_the_table_is_refused(tmp_path):
-    (tmp_path / "page.md").write_text("# Mine\n")
+    (tmp_path / "page.md").write_text("# Mine\n", encoding="utf-8")
     for page in (tmp_path / "page.md", tmp_path / "none.md"):
         with pytest.raises(UserError, match="needs a place for the table: the lines <!-- begin effects -->"):
             augmentation_tour.renew(page, "x")

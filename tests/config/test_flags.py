@@ -10,7 +10,7 @@ from urbansound_hf.errors import UserErrors, exit_code
 
 def parse(folder, text, *argv):
     """Parses `argv` with a config of that text in `folder`, which the test is in."""
-    (folder / "run.yaml").write_text(text)
+    (folder / "run.yaml").write_text(text, encoding="utf-8")
     return parse_run_config(["run.yaml", *argv], folder / "absent.yaml")
 
 

@@ -36,7 +36,7 @@ def parse(tmp_path):
     """Parses flags over a config of the given text."""
 
     def parse_text(text="", *argv):
-        (tmp_path / "run.yaml").write_text(text)
+        (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
         return parse_run_config([*argv], tmp_path / "run.yaml")
 
     return parse_text
@@ -69,7 +69,7 @@ def test_the_command_line_can_drop_what_the_file_lists(parse):
 
 @pytest.mark.parametrize("before", [True, False])
 def test_the_config_may_stand_anywhere(tmp_path, before):
-    (tmp_path / "mine.yaml").write_text("seed: 7")
+    (tmp_path / "mine.yaml").write_text("seed: 7", encoding="utf-8")
     path, flags = [str(tmp_path / "mine.yaml")], ["--run_name", "a.yaml", "--overwrite"]
     run = parse_run_config([*path, *flags] if before else [*flags, *path], tmp_path / "absent.yaml")
     assert (run.name, run.training.seed, run.training.run_name, run.training.overwrite) == ("mine", 7, "a.yaml", True)
@@ -117,9 +117,9 @@ def test_bf16_is_automatic(parse, monkeypatch, answer):
 
 def test_the_hardware_is_asked_for_bf16():
     flags = Path("/proc/cpuinfo")
-    if not flags.is_file() or "flags" not in flags.read_text():
+    if not flags.is_file() or "flags" not in flags.read_text(encoding="utf-8"):
         pytest.skip("needs /proc/cpuinfo of an x86 processor")
-    words = flags.read_text().split()
+    words = flags.read_text(encoding="utf-8").split()
     assert has_bf16(on_cpu=True) == ("avx512_bf16" in words or "amx_tile" in words)
 
 
@@ -174,7 +174,7 @@ def attributes_read_from_arguments():
     for path in (ROOT / "urbansound_hf").rglob("*.py"):
         if path.parent.name == "config":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 owner = getattr(node.value, "attr", getattr(node.value, "id", ""))
                 if owner in ("data", "model", "training", "arguments", "adaptation", "recipe", "plan", "self"):
@@ -200,7 +200,7 @@ def test_every_shipped_config_is_a_run(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_introduces_itself(path):
-    head = path.read_text().split("\n\n")[0]
+    head = path.read_text(encoding="utf-8").split("\n\n")[0]
     assert all(line.startswith("#") for line in head.splitlines())
     assert all(f"# {word} " in head for word in ("Trains", "Needs", "Command", "Expect"))
     assert f"train.py configs/{path.name}" in head
@@ -226,8 +226,8 @@ def test_accelerate_reads_its_configs(path):
         "fsdp": ("FSDP", 8),
     }
     assert (launch.distributed_type.value, launch.num_processes) == expected[path.stem]
-    assert f"--config_file configs/accelerate/{path.name} train.py configs/" in path.read_text()
-    written = yaml.safe_load(path.read_text())
+    assert f"--config_file configs/accelerate/{path.name} train.py configs/" in path.read_text(encoding="utf-8")
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert written.keys() <= set(launch.to_dict()) and launch.mixed_precision == "no"
 
 

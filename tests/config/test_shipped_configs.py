@@ -42,7 +42,7 @@ def test_every_config_trains(path, synthetic_root, tmp_path):
     from urbansound_hf.models.registry import known_types
     from urbansound_hf.training.cross_validation import run_experiment
 
-    given = yaml.safe_load(path.read_text())
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
     name, sizes = STAND_INS.get(given["model_name_or_path"], (given["model_name_or_path"], []))
     assert name in known_types(), f"{name} needs the network: give it one of STAND_INS"
     flags = ["--dataset", "urbansound8k", "--data_dir", str(synthetic_root), "--output_dir", str(tmp_path)]
@@ -51,14 +51,14 @@ def test_every_config_trains(path, synthetic_root, tmp_path):
     flags += ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "1", "--save_steps", "1"]
     flags += ["--preprocessing_num_workers", "1", "--dataloader_num_workers", "0"]
     assert run_experiment(parse_run_config([str(path), *flags], path)) == 0
-    metrics = json.loads((tmp_path / "fold10" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "fold10" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["clips"] == {"train": 80, "validation": 10, "test": 10}
     assert (tmp_path / "fold10" / "run.json").is_file()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_introduces_itself(path):
-    header = [line for line in path.read_text().splitlines()[:25] if line.startswith("#")]
+    header = [line for line in path.read_text(encoding="utf-8").splitlines()[:25] if line.startswith("#")]
     text = "\n".join(header)
     for heading in ("Needs", "Command", "Expect"):
         assert heading in text, f"{path.name} does not say: {heading}"

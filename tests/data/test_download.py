@@ -192,7 +192,7 @@ def test_a_full_disk_is_told_before_the_first_byte(server: FileServer, target: P
 
 
 def test_a_folder_that_cannot_be_made(server: FileServer, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="--data_dir") as caught:
         get(server, tmp_path / "file" / "sounds.tar.gz")
     assert str(tmp_path / "file") in caught.value.where

@@ -139,7 +139,7 @@ def test_a_configuration_of_the_parquet_branch_is_its_folder(tmp_path):
 
 def test_what_datasets_cannot_read_comes_with_the_way_out(tmp_path):
     folder = parquet(tmp_path / "old", train=keywords(4))
-    (folder / "old.py").write_text("# a loading script, as Hub data sets used to have")
+    (folder / "old.py").write_text("# a loading script, as Hub data sets used to have", encoding="utf-8")
     with pytest.raises(UserError, match="scripts are no longer supported") as error:
         load_sounds(SoundRequest(str(folder)))
     assert f"--dataset_revision {EXPORT}" in error.value.fix
@@ -164,7 +164,7 @@ def test_unreadable_sounds_in_a_table_are_named(tmp_path):
 
 def test_classes_as_folders(tmp_path):
     folder = classes(tmp_path / "birds", "owl/1.wav", "owl/deep/2.wav", "wren/1.flac.wav", "wren/.hidden.wav")
-    (folder / "wren/notes.txt").write_text("no sound")
+    (folder / "wren/notes.txt").write_text("no sound", encoding="utf-8")
     sounds = load_sounds(SoundRequest(str(folder)))
     assert (sounds.name, sounds.labels, labels_of(sounds)) == ("birds", ["owl", "wren"], ["owl", "owl", "wren"])
     assert sounds.dataset.column_names == ["audio", "label"]
@@ -204,27 +204,27 @@ def test_a_csv_with_folds_groups_and_splits(tmp_path, header):
 )
 def test_a_csv_that_does_not_fit(tmp_path, table, said):
     classes(tmp_path, "a.wav", "b.wav", "1/same.wav", "2/same.wav")
-    (tmp_path / "metadata.csv").write_text(table)
-    (tmp_path / "other.csv").write_text("metadata.csv comes first")
+    (tmp_path / "metadata.csv").write_text(table, encoding="utf-8")
+    (tmp_path / "other.csv").write_text("metadata.csv comes first", encoding="utf-8")
     with pytest.raises(UserError, match=said):
         load_sounds(SoundRequest(str(tmp_path)))
-    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,y\n1/same.wav,y")
+    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,y\n1/same.wav,y", encoding="utf-8")
     assert len(load_sounds(SoundRequest(str(tmp_path))).dataset) == 3
 
 
 def test_missing_files_of_a_csv_can_be_allowed_and_are_said(tmp_path):
     classes(tmp_path, "a.wav", "b.wav")
-    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,z\ngone.wav,y")
+    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,z\ngone.wav,y", encoding="utf-8")
     sounds = load_sounds(SoundRequest(str(tmp_path), allow_missing_files=True))
     assert sounds.notes == ["1 of 3 listed sounds have no file and are left out"]
     (tmp_path / "metadata.csv").rename(tmp_path / "one.csv")
-    (tmp_path / "two.csv").write_text("")
+    (tmp_path / "two.csv").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"one CSV lists the sounds, found one.csv, two.csv"):
         load_sounds(SoundRequest(str(tmp_path)))
 
 
 def test_a_folder_without_labelled_sounds(tmp_path):
-    (tmp_path / "readme.txt").write_text("nothing here")
+    (tmp_path / "readme.txt").write_text("nothing here", encoding="utf-8")
     with pytest.raises(UserError, match=r"one folder of sounds a class .* found readme.txt") as error:
         load_sounds(SoundRequest(str(tmp_path)))
     assert ".flac" in error.value.fix
@@ -261,9 +261,9 @@ def test_a_data_set_that_is_not_there(name, said):
 
 def test_what_a_table_must_not_do(tmp_path):
     classes(tmp_path, "a.wav", "b.wav")
-    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,y\na.wav,y")
+    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,y\na.wav,y", encoding="utf-8")
     with pytest.raises(UserError, match=r"a.wav is listed 2 times\n  where: .*metadata.csv, lines 2, 4"):
         load_sounds(SoundRequest(str(tmp_path)))
-    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,x")
+    (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,x", encoding="utf-8")
     with pytest.raises(UserError, match="a classifier tells classes apart, found"):
         load_sounds(SoundRequest(str(tmp_path)))

@@ -105,7 +105,7 @@ def test_a_tenth_of_train_serves_where_there_is_no_validation_part():
 
 
 def write_table(path, rows, header="file,label,fold,group,start,end"):
-    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n", encoding="utf-8")
     return path
 
 
@@ -143,7 +143,7 @@ def test_times_may_be_absent_and_few_clips_have_no_random_split(tmp_path):
     ],
 )
 def test_tables_that_are_wrong(tmp_path, text, said):
-    (tmp_path / "t.csv").write_text(text)
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     if said is None:
         assert read_table(tmp_path / "t.csv")["group"].tolist() == [""]
         return
@@ -177,7 +177,7 @@ def test_the_official_table(tmp_path):
 
 @pytest.mark.real
 def test_a_sixth_recording_in_two_folds_fails(tmp_path):
-    with OFFICIAL_CSV.open(newline="") as file:
+    with OFFICIAL_CSV.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     moved = next(row for row in rows if row[1] == "100263")
     moved[5] = "9"

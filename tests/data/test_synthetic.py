@@ -34,7 +34,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(root) -> list[dict[str, str]]:
-    with (root / "metadata/UrbanSound8K.csv").open(newline="") as file:
+    with (root / "metadata/UrbanSound8K.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -52,7 +52,7 @@ def wav_bytes(root: Path) -> dict[str, bytes]:
 def test_the_layout_is_the_official_one(root, rows):
     assert list(rows[0]) == ["slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class"]
     assert {path_of(root, row) for row in rows} == set(root.glob("audio/*/*"))
-    assert "synthetic" in (root / "README.txt").read_text().lower()
+    assert "synthetic" in (root / "README.txt").read_text(encoding="utf-8").lower()
 
 
 def test_every_fold_holds_as_many_clips_of_every_class(rows):
@@ -158,11 +158,11 @@ def test_an_interrupted_set_is_written_again_and_only_once_by_several_at_the_sam
 
 
 def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(UserError, match="not a synthetic data set") as caught:
         synthetic.write_synthetic(tmp_path)
     assert str(tmp_path) in str(caught.value)
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
 @pytest.mark.parametrize(("clips", "seed"), [(0, 0), (1, -1)])

@@ -116,8 +116,8 @@ def checkout(folder: Path) -> Path:
     for name in ("__init__.py", "layout.py", "evaluation/__init__.py", "evaluation/receipts.py"):
         shutil.copy(ROOT / "urbansound_hf" / name, folder / "urbansound_hf" / name)
     for name in ("pyproject.toml", "README.md"):
-        (folder / name).write_text("\n")
-    (folder / ".gitignore").write_text("__pycache__\n")
+        (folder / name).write_text("\n", encoding="utf-8")
+    (folder / ".gitignore").write_text("__pycache__\n", encoding="utf-8")
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         git(folder, *command)
     return folder
@@ -141,12 +141,12 @@ def test_the_code_is_its_commit_and_its_content(tmp_path):
     (folder / "outputs").mkdir()
     (folder / "outputs" / "notes.txt").touch()
     assert code_state(folder) == first, "what a run leaves in the checkout is no change of the code"
-    (folder / "README.md").write_text("other\n")
+    (folder / "README.md").write_text("other\n", encoding="utf-8")
     assert code_state(folder) == first | {"dirty": True}
     (folder / "urbansound_hf" / "new.py").touch()
     new = code_state(folder)
     assert new["source"] != first["source"] and new["commit"] == first["commit"]
-    (folder / "urbansound_hf" / "new.py").write_text("1\n")
+    (folder / "urbansound_hf" / "new.py").write_text("1\n", encoding="utf-8")
     assert code_state(folder)["source"] not in (first["source"], new["source"])
 
 

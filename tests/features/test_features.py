@@ -182,14 +182,14 @@ def test_a_second_call_extracts_nothing_and_a_change_extracts_anew():
 def test_edited_code_of_an_extractor_extracts_anew(tmp_path, monkeypatch):
     source = "from transformers import Wav2Vec2FeatureExtractor as Base\nclass Mine(Base):\n    gain = 1\n"
     file = tmp_path / "my_extractor.py"
-    file.write_text(source)
+    file.write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("my_extractor")
     monkeypatch.setitem(sys.modules, "my_extractor", module)
     dataset = table(noise(1.0, 20))
     first = prepare(dataset, module.Mine(return_attention_mask=False))
     assert prepare(dataset, module.Mine(return_attention_mask=False)).cache_files == first.cache_files
-    file.write_text(source.replace("gain = 1", "gain = 22"))
+    file.write_text(source.replace("gain = 1", "gain = 22"), encoding="utf-8")
     os.utime(file, (0, 0))  # bytecode of the same second would be taken for fresh
     module = importlib.reload(module)
     assert prepare(dataset, module.Mine(return_attention_mask=False)).cache_files != first.cache_files

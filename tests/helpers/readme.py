@@ -42,7 +42,7 @@ def layout() -> str:
 def mistake() -> str:
     """What a config with mistakes is answered: the real answer."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        Path("my.yaml").write_text(MISTAKES)
+        Path("my.yaml").write_text(MISTAKES, encoding="utf-8")
         answer = io.StringIO()
         with contextlib.redirect_stderr(answer):
             code = exit_code(lambda: parse_run_config(["my.yaml", "--early_stopping_patience", "3"], Path("my.yaml")))

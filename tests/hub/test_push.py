@@ -66,7 +66,7 @@ def loopback(monkeypatch):
 def trained(tmp_path_factory, synthetic_root) -> Path:
     """A finished run of the tiny wav2vec2."""
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     argv = ["--data_dir", str(synthetic_root), "--output_dir", str(folder), "--max_steps", "2"]
     assert run_experiment(parse_run_config(argv, folder / "tiny.yaml")) == 0
     return folder / "fold10"
@@ -104,14 +104,14 @@ def test_what_a_user_needs_arrives_byte_for_byte_and_nothing_else(loopback, run_
     assert b'model="me/sounds"' in arrived["README.md"]
     repo = loopback.repos["models", "me/sounds"]
     assert repo.private
-    accuracy = json.loads((run_folder / "metrics.json").read_text())["test_accuracy"]
+    accuracy = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))["test_accuracy"]
     protocol = "official split, test fold 10; 1 of 10 folds, not comparable"
     said = f"wav2vec2: accuracy {accuracy:.3f} on 10 clips ({protocol})"
     assert [commit.message for commit in repo.commits] == ["initial commit", said]
 
 
 def test_a_card_that_somebody_wrote_goes_up_as_it_is(loopback, run_folder):
-    (run_folder / "README.md").write_text("---\nlicense: other\n---\n# Mine\n")
+    (run_folder / "README.md").write_text("---\nlicense: other\n---\n# Mine\n", encoding="utf-8")
     push_run(run_folder, Target("me/sounds"))
     assert loopback.files("me/sounds")["README.md"] == b"---\nlicense: other\n---\n# Mine\n"
 
@@ -181,14 +181,14 @@ def test_a_pull_request_is_never_asked_for_twice(loopback, run_folder):
 def test_no_name_token_or_path_of_this_machine_leaves_it(loopback, run_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/jane_doe")
     monkeypatch.setenv("LOGNAME", "jane_doe")
-    receipt = json.loads((run_folder / "run.json").read_text())
+    receipt = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
     receipt["command"] += ["--data_dir=/mnt/clips/urban", "--hub_token", TOKEN]
     receipt["config"]["model_name_or_path"] = "/scratch/jane_doe/base"
-    (run_folder / "run.json").write_text(json.dumps(receipt))
+    (run_folder / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
     secret = f"{TOKEN} /mnt/clips/urban/fold1 {run_folder} /home/jane_doe/x /scratch/jane_doe/base /var/jane_doe/y"
     for name, place in (("README.md", "accuracy"), ("report.json", '"scope": "')):
         path = run_folder / name
-        path.write_text(path.read_text().replace(place, f"{place} {secret}", 1))
+        path.write_text(path.read_text(encoding="utf-8").replace(place, f"{place} {secret}", 1), encoding="utf-8")
     push_run(run_folder, Target("me/sounds"))
     arrived = loopback.files("me/sounds")
     for name, content in arrived.items():
@@ -406,7 +406,8 @@ def test_a_checkpoint_that_trainer_removes_is_pushed_all_the_same_and_the_next_w
         (checkpoint / "optimizer.pt").touch()
         weights = (checkpoint / "model.safetensors").read_bytes()
         (checkpoint / "config.json").write_text(
-            json.dumps({**json.loads((checkpoint / "config.json").read_text()), "step": step})
+            json.dumps({**json.loads((checkpoint / "config.json").read_text(encoding="utf-8")), "step": step}),
+            encoding="utf-8",
         )
         state = TrainerState(global_step=step, max_steps=3)
         pusher.on_save(TrainingArguments(str(tmp_path), use_cpu=True), state, TrainerControl())
@@ -550,5 +551,5 @@ def test_clips_are_not_added_to_a_public_repository_by_default(loopback, synthet
 def test_training_takes_the_data_set_from_the_hub(pushed_clips, configure, tmp_path):
     flags = ("--dataset", "me/clips", "--test_fold", "3", "--output_dir", tmp_path, "--max_steps", "2")
     assert run_experiment(configure(*flags)) == 0
-    metrics = json.loads((tmp_path / "fold3" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "fold3" / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["test_fold"], metrics["validation_fold"], metrics["clips"]["test"]) == (3, 4, 10)

@@ -142,7 +142,7 @@ def test_a_window_longer_than_the_model_hears_is_refused(folders):
 
 def test_results_keep_the_order_and_bad_inputs_keep_their_place(classifier, tmp_path):
     clips = [write(tmp_path / f"{number}.wav", clip) for number, clip in enumerate(CLIPS)]
-    (tmp_path / "notes.wav").write_text("no sound")
+    (tmp_path / "notes.wav").write_text("no sound", encoding="utf-8")
     short = write(tmp_path / "short.wav", sound(0.02))
     sources = [*clips[:2], tmp_path / "notes.wav", short, tmp_path / "missing.wav", *clips[2:]]
     results = list(classifier.classify_many(iter(sources), batch_size=2))
@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_is_told_by_name(tmp_path):
 
 def test_foreign_code_runs_only_when_it_is_trusted(tmp_path):
     config = {"model_type": "foreign", "auto_map": {"AutoConfig": "foreign.Config"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert "--trust_remote_code" in refusal(tmp_path)
 
 

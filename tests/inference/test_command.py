@@ -42,9 +42,9 @@ def sounds(tmp_path, monkeypatch) -> Path:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(name, noise[:: 4 - number][: RATE // 2], RATE)
     soundfile.write("long.wav", noise[: 5 * RATE // 2], RATE)
-    Path("broken.wav").write_text("no sound")
-    Path("deep/notes.txt").write_text("not looked at")
-    Path("deep/._c.wav").write_text("left by macOS")
+    Path("broken.wav").write_text("no sound", encoding="utf-8")
+    Path("deep/notes.txt").write_text("not looked at", encoding="utf-8")
+    Path("deep/._c.wav").write_text("left by macOS", encoding="utf-8")
     return tmp_path
 
 
@@ -136,7 +136,7 @@ def test_output_appears_complete_or_not_at_all(sounds, run, monkeypatch):
     before = set(Path().iterdir())
     code, out, err = run("a.wav", "gone.wav", "--output", "scores.csv")
     assert (code, out) == (1, "") and err == "scores.csv: 1 classified, 1 could not be read\n"
-    rows = csv.DictReader(Path("scores.csv").read_text().splitlines())
+    rows = csv.DictReader(Path("scores.csv").read_text(encoding="utf-8").splitlines())
     assert [row["error"] for row in rows] == ["", "does not exist"]
     monkeypatch.setattr(SoundClassifier, "_forward", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run("a.wav", "--output", "cut.jsonl")[0] == 130
@@ -159,7 +159,7 @@ def test_the_default_model_is_the_newest_finished_run(sounds, run):
     assert code == 2 and "no finished run was found" in err and "outputs/" in err and "--model" in err
     for age, name in enumerate(["yamnet/fold_10", "old"]):
         folder = tiny.save("yamnet", Path("outputs") / name)
-        (folder / "run.json").write_text("{}")
+        (folder / "run.json").write_text("{}", encoding="utf-8")
         os.utime(folder / "run.json", (1e9 - age, 1e9 - age))
     tiny.save("yamnet", Path("outputs/unfinished"))
     code, out, err = run("a.wav", "--device", "cpu", model=None)

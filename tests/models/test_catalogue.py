@@ -48,11 +48,11 @@ def test_every_family_is_listed_once():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_starts_from_what_the_catalogue_knows(path):
     known = {name for family in FAMILIES for name in (family.start_from, family.converted)} | BY_TYPE.keys()
-    assert yaml.safe_load(path.read_text())["model_name_or_path"] in known - {""}
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["model_name_or_path"] in known - {""}
 
 
 def test_every_recommended_checkpoint_with_a_config_is_that_of_the_config():
-    named = {yaml.safe_load(path.read_text())["model_name_or_path"] for path in CONFIGS}
+    named = {yaml.safe_load(path.read_text(encoding="utf-8"))["model_name_or_path"] for path in CONFIGS}
     with_config = ("clap-audio", "audio-spectrogram-transformer", "whisper", "wav2vec2", "hubert", "wavlm", "cnn")
     assert {BY_TYPE[name].start_from for name in with_config} <= named
     assert BY_TYPE["yamnet"].converted in named

@@ -101,7 +101,7 @@ def speechbrain_folder(tmp_path) -> Path:
 
     folder, model = tmp_path / "urbansound8k_ecapa", tiny(input_size=24)
     folder.mkdir()
-    (folder / "hyperparams.yaml").write_text(HYPERPARAMETERS.format(folder=folder))
+    (folder / "hyperparams.yaml").write_text(HYPERPARAMETERS.format(folder=folder), encoding="utf-8")
     torch.save(model.ecapa.network.state_dict(), folder / "embedding_model.ckpt")
     torch.save(model.classifier.cosine.state_dict(), folder / "classifier.ckpt")
     encoder = CategoricalEncoder()
@@ -205,9 +205,9 @@ def test_fine_tuning_keeps_each_class_under_its_name(converted):
     ],
 )  # fmt: skip
 def test_a_folder_that_does_not_fit_is_explained(speechbrain_folder, tmp_path, capsys, file, before, after, rule):
-    text = (speechbrain_folder / file).read_text()
+    text = (speechbrain_folder / file).read_text(encoding="utf-8")
     assert before in text
-    (speechbrain_folder / file).write_text(text.replace(before, after))
+    (speechbrain_folder / file).write_text(text.replace(before, after), encoding="utf-8")
     assert convert.main(["convert", str(speechbrain_folder), str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
     assert rule in message and "fix:" in message and not (tmp_path / "out").exists()
@@ -225,9 +225,9 @@ def test_nothing_in_the_folder_is_executed(speechbrain_folder, tmp_path):
         def __reduce__(self):
             return Path.touch, (tmp_path / "executed",)
 
-    text = (speechbrain_folder / "hyperparams.yaml").read_text()
+    text = (speechbrain_folder / "hyperparams.yaml").read_text(encoding="utf-8")
     touch = f"touched: !apply:pathlib.Path.touch [!new:pathlib.Path [{tmp_path / 'executed'}]]\n"
-    (speechbrain_folder / "hyperparams.yaml").write_text(touch + text)
+    (speechbrain_folder / "hyperparams.yaml").write_text(touch + text, encoding="utf-8")
     convert.convert(speechbrain_folder, tmp_path / "out")
     torch.save({"weight": Touch()}, speechbrain_folder / "classifier.ckpt")
     with pytest.raises(UserError, match="it holds no plain weights"):

@@ -139,7 +139,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(synthetic_root, folder) -> Callable[[str], Path]:
     """Probes a saved Whisper on fold 2, into a folder; returns that of the fold."""
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     pretrained = tiny.save("whisper", folder / "pretrained", clip_seconds=2.0)
     flags = ["--dataset", "urbansound8k", "--data_dir", str(synthetic_root), "--model_name_or_path", str(pretrained),
              "--model_config", "apply_spec_augment=False", "--clip_seconds", "2", "--freeze", "backbone",

@@ -110,7 +110,7 @@ def test_the_merged_model_is_a_stock_one_with_the_scores_of_the_adapted(family, 
     assert not any(torch.equal(model.state_dict()[f"{name}.weight"], before[f"{name}.weight"]) for name in names)
     model.save_pretrained(tmp_path)
     extractor.save_pretrained(tmp_path)
-    assert not any("lora" in path.read_text() for path in tmp_path.glob("*.json"))
+    assert not any("lora" in path.read_text(encoding="utf-8") for path in tmp_path.glob("*.json"))
     opened, loading = AutoModelForAudioClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert type(opened) is type(model) and not any(loading[key] for key in ("missing_keys", "unexpected_keys"))
     clip = {"array": noise(extractor, 1.0, 1), "sampling_rate": extractor.sampling_rate}
@@ -155,7 +155,9 @@ def test_a_run_leaves_the_files_and_the_weights_of_any_other(train, sounds):
     folder, metrics = train("run")
     assert {path.name for path in folder.iterdir() if path.is_file()} == FILES
     plain = AutoModelForAudioClassification.from_pretrained(folder)
-    assert weights(folder).keys() == plain.state_dict().keys() and "lora" not in (folder / "config.json").read_text()
+    assert weights(folder).keys() == plain.state_dict().keys() and "lora" not in (folder / "config.json").read_text(
+        encoding="utf-8"
+    )
     # Two layers, in each four projections of 16 × 16 and two of 16 × 16; the head is 16 × 8 + 8 and 8 × 10 + 10.
     assert metrics["trained_parameters"] == 2 * 6 * RANK * (16 + 16) + 16 * 8 + 8 + 8 * 10 + 10
     assert metrics["parameters"] == plain.num_parameters() == 5462

@@ -97,7 +97,7 @@ def test_a_head_of_another_kind_is_refused():
 
 def test_a_run_begins_there_whatever_its_recipe(synthetic_root, tmp_path):
     """With steps too small to see, what is left is the probe, also where the training clips are changed."""
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
     pretrained = tiny.save("whisper", tmp_path / "pretrained", clip_seconds=2.0)
     flags = ["--dataset", "urbansound8k", "--data_dir", str(synthetic_root), "--model_name_or_path", str(pretrained)]
     flags += ["--model_config", "apply_spec_augment=False", "--clip_seconds", "2", "--freeze", "none"]

@@ -114,12 +114,12 @@ def test_a_new_head_keeps_the_published_convolutions(published):
 
 @pytest.mark.real
 def test_the_converted_folder_says_what_it_is(published):
-    config = json.loads((published / "config.json").read_text())
+    config = json.loads((published / "config.json").read_text(encoding="utf-8"))
     assert len(config["id2label"]) == 521
     assert config["id2label"]["0"] == "Speech"
     assert config["label2id"]["Jackhammer"] == 414
     assert (config["problem_type"], config["clip_seconds"]) == ("multi_label_classification", 4.0)
-    assert "license: apache-2.0" in (published / "README.md").read_text()
+    assert "license: apache-2.0" in (published / "README.md").read_text(encoding="utf-8")
 
 
 # The converter's errors
@@ -140,7 +140,7 @@ def test_another_graph_is_refused(tmp_path, capsys):
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([gemm], "g", value[:1], value[1:], [weight, bias])),
               tmp_path / "model.onnx")  # fmt: skip
     names = "\n".join(["index,mid,display_name", *(f"{n},/m/{n},sound {n}" for n in range(521))])
-    (tmp_path / "yamnet_class_map.csv").write_text(names)
+    (tmp_path / "yamnet_class_map.csv").write_text(names, encoding="utf-8")
     message = conversion_error(capsys, tmp_path / "model.onnx", tmp_path / "out")
     assert "not YAMNet: weight layer 1 is Gemm (521, 64) instead of Conv (32, 1, 3, 3) strides [2, 2]" in message
 
@@ -148,9 +148,9 @@ def test_another_graph_is_refused(tmp_path, capsys):
 def test_missing_and_broken_files_are_named(tmp_path, capsys):
     pytest.importorskip("onnx")
     assert "class names are missing" in conversion_error(capsys, tmp_path / "model.onnx", tmp_path / "out")
-    (tmp_path / "yamnet_class_map.csv").write_text("index,mid,display_name\n1,/m/a,Speech\n")
+    (tmp_path / "yamnet_class_map.csv").write_text("index,mid,display_name\n1,/m/a,Speech\n", encoding="utf-8")
     assert "without gaps" in conversion_error(capsys, tmp_path / "model.onnx", tmp_path / "out")
-    (tmp_path / "yamnet_class_map.csv").write_text("index,mid,display_name\n0,/m/a,Speech\n")
+    (tmp_path / "yamnet_class_map.csv").write_text("index,mid,display_name\n0,/m/a,Speech\n", encoding="utf-8")
     assert "there is no such file" in conversion_error(capsys, tmp_path / "model.onnx", tmp_path / "out")
     (tmp_path / "model.onnx").write_bytes(b"\xffnot a graph")
     assert "no ONNX graph" in conversion_error(capsys, tmp_path / "model.onnx", tmp_path / "out")

@@ -120,13 +120,15 @@ def test_learning_curves_show_losses_and_validation():
 
 def test_a_run_gets_its_learning_curves_where_it_left_more_than_a_point(tmp_path):
     folder = write_tiny_run(tmp_path / "run")
-    (folder / "log_history.json").write_text(json.dumps(LOG[:1]))
+    (folder / "log_history.json").write_text(json.dumps(LOG[:1]), encoding="utf-8")
     write_run(folder)
-    assert not (folder / "learning_curves.png").exists() and "Learning" not in (folder / "report.md").read_text()
-    (folder / "log_history.json").write_text(json.dumps(LOG))
+    assert not (folder / "learning_curves.png").exists() and "Learning" not in (folder / "report.md").read_text(
+        encoding="utf-8"
+    )
+    (folder / "log_history.json").write_text(json.dumps(LOG), encoding="utf-8")
     write_run(folder)
     assert (folder / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
-    assert "![learning curves](learning_curves.png)" in (folder / "report.md").read_text()
+    assert "![learning curves](learning_curves.png)" in (folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_models_are_compared_by_what_they_cost(tmp_path):
@@ -258,13 +260,13 @@ def test_a_data_set_by_its_folder_or_its_csv(tmp_path, capsys, synthetic_root):
     assert found == ["classes.png", "lengths.png", "loudness.png", "sampling_rates.png"]
     for name in "ab":
         soundfile.write(tmp_path / f"{name}.wav", np.ones(800) / 2, 8000)
-    (tmp_path / "mine.csv").write_text("file,label\na.wav,x\nb.wav,y\n")
+    (tmp_path / "mine.csv").write_text("file,label\na.wav,x\nb.wav,y\n", encoding="utf-8")
     assert drawn(capsys, tmp_path / "mine.csv", "--output", tmp_path / "out") == found
 
 
 def test_a_run_without_its_model_says_what_is_left_out(tmp_path, capsys):
     folder = write_tiny_run(tmp_path / "run")
-    (folder / "log_history.json").write_text(json.dumps(LOG))
+    (folder / "log_history.json").write_text(json.dumps(LOG), encoding="utf-8")
     assert __main__.main([str(folder), "--output", str(tmp_path / "out")]) == 0
     out, err = capsys.readouterr()
     names = [Path(line).stem for line in out.splitlines()]
@@ -283,9 +285,9 @@ def test_a_cross_validation_and_several_runs(tmp_path, capsys):
 
 
 def test_what_cannot_be_drawn_is_refused_by_name(tmp_path):
-    (tmp_path / "text.wav").write_text("no sound")
+    (tmp_path / "text.wav").write_text("no sound", encoding="utf-8")
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "begun" / "checkpoints" / "begun.json").write_text("{}")
+    (tmp_path / "begun" / "checkpoints" / "begun.json").write_text("{}", encoding="utf-8")
     for name, kind, what in [
         ("text.wav", AudioError, "not a sound that libsndfile can read"),
         ("gone.wav", AudioError, "does not exist"),
@@ -307,8 +309,12 @@ def test_the_test_clips_of_a_run_are_embedded_by_its_own_backbone(tmp_path, synt
         f"audio/fold1/{path.name},1,{label},{label},{','.join('0' * 10)}"
         for path, label in zip(told, labels, strict=True)
     ]
-    (model / "predictions.csv").write_text("\n".join([f"path,fold,true,predicted,{','.join(CLASSES)}", *rows]) + "\n")
-    (model / "run.json").write_text(json.dumps({"config": {"dataset": "urbansound8k", "clip_seconds": 1.0}}))
+    (model / "predictions.csv").write_text(
+        "\n".join([f"path,fold,true,predicted,{','.join(CLASSES)}", *rows]) + "\n", encoding="utf-8"
+    )
+    (model / "run.json").write_text(
+        json.dumps({"config": {"dataset": "urbansound8k", "clip_seconds": 1.0}}), encoding="utf-8"
+    )
     run = Run(model, {}, read_predictions(model / "predictions.csv"))
     found = embeddings.embed(run, {"data_dir": str(synthetic_root)})
     classifier = SoundClassifier.from_pretrained(model, device="cpu")

@@ -197,7 +197,7 @@ def test_infer_draws_what_it_says(tmp_path, monkeypatch, capsys, model):
     monkeypatch.chdir(tmp_path)
     soundfile.write("long.wav", sine(440, 3), RATE)
     soundfile.write("short.wav", sine(440, 0.5, 8000), 8000)
-    Path("text.wav").write_text("no sound")
+    Path("text.wav").write_text("no sound", encoding="utf-8")
 
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["infer.py", *arguments, "--model", str(model), "--device", "cpu"])

@@ -80,7 +80,7 @@ class Page(HTMLParser):
 def whole(synthetic_root, tmp_path_factory) -> Path:
     """A cross-validation of two folds with a tiny model, which knows next to nothing."""
     folder = tmp_path_factory.mktemp("page")
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     data = ["--data_dir", synthetic_root, "--preprocessing_num_workers", 1, "--test_fold", "1,2"]
     argv = [folder / "tiny.yaml", *data, "--output_dir", folder / "out"]
     assert run_experiment(parse_run_config([str(part) for part in argv], ROOT / "absent.yaml")) == 0
@@ -98,7 +98,7 @@ def decoded(uri: str) -> bytes:
 
 def wrong(folder: Path) -> list[tuple[str, str, str, float]]:
     """The mistakes of a run by predictions.csv: path, true, predicted, score; the most confident first."""
-    with (folder / "predictions.csv").open(newline="") as file:
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["true"] != row["predicted"]]
     told = [(row["path"], row["true"], row["predicted"], float(row[row["predicted"]])) for row in rows]
     return sorted(told, key=lambda row: -row[3])
@@ -109,7 +109,7 @@ def wrong(folder: Path) -> list[tuple[str, str, str, float]]:
 
 def test_every_number_of_a_run_is_that_of_its_metrics(whole):
     folder = whole / "fold1"
-    metrics, told = json.loads((folder / "metrics.json").read_text()), Page(folder / "report.html")
+    metrics, told = json.loads((folder / "metrics.json").read_text(encoding="utf-8")), Page(folder / "report.html")
     assert (
         f"{metrics['test_accuracy']:.3f} [" in told.text and f"macro-F1 {metrics['test_macro_f1']:.3f} [" in told.text
     )
@@ -128,7 +128,7 @@ def test_every_number_of_a_run_is_that_of_its_metrics(whole):
 
 
 def test_every_number_of_a_cross_validation_is_that_of_its_metrics(whole):
-    metrics, told = json.loads((whole / "metrics.json").read_text()), Page(whole / "report.html")
+    metrics, told = json.loads((whole / "metrics.json").read_text(encoding="utf-8")), Page(whole / "report.html")
     assert f"{metrics['mean_accuracy']:.3f} ± {metrics['std_accuracy']:.3f}" in told.text
     assert f"accuracy {metrics['pooled_accuracy']:.3f} [" in told.text and metrics["scope"] in told.text
     for row, fold in zip(told.rows["Folds"][1:], metrics["folds"], strict=True):
@@ -160,7 +160,7 @@ def test_a_page_needs_nothing_else(whole):
         told = Page(path)
         links = [attrs[name] for _, attrs in told.tags for name in ("src", "href", "srcset", "poster") if name in attrs]
         assert len(links) > 20 and all(link.startswith(("data:", "#")) for link in links)
-        assert "url(" not in path.read_text() and "@import" not in path.read_text()
+        assert "url(" not in path.read_text(encoding="utf-8") and "@import" not in path.read_text(encoding="utf-8")
         assert any("default-src 'none'" in meta.get("content", "") for meta in told.of("meta"))
         assert path.stat().st_size < 5e6
         assert "holds audio of the data set, do not publish it" in told.text
@@ -226,8 +226,8 @@ def test_at_most_so_many_are_on_a_page(tmp_path):
 def test_a_run_without_mistakes_has_a_page_without_them(tmp_path):
     folder = write_tiny_run(tmp_path / "run")
     rewrite(folder / "predictions.csv", lambda rows: [rows[0], *([*r[:5], r[5], r[5], *r[7:]] for r in rows[1:])])
-    metrics = json.loads((folder / "metrics.json").read_text())
-    (folder / "metrics.json").write_text(json.dumps(metrics | {"test_accuracy": 1.0}))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"test_accuracy": 1.0}), encoding="utf-8")
     write_run(folder)
     told = Page(folder / "report.html")
     assert MISTAKES not in told.text and not told.of("form") and "accuracy 1.000" in told.text
@@ -343,7 +343,10 @@ def test_a_single_fold_has_no_filter_by_fold(opened, whole):
 
 def test_the_sounds_play_one_at_a_time(opened, whole):
     tab = opened(whole / "fold1" / "report.html")
-    lengths = {row["path"]: float(row["seconds"]) for row in csv.DictReader((whole / "fold1/predictions.csv").open())}
+    lengths = {
+        row["path"]: float(row["seconds"])
+        for row in csv.DictReader((whole / "fold1/predictions.csv").open(encoding="utf-8"))
+    }
     tab.wait_for_function("[...document.querySelectorAll('audio')].every(sound => sound.readyState > 0)")
     for path, seconds in tab.eval_on_selector_all("audio", "all => all.map(one => [one.dataset.clip, one.duration])"):
         assert seconds == pytest.approx(lengths[path], abs=0.15)

@@ -39,7 +39,7 @@ LEAKS = {
 
 def resolved(folder: Path, *argv: str) -> dict:
     """The config of a tiny run with these flags, as its receipt holds it."""
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     return json.loads(json.dumps(parse_run_config(argv, folder / "tiny.yaml").as_dict()))
 
 
@@ -70,13 +70,13 @@ def run(made, tmp_path) -> Path:
 
 def change(folder: Path, file: str, place: str, value: object) -> str:
     """Changes one value of a JSON file (`per_class.siren.f1`); returns the card that follows from it."""
-    content = json.loads((folder / file).read_text())
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
     *way, last = place.split(".")
     at = content
     for key in way:
         at = at[int(key) if isinstance(at, list) else key]
     at[int(last) if isinstance(at, list) else last] = value
-    (folder / file).write_text(json.dumps(content))
+    (folder / file).write_text(json.dumps(content), encoding="utf-8")
     return render_card(folder)
 
 
@@ -154,10 +154,10 @@ def test_energy_is_seconds_times_the_power_that_is_assumed(run):
 
 
 def test_the_metadata_round_trips(made):
-    text = (made / "README.md").read_text()
+    text = (made / "README.md").read_text(encoding="utf-8")
     loaded = ModelCard.load(made / "README.md")
     assert str(loaded) == text == render_card(made)
-    data, measured = loaded.data, json.loads((made / "report.json").read_text())
+    data, measured = loaded.data, json.loads((made / "report.json").read_text(encoding="utf-8"))
     assert (data.library_name, data.pipeline_tag, data.metrics) == (
         "transformers",
         "audio-classification",
@@ -262,9 +262,9 @@ def test_no_link_is_broken_no_heading_empty_nothing_undefined(made, tmp_path):
 
 
 def test_without_leaks_the_protocol_stands_alone(run):
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     del metrics["leaks"]
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     assert "share with the training clips" not in render_card(run)
     assert "## Protocol\n\nTested once" in render_card(run)
 
@@ -278,9 +278,9 @@ def test_a_gathered_cross_validation_stands_on_the_cards_of_its_own_runs(run):
     assert f"macro-F1 {gathered['mean_macro_f1']:.3f} ± {gathered['std_macro_f1']:.3f}" in text
     for fold in gathered["folds"]:
         assert re.search(rf"^\| +{fold['test_fold']} \| .* {fold['test_accuracy']:.3f} \[", text, re.MULTILINE)
-    rows = json.loads((run.parent / "metrics.json").read_text())
+    rows = json.loads((run.parent / "metrics.json").read_text(encoding="utf-8"))
     rows["folds"][0]["test_accuracy"] = 0.987  # of a run that was replaced since
-    (run.parent / "metrics.json").write_text(json.dumps(rows))
+    (run.parent / "metrics.json").write_text(json.dumps(rows), encoding="utf-8")
     assert "cross-validation" not in render_card(run)
 
 
@@ -361,7 +361,7 @@ def test_the_snippet_runs_as_printed_without_this_package(made, tmp_path):
         shutil.copytree(made, folder, ignore=shutil.ignore_patterns("*.py", "*config.json"))
         tiny.save(family, folder, clip_seconds=4.0)
         (snippet,) = code(render_card(folder), "python")
-        (folder / "snippet.py").write_text(snippet)
+        (folder / "snippet.py").write_text(snippet, encoding="utf-8")
         soundfile.write(folder / "clip.wav", stereo, 44100)
     absent = ["urbansound_hf", "torchaudio", "torchcodec", "soxr", "scipy", "librosa", "datasets", "evaluate"]
     each = f"for family in {families}: os.chdir(f'{tmp_path}/{{family}}'); runpy.run_path('snippet.py')"

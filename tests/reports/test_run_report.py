@@ -37,7 +37,7 @@ def write_run(folder: Path, fold: int | None = 1, seed: int = 0, labels=CLASSES,
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     predicted = probabilities.argmax(axis=1)
     seconds, salience = facts.choice([0.4, 1.5, 3.2, 4.0], clips), facts.integers(1, 3, clips)
-    with (folder / "predictions.csv").open("w", newline="") as file:
+    with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "fold", *TOLD, "true", "predicted", *labels])
         for i in range(clips):
@@ -60,16 +60,16 @@ def write_run(folder: Path, fold: int | None = 1, seed: int = 0, labels=CLASSES,
         "train_clips_per_second": 40.0,
         "train_peak_memory_gib": 1.25,
     }
-    (folder / "metrics.json").write_text(json.dumps(metrics | changes))
-    (folder / "config.json").write_text(json.dumps({"model_type": "wav2vec2"}))
+    (folder / "metrics.json").write_text(json.dumps(metrics | changes), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps({"model_type": "wav2vec2"}), encoding="utf-8")
     return folder
 
 
 def rewrite(path: Path, change) -> None:
     """Changes the rows (lists of cells, header first) of a CSV."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(change(rows))
 
 
@@ -110,8 +110,10 @@ def test_unknown_recordings_salience_and_length_are_not_guessed(tmp_path, absent
     measured = run_report.write_run(folder)
     assert measured["recordings"] == measured["clips"] == 60
     assert measured["by_salience"] == measured["by_length"] == {}
-    assert "unknown" in measured["notes"][0] and measured["notes"][0] in (folder / "report.md").read_text()
-    assert "## Conditions" not in (folder / "report.md").read_text()
+    assert "unknown" in measured["notes"][0] and measured["notes"][0] in (folder / "report.md").read_text(
+        encoding="utf-8"
+    )
+    assert "## Conditions" not in (folder / "report.md").read_text(encoding="utf-8")
     assert not (folder / "conditions.png").exists()
 
 
@@ -127,7 +129,7 @@ def test_a_damaged_line_is_named(tmp_path):
     rewrite(path, lambda rows: [[cell.replace("predicted", "guess") for cell in rows[0]], *rows[1:]])
     with pytest.raises(UserError, match="has no column predicted"):
         read_predictions(path)
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="has no column path, fold, true, predicted"):
         read_predictions(path)
 
@@ -151,7 +153,7 @@ def test_runs_are_found_in_the_order_of_their_folds(ten):
 
 def test_what_stands_beside_the_number(tmp_path):
     folders = [write_run(tmp_path / str(fold), fold) for fold in range(1, 11)]
-    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    metrics = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders]
     assert scope(metrics) == "10 of 10 folds"
     assert scope(metrics[:3]) == "3 of 10 folds, not comparable"
     assert scope([metrics[0], metrics[0]]) == "1 of 10 folds, not comparable"
@@ -167,8 +169,8 @@ def test_what_stands_beside_the_number(tmp_path):
 def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path):
     folder = write_run(tmp_path / "run", 3, notes=["synthetic sounds"])
     measured = run_report.write_run(folder)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert json.loads((folder / "report.json").read_text()) == measured
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == measured
     assert measured["accuracy"] == pytest.approx(metrics["test_accuracy"])
     assert measured["macro_f1"] == pytest.approx(metrics["test_macro_f1"])
     assert measured["confusion_matrix"] == metrics["confusion_matrix"]
@@ -176,7 +178,7 @@ def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path):
         assert {key: measured["per_class"][name][key] for key in row} == pytest.approx(row)
     for name in [*FIGURES, "conditions.png"]:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    card, page = (folder / "README.md").read_text(), (folder / "report.md").read_text()
+    card, page = (folder / "README.md").read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
     for text in (card, page):
         assert "> synthetic sounds" in text
         assert f"accuracy **{metrics['test_accuracy']:.3f} [" in text
@@ -188,9 +190,11 @@ def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path):
 
 def test_the_card_of_a_family_of_ours_says_that_its_code_comes_along(tmp_path):
     folder = write_run(tmp_path / "run")
-    (folder / "config.json").write_text(json.dumps({"model_type": "cnn", "auto_map": {"AutoConfig": "cnn.Config"}}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "cnn", "auto_map": {"AutoConfig": "cnn.Config"}}), encoding="utf-8"
+    )
     run_report.write_run(folder)
-    assert 'model=".", trust_remote_code=True)' in (folder / "README.md").read_text()
+    assert 'model=".", trust_remote_code=True)' in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_accuracy_by_condition_is_over_those_clips(tmp_path):
@@ -219,22 +223,25 @@ def test_the_most_confident_mistakes_come_first(tmp_path):
 def test_a_faultless_run_of_one_class_can_be_reported(tmp_path):
     """No mistakes, classes that never occur, certain scores: nothing to divide by, and JSON without NaN."""
     folder = write_run(tmp_path / "run", clips=3)
-    header = (folder / "predictions.csv").read_text().splitlines()[0]
+    header = (folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[0]
     rows = [f"{i}.wav,1,r{i},1,4.0,siren,siren,0,0,0,0,0,0,0,0,1,0" for i in range(3)]
-    (folder / "predictions.csv").write_text("\n".join([header, *rows]) + "\n")
-    metrics = json.loads((folder / "metrics.json").read_text()) | {"test_accuracy": 1.0, "test_macro_f1": 1.0}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "predictions.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8")) | {
+        "test_accuracy": 1.0,
+        "test_macro_f1": 1.0,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     measured = run_report.write_run(folder)
     assert measured["accuracy_interval"] == [1, 1]
     assert measured["per_class"]["siren"]["f1"] == 1
     assert measured["per_class"]["car_horn"]["recall_interval"] is None
-    assert "Most confident mistakes" not in (folder / "report.md").read_text()
-    assert "NaN" not in (folder / "report.json").read_text()
+    assert "Most confident mistakes" not in (folder / "report.md").read_text(encoding="utf-8")
+    assert "NaN" not in (folder / "report.json").read_text(encoding="utf-8")
 
 
 def test_the_summary_names_the_scope(tmp_path):
     folder = write_run(tmp_path / "run", 2)
-    text = run_summary(json.loads((folder / "metrics.json").read_text()), folder)
+    text = run_summary(json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder)
     assert "(60 clips; 1 of 10 folds, not comparable)" in text
     assert f"python infer.py CLIP.wav --model {folder}" in text
 
@@ -243,8 +250,8 @@ def test_the_summary_names_the_scope(tmp_path):
 
 
 def test_ten_folds_are_gathered(ten):
-    metrics = json.loads((ten / "metrics.json").read_text())
-    runs = [json.loads((ten / f"fold{fold}" / "metrics.json").read_text()) for fold in range(1, 11)]
+    metrics = json.loads((ten / "metrics.json").read_text(encoding="utf-8"))
+    runs = [json.loads((ten / f"fold{fold}" / "metrics.json").read_text(encoding="utf-8")) for fold in range(1, 11)]
     scores = [run["test_accuracy"] for run in runs]
     assert metrics["complete"] is True
     assert metrics["scope"] == "10 of 10 folds"
@@ -256,7 +263,7 @@ def test_ten_folds_are_gathered(ten):
     assert metrics["clips"] == 600
     low, high = metrics["pooled_accuracy_interval"]
     assert low < metrics["pooled_accuracy"] < high
-    page = (ten / "report.md").read_text()
+    page = (ten / "report.md").read_text(encoding="utf-8")
     assert f"Accuracy **{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}**" in page
     assert "not comparable" not in page
     assert all((ten / name).is_file() and f"({name})" in page for name in [*FIGURES, "folds.png", "conditions.png"])
@@ -267,14 +274,14 @@ def test_three_folds_say_so_wherever_a_number_stands(tmp_path):
     metrics = write_cross_validation(tmp_path, folders, cautions=["gathered by force"])
     assert metrics["complete"] is False
     assert metrics["notes"] == ["gathered by force", "subset: 180 clips"]
-    page = (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert page.count("*3 of 10 folds, not comparable*\n\n|") == page.count("\n\n|") == 5
     assert page.index("> subset: 180 clips") < page.index("**3 of 10 folds, not comparable.** Accuracy")
 
 
 def test_tables_are_tidy(ten):
     """Every line of a table is as wide as its header, with as many columns."""
-    lines = (ten / "report.md").read_text().splitlines()
+    lines = (ten / "report.md").read_text(encoding="utf-8").splitlines()
     inside = [pair for pair in pairwise(lines) if pair[0].startswith("|") and pair[1].startswith("|")]
     assert len(inside) > 40
     for before, line in inside:
@@ -284,14 +291,14 @@ def test_tables_are_tidy(ten):
 def test_one_fold_has_no_standard_deviation(tmp_path):
     metrics = write_cross_validation(tmp_path, [write_run(tmp_path / "fold1")])
     assert metrics["std_accuracy"] is None
-    assert f"Accuracy **{metrics['mean_accuracy']:.3f}** (mean" in (tmp_path / "report.md").read_text()
+    assert f"Accuracy **{metrics['mean_accuracy']:.3f}** (mean" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_folds_of_different_experiments_say_so(tmp_path):
     for fold, rate in ((1, 1e-4), (2, 3e-5)):
         receipt = {"config": {"learning_rate": rate}, "data": {"fingerprint": "f"}}
         receipt["environment"] = {"urbansound_hf": "0", "code": {}}
-        (write_run(tmp_path / f"fold{fold}", fold) / "run.json").write_text(json.dumps(receipt))
+        (write_run(tmp_path / f"fold{fold}", fold) / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
     with pytest.raises(UserError, match=r"not of one experiment: learning_rate is 0.0001 in fold1 and 3e-05 in fold2"):
         write_report(tmp_path)
     page = write_report(tmp_path, force=True)
@@ -310,8 +317,8 @@ def test_runs_of_other_classes_or_of_the_same_clips_are_not_pooled(tmp_path):
     with pytest.raises(UserError, match=r"different classes apart: .* in 1, .* rain in 2"):
         gather_runs([one, write_run(tmp_path / "2", 2, labels=[*CLASSES[:-1], "rain"])])
     three = write_run(tmp_path / "3", 3)
-    renamed = (three / "predictions.csv").read_text().replace("audio/fold3/", "audio/fold1/")
-    (three / "predictions.csv").write_text(renamed)
+    renamed = (three / "predictions.csv").read_text(encoding="utf-8").replace("audio/fold3/", "audio/fold1/")
+    (three / "predictions.csv").write_text(renamed, encoding="utf-8")
     with pytest.raises(UserError, match=r"60 clips were tested more than once, first audio/fold1/0.wav"):
         gather_runs([one, three])
 
@@ -348,8 +355,10 @@ def test_a_clear_winner_is_called_one(tmp_path, ten):
             write_run(tmp_path / f"fold{fold}", fold) / "predictions.csv",
             lambda rows: [rows[0], *([*row[:6], row[5], *row[7:]] for row in rows[1:])],  # always right
         )
-        metrics = json.loads((tmp_path / f"fold{fold}" / "metrics.json").read_text()) | {"test_accuracy": 1.0}
-        (tmp_path / f"fold{fold}" / "metrics.json").write_text(json.dumps(metrics))
+        metrics = json.loads((tmp_path / f"fold{fold}" / "metrics.json").read_text(encoding="utf-8")) | {
+            "test_accuracy": 1.0
+        }
+        (tmp_path / f"fold{fold}" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     page = compare(ten, tmp_path)
     assert "**B is better: the interval of the difference leaves out 0.** Only A is right on 0 clips" in page
     assert "p < 0.0001" in page
@@ -385,9 +394,9 @@ def test_the_command_line(tmp_path, ten):
 
     alone = command("report", write_run(tmp_path / "run"))
     assert alone.returncode == 0, alone.stderr
-    assert alone.stdout == (tmp_path / "run" / "report.md").read_text()
+    assert alone.stdout == (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     whole = command("report", ten)
-    assert whole.stdout == (ten / "report.md").read_text()
+    assert whole.stdout == (ten / "report.md").read_text(encoding="utf-8")
     refused = command("compare", tmp_path / "run", ten)
     assert refused.returncode == 2
     assert "540 only in B" in refused.stderr and "Traceback" not in refused.stderr

@@ -30,7 +30,7 @@ SAME_UPDATE = {1: ["--per_device_train_batch_size", "8"], 2: ["--per_device_trai
 def command(tmp_path_factory, synthetic_root) -> SimpleNamespace:
     """The tiny config, and the flags for a run of it in so many processes into a folder of its own."""
     folder = tmp_path_factory.mktemp("command")
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     data = ["--data_dir", str(synthetic_root), "--per_device_eval_batch_size", "3"]  # 3 does not divide 10 clips
     data += ["--augment", "gain:1", "white_noise", "--mixup_alpha", "0.3", "--ema_decay", "0.9"]
     return SimpleNamespace(
@@ -85,12 +85,14 @@ def files(folder: Path) -> set[str]:
 
 
 def log_of(folder: Path, key: str) -> list[float]:
-    return [entry[key] for entry in json.loads((folder / "log_history.json").read_text()) if key in entry]
+    return [
+        entry[key] for entry in json.loads((folder / "log_history.json").read_text(encoding="utf-8")) if key in entry
+    ]
 
 
 def predictions(folder: Path) -> tuple[list[tuple], np.ndarray]:
     """What is known of each clip, and its scores."""
-    with (folder / "predictions.csv").open() as file:
+    with (folder / "predictions.csv").open(encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     return [tuple(row[:-10]) for row in rows], np.array([row[-10:] for row in rows], float)
 
@@ -130,10 +132,10 @@ def test_two_processes_evaluate_the_clips_that_one_does_and_score_them_alike(alo
 
 
 def test_two_processes_end_with_the_metrics_of_one(alone, together):
-    one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (alone, together))
+    one, two = (json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (alone, together))
     measured = {key for key in one if key.startswith(("train_seconds", "train_clips_per", "train_peak"))}
     assert one.keys() == two.keys() and len(measured) == 3
     assert two["test_loss"] == pytest.approx(one["test_loss"], abs=1e-4)
     near = measured | {"test_loss", "best_validation_accuracy"}
     assert {key: two[key] for key in two.keys() - near} == {key: one[key] for key in one.keys() - near}
-    assert json.loads((together / "run.json").read_text())["processes"] == 2
+    assert json.loads((together / "run.json").read_text(encoding="utf-8"))["processes"] == 2

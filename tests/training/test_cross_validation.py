@@ -55,7 +55,7 @@ run_experiment(parse_run_config(sys.argv[1:], Path("absent.yaml")))
 def flags(synthetic_root, tmp_path_factory) -> list[str]:
     """The command of an experiment of three folds, but for its output folder."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(TINY, encoding="utf-8")
     data = ["--dataset", "urbansound8k", "--data_dir", str(synthetic_root), "--preprocessing_num_workers", "1"]
     return [str(path), *data, "--learning_rate", "1e-2", "--test_fold", "1,2,3"]
 
@@ -83,7 +83,7 @@ def copy(whole, tmp_path) -> Path:
 
 def table(folder: Path) -> dict:
     """metrics.json of a run or a cross-validation, without the times and the memory."""
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return untimed(metrics) | ({"folds": [untimed(row) for row in metrics["folds"]]} if "folds" in metrics else {})
 
 
@@ -103,16 +103,16 @@ def changed(folder: Path) -> dict[Path, int]:
 
 
 def edit_json(path: Path, change: Callable[[dict], None]) -> None:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 # ---- one command
 
 
 def test_the_table(whole):
-    metrics = json.loads((whole / "metrics.json").read_text())
+    metrics = json.loads((whole / "metrics.json").read_text(encoding="utf-8"))
     accuracies = [row["test_accuracy"] for row in metrics["folds"]]
     assert [row["test_fold"] for row in metrics["folds"]] == [1, 2, 3]
     assert [row["validation_fold"] for row in metrics["folds"]] == [2, 3, 4]
@@ -126,7 +126,7 @@ def test_the_table(whole):
 def test_what_is_told_of_each_fold(whole):
     for fold in (1, 2, 3):
         folder = whole / f"fold{fold}"
-        leaks = json.loads((folder / "metrics.json").read_text())["leaks"]
+        leaks = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["leaks"]
         assert (leaks["train_clips"], leaks["test_clips"], leaks["validation"]["clips"]) == (80, 10, 10)
         assert leaks["shared_recording_clips"] == leaks["time_overlap_clips"] == leaks["exact_duplicates"] == 0
         receipt = read_receipt(folder)
@@ -200,7 +200,7 @@ def test_killed_in_the_middle_and_continued_gives_the_same_table(run, flags, who
 
 def test_a_fold_interrupted_before_its_receipt_is_run_again(run, copy, whole):
     (copy / "fold3" / "run.json").unlink()
-    (copy / "fold3" / "metrics.json").write_text("{")  # killed while it was written
+    (copy / "fold3" / "metrics.json").write_text("{", encoding="utf-8")  # killed while it was written
     assert [row["test_fold"] for row in gather_folds(copy)["folds"]] == [1, 2]
     assert run(copy) == 0
     assert_same_result(copy, whole)
@@ -212,7 +212,7 @@ def test_a_fold_interrupted_before_its_receipt_is_run_again(run, copy, whole):
 def test_a_failed_fold_is_reported_and_the_others_run(run, copy, whole, capsys):
     for fold in ("fold1", "fold2"):
         shutil.rmtree(copy / fold)
-    (copy / "fold1").write_text("a file where a folder must be")
+    (copy / "fold1").write_text("a file where a folder must be", encoding="utf-8")
     finished = changed(copy / "fold3")
     assert run(copy) == 1
     told = capsys.readouterr()
@@ -283,7 +283,7 @@ def test_mismatched_folds_are_refused_with_both_values(copy, keys, value, told, 
         inner = inner[key]
     found = inner.get(keys[-1])
     inner[keys[-1]] = value
-    (copy / "fold2" / "run.json").write_text(json.dumps(receipt))
+    (copy / "fold2" / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
     before = changed(copy)
     assert gather_by_hand(monkeypatch, copy) == 2
     error = capsys.readouterr().err
@@ -298,7 +298,7 @@ def test_by_force_they_are_gathered_and_everything_says_so(copy, monkeypatch, ca
     caution = "gathered by force: learning_rate is 0.01 in fold1, fold3 and 0.0001 in fold2"
     assert caution in capsys.readouterr().out
     assert table(copy)["notes"][0] == caution
-    assert f"> {caution}" in (copy / "report.md").read_text()
+    assert f"> {caution}" in (copy / "report.md").read_text(encoding="utf-8")
 
 
 def test_where_a_run_lies_does_not_matter(copy):
@@ -356,13 +356,13 @@ def test_a_checkpoint_that_would_be_lost_or_would_leak_is_refused(run, tmp_path)
 def test_a_planted_leak_stops_before_training(run, synthetic_root, tmp_path):
     root = Path(shutil.copytree(synthetic_root, tmp_path / "data", copy_function=os.link))
     metadata = root / "metadata" / "UrbanSound8K.csv"
-    rows = list(csv.DictReader(metadata.read_text().splitlines()))
+    rows = list(csv.DictReader(metadata.read_text(encoding="utf-8").splitlines()))
     same, other = (next(row for row in rows if (row["fold"], row["classID"]) == (fold, "3")) for fold in "15")
     source = root / "audio" / "fold5" / other["slice_file_name"]
     other["fsID"], other["slice_file_name"] = same["fsID"], f"{same['fsID']}-3-0-9.wav"
     source.rename(source.with_name(other["slice_file_name"]))
     metadata.unlink()  # a link to the original
-    with metadata.open("w", newline="") as file:
+    with metadata.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
@@ -379,10 +379,13 @@ def test_a_random_split_carries_its_warning_everywhere(run, configure, synthetic
     assert run_experiment(configure(*flags)) == 0
     warning, scope = "slices of one recording lie on both sides, the score is not an honest one", "not comparable"
     folder = tmp_path / "out" / "random"
-    told = [capsys.readouterr().out, *((folder / name).read_text() for name in ("README.md", "report.md"))]
+    told = [
+        capsys.readouterr().out,
+        *((folder / name).read_text(encoding="utf-8") for name in ("README.md", "report.md")),
+    ]
     assert all(warning in text and scope in text for text in told)
     for name in ("metrics.json", "report.json"):
-        assert any(warning in note for note in json.loads((folder / name).read_text())["notes"])
+        assert any(warning in note for note in json.loads((folder / name).read_text(encoding="utf-8"))["notes"])
     with pytest.raises(UserError, match="no finished fold is there to gather"):
         gather_folds(tmp_path / "out")
 
@@ -393,10 +396,10 @@ def test_a_fold_may_be_called_0(configure, synthetic_root, tmp_path):
         shutil.copytree(synthetic_root / f"audio/fold{fold}", tmp_path / f"data/{fold}")
         names = sorted(path.name for path in (tmp_path / f"data/{fold}").iterdir())
         lines += [f"{fold}/{name},{name.split('-')[1]},{fold - 1}" for name in names]
-    (tmp_path / "data/metadata.csv").write_text("\n".join(lines))
+    (tmp_path / "data/metadata.csv").write_text("\n".join(lines), encoding="utf-8")
     flags = ["--dataset", tmp_path / "data", "--output_dir", tmp_path / "out", "--test_fold", "all"]
     assert run_experiment(configure(*flags)) == 0
-    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text(encoding="utf-8"))
     assert [fold["test_fold"] for fold in metrics["folds"]] == [0, 1, 2] and metrics["complete"]
 
 
@@ -412,6 +415,6 @@ def test_mistakes_of_model_and_folder_are_told_before_the_data_are_decoded(run, 
     monkeypatch.setattr(loading, "load_sounds", lambda _: pytest.fail("decoded the data first"))
     with pytest.raises(UserError, match="there is no 'hidden_siz'"):
         run(tmp_path / "out", "--model_config", "hidden_siz=16")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"the runs go into a folder, .*file is a file"):
         run(tmp_path / "file" / "out")

@@ -47,7 +47,7 @@ def train(configure, sounds, tmp_path) -> Callable[..., SimpleNamespace]:
         folder = tmp_path / name
         metrics = train_and_evaluate(configure(*flags), data, split or small_split(), folder)
         return SimpleNamespace(
-            folder=folder, metrics=metrics, log=json.loads((folder / "log_history.json").read_text())
+            folder=folder, metrics=metrics, log=json.loads((folder / "log_history.json").read_text(encoding="utf-8"))
         )
 
     return run
@@ -66,7 +66,7 @@ def logged(log: list[dict], key: str) -> list[float]:
 
 
 def read_predictions(folder: Path, labels: list[str]) -> tuple[list[dict], np.ndarray]:
-    with (folder / "predictions.csv").open() as file:
+    with (folder / "predictions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return rows, np.array([[float(row[label]) for label in labels] for row in rows])
 
@@ -82,11 +82,11 @@ def test_the_files_of_a_run(train):
     run = train()
     files = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
     assert {name for name in files if not name.startswith("checkpoints/")} == FILES  # those go with the receipt
-    assert json.loads((run.folder / "metrics.json").read_text()) == run.metrics
+    assert json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")) == run.metrics
 
 
 def test_the_checkpoint_names_the_labels_in_their_order_and_its_window(train, sounds):
-    config = json.loads((train("--clip_seconds", 2).folder / "config.json").read_text())
+    config = json.loads((train("--clip_seconds", 2).folder / "config.json").read_text(encoding="utf-8"))
     assert list(config["id2label"].items()) == [(str(i), label) for i, label in enumerate(sounds.labels)]
     assert config["label2id"] == {label: i for i, label in enumerate(sounds.labels)}
     assert (config["clip_seconds"], config["architectures"]) == (2.0, ["Wav2Vec2ForSequenceClassification"])
@@ -235,7 +235,7 @@ def test_where_a_run_continues(configure, tmp_path):
     assert point() is None
     for step in (9, 10):
         (tmp_path / f"checkpoints/checkpoint-{step}").mkdir(parents=True)
-        (tmp_path / f"checkpoints/checkpoint-{step}/trainer_state.json").write_text("{}")
+        (tmp_path / f"checkpoints/checkpoint-{step}/trainer_state.json").write_text("{}", encoding="utf-8")
     newest, older = (str(tmp_path / f"checkpoints/checkpoint-{step}") for step in (10, 9))
     assert point() == point("--resume_from_checkpoint", "last") == newest
     assert point("--resume_from_checkpoint", older) == older

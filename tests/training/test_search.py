@@ -115,7 +115,9 @@ def test_mistakes_of_a_line(line, what, fix):
 
 
 def test_all_mistakes_come_at_once_with_their_place(configure, tmp_path):
-    (tmp_path / "mine.yaml").write_text(f"{TINY}search_space:\n  - lr=1..2\n  - seed=1|2\n  - freeze=none|all\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"{TINY}search_space:\n  - lr=1..2\n  - seed=1|2\n  - freeze=none|all\n", encoding="utf-8"
+    )
     with pytest.raises(UserErrors) as caught:
         configure(tmp_path / "mine.yaml", "--search", 3)
     line = TINY.count("\n") + 1
@@ -176,7 +178,11 @@ def test_without_optuna(configure, monkeypatch):
 
 def test_optuna_waits_until_it_is_asked_for():
     for module in (search, search_report, search_space):
-        at_once = [node for node in ast.parse(Path(module.__file__).read_text()).body if not isinstance(node, ast.If)]
+        at_once = [
+            node
+            for node in ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body
+            if not isinstance(node, ast.If)
+        ]
         names = [
             line for node in at_once if isinstance(node, ast.Import | ast.ImportFrom) for line in [ast.unparse(node)]
         ]
@@ -335,7 +341,9 @@ run_experiment(parse_run_config(sys.argv[1:], Path("absent.yaml")))
 @pytest.fixture(scope="module")
 def command(synthetic_root, tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("search")
-    (folder / "tiny.yaml").write_text(f"{TINY}search_space:\n" + "".join(f"  - {line}\n" for line in SPACE))
+    (folder / "tiny.yaml").write_text(
+        f"{TINY}search_space:\n" + "".join(f"  - {line}\n" for line in SPACE), encoding="utf-8"
+    )
     data = [
         "--data_dir",
         str(synthetic_root),
@@ -364,7 +372,7 @@ def searched(command) -> Path:
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "trials.csv").open(newline="") as file:
+    with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -377,7 +385,7 @@ def test_a_killed_search_goes_on_to_its_number_of_trials(searched):
     assert [row["state"] for row in rows] == ["complete", "fail", "complete", "complete"]
     assert [row["validation loss"] == "" for row in rows] == [False, True, False, False]
     assert len({row["learning_rate"] for row in rows}) == 4, "the first trials are not tried again"
-    assert "1 more was interrupted" in (searched / "report.md").read_text()
+    assert "1 more was interrupted" in (searched / "report.md").read_text(encoding="utf-8")
 
 
 def test_what_is_left_of_a_search(searched):
@@ -386,7 +394,7 @@ def test_what_is_left_of_a_search(searched):
     }  # fmt: skip
     assert not list(searched.parent.glob("fold*")), "no test fold is trained, or looked at, by the same command"
     best = best_of(searched)
-    text = (searched / "report.md").read_text()
+    text = (searched / "report.md").read_text(encoding="utf-8")
     assert f"Best: trial {best['trial']}, validation loss {float(best['validation loss']):.4f}** on fold 1" in text
 
 
@@ -399,14 +407,14 @@ def test_the_same_command_again_only_tells(searched, command, capsys):
 
 
 def test_the_best_config_gives_the_score_of_its_trial(searched):
-    text = (searched / "best.yaml").read_text()
+    text = (searched / "best.yaml").read_text(encoding="utf-8")
     best = best_of(searched)
     assert f"trial {best['trial']})" in text.splitlines()[0] and "loss" in text.splitlines()[1]
     settings = yaml.safe_load(text)
     assert settings["learning_rate"] == float(best["learning_rate"])
     assert not {"search", "search_space", "overwrite"} & set(settings)
     assert run_experiment(parse_run_config([str(searched / "best.yaml")], ROOT / "absent.yaml")) == 0
-    metrics = json.loads((searched / "best" / "fold10" / "metrics.json").read_text())
+    metrics = json.loads((searched / "best" / "fold10" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["best_validation_loss"] == pytest.approx(float(best["validation loss"]), rel=1e-6)
     assert (metrics["test_fold"], metrics["validation_fold"]) == (10, 1)
 

@@ -61,11 +61,11 @@ def fetch(url: str, target: Path, md5: str, attempts: int = 5, backoff_seconds: 
                 _check_md5(part, md5, url)
                 Path(f"{part}.etag").unlink(missing_ok=True)
                 part.replace(target)
-                stamp.write_text(_fact(target, md5))
-    elif not stamp.is_file() or stamp.read_text() != _fact(target, md5):
+                stamp.write_text(_fact(target, md5), encoding="utf-8")
+    elif not stamp.is_file() or stamp.read_text(encoding="utf-8") != _fact(target, md5):
         _check_md5(target, md5, url)
         with suppress(OSError):  # a shared folder that we may only read
-            stamp.write_text(_fact(target, md5))
+            stamp.write_text(_fact(target, md5), encoding="utf-8")
     return target
 
 
@@ -120,12 +120,14 @@ def _go_on(url: str, part: Path) -> None:
         if have and status == 416 and span and int(span["total"]) == have:
             return None  # nothing is missing but the check
         # Compared here, not by If-Range: storage behind a proxy may not know the ETag that the proxy hands out.
-        if have and (status == 416 or (status == 206 and known.is_file() and known.read_text() != etag)):
+        if have and (
+            status == 416 or (status == 206 and known.is_file() and known.read_text(encoding="utf-8") != etag)
+        ):
             logger.warning("%s: the file at the source has changed; starting over", part.stem)
             part.unlink()
             return _go_on(url, part)
         response.raise_for_status()
-        known.write_text(etag)
+        known.write_text(etag, encoding="utf-8")
         return _save(response, part, start=int(span["start"] or 0) if span and status == 206 else 0)
 
 

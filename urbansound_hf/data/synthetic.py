@@ -79,18 +79,18 @@ def write_synthetic(root: Path, clips_per_class_and_fold: int = 4, seed: int = 0
 
 def _complete(root: Path, marker: str) -> bool:
     readme, metadata = root / "README.txt", root / "metadata/UrbanSound8K.csv"
-    return metadata.is_file() and readme.is_file() and readme.read_text(errors="replace") == marker
+    return metadata.is_file() and readme.is_file() and readme.read_text(errors="replace", encoding="utf-8") == marker
 
 
 def _clear(root: Path, marker: str) -> None:
     """Removes what another or an interrupted set left, and nothing else."""
     readme, metadata = root / "README.txt", root / "metadata/UrbanSound8K.csv"
-    ours = readme.is_file() and readme.read_text(errors="replace").startswith(TITLE)
+    ours = readme.is_file() and readme.read_text(errors="replace", encoding="utf-8").startswith(TITLE)
     if not ours and any(path.name != ".lock" for path in root.iterdir()):
         raise UserError("holds files that are not a synthetic data set", str(root), "name a new or an empty folder")
     for old in (metadata, *root.glob("audio/fold*/*.wav")):
         old.unlink(missing_ok=True)
-    readme.write_text(marker)
+    readme.write_text(marker, encoding="utf-8")
 
 
 def _write_clips(root: Path, clips_per_class_and_fold: int, seed: int) -> None:
@@ -102,7 +102,7 @@ def _write_clips(root: Path, clips_per_class_and_fold: int, seed: int) -> None:
             rows += islice(slices, clips_per_class_and_fold)
     part = root / "metadata/UrbanSound8K.part"
     part.parent.mkdir(exist_ok=True)
-    part.write_text("\n".join(rows) + "\n")
+    part.write_text("\n".join(rows) + "\n", encoding="utf-8")
     part.replace(part.with_suffix(".csv"))
 
 

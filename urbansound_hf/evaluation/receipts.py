@@ -99,7 +99,7 @@ def code_state() -> dict[str, Any]:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
 
     if not (package.parent / "pyproject.toml").is_file():
         return source
@@ -118,7 +118,7 @@ def begin_receipt(folder: Path, receipt: Mapping[str, Any]) -> None:
 def begun_receipt(folder: Path) -> dict[str, Any] | None:
     """The receipt that an interrupted run began with; None where there is nothing to continue."""
     path = folder / BEGUN
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_receipt(folder: Path, receipt: Mapping[str, Any]) -> Path:
@@ -128,7 +128,7 @@ def write_receipt(folder: Path, receipt: Mapping[str, Any]) -> Path:
 
 def read_receipt(folder: Path) -> dict[str, Any]:
     """The receipt of a finished run."""
-    return json.loads((folder / RECEIPT).read_text())
+    return json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
 
 
 def mismatches(runs: Sequence[Path], others: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
@@ -173,7 +173,7 @@ def _identity(receipt: Mapping[str, Any]) -> dict[str, str]:
 def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     return partial.replace(path)  # whole or not at all
 
 
@@ -188,7 +188,7 @@ def _cores() -> int | None:
 
 def _cpu() -> str:
     if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()

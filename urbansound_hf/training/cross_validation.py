@@ -168,7 +168,9 @@ def make_folder(experiment: Experiment, split: Split) -> None:
     }
     own = {name: value for name, value in settings.items() if name not in ("output_dir", "overwrite")}
     resolved = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
-    (folder / RESOLVED).write_text(f"# this run's resolved config: python train.py {RESOLVED} repeats it\n{resolved}")
+    (folder / RESOLVED).write_text(
+        f"# this run's resolved config: python train.py {RESOLVED} repeats it\n{resolved}", encoding="utf-8"
+    )
 
 
 def gather_folds(output_dir: Path, force: bool = False) -> dict[str, Any]:

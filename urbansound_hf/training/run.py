@@ -99,8 +99,10 @@ def train_and_evaluate(
     }
     if trainer.is_world_process_zero():
         write_predictions(folder / "predictions.csv", sounds, split.test, test["probabilities"])
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        (folder / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=2) + "\n")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        (folder / "log_history.json").write_text(
+            json.dumps(trainer.state.log_history, indent=2) + "\n", encoding="utf-8"
+        )
     return metrics
 
 
@@ -250,7 +252,7 @@ def write_predictions(path: Path, sounds: Sounds, clips: np.ndarray, probabiliti
     """predictions.csv, a line a test clip: what is known of it, its true and predicted class, every class's score."""
     told = sounds.dataset.select(clips)
     known = {name: told[name] if name in told.column_names else [""] * len(clips) for name in CLIP_FACTS}
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", *CLIP_FACTS, "seconds", "true", "predicted", *sounds.labels])
         for clip, true, row, *facts in zip(told["audio"], told["label"], probabilities, *known.values(), strict=True):
