@@ -9,33 +9,35 @@ Each fold that is there is the test of the others in turn; nothing is left to a 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from urbansound_hf.config.arguments import ModelArguments
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.models.linear_probe import embeddings, regression
 from urbansound_hf.models.loading import load_feature_extractor, load_model
 
 VARIANTS = {
-    "YAMNet": ("yamnet", [], []),
-    "YAMNet, patches side by side": ("yamnet", ["patch_hop_frames=96"], []),
-    "YAMNet, peak at full scale": ("yamnet", [], ["peak_normalize=true"]),
-    "YAMNet, peak at full scale, patches side by side": ("yamnet", ["patch_hop_frames=96"], ["peak_normalize=true"]),
-    "Whisper, its first layer": ("whisper", ["encoder_layers=1"], []),
-    "Whisper, its first two layers": ("whisper", ["encoder_layers=2"], []),
-    "Whisper, its first three layers": ("whisper", ["encoder_layers=3"], []),
-    "Whisper, all four": ("whisper", [], []),
+    "YAMNet": ("yamnet", {}, {}),
+    "YAMNet, patches side by side": ("yamnet", {"patch_hop_frames": 96}, {}),
+    "YAMNet, peak at full scale": ("yamnet", {}, {"peak_normalize": True}),
+    "YAMNet, peak at full scale, patches side by side": ("yamnet", {"patch_hop_frames": 96}, {"peak_normalize": True}),
+    "Whisper, its first layer": ("whisper", {"encoder_layers": 1}, {}),
+    "Whisper, its first two layers": ("whisper", {"encoder_layers": 2}, {}),
+    "Whisper, its first three layers": ("whisper", {"encoder_layers": 3}, {}),
+    "Whisper, all four": ("whisper", {}, {}),
 }
 """The folder of weights, and what replaces values of the model's and of the extractor's config."""
 
 
-def embedded(arguments: ModelArguments, sounds: Sounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def embedded(
+    name: str, model_config: Mapping[str, Any], extractor_config: Mapping[str, Any], sounds: Sounds
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each clip the embedding `(clips, hidden)`, the class and the fold."""
-    extractor = load_feature_extractor(arguments)
-    model = load_model(arguments, sounds.labels, extractor, clip_seconds=4.0)
+    extractor = load_feature_extractor(name, overrides=extractor_config)
+    model = load_model(name, sounds.labels, overrides=model_config)
     rows = embeddings(model, prepare_features(sounds.dataset, extractor, clip_seconds=4.0), batch_size=8)
     rows = rows.select(np.unique(rows["clip"][:], return_index=True)[1])  # of a longer clip the first window
     folds = np.asarray(sounds.dataset["fold"][:])[rows["clip"][:]]
@@ -60,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sounds = load_sounds(SoundRequest(data_dir=args.data_dir))
     print(f"{len(sounds.dataset)} clips, folds {', '.join(map(str, np.unique(sounds.dataset['fold'][:])))}")
     for name, (weights, config, extractor) in VARIANTS.items():
-        arguments = ModelArguments(getattr(args, weights), model_config=config, feature_extractor_config=extractor)
-        scores = rotations(*embedded(arguments, sounds))
+        scores = rotations(*embedded(getattr(args, weights), config, extractor, sounds))
         print(f"{np.mean(scores):.3f}  {' '.join(f'{score:.3f}' for score in scores)}  {name}", flush=True)
 
 

@@ -22,7 +22,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import logging
 
-from urbansound_hf.config.arguments import ModelArguments
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.models.loading import load_feature_extractor, load_model
 
@@ -35,9 +34,8 @@ class Training:
     """Steps on one batch of random 4-second clips, by a model that hears `context_seconds` of each."""
 
     def __init__(self, name_or_path: str, context_seconds: float, clips: int) -> None:
-        arguments = ModelArguments(model_name_or_path=name_or_path)
-        extractor = load_feature_extractor(arguments)
-        self.model = load_model(arguments, CLASSES, extractor, context_seconds).train()
+        extractor = load_feature_extractor(name_or_path, clip_seconds=context_seconds)
+        self.model = load_model(name_or_path, CLASSES, clip_seconds=context_seconds).train()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
         rate, rng = extractor.sampling_rate, np.random.default_rng(0)
         waveforms = [rng.uniform(-0.5, 0.5, int(CLIP_SECONDS * rate)).astype(np.float32) for _ in range(clips)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForAudioClassification
 
-from tests.models.test_loading import TINY, arguments, load, noise
+from tests.models.test_loading import TINY, load, noise
 from urbansound_hf.augment import spec_augment
 from urbansound_hf.features.extract import Features, as_tensors, extract
 from urbansound_hf.models.loading import load_feature_extractor
@@ -58,8 +58,7 @@ def test_axes_of_equal_length_are_told_apart(family, seconds, shape, overrides):
 
 
 def test_a_fused_clap_has_its_axes_behind_the_channels():
-    asked = arguments("clap-audio", feature_extractor_config=["truncation=fusion"])
-    extractor = load_feature_extractor(asked)
+    extractor = load_feature_extractor("clap-audio", overrides={"truncation": "fusion"})
     clip = heard(extractor, 0.5)
     assert clip["input_features"].shape == (4, 1001, 64) and spec_augment.axes(extractor, clip) == (
         "input_features",

@@ -25,7 +25,6 @@ from transformers import (
 )
 
 from urbansound_hf import cli
-from urbansound_hf.config.arguments import ModelArguments
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models import adapt, checkpoint
@@ -149,9 +148,8 @@ def test_a_whole_clap_opens_as_a_classifier_with_its_tower_and_projection(clap):
 @pytest.mark.parametrize("whole", ["clap", "fused"])
 def test_training_starts_from_a_whole_clap(whole, request):
     folder = request.getfixturevalue(whole)
-    arguments = ModelArguments(model_name_or_path=str(folder), model_config=["hidden_dropout_prob=0.3"])
-    extractor = load_feature_extractor(arguments)
-    model = load_model(arguments, LABELS, extractor, 4.0).eval()
+    extractor = load_feature_extractor(folder)
+    model = load_model(folder, LABELS, overrides={"hidden_dropout_prob": 0.3}).eval()
     assert (type(extractor), extractor.sampling_rate) == (ClapAudioFeatureExtractor, RATE)
     assert (extractor.frequency_min, checkpoint.longest_seconds(extractor)) == (50, 10.0)
     assert (model.config.hidden_dropout_prob, model.config.clip_seconds) == (0.3, 4.0)
@@ -164,15 +162,12 @@ def test_training_starts_from_a_whole_clap(whole, request):
 
 @pytest.mark.parametrize("name", ["clap", "clap-audio"])
 def test_a_model_type_starts_from_random_weights(name):
-    overrides = [f"{key}={value}" for key, value in TOWER.items()]
-    arguments = ModelArguments(model_name_or_path=name, model_config=overrides)
-    extractor = load_feature_extractor(arguments)
-    model = load_model(arguments, LABELS, extractor, 4.0)
+    extractor = load_feature_extractor(name)
+    model = load_model(name, LABELS, overrides=TOWER)
     assert type(model) is ClapForAudioClassification and type(extractor) is ClapAudioFeatureExtractor
     assert model(**extractor(sound(0.5), return_tensors="pt")).logits.shape == (1, 3)
-    arguments.model_config = ["depths=[1,1]"]
     with pytest.raises(UserError, match=r"need 2 num_attention_heads and a hidden_size of 192; found .* 768") as caught:
-        load_model(arguments, LABELS, extractor, 4.0)
+        load_model(name, LABELS, overrides={"depths": [1, 1]})
     assert caught.value.where == "--model_config"
 
 

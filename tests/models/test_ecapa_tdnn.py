@@ -15,7 +15,6 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from tests.models.test_loading import arguments
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import as_tensors, extract
@@ -172,8 +171,8 @@ def test_weights_start_as_speechbrain_draws_them():
 
 
 def test_fine_tuning_keeps_each_class_under_its_name(converted):
-    extractor = load_feature_extractor(arguments(str(converted)))
-    ours = load_model(arguments(str(converted)), CLASSES, extractor, 4.0).eval()
+    extractor = load_feature_extractor(converted)
+    ours = load_model(converted, CLASSES).eval()
     stored = AutoModelForAudioClassification.from_pretrained(converted)
     assert ours.config.id2label == dict(enumerate(CLASSES))
     inputs = as_tensors({name: each[None] for name, each in extract(extractor, sound(1.0)).items()})
@@ -237,7 +236,7 @@ def test_nothing_in_the_folder_is_executed(speechbrain_folder, tmp_path):
 
 def test_a_folder_that_is_not_converted_yet_is_told_how(speechbrain_folder):
     with pytest.raises(UserError) as caught:
-        load_feature_extractor(arguments(str(speechbrain_folder)))
+        load_feature_extractor(speechbrain_folder)
     assert f"ecapa_tdnn convert {speechbrain_folder} OUT_DIR" in caught.value.fix
 
 
@@ -366,8 +365,8 @@ def test_without_speechbrain_the_way_to_install_it_is_told(monkeypatch):
     for module in ("lobes.features", "lobes.models.ECAPA_TDNN"):
         monkeypatch.setitem(sys.modules, f"speechbrain.{module}", None)
     for load in (
-        lambda: load_feature_extractor(arguments("ecapa-tdnn")),
-        lambda: load_model(arguments("ecapa-tdnn"), CLASSES, None, 4.0),
+        lambda: load_feature_extractor("ecapa-tdnn"),
+        lambda: load_model("ecapa-tdnn", CLASSES),
     ):
         with pytest.raises(
             UserError, match=r"ecapa-tdnn needs SpeechBrain .* pip install 'urbansound-hf\[speechbrain\]'"

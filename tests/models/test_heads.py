@@ -8,12 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2Model
 
-from tests.models.test_loading import TINY, arguments
+from tests.models.test_loading import TINY, build
+from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
 from urbansound_hf.models import adapt
 from urbansound_hf.models.heads import _last_layer, rows_by_name
-from urbansound_hf.models.loading import key_values, load_feature_extractor, load_model
+from urbansound_hf.models.loading import load_feature_extractor, load_model
 
 FAMILIES = ("wav2vec2", "audio-spectrogram-transformer", "whisper", "cnn", "yamnet")
 
@@ -22,8 +23,8 @@ FAMILIES = ("wav2vec2", "audio-spectrogram-transformer", "whisper", "cnn", "yamn
 def checkpoint(request, tmp_path):
     """A classifier of the ten classes with a head of random rows, its folder and a clip for it."""
     torch.manual_seed(0)
-    extractor = load_feature_extractor(arguments(request.param, TINY[request.param]))
-    model = load_model(arguments(request.param, TINY[request.param]), CLASSES, extractor, 1.0).eval()
+    model, extractor = build(request.param, TINY[request.param], labels=CLASSES)
+    model.eval()
     with torch.no_grad():
         for values in _last_layer(model).parameters():  # biases as well: they start at zero
             values.normal_()
@@ -40,7 +41,7 @@ def scores(model, clip) -> dict[str, float]:
 
 
 def load(folder, labels):
-    return load_model(arguments(str(folder)), labels, load_feature_extractor(arguments(str(folder))), 1.0)
+    return load_model(folder, labels, clip_seconds=1.0)
 
 
 def test_each_class_keeps_its_scores_under_its_name(checkpoint):
@@ -70,7 +71,7 @@ def test_the_rows_of_other_classes_are_not_taken_over(checkpoint, count):
 def test_a_model_without_a_head_gets_one(tmp_path):
     pairs = key_values(TINY["wav2vec2"], "")
     Wav2Vec2Model(Wav2Vec2Config(**pairs)).save_pretrained(tmp_path)
-    load_feature_extractor(arguments("wav2vec2")).save_pretrained(tmp_path)
+    load_feature_extractor("wav2vec2").save_pretrained(tmp_path)
     assert load(tmp_path, ["a", "b"]).config.id2label == {0: "a", 1: "b"}  # as many as the default LABEL_0, LABEL_1
 
 
@@ -85,8 +86,8 @@ def test_a_head_without_rows_is_refused():
 def test_new_classes_begin_with_what_the_head_knew_under_other_names(checkpoint):
     model, folder, clip = checkpoint
     wanted = scores(model, clip)
-    asked = arguments(str(folder), head_from=["hound=dog_bark", "alarm=siren"])
-    again = load_model(asked, ["alarm", "other", "hound"], load_feature_extractor(asked), 1.0)
+    head_from = {"hound": "dog_bark", "alarm": "siren"}
+    again = load_model(folder, ["alarm", "other", "hound"], clip_seconds=1.0, head_from=head_from)
     found = scores(again, clip)
     assert found["hound"] == pytest.approx(wanted["dog_bark"], abs=1e-5)
     assert found["alarm"] == pytest.approx(wanted["siren"], abs=1e-5)
@@ -101,6 +102,5 @@ def test_new_classes_begin_with_what_the_head_knew_under_other_names(checkpoint)
 )
 def test_a_class_to_begin_with_must_be_there(checkpoint, pair, message):
     _, folder, _ = checkpoint
-    asked = arguments(str(folder), head_from=[pair])
     with pytest.raises(UserError, match=message):
-        load_model(asked, ["alarm", "hound"], load_feature_extractor(asked), 1.0)
+        load_model(folder, ["alarm", "hound"], clip_seconds=1.0, head_from=key_values([pair], "--head_from"))

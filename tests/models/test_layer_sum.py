@@ -11,13 +11,12 @@ import torch
 from transformers import AutoModelForAudioClassification, pipeline
 
 from tests.helpers import tiny
-from tests.models.test_loading import LABELS, TINY, arguments, noise, step
+from tests.models.test_loading import LABELS, TINY, build, noise, step
 from tests.training.test_run import assert_same_weights, small_split, weights
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import as_tensors, extract
 from urbansound_hf.models import adapt, linear_probe
 from urbansound_hf.models.linear_probe import LinearProbe, embed
-from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.training.run import train_and_evaluate
 
 ABLE = ["data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-bert",
@@ -27,10 +26,7 @@ DROPS = {family: "encoder_layerdrop" if family == "whisper" else "layerdrop" for
 
 def load(name: str, model_config=(), weighted: bool = True):
     torch.manual_seed(0)
-    asked = arguments(name, model_config)
-    asked.weighted_layer_sum = weighted
-    extractor = load_feature_extractor(asked)
-    return load_model(asked, LABELS, extractor, 1.0), extractor
+    return build(name, model_config, weighted_layer_sum=weighted)
 
 
 def inputs(extractor, seed: int) -> dict[str, torch.Tensor]:

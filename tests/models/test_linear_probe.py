@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from tests.conftest import TINY
 from tests.helpers import tiny
 from urbansound_hf.audio.io import SAMPLING_RATE
-from urbansound_hf.config.arguments import ModelArguments
-from urbansound_hf.config.parse import parse_run_config
+from urbansound_hf.config.parse import key_values, parse_run_config
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.evaluation.receipts import read_receipt
 from urbansound_hf.evaluation.runs import read_predictions
@@ -50,10 +49,10 @@ ROWS = [0, 16, 38, 40, 69, 70, 78, 81, 90, 92]  # clips of all lengths
 
 def build(family: str, *more: str):
     """The family's extractor and a random model of it, as a run makes them."""
-    arguments = ModelArguments(family, model_config=[*FAMILIES[family], *more])
-    extractor = load_feature_extractor(arguments)
+    extractor = load_feature_extractor(family)
     training_run.set_seed(0)
-    return extractor, load_model(arguments, list(CLASSES), extractor, 4.0)
+    overrides = key_values([*FAMILIES[family], *more], "--model_config")
+    return extractor, load_model(family, CLASSES, overrides=overrides)
 
 
 def prepared(sounds, extractor, rows):

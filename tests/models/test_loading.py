@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -11,12 +9,13 @@ from torch import nn
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
 from tests.conftest import WHISPER
+from urbansound_hf.config.parse import key_values
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.dataset import collate_training
 from urbansound_hf.features.extract import as_tensors, extract
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models import adapt, loading, short_context
-from urbansound_hf.models.loading import key_values, load_feature_extractor, load_model
+from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.models.registry import known_types
 
 LABELS = ["bark", "horn", "rain"]
@@ -60,25 +59,18 @@ WITHOUT_FRONT = {
 WITH_FRONT = set(TINY) - WITHOUT_FRONT
 
 
-def arguments(name: str, model_config=(), feature_extractor_config=(), head_from=None) -> SimpleNamespace:
-    """What the two loaders read of `ModelArguments`, without setting up a run."""
-    return SimpleNamespace(
-        model_name_or_path=name,
-        model_config=list(model_config),
-        feature_extractor_config=list(feature_extractor_config),
-        weighted_layer_sum=False,
-        head_from=head_from,
-        model_revision=None,
-        trust_remote_code=False,
-    )
+def build(name, model_config=(), clip_seconds: float = 1.0, labels=LABELS, **options):
+    """A model and its extractor, of `KEY=VALUE` pairs as the flags take them; `options` are `load_model`'s."""
+    extractor = load_feature_extractor(name, clip_seconds=clip_seconds)
+    overrides = key_values(model_config, "--model_config")
+    return load_model(name, labels, clip_seconds=clip_seconds, overrides=overrides, **options), extractor
 
 
 def load(family: str, clip_seconds: float = 1.0):
     if family in NEEDS:
         pytest.importorskip(NEEDS[family])
     torch.manual_seed(0)
-    extractor = load_feature_extractor(arguments(family, TINY[family]))
-    return load_model(arguments(family, TINY[family]), LABELS, extractor, clip_seconds), extractor
+    return build(family, TINY[family], clip_seconds)
 
 
 def noise(extractor, seconds: float, seed: int = 0) -> np.ndarray:
@@ -231,8 +223,7 @@ def test_a_checkpoint_is_fine_tuned_to_other_labels_and_keeps_its_backbone(famil
     model, extractor = load(family)
     model.save_pretrained(tmp_path)
     extractor.save_pretrained(tmp_path)
-    again = load_feature_extractor(arguments(str(tmp_path)))
-    other = load_model(arguments(str(tmp_path)), ["x", "y", "z", "v"], again, 1.0)
+    other, again = build(tmp_path, labels=["x", "y", "z", "v"])
     assert type(again) is type(extractor) and type(other) is type(model)
     assert other.config.label2id == {"x": 0, "y": 1, "z": 2, "v": 3} and other.dtype == torch.float32
     assert other.config.problem_type == "single_label_classification"
@@ -269,11 +260,11 @@ def test_the_cut_table_of_whisper_is_the_head_of_the_whole():
 
 
 def test_the_cut_table_of_ast_is_the_middle_of_the_whole():
-    model, extractor = load("audio-spectrogram-transformer", 10.24)
+    model, _ = load("audio-spectrogram-transformer", 10.24)
     embeddings = model.audio_spectrogram_transformer.embeddings
     whole = torch.arange(2 + 12 * 101.0)[None, :, None].expand(-1, -1, 16)  # two tokens, 12 bands of 101 columns
     embeddings.position_embeddings.data.copy_(whole)
-    short_context.fit_short_context(model, extractor, 2.0)
+    short_context.fit_model(model, 2.0)
     cut = embeddings.position_embeddings
     assert cut.shape == (1, 2 + 12 * 19, 16) and cut.requires_grad
     torch.testing.assert_close(cut[:, :2], whole[:, :2])
@@ -284,9 +275,9 @@ def test_the_cut_table_of_ast_is_the_middle_of_the_whole():
 @pytest.mark.parametrize(
     ("family", "refused", "heard", "rule"),
     [
-        ("whisper", 30.5, 30.0, "hears clips of 1 to 30 s, found 31"),
-        ("audio-spectrogram-transformer", 11.0, 10.24, "hears clips of 0.16 to 10.24 s, found 11"),
-        ("audio-spectrogram-transformer", 0.1, 0.16, "hears clips of 0.16 to 10.24 s, found 0.1"),
+        ("whisper", 30.5, 30.0, "takes clips of 1 to 30 s, found 31"),
+        ("audio-spectrogram-transformer", 11.0, 10.24, "takes clips of at most 10.24 s, found 11"),
+        ("audio-spectrogram-transformer", 0.1, 0.16, "takes clips of 0.16 to 10.24 s, found 0.1"),
     ],
 )
 def test_clips_that_a_fixed_length_model_cannot_hear(family, refused, heard, rule):
@@ -301,8 +292,7 @@ def test_clips_that_a_fixed_length_model_cannot_hear(family, refused, heard, rul
 
 @pytest.mark.real
 def test_the_published_whisper_loads_and_is_cut():
-    extractor = load_feature_extractor(arguments(str(WHISPER)))
-    model = load_model(arguments(str(WHISPER)), LABELS, extractor, 4.0)
+    model, extractor = build(WHISPER, clip_seconds=4.0)
     sinusoids = AutoModelForAudioClassification.from_pretrained(WHISPER).encoder.embed_positions.weight
     torch.testing.assert_close(model.encoder.embed_positions.weight, sinusoids[:200].float())  # stored in float16
     inputs = extractor(noise(extractor, 4.0), sampling_rate=16_000, return_tensors="pt")
@@ -328,32 +318,43 @@ def test_the_published_whisper_loads_and_is_cut():
     ],
 )
 def test_mistakes_are_told_with_the_way_out(name, config, extractor_config, rule, where):
-    asked = arguments(name, config, extractor_config)
     with pytest.raises(UserError, match=rule) as caught:
-        load_model(asked, LABELS, load_feature_extractor(asked), 1.0)
+        load_feature_extractor(name, overrides=key_values(extractor_config, "--feature_extractor_config"))
+        build(name, config)
     assert caught.value.where == where and caught.value.fix
 
 
 def test_weights_that_are_not_yet_converted_are_not_looked_for_on_the_hub(monkeypatch):
     monkeypatch.setattr(loading, "_pretrained_extractor", lambda _: pytest.fail("asked elsewhere"))
     with pytest.raises(UserError, match="there is no such folder") as caught:
-        load_feature_extractor(arguments("outputs/yamnet_audioset_/yamnet_audioset"))
+        load_feature_extractor("outputs/yamnet_audioset_/yamnet_audioset")
     assert "urbansound-hf models yamnet convert MODEL.onnx outputs/" in caught.value.fix
     with pytest.raises(UserError, match="there is no such folder"):
-        load_feature_extractor(arguments("outputs/never_trained"))
+        load_feature_extractor("outputs/never_trained")
 
 
 def test_a_mistyped_key_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="nearest: hidden_size"):
-        load_feature_extractor(arguments("wav2vec2", ["hiden_size=8"]))
+        build("wav2vec2", ["hiden_size=8"])
 
 
 def test_overrides_reach_config_and_extractor():
-    asked = arguments("whisper", TINY["whisper"], ["dither=0.5"])
-    extractor = load_feature_extractor(asked)
-    model = load_model(asked, LABELS, extractor, 1.0)
+    extractor = load_feature_extractor("whisper", clip_seconds=1.0, overrides={"dither": 0.5})
+    model, _ = build("whisper", TINY["whisper"])
     assert extractor.dither == 0.5 and extractor.chunk_length == 1
     assert (model.config.d_model, model.config.clip_seconds, model.config.num_labels) == (16, 1.0, 3)
+
+
+def test_a_name_and_labels_are_enough():
+    model, extractor = load_model("cnn", ["a", "b"]), load_feature_extractor("cnn")
+    clip = noise(extractor, 4.0)
+    assert model(**extractor(clip, sampling_rate=16_000, return_tensors="pt")).logits.shape == (1, 2)
+    assert model.config.clip_seconds == 4.0 and model.config.label2id == {"a": 0, "b": 1}
+
+
+def test_an_extractor_keeps_its_own_length_if_none_is_given():
+    assert load_feature_extractor("whisper", clip_seconds=None).chunk_length == 30
+    assert load_feature_extractor("whisper").chunk_length == 4
 
 
 def test_key_values_are_typed():

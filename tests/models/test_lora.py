@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForAudioClassification, pipeline
 
 from tests.conftest import WHISPER
-from tests.models.test_loading import LABELS, TINY, arguments, load, noise, state, step, trainable
+from tests.models.test_loading import LABELS, TINY, build, load, noise, state, step, trainable
 from tests.training.test_run import (
     EVERY_STEP,
     FILES,
@@ -29,7 +29,7 @@ from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.features.extract import as_tensors, equal_shapes, extract
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models import adapt
-from urbansound_hf.models.loading import load_feature_extractor, load_model
+from urbansound_hf.training.loading import configured_model
 from urbansound_hf.training.run import train_and_evaluate
 
 lora = pytest.importorskip("urbansound_hf.models.lora", reason="needs peft", exc_type=ImportError)
@@ -121,8 +121,7 @@ def test_the_merged_model_is_a_stock_one_with_the_scores_of_the_adapted(family, 
 
 @pytest.mark.real
 def test_the_published_whisper_is_adapted_with_a_fiftieth_of_its_parameters():
-    extractor = load_feature_extractor(arguments(str(WHISPER)))
-    model = load_model(arguments(str(WHISPER)), LABELS, extractor, 1.0)
+    model, extractor = build(WHISPER)
     head = model.projector.weight.numel() + 256 + 256 * 3 + 3
     lora.apply_lora(model, 8)
     counts = adapt.count_parameters(model)
@@ -170,7 +169,7 @@ def test_a_run_leaves_the_files_and_the_weights_of_any_other(train, sounds):
 def test_the_layers_of_a_run_have_learnt(train, sounds, configure):
     folder, _ = train("run")
     torch.manual_seed(configure().training.seed)
-    untrained = load_model(configure().model, sounds.labels, load_feature_extractor(configure().model), 4)
+    untrained = configured_model(configure(), sounds.labels)
     moved = {name for name, values in weights(folder).items() if not torch.equal(values, untrained.state_dict()[name])}
     adapted = ("k_proj", "v_proj", "q_proj", "out_proj", "intermediate_dense", "output_dense")
     corrected = {f"wav2vec2.encoder.layers.{i}." for i in (0, 1)}
@@ -220,8 +219,7 @@ def test_without_peft_the_way_to_install_it_is_told_before_anything_is_loaded(co
 
 
 def test_a_model_without_layers_cannot_be_adapted():
-    bare = arguments("wav2vec2", [*TINY["wav2vec2"], "num_hidden_layers=0"])
-    model = load_model(bare, LABELS, load_feature_extractor(bare), 1.0)
+    model, _ = build("wav2vec2", [*TINY["wav2vec2"], "num_hidden_layers=0"])
     with pytest.raises(UserError, match="and this wav2vec2 model has none") as caught:
         lora.apply_lora(model, RANK)
     assert caught.value.where == "--lora_rank" and "--freeze backbone trains the head alone" in caught.value.fix

@@ -15,12 +15,11 @@ from torch import nn
 from tests.conftest import TINY
 from tests.helpers import tiny
 from tests.models.test_linear_probe import FAMILIES, build, inputs_of, prepared
-from urbansound_hf.config.arguments import ModelArguments
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import read_predictions
 from urbansound_hf.models.linear_probe import PENALTY, embeddings, fit_head, linear_layers, put_head, regression
-from urbansound_hf.models.loading import load_feature_extractor, load_model
+from urbansound_hf.models.loading import load_model
 from urbansound_hf.training.cross_validation import run_experiment
 
 
@@ -88,9 +87,7 @@ def test_the_model_answers_as_the_regression(family, sounds):
 
 def test_a_head_of_another_kind_is_refused():
     pytest.importorskip("speechbrain")
-    arguments = ModelArguments("ecapa-tdnn", model_config=["channels=[16,16,16,16,48]"])
-    extractor = load_feature_extractor(arguments)
-    model = load_model(arguments, ["a", "b"], extractor, 4.0)
+    model = load_model("ecapa-tdnn", ["a", "b"], overrides={"channels": [16, 16, 16, 16, 48]})
     with pytest.raises(UserError, match="the head of ecapa-tdnn models does not end in a linear layer"):
         linear_layers(model)
 

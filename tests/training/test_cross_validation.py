@@ -24,9 +24,9 @@ from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.evaluation.receipts import INCIDENTAL, code_state, read_receipt
 from urbansound_hf.evaluation.runs import read_predictions
 from urbansound_hf.layout import BEGUN
-from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.training import run as training_run
 from urbansound_hf.training.cross_validation import gather_folds, main, run_experiment
+from urbansound_hf.training.loading import configured_extractor, configured_model
 from urbansound_hf.training.run import prepare_rows
 
 KILLED_IN_FOLD_2 = """
@@ -151,12 +151,12 @@ def test_the_resolved_config_repeats_its_own_fold(whole):
 
 def test_features_and_embeddings_are_computed_once_for_all_ten(configure, sounds):
     run_config = configure("--clip_seconds", 3, "--freeze", "backbone", "--preprocessing_num_workers", 1)
-    extractor = load_feature_extractor(run_config.model)
+    extractor = configured_extractor(run_config)
     cache = Path(sounds.dataset.cache_files[0]["filename"]).parent
     made = [changed(cache)]
     for fold in range(1, 11):
         training_run.set_seed(run_config.training.seed)
-        model = load_model(run_config.model, sounds.labels, extractor, 3.0)
+        model = configured_model(run_config, sounds.labels)
         split = splits.official(sounds.dataset["fold"], fold)
         parts, _ = prepare_rows(run_config, sounds, split, extractor, model)
         assert parts["test"].column_names == ["labels", "clip", "embedding"]

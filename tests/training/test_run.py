@@ -25,8 +25,8 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.features.dataset import collate_evaluation
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models import linear_probe
-from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.training.cross_validation import run_experiment
+from urbansound_hf.training.loading import configured_extractor, configured_model
 from urbansound_hf.training.run import make_trainer, prepare_rows, resume_point, train_and_evaluate
 from urbansound_hf.training.trainer import SoundTrainer
 
@@ -128,8 +128,8 @@ def test_bf16_is_used_in_training(train):
 
 def test_each_part_hears_its_own_rows_and_no_others(configure, sounds):
     config, split = configure(), small_split(validation=3)
-    extractor = load_feature_extractor(config.model)
-    model = load_model(config.model, sounds.labels, extractor, 4.0)
+    extractor = configured_extractor(config)
+    model = configured_model(config, sounds.labels)
     parts, _ = prepare_rows(config, sounds, split, extractor, model)
     assert {part: part_rows["clip"][:].tolist() for part, part_rows in parts.items()} == {
         part: getattr(split, part).tolist() for part in ("train", "validation", "test")
@@ -289,8 +289,8 @@ def test_the_batch_does_not_change_the_scores(train):
 
 def trainer_of(config: RunConfig, sounds: Sounds, folder: Path) -> SoundTrainer:
     set_seed(0)
-    extractor = load_feature_extractor(config.model)
-    model = load_model(config.model, sounds.labels, extractor, 4.0)
+    extractor = configured_extractor(config)
+    model = configured_model(config, sounds.labels)
     parts, learner = prepare_rows(config, sounds, small_split(), extractor, model)
     return make_trainer(config, learner, extractor, parts, sounds, folder)
 

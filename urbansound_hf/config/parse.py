@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -80,3 +81,21 @@ def _training(settings: Mapping[str, Any], flags: Flags) -> RunArguments:
     except (ValueError, OSError, ImportError) as error:  # its own rules, and the files and packages that flags name
         places = [place for name, place in flags.origin.items() if name in str(error)]
         raise UserErrors([UserError(str(error), " and ".join(places) or str(flags.source))]) from error
+
+
+def key_values(pairs: Sequence[str], flag: str) -> dict[str, Any]:
+    """`["hidden_size=32", "hidden_act=relu"]` → `{"hidden_size": 32, "hidden_act": "relu"}`.
+
+    Raises:
+        UserError: a pair has no equals sign; `flag` is the place.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign:
+            raise UserError(f"{pair!r} is not of the form KEY=VALUE", flag, "for example hidden_size=256")
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = {"true": True, "false": False, "null": None}.get(text, text)
+    return values

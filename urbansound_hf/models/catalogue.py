@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 
-from urbansound_hf.config.arguments import ModelArguments
 from urbansound_hf.models import checkpoint
 from urbansound_hf.models.loading import load_feature_extractor
 from urbansound_hf.models.registry import YAMNET_FOLDER, register
@@ -133,7 +132,7 @@ def describe_input(family: Family) -> str:
     Raises:
         UserError: the family's extra is not installed.
     """
-    extractor: Any = load_feature_extractor(ModelArguments(model_name_or_path=family.model_type))
+    extractor: Any = load_feature_extractor(family.model_type, clip_seconds=None)
     kind = "waveform" if isinstance(extractor, Wav2Vec2FeatureExtractor) else "log-mel"
     kind = "MFCC/log-mel" if hasattr(extractor, "n_mfcc") else kind
     seconds = checkpoint.longest_seconds(extractor)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -29,56 +30,111 @@ from urbansound_hf.models import short_context
 from urbansound_hf.models.heads import configure_layer_sum, rows_by_name, rows_from, start_evenly
 from urbansound_hf.models.registry import YAMNET_FOLDER, known_types, register
 
-if TYPE_CHECKING:
-    from urbansound_hf.config.arguments import ModelArguments
-
-
 Loaded = TypeVar("Loaded")
 
 
-def load_feature_extractor(arguments: ModelArguments) -> FeatureExtractionMixin:
-    """The feature extractor that belongs to the model; for a bare model type, a new one.
+@dataclass(frozen=True)
+class Source:
+    """A model's place: a Hub id, a checkpoint folder or a bare model type (`wav2vec2`, `cnn`: random weights)."""
+
+    name: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def is_model_type(self) -> bool:
+        return starts_from_config(self.name)
+
+    def open(self, auto_class: Any, **kwargs: Any) -> Any:
+        """`auto_class.from_pretrained` of this source."""
+        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        return auto_class.from_pretrained(self.name, **options, **kwargs)
+
+
+def load_feature_extractor(
+    name: str | Path,
+    *,
+    clip_seconds: float | None = 4.0,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> FeatureExtractionMixin:
+    """The feature extractor that belongs to a model; for a bare model type, a new one.
+
+    Args:
+        name: Hub id, checkpoint folder, or model type.
+        clip_seconds: length in seconds to which a fixed-length extractor (Whisper, AST, cnn) brings every clip; None
+            keeps its own length. Give `load_model` the same value.
+        revision: branch, tag or commit of a Hub id.
+        trust_remote_code: run the code that comes with a Hub model.
+        overrides: values that replace those of the extractor's config.
 
     Raises:
-        UserError: there is no such model or folder, or an override that its extractor does not have.
+        UserError: there is no such model or folder, an override that the extractor does not have, or a length that
+            the family does not support.
     """
     register()
-    overrides = key_values(arguments.feature_extractor_config or (), "--feature_extractor_config")
-    if starts_from_config(arguments):
-        config = _new_config(arguments, {})
+    source = Source(str(name), revision, trust_remote_code)
+    if source.is_model_type:
+        config = _new_config(source.name, {}, {})
         extractor_class: Any = FEATURE_EXTRACTOR_MAPPING[type(config)]
         if hasattr(config, "feature_projection_input_dim"):  # wav2vec2-bert: the Auto class would give raw samples
             extractor_class = SeamlessM4TFeatureExtractor
         with _refusals("--feature_extractor_config"):
             extractor = extractor_class()
     else:
-        check_path(Path(arguments.model_name_or_path))
-        extractor = _or_user_error(arguments, lambda: _pretrained_extractor(arguments))
+        check_path(Path(name))
+        extractor = _or_user_error(source, lambda: _pretrained_extractor(source))
         extractor_class = type(extractor)
-    _check_keys(overrides, extractor.to_dict(), "--feature_extractor_config")
+    _check_keys(overrides or {}, extractor.to_dict(), "--feature_extractor_config")
     with _refusals("--feature_extractor_config"):
-        return extractor_class(**{**extractor.to_dict(), **overrides}) if overrides else extractor
+        extractor = extractor_class(**{**extractor.to_dict(), **overrides}) if overrides else extractor
+    if clip_seconds is not None:
+        short_context.fit_extractor(extractor, clip_seconds)
+    return extractor
 
 
 def load_model(
-    arguments: ModelArguments, labels: Sequence[str], feature_extractor: FeatureExtractionMixin, clip_seconds: float
+    name: str | Path,
+    labels: Sequence[str],
+    *,
+    clip_seconds: float = 4.0,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    weighted_layer_sum: bool = False,
+    head_from: Mapping[str, str] | None = None,
 ) -> PreTrainedModel:
-    """The model in float32 with a head for `labels`: pretrained, or for a bare model type with random weights.
+    """An audio classifier in float32 with a head for `labels`; of a bare model type, with random weights.
 
-    Its window is saved as `config.clip_seconds`; a fixed-length family is cut to it, and its extractor with it.
+    Args:
+        name: Hub id, checkpoint folder, or model type.
+        labels: class names, in the order of the logits.
+        clip_seconds: length of a clip in seconds; saved as `config.clip_seconds`. A fixed-length family is cut to it;
+            its extractor is `load_feature_extractor(name, clip_seconds=clip_seconds)`.
+        revision: branch, tag or commit of a Hub id.
+        trust_remote_code: run the model code that comes with a Hub model.
+        overrides: values that replace those of the model's config.
+        weighted_layer_sum: put the head on a learned sum of all layers; False: as the checkpoint has it.
+        head_from: new class → class of the checkpoint whose weights in the head it starts with.
 
     Raises:
         UserError: there is no such model, it is no audio classifier, its config lacks or refuses an override, or a
-            fixed-length family cannot hear clips of `clip_seconds`.
+            fixed-length family does not support clips of `clip_seconds`.
     """
     register()
+    source = Source(str(name), revision, trust_remote_code)
     names = {"label2id": {label: i for i, label in enumerate(labels)}, "id2label": dict(enumerate(labels))}
-    if starts_from_config(arguments):
+    if source.is_model_type:
+        config = _new_config(source.name, names, overrides or {})
+        configure_layer_sum(config, weighted_layer_sum)
         with _refusals("--model_config"):
-            model = AutoModelForAudioClassification.from_config(_new_config(arguments, names))
+            model = AutoModelForAudioClassification.from_config(config)
     else:
-        model = _or_user_error(arguments, lambda: _pretrained_model(arguments, names))
-    short_context.fit_short_context(model, feature_extractor, clip_seconds)
+        check_path(Path(name))
+        adapted = partial(_pretrained_model, source, names, overrides or {}, weighted_layer_sum, head_from)
+        model = _or_user_error(source, adapted)
+    short_context.fit_model(model, clip_seconds)
     model.config.clip_seconds = clip_seconds
     return model
 
@@ -106,38 +162,19 @@ def check_path(path: Path) -> None:
         raise UserError("there is no such folder", str(path), fix)
 
 
-def starts_from_config(arguments: ModelArguments) -> bool:
+def starts_from_config(name: str) -> bool:
     """Whether the name is a bare model type (`wav2vec2`, `cnn`), which means random weights."""
-    name = arguments.model_name_or_path
     return name in CONFIG_MAPPING and not Path(name).is_dir()
 
 
-def key_values(pairs: Sequence[str], flag: str) -> dict[str, Any]:
-    """`["hidden_size=32", "hidden_act=relu"]` → `{"hidden_size": 32, "hidden_act": "relu"}`."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, text = pair.partition("=")
-        if not sign:
-            raise UserError(f"{pair!r} is not of the form KEY=VALUE", flag, "for example hidden_size=256")
-        try:
-            values[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[key] = {"true": True, "false": False, "null": None}.get(text, text)
-    return values
-
-
-def _new_config(arguments: ModelArguments, names: dict[str, Any]) -> PreTrainedConfig:
-    model_type = arguments.model_name_or_path
+def _new_config(model_type: str, names: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedConfig:
     if model_type not in known_types():
         what = f"{model_type} models cannot classify audio"
         raise UserError(what, "--model_name_or_path", f"the types that can: {', '.join(known_types())}")
-    overrides = key_values(arguments.model_config or (), "--model_config")
     config = _taken_over(AutoConfig.for_model(model_type))
     _check_keys(overrides, config.to_dict(), "--model_config")
     with _refusals("--model_config"):
-        config = type(config)(**names, **overrides)
-    configure_layer_sum(config, arguments.weighted_layer_sum)
-    return config
+        return type(config)(**names, **overrides)
 
 
 def _taken_over(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -146,50 +183,43 @@ def _taken_over(config: PreTrainedConfig) -> PreTrainedConfig:
     return own.take_over(config) if hasattr(own, "take_over") and not isinstance(config, own) else config
 
 
-def _pretrained(auto_class: Any, arguments: ModelArguments, **kwargs: Any) -> Any:
-    return auto_class.from_pretrained(
-        arguments.model_name_or_path,
-        revision=arguments.model_revision,
-        trust_remote_code=arguments.trust_remote_code,
-        **kwargs,
-    )
-
-
-def _pretrained_extractor(arguments: ModelArguments) -> FeatureExtractionMixin:
+def _pretrained_extractor(source: Source) -> FeatureExtractionMixin:
     """The stored extractor; a family of ours that takes over a stock checkpoint may have made its own from it."""
-    extractor = _pretrained(AutoFeatureExtractor, arguments)
-    own: Any = FEATURE_EXTRACTOR_MAPPING.get(type(_taken_over(_pretrained(AutoConfig, arguments))), None)
+    extractor = source.open(AutoFeatureExtractor)
+    own: Any = FEATURE_EXTRACTOR_MAPPING.get(type(_taken_over(source.open(AutoConfig))), None)
     return own(**extractor.to_dict()) if own and type(extractor) in own.__bases__ else extractor
 
 
-def _pretrained_model(arguments: ModelArguments, names: dict[str, Any]) -> PreTrainedModel:
-    overrides = key_values(arguments.model_config or (), "--model_config")
-    config = _taken_over(_pretrained(AutoConfig, arguments, **names))
+def _pretrained_model(
+    source: Source,
+    names: dict[str, Any],
+    overrides: Mapping[str, Any],
+    weighted_layer_sum: bool,
+    head_from: Mapping[str, str] | None,
+) -> PreTrainedModel:
+    config = _taken_over(source.open(AutoConfig, **names))
     _check_keys(overrides, config.to_dict(), "--model_config")
     config.update({**overrides, "problem_type": "single_label_classification"})
-    configure_layer_sum(config, arguments.weighted_layer_sum)
-    model = _pretrained(
-        AutoModelForAudioClassification, arguments, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
-    )
-    stored = _pretrained(AutoConfig, arguments)
+    configure_layer_sum(config, weighted_layer_sum)
+    options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+    model = source.open(AutoModelForAudioClassification, config=config, **options)
+    stored = source.open(AutoConfig)
     rows_by_name(model, stored.id2label, list(names["label2id"]))
-    if arguments.head_from:
-        known = _pretrained(AutoModelForAudioClassification, arguments, dtype=torch.float32)
-        rows_from(model, known, key_values(arguments.head_from, "--head_from"))
+    if head_from:
+        rows_from(model, source.open(AutoModelForAudioClassification, dtype=torch.float32), head_from)
     start_evenly(model, stored)
     return model
 
 
-def _or_user_error(arguments: ModelArguments, load: Callable[[], Loaded]) -> Loaded:
+def _or_user_error(source: Source, load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
     except ImportError as error:
         raise UserError(str(error), "--model_name_or_path") from error
     except (OSError, ValueError) as error:
-        name = arguments.model_name_or_path
-        what = f"no audio model could be loaded from {name!r}: {str(error).splitlines()[0]}"
+        what = f"no audio model could be loaded from {source.name!r}: {str(error).splitlines()[0]}"
         fix = f"give a Hub id or a checkpoint folder; or, for random weights, a model type: {', '.join(known_types())}"
-        if near := difflib.get_close_matches(name, known_types(), n=1):
+        if near := difflib.get_close_matches(source.name, known_types(), n=1):
             fix = f"did you mean {near[0]}, for random weights? Pretrained ones have a Hub id (owner/name) or a folder"
         raise UserError(what, "--model_name_or_path", fix) from error
 
@@ -205,7 +235,7 @@ def _refusals(flag: str) -> Iterator[None]:
         raise UserError(" ".join(str(error).split()), flag, "leave it out for the default") from error
 
 
-def _check_keys(overrides: dict[str, Any], known: dict[str, Any], flag: str) -> None:
+def _check_keys(overrides: Mapping[str, Any], known: dict[str, Any], flag: str) -> None:
     for key in overrides:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3) or sorted(known)

@@ -19,26 +19,41 @@ from urbansound_hf.errors import UserError
 FRAMES_PER_SECOND = 100  # both families: a 10-ms hop
 
 
-def fit_short_context(model: PreTrainedModel, feature_extractor: Any, clip_seconds: float) -> None:
-    """Cuts, in place, the context of a fixed-length family to `clip_seconds`; other families are left alone.
+def fit_extractor(feature_extractor: Any, clip_seconds: float) -> None:
+    """Brings the extractor of a fixed-length family to clips of `clip_seconds`, in place; others are left alone.
 
     Raises:
-        UserError: the clips are longer than what the model hears, or too short for a single patch of AST.
+        UserError: the clips are longer than the extractor's own length.
     """
-    if hasattr(model.config, "max_source_positions") and hasattr(feature_extractor, "nb_max_frames"):
-        _fit_whisper(model, feature_extractor, clip_seconds)
-    elif hasattr(model.config, "time_stride") and hasattr(feature_extractor, "max_length"):
-        _fit_ast(model, feature_extractor, clip_seconds)
+    if hasattr(feature_extractor, "chunk_length") and hasattr(feature_extractor, "nb_max_frames"):
+        seconds = math.ceil(clip_seconds)  # the extractor counts in whole seconds
+        _check(seconds, 1, feature_extractor.chunk_length)
+        feature_extractor.__init__(**{**feature_extractor.to_dict(), "chunk_length": seconds})
+    elif hasattr(feature_extractor, "max_length") and not hasattr(feature_extractor, "nb_max_samples"):
+        _check(clip_seconds, 0, feature_extractor.max_length / FRAMES_PER_SECOND)
+        feature_extractor.max_length = round(clip_seconds * FRAMES_PER_SECOND)
     elif hasattr(feature_extractor, "n_samples"):  # CLAP: repeats what is shorter, and its 10 s are not cut
         _check(clip_seconds, 0, feature_extractor.n_samples / feature_extractor.sampling_rate)
-    elif hasattr(feature_extractor, "num_frames"):  # ours: a picture of the clip, and no position table
+    elif hasattr(feature_extractor, "num_frames"):  # ours: a spectrogram of the clip, and no position table
         feature_extractor.num_frames = round(
             clip_seconds * feature_extractor.sampling_rate / feature_extractor.hop_length
         )
 
 
-def _fit_whisper(model: Any, feature_extractor: Any, clip_seconds: float) -> None:
-    seconds = math.ceil(clip_seconds)  # the extractor counts in whole seconds
+def fit_model(model: PreTrainedModel, clip_seconds: float) -> None:
+    """Cuts, in place, the position table of a fixed-length family to `clip_seconds`; other families are left alone.
+
+    Raises:
+        UserError: the clips are longer than the table, or too short for a single patch of AST.
+    """
+    if model.config.model_type == "whisper":
+        _cut_whisper(model, clip_seconds)
+    elif model.config.model_type == "audio-spectrogram-transformer":
+        _cut_ast(model, clip_seconds)
+
+
+def _cut_whisper(model: Any, clip_seconds: float) -> None:
+    seconds = math.ceil(clip_seconds)
     positions = seconds * FRAMES_PER_SECOND // 2  # the second convolution has stride 2
     _check(seconds, 1, model.config.max_source_positions * 2 / FRAMES_PER_SECOND)
     table = model.encoder.embed_positions
@@ -46,10 +61,9 @@ def _fit_whisper(model: Any, feature_extractor: Any, clip_seconds: float) -> Non
     shorter.weight = nn.Parameter(table.weight[:positions].detach().clone(), requires_grad=table.weight.requires_grad)
     model.encoder.embed_positions = shorter
     model.encoder.max_source_positions = model.config.max_source_positions = positions
-    feature_extractor.__init__(**{**feature_extractor.to_dict(), "chunk_length": seconds})
 
 
-def _fit_ast(model: Any, feature_extractor: Any, clip_seconds: float) -> None:
+def _cut_ast(model: Any, clip_seconds: float) -> None:
     config, frames = model.config, round(clip_seconds * FRAMES_PER_SECOND)
     _check(clip_seconds, config.patch_size / FRAMES_PER_SECOND, config.max_length / FRAMES_PER_SECOND)
     bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
@@ -60,10 +74,11 @@ def _fit_ast(model: Any, feature_extractor: Any, clip_seconds: float) -> None:
     first = (columns - kept) // 2  # the middle of the table, as the authors do for shorter sounds
     shorter = torch.cat([table[:, :2], patches[:, :, first : first + kept].flatten(1, 2)], dim=1)
     embeddings.position_embeddings = nn.Parameter(shorter.clone())
-    config.max_length = feature_extractor.max_length = frames
+    config.max_length = frames
 
 
 def _check(clip_seconds: float, shortest: float, longest: float) -> None:
     if not shortest <= clip_seconds <= longest:
-        what = f"this model hears clips of {shortest:g} to {longest:g} s, found {clip_seconds:g}"
+        lengths = f"{shortest:g} to {longest:g} s" if shortest else f"at most {longest:g} s"
+        what = f"this model takes clips of {lengths}, found {clip_seconds:g}"
         raise UserError(what, "--clip_seconds", f"give at most {longest:g}; longer clips are cut into windows of it")

@@ -314,12 +314,11 @@ def base_model(config: Mapping[str, Any]) -> str | None:
 
 def from_scratch(config: Mapping[str, Any]) -> bool:
     """Whether training started from random weights."""
-    from urbansound_hf.config.arguments import ModelArguments
     from urbansound_hf.models.loading import starts_from_config
     from urbansound_hf.models.registry import register  # torch, which reading a report does without
 
     register()
-    return starts_from_config(ModelArguments(model_name_or_path=config["model_name_or_path"]))
+    return starts_from_config(config["model_name_or_path"])
 
 
 def hub_dataset(receipt: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 from urbansound_hf import progress
 from urbansound_hf.config.arguments import DataArguments, RunConfig
 from urbansound_hf.config.checks import ALL_FOLDS, fold_numbers
+from urbansound_hf.config.parse import key_values
 from urbansound_hf.data import splits
 from urbansound_hf.data.fingerprints import audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
@@ -28,7 +28,7 @@ from urbansound_hf.hub.files import TOKEN
 from urbansound_hf.layout import RECEIPT, finished
 from urbansound_hf.models import checkpoint
 from urbansound_hf.models.linear_probe import linear_layers
-from urbansound_hf.models.loading import key_values, load_feature_extractor, load_model
+from urbansound_hf.training.loading import configured_extractor, configured_model
 
 
 def chosen_folds(data: DataArguments, present: Sequence[int] = ALL_FOLDS) -> list[int]:
@@ -74,11 +74,11 @@ def prepare_experiment(config: RunConfig) -> Experiment:
     """Decodes the data, resampled to the rate that the model's feature extractor wants, and begins the receipt."""
     data = config.data
     check_output_dir(Path(str(config.training.output_dir)))
-    extractor = load_feature_extractor(config.model)
+    extractor = configured_extractor(config)
     # Seconds, and a mistake in the model's flags is told before an hour of decoding: two labels will do.
     with checkpoint.quietly(local=True):
         named = list(key_values(config.model.head_from or (), "--head_from"))
-        model = load_model(config.model, [*named, "a", "b"], copy.deepcopy(extractor), data.clip_seconds)
+        model = configured_model(config, [*named, "a", "b"])
         if config.model.probe_first:
             linear_layers(model)
     request = SoundRequest(

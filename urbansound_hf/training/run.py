@@ -35,8 +35,8 @@ from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
 from urbansound_hf.models import adapt, checkpoint, masking
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head
-from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.training.augmented_dataset import AugmentedRows
+from urbansound_hf.training.loading import configured_extractor, configured_model
 from urbansound_hf.training.trainer import SoundTrainer
 
 logger = logging.get_logger(__name__)
@@ -118,8 +118,8 @@ class Prepared(NamedTuple):
 
 def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepared:
     """The model as the config wants it, and the parts of the data as the model hears them; see `rows.prepare`."""
-    extractor = load_feature_extractor(config.model)
-    model = load_model(config.model, sounds.labels, extractor, config.data.clip_seconds)
+    extractor = configured_extractor(config)
+    model = configured_model(config, sounds.labels)
     if config.model.probe_first:
         begin_with_probe(config, sounds, split, extractor, model)
     config = with_own_masking(config, model, extractor)
