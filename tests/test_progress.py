@@ -167,6 +167,23 @@ def test_what_is_found_in_the_cache_is_no_step(tmp_path, long_steps, capsys):
     assert re.search(r"Counting: 100%.*200/200 .*examples/s\]", written())
 
 
+def test_work_is_shared_out_over_the_cores_of_this_process():
+    """One count for decoding, features, duplicates and reading ahead; a smaller table stays in one process."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, set(list(before)[:1]))
+        assert progress.worker_count() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert progress.worker_count() == len(before)
+    rows = datasets.Dataset.from_dict({"x": list(range(200))})
+    for num_proc, batch_size, files in ((2, 64, 2), (2, 100, 1), (1, 64, 1)):
+        made = progress.mapped(
+            rows, lambda row: {"pid": os.getpid()}, desc="Counting", num_proc=num_proc, batch_size=batch_size
+        )
+        assert len(set(made["pid"])) == files
+
+
 # ---- the commands
 
 

@@ -42,6 +42,11 @@ class UserErrors(UserError):
         return "\n".join(str(problem) for problem in self.problems)
 
 
+def joined(problems: Sequence[UserError]) -> UserError:
+    """The error to raise for one or more problems: a single one stays as it is."""
+    return problems[0] if len(problems) == 1 else UserErrors(problems)
+
+
 def exit_code(main: Callable[[], int | None]) -> int:
     """Runs `main`; a `UserError` becomes a message on standard error and exit code 2, Ctrl-C becomes 130."""
     try:

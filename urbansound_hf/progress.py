@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,9 +114,29 @@ def computed(what: str, clips: int, work: Callable[[], datasets.Dataset]) -> dat
     return dataset
 
 
-def mapped(dataset: datasets.Dataset, function: Callable[..., Any], *, desc: str, **options: Any) -> datasets.Dataset:
-    """`dataset.map`, as a step that is told of; arguments are those of `map`."""
-    return computed(desc, len(dataset), lambda: dataset.map(function, desc=desc, **options))
+def worker_count() -> int:
+    """How many processes or threads share out a piece of work by default: the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def mapped(
+    dataset: datasets.Dataset,
+    function: Callable[..., Any],
+    *,
+    desc: str,
+    num_proc: int | None = None,
+    batch_size: int = 64,
+    **options: Any,
+) -> datasets.Dataset:
+    """`dataset.map` with progress; the arguments are those of `map`.
+
+    Args:
+        num_proc: processes (default: `worker_count()`); with less than a batch for each, the work is not shared out.
+    """
+    processes = num_proc or worker_count()
+    options["num_proc"] = processes if processes > 1 and len(dataset) > batch_size * processes else None
+    work = partial(dataset.map, function, desc=desc, batch_size=batch_size, **options)
+    return computed(desc, len(dataset), work)
 
 
 @contextmanager

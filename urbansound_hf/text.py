@@ -14,6 +14,11 @@ def listed(values: Sequence[object]) -> str:
     return ", ".join(str(value) for value in values)
 
 
+def alternatives(names: Sequence[str]) -> str:
+    """Joins names as "a, b or c"."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "", texts: int = 1) -> str:
     """A table with columns of even width, the first `texts` of them to the left; `note` stands above it."""
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]

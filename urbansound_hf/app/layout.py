@@ -21,7 +21,7 @@ from urbansound_hf.app.views import (
     why,
     write_csv,
 )
-from urbansound_hf.audio import io
+from urbansound_hf.audio import files
 from urbansound_hf.audio.io import SAMPLING_RATE, AudioError, load_audio, to_wav
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.inference.occlusion import CAVEAT
@@ -31,7 +31,7 @@ TITLE = "What is this sound?"
 DROP = "Drop a sound, record one, or choose an example."
 HEADERS = ["from", "to", "class", "score"]
 FILE_COLUMNS = {"file": "25%", "length": "12%", "class": "20%", "score": "12%", "problem": "31%"}  # and their widths
-SUFFIXES = sorted(io.SUFFIXES)
+SUFFIXES = sorted(files.SUFFIXES)
 FONTS, MONO_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # none comes from another host
 CSS = """
 .gradio-container {max-width: 1100px !important; width: 100%; margin: auto}

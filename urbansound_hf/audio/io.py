@@ -18,8 +18,6 @@ import soxr
 from urbansound_hf.errors import UserError
 
 SAMPLING_RATE = 16_000  # Hz; what nearly every pretrained audio model hears
-SUFFIXES = frozenset({".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au",
-                      ".snd", ".caf", ".w64", ".rf64", ".mp2", ".voc"})  # fmt: skip
 
 Source = str | Path | bytes | BinaryIO
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from urbansound_hf.audio.io import SUFFIXES
+from urbansound_hf.audio.files import SUFFIXES, find_audio_files
 from urbansound_hf.augment.effects import EFFECTS, FLAG, HERTZ, EffectKind
 from urbansound_hf.errors import UserError, UserErrors
 
@@ -121,8 +121,7 @@ def _broken_rule(
 
 def _sounds(name: str, folder: str) -> tuple[Path, ...]:
     path = Path(folder).expanduser()
-    files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
-    sounds = tuple(file for file in files if file.is_file())
+    sounds = tuple(find_audio_files(path).sounds) if path.is_dir() else ()
     if not sounds:
         what = f"{name} needs a folder of sounds; {folder} {'holds none' if path.is_dir() else 'is no folder'}"
         raise UserError(what, FLAG, f"sounds end in {', '.join(sorted(SUFFIXES))}")

@@ -7,7 +7,6 @@ FFmpeg to encode a column typed `Audio`. That is why it works without them, and 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,6 +179,5 @@ def fingerprints(rows: Sequence[Row], *facts: object) -> tuple[str, str]:
 
 
 def processes(clips: int) -> int:
-    """How many processes decode `clips` sounds: one a core that is ours, but none for a handful of clips."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, clips // CLIPS_PER_PROCESS))
+    """How many processes decode `clips` sounds: `worker_count()`, but one for a handful of clips."""
+    return max(1, min(progress.worker_count(), clips // CLIPS_PER_PROCESS))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, joined
+from urbansound_hf.text import alternatives
 
 COLUMN_NAMES = {
     "audio": ("audio", "file", "file_name", "filename", "path", "slice_file_name"),
-    "label": ("label", "class", "category", "target", "labels"),
+    "label": ("label", "class", "category", "target", "labels", "classid"),
     "fold": ("fold",),
     "group": ("group", "recording", "speaker", "speaker_id", "fsid", "src_file"),
     "split": ("split", "subset"),
+    "start": ("start",),
+    "end": ("end",),
 }
-"""What the columns of a table of sounds are called, the first match in this order counting; case does not matter."""
+"""The names that a column of each role may have, the first match in this order counting; case does not matter.
+
+`start` and `end` are seconds. Every table of sounds is read by these names: data sets, CSVs and the leak report.
+"""
 
 SPLIT_NAMES = {"train": "train", "training": "train", "valid": "validation", "validation": "validation",
                "val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
@@ -21,27 +28,45 @@ SPLIT_NAMES = {"train": "train", "training": "train", "valid": "validation", "va
 DTYPES = {"fold": "int32", "group": "string", "split": "string"}
 
 
-def find_columns(present: Sequence[str], wanted: Mapping[str, str | None], where: str) -> dict[str, str]:
-    """Which column is the audio, the label, the fold, the group and the split; the last three need not be there.
+def find_columns(
+    present: Sequence[str],
+    wanted: Mapping[str, str | None],
+    where: str,
+    required: Sequence[str] = ("audio", "label"),
+) -> dict[str, str]:
+    """Finds the column of each role.
 
     Args:
-        present: the columns that are there.
+        present: the names of the columns that are there.
         wanted: the name that the user gave for a role, if any.
         where: the table, for errors.
+        required: the roles that must be there.
+
+    Returns:
+        The column of each role that has one.
 
     Raises:
-        UserError: the audio or the label column is not there, or not the one that was asked for.
+        UserError: for each required column that is not there, or has not the name that was asked for.
     """
-    columns = {}
-    for role, names in COLUMN_NAMES.items():
+    columns, problems = {}, []
+    for role in COLUMN_NAMES:
         asked = wanted.get(role)
         found = asked if asked in present else find_column(present, role)
-        if (asked and asked != found) or (role in ("audio", "label") and not found):
-            what = f"the {role} column is called {asked or ', '.join(names[:-1]) + ' or ' + names[-1]}"
-            raise UserError(f"{what}; found {', '.join(present)}", where, f"name it with --{role}_column")
-        if found:
+        if (asked and asked != found) or (role in required and not found):
+            problems.append(_missing_column(role, asked, present, where))
+        elif found:
             columns[role] = found
+    if problems:
+        raise joined(problems)
     return columns
+
+
+def _missing_column(role: str, asked: str | None, present: Sequence[str], where: str) -> UserError:
+    names = [asked] if asked else list(COLUMN_NAMES[role])
+    near = next((close[0] for name in names if (close := difflib.get_close_matches(name, present, 1))), None)
+    option = f"name it with --{role}_column" if role in ("audio", "label") else f"rename it to {names[0]}"
+    what = f"the {role} column is called {alternatives(names)}; found {', '.join(present)}"
+    return UserError(what, where, option + (f"; did you mean {near}?" if near else ""))
 
 
 def find_column(present: Sequence[str], role: str) -> str | None:

@@ -42,8 +42,7 @@ def audio_fingerprints(dataset: datasets.Dataset, num_proc: int | None = None) -
         dataset.select_columns(["audio"]),
         _listen,
         batched=True,
-        batch_size=64,
-        num_proc=num_proc if num_proc and num_proc > 1 and len(dataset) > 64 * num_proc else None,
+        num_proc=num_proc,
         remove_columns=["audio"],
         features=datasets.Features(
             name=datasets.Value("string"),

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from urbansound_hf.audio.io import SUFFIXES
+from urbansound_hf.audio.files import SUFFIXES, find_audio_files
 from urbansound_hf.data.builder import Row
 from urbansound_hf.data.columns import SPLIT_NAMES, find_columns, split_name
 from urbansound_hf.errors import UserError, UserErrors
@@ -32,7 +32,8 @@ def read_folder(
     Raises:
         UserError: no labelled sounds, an ambiguous or unfit CSV, or missing files.
     """
-    sounds = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _is_sound(path)}
+    found = find_audio_files(folder)
+    sounds = dict(zip(found.names(found.sounds), found.sounds, strict=True))
     table = find_csv(folder)
     if table:
         rows = _listed(table, sounds, {"audio": audio_column, "label": label_column})
@@ -48,10 +49,6 @@ def find_csv(folder: Path) -> Path | None:
         found = first_ten([path.name for path in tables])
         raise UserError(f"one CSV lists the sounds, found {found}", str(folder), "call that one metadata.csv")
     return next(iter(named or tables), None)
-
-
-def _is_sound(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _class_folders(folder: Path, sounds: Mapping[str, Path]) -> list[Row]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from urbansound_hf.data.columns import find_columns
 from urbansound_hf.data.fingerprints import Fingerprints, audio_leaks
 from urbansound_hf.data.splits import random
 from urbansound_hf.data.urbansound8k import RECORDINGS_IN_TWO_FOLDS
-from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.errors import UserError, joined
 from urbansound_hf.text import listed
 
 KNOWN = frozenset(str(recording) for recording in RECORDINGS_IN_TWO_FOLDS)
@@ -200,7 +200,7 @@ def check_leaks(report: Mapping[str, Any], split_kind: str, known: frozenset[str
             UserError(f"official folds hold different clips, found {found}", where, f"remove them, or {fix}")
         )
     if problems:
-        raise problems[0] if len(problems) == 1 else UserErrors(problems)
+        raise joined(problems)
 
 
 def describe_leaks(report: Mapping[str, Any]) -> str:
@@ -240,13 +240,6 @@ def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
 
 
-COLUMNS = {
-    "label": ("class", "label", "classID"), "fold": ("fold",), "group": ("fsID", "group", "recording"),
-    "start": ("start",), "end": ("end",),
-}  # fmt: skip
-"""What a table of clips may call them: UrbanSound8K's names first; the times may be absent."""
-
-
 def read_table(path: Path) -> dict[str, np.ndarray]:
     """Reads label, fold, group and, where they are there, start and end (seconds) of every clip from a CSV.
 
@@ -260,20 +253,10 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"not a readable CSV ({error})", str(path)) from None
     if not rows:
         raise UserError("the table holds no clips", str(path))
-    present = [str(name) for name in rows[0] if name]
-    found = {name: next((call for call in calls if call in present), "") for name, calls in COLUMNS.items()}
-    missing = [name for name in ("label", "fold", "group") if not found[name]]
-    if missing:
-        raise UserErrors([_missing(name, present, path) for name in missing])
-    if not (found["start"] and found["end"]):
-        del found["start"], found["end"]
-    return {name: _column(rows, column, name, path) for name, column in found.items()}
-
-
-def _missing(name: str, present: list[str], path: Path) -> UserError:
-    near = [other for call in COLUMNS[name] for other in difflib.get_close_matches(call, present, 1)]
-    fix = "; did you mean ".join([f"name it {' or '.join(COLUMNS[name])}", *(f"{other}?" for other in near[:1])])
-    return UserError(f"a table of clips needs a {name} column, found {listed(present)}", str(path), fix)
+    needed = ("label", "fold", "group")
+    found = find_columns([str(name) for name in rows[0] if name], {}, str(path), needed)
+    used = [*needed, *(("start", "end") if {"start", "end"} <= found.keys() else ())]
+    return {name: _column(rows, found[name], name, path) for name in used}
 
 
 def _column(rows: list[dict[str, Any]], column: str, name: str, path: Path) -> np.ndarray:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import resource
 import subprocess
@@ -21,6 +20,7 @@ import psutil
 
 from urbansound_hf import __version__
 from urbansound_hf.layout import BEGUN, PACKAGE_ROOT, RECEIPT
+from urbansound_hf.progress import worker_count
 
 PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "accelerate", "soundfile", "soxr", "numpy")
 
@@ -79,7 +79,11 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "code": code_state(),
-        "hardware": {"cpu": _cpu(), "cores": _cores(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)},
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": worker_count(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        },
         "platform": f"{platform.system()} {platform.machine()}",
     }  # fmt: skip
 
@@ -180,10 +184,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
 def _peak_process_gib() -> float:
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
-
-
-def _cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 
 
 def _cpu() -> str:

@@ -39,7 +39,7 @@ def prepare_features(
         dataset: rows with `audio` (16-bit WAV bytes at the extractor's rate) and `label`.
         clip_seconds: window; a longer clip becomes several rows, one every half window, as serving cuts it.
         filled: how short clips are brought to the window (see `fill`), for training batches of one shape.
-        num_proc: processes (default: one).
+        num_proc: processes (default: `progress.worker_count()`).
         shortest_samples: what the model needs to hear anything.
         shifts: so many rows more for each window, of the sound shifted in a circle.
 
@@ -64,9 +64,8 @@ def prepare_features(
         with_indices=True,
         with_rank=True,
         batched=True,
-        batch_size=64,
         writer_batch_size=64,
-        num_proc=num_proc if num_proc and num_proc > 1 and len(dataset) > 64 * num_proc else None,
+        num_proc=num_proc,
         remove_columns=dataset.column_names,
         features=_schema(extract(feature_extractor, np.zeros(window, np.float32))),
         fn_kwargs=options,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import io
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,10 +14,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from urbansound_hf.audio.io import SUFFIXES, AudioError, Source, load_audio, window_bounds
+from urbansound_hf import progress
+from urbansound_hf.audio.files import SUFFIXES, find_audio_files
+from urbansound_hf.audio.io import AudioError, Source, load_audio, window_bounds
 from urbansound_hf.errors import UserError
 
-THREADS = min(4, os.cpu_count() or 1)  # they decode and resample; soundfile and soxr release the GIL
+THREADS = min(4, progress.worker_count())  # they decode and resample; soundfile and soxr release the GIL
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -113,19 +114,21 @@ def _expand(name: str) -> list[Source]:
     if name == "-":
         return [StandardInput(sys.stdin.buffer.read())]
     if path.is_dir():
-        return list(_sounds_in(path))
+        return [*_sounds_in(path)]
     if glob.has_magic(name) and not path.exists():
         return [sound for match in _matches(path) for sound in _expand(match)]
     return [path]  # if it isn't there, the decoder says so under its name
 
 
-def _sounds_in(folder: Path) -> Iterator[Path]:
-    # Hidden files are no sounds: macOS leaves a ._name.wav beside every name.wav it copies.
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-    sounds = [path for path in files if path.is_file()]
-    if not sounds:
-        raise AudioError("holds no sound", f"{folder}", f"sounds end in {', '.join(sorted(SUFFIXES))}")
-    yield from sounds
+def _sounds_in(folder: Path) -> list[Path]:
+    """The sounds below a folder; what else looks like sound is named on standard error."""
+    found = find_audio_files(folder)
+    if not found.sounds:
+        what = "; ".join(["holds no sound", *found.notes()])
+        raise AudioError(what, f"{folder}", f"sounds end in {', '.join(sorted(SUFFIXES))}")
+    for note in found.notes():
+        progress.say(f"{folder}: {note}")
+    return found.sounds
 
 
 def _matches(pattern: Path) -> list[str]:

@@ -110,6 +110,7 @@ def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: in
         dataset,
         _embed_rows,
         batched=True,
+        num_proc=1,  # the model is on one device
         batch_size=batch_size,
         remove_columns=[name for name in dataset.column_names if name not in KEPT],
         features=datasets.Features(columns),

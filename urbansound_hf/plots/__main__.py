@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from urbansound_hf.audio.io import SUFFIXES, read_audio
+from urbansound_hf.audio.files import SUFFIXES
+from urbansound_hf.audio.io import read_audio
 from urbansound_hf.data.folder import find_csv
 from urbansound_hf.data.loading import NAMED, SoundRequest, load_sounds
 from urbansound_hf.data.urbansound8k import find_root

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -315,7 +314,7 @@ def _hearing(config: RunConfig, sounds: Sounds, model: PreTrainedModel) -> parti
         prepare_features,
         sounds.dataset,
         clip_seconds=config.data.clip_seconds,
-        num_proc=config.data.preprocessing_num_workers or os.cpu_count(),
+        num_proc=config.data.preprocessing_num_workers,
         shortest_samples=checkpoint.shortest_samples(model.config),
     )
 

@@ -1,0 +1,121 @@
+"""Finds the sound files below a folder, and lists what it does not use.
+
+Links are followed as if they were files and folders. Hidden files and folders (`.name`, `__MACOSX`) are no part of
+the data: macOS leaves a `._name.wav` beside every `name.wav` that it copies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from urbansound_hf.audio.io import AudioError
+from urbansound_hf.text import first_ten
+
+SUFFIXES = frozenset({".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au",
+                      ".snd", ".caf", ".w64", ".rf64", ".mp2", ".voc"})  # fmt: skip
+"""Suffixes of sound files, in lower case: the formats of libsndfile."""
+
+UNREAD_SUFFIXES = frozenset({
+    ".3ga", ".3gp", ".aa3", ".aac", ".aax", ".ac3", ".adts", ".alac", ".amr", ".ape", ".asf", ".avi", ".avr", ".awb",
+    ".dff", ".dsf", ".dts", ".eac3", ".flv", ".gsm", ".htk", ".iff", ".ircam", ".m4a", ".m4b", ".m4p", ".m4r", ".m4v",
+    ".mka", ".mkv", ".mov", ".mp1", ".mp4", ".mpc", ".mpeg", ".mpg", ".mpga", ".nist", ".ogv", ".ogx", ".oma", ".paf",
+    ".pcm", ".pvf", ".qcp", ".ra", ".ram", ".raw", ".rm", ".sd2", ".sf", ".shn", ".sph", ".spx", ".svx", ".tak",
+    ".tta", ".ulaw", ".vox", ".weba", ".webm", ".wma", ".wmv", ".wv", ".wve",
+})  # fmt: skip
+"""Suffixes of files that may hold sound in a format which is not read."""
+
+
+@dataclass
+class AudioFiles:
+    """What lies below a folder; all lists are sorted.
+
+    Args:
+        folder: where it was searched.
+        sounds: the files that end in one of `SUFFIXES`.
+        unread: files that look like sound and are not read: other formats, and what is no regular file.
+        broken_links: links whose target does not exist.
+        loops: links to a folder above themselves, which are not followed.
+        empty_folders: folders without a sound in or below them; of nested ones the outermost.
+    """
+
+    folder: Path
+    sounds: list[Path] = field(default_factory=list)
+    unread: list[Path] = field(default_factory=list)
+    broken_links: list[Path] = field(default_factory=list)
+    loops: list[Path] = field(default_factory=list)
+    empty_folders: list[Path] = field(default_factory=list)
+
+    def names(self, paths: Sequence[Path]) -> list[str]:
+        """The paths relative to the folder, with forward slashes."""
+        return [path.relative_to(self.folder).as_posix() for path in paths]
+
+    def notes(self) -> list[str]:
+        """A sentence for each kind of file or folder that is not used, with their number and the first ten names."""
+        suffixes = Counter(path.suffix.lower() for path in self.unread)
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common())
+        told = (
+            (self.unread, f"passed over, no format that is read ({kinds})", "audio file"),
+            (self.empty_folders, "without a sound that is read", "folder"),
+            (self.broken_links, "to nothing", "link"),
+            (self.loops, "to a folder above, not followed", "link"),
+        )
+        return [
+            f"{len(paths):,} {noun}{'s' * (len(paths) > 1)} {what}: {first_ten(self.names(paths))}"
+            for paths, what, noun in told
+            if paths
+        ]
+
+
+def find_audio_files(folder: Path) -> AudioFiles:
+    """Searches a folder and everything below it, through links; a cycle of links ends where it closes.
+
+    Raises:
+        AudioError: a folder cannot be read.
+    """
+    found, folders = AudioFiles(folder), []
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    while waiting:
+        here, above = waiting.pop()
+        names, identity = _list_folder(here)
+        if identity in above:
+            found.loops.append(here)
+            continue
+        folders.append(here)
+        for path in (here / name for name in names):
+            if path.is_dir():
+                waiting.append((path, above | {identity}))
+            else:
+                _sort_file(path, found)
+    for paths in (found.sounds, found.unread, found.broken_links, found.loops):
+        paths.sort()
+    used = {folder, *(parent for sound in found.sounds for parent in sound.parents)}
+    found.empty_folders = sorted(path for path in folders if path not in used and path.parent in used)
+    return found
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no part of the data."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _list_folder(folder: Path) -> tuple[list[str], tuple[int, int]]:
+    """The names in a folder that are not hidden, and what identifies it however it is reached."""
+    try:
+        status = folder.stat()
+        return [name for name in os.listdir(folder) if not is_hidden(name)], (status.st_dev, status.st_ino)  # noqa: PTH208
+    except OSError as error:
+        raise AudioError(f"the folder cannot be read ({error.strerror})", str(folder)) from None
+
+
+def _sort_file(path: Path, found: AudioFiles) -> None:
+    suffix = path.suffix.lower()
+    if path.is_symlink() and not path.exists():
+        found.broken_links.append(path)
+    elif suffix in SUFFIXES and path.is_file():
+        found.sounds.append(path)
+    elif suffix in SUFFIXES | UNREAD_SUFFIXES:
+        found.unread.append(path)
