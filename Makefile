@@ -2,31 +2,58 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
+INSTALL = $(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable
+LOWEST  = .venv-lowest
+CONSTRAINTS = constraints.txt
 
-.PHONY: demo test lint format clean
-demo: $(VENV)/installed  ## train on the built-in synthetic sounds, evaluate, classify clips it has not heard
+.PHONY: demo test lint format constraints test-lowest clean
+demo: $(VENV)/base  ## train on the built-in synthetic sounds, evaluate, classify new synthetic clips
 	$(BIN)/python train.py configs/demo.yaml
 	$(BIN)/urbansound-hf data synthetic outputs/demo_clips --clips 1 --seed 7
 	$(BIN)/python infer.py outputs/demo_clips/audio/fold1 --model outputs/demo/fold10 --top_k 1
 
-test: $(VENV)/installed  ## the whole test suite, offline
-	$(BIN)/python -m pytest -n 2
+test: $(VENV)/dev  ## the test suite, offline
+	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -n 2
 
-lint: $(VENV)/installed  ## style, format, types
+lint: $(VENV)/dev  ## style, format, types, declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
+	$(BIN)/deptry . benchmarks tests --exclude '\.venv|outputs' --ignore DEP002,DEP004
 
-format: $(VENV)/installed
+format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/installed: pyproject.toml
+constraints: $(BIN)/uv  ## renew constraints.txt: the newest allowed versions on every platform
+	$(BIN)/uv pip compile --quiet --universal --upgrade --all-extras --no-header --no-annotate pyproject.toml \
+		--output-file constraints.all
+	echo '# Written by `make constraints`. The CUDA packages are left out: each build of torch pins its own.' >$(CONSTRAINTS)
+	grep -vE '^(nvidia-|cuda-|triton)' constraints.all >>$(CONSTRAINTS)
+	rm constraints.all
+
+test-lowest: $(BIN)/uv  ## the test suite on the lowest allowed versions of what pyproject.toml names
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
+	$(LOWEST)/bin/python -m pytest -n 2
+
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/pip install --quiet uv
+
+# Two stamps: the demo does not wait for what only the tests need.
+$(VENV)/base: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/dev: $(VENV)/base
+	$(INSTALL) '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) outputs build *.egg-info
+	rm -rf $(VENV) $(LOWEST) outputs build dist
