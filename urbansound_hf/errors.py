@@ -1,15 +1,21 @@
-"""Errors that are a conversation with the user: the rule, what was found, where, and the way out."""
+"""Errors for the user: the rule, what was found, where, and the fix; file errors and Ctrl-C among them."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can mend; shown without a traceback, exit code 2.
+    """A mistake that the user can fix; shown without a traceback, exit code 2.
 
     Args:
         what: the rule that was broken and what was found instead.
@@ -29,7 +35,7 @@ class UserError(Exception):
 
 
 class UserErrors(UserError):
-    """Several mistakes told at once, so that nobody has to find them one run at a time."""
+    """Several mistakes, reported together."""
 
     def __init__(self, problems: Sequence[UserError]) -> None:
         super().__init__(f"{len(problems)} problem{'s' * (len(problems) != 1)}")
@@ -47,18 +53,120 @@ def joined(problems: Sequence[UserError]) -> UserError:
     return problems[0] if len(problems) == 1 else UserErrors(problems)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a message on what is kept and how to continue."""
+
+
+@contextmanager
+def writing(place: str | Path) -> Iterator[None]:
+    """Turns a refusal of the operating system inside the block into a `UserError` that names the path.
+
+    Args:
+        place: the file or folder that is written, named where the error itself names no path.
+
+    Raises:
+        UserError: a file cannot be opened or written, or the disk is full.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if problem := storage_problem(error, place):
+            raise problem from error
+        raise
+
+
+def check_writable(folder: str | Path, flag: str) -> None:
+    """Writes and removes a temporary file in a folder, or in the nearest folder above it that exists.
+
+    Raises:
+        UserError: nothing can be written there; it names the flag or variable that chose the folder.
+    """
+    place = f"{flag} {folder}"
+    try:
+        above = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+        if not above.is_dir():
+            raise UserError(f"must be a folder, but {above} is a file", place, "give another name")
+        with tempfile.TemporaryFile(dir=above) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise UserError(f"nothing can be written there: {_reason(error.errno, folder)}", place, _fix(error)) from error
+
+
+def storage_problem(error: BaseException, place: str | Path = "") -> UserError | None:
+    """The `UserError` for a refusal of the operating system that `error` is or was caused by; None if there is none."""
+    for cause in _causes(error):
+        number, path = cause.errno if isinstance(cause, OSError) else None, getattr(cause, "filename", None)
+        if number is None and (found := OS_ERROR.search(str(cause))):  # safetensors, worker processes of `datasets`
+            number = int(found[1])
+        if number is None and "PytorchStreamWriter" in str(cause):  # torch.save gives no reason
+            number = errno.ENOSPC if _free_bytes(place) < 2**24 else errno.EIO
+        if number in STORAGE:
+            where = os.fsdecode(path) if isinstance(path, str | bytes) else str(place)
+            what = f"a file cannot be read or written: {_reason(number, where or '.')}"
+            return UserError(what, where, _fix(OSError(number, "")))
+    return None
+
+
+OS_ERROR = re.compile(r"(?:os error |[Ee]rrno )(\d+)")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+STORAGE = {
+    *FULL, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ELOOP, errno.EFBIG, errno.EBUSY,
+}  # fmt: skip
+"""Numbers of errors that are about files: not those of connections, which have messages of their own."""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _reason(number: int | None, place: str | Path) -> str:
+    reason = os.strerror(number or errno.EIO)
+    return f"{reason}; {_free_bytes(place) / 2**20:,.1f} MiB are free" if number in FULL else reason
+
+
+def _fix(error: OSError) -> str:
+    if error.errno in FULL:
+        return "free some space, or choose another disk (--output_dir; for prepared sounds HF_DATASETS_CACHE)"
+    return "choose another place, or make this one writable"
+
+
+def _free_bytes(place: str | Path) -> int:
+    above = (path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
+    try:
+        return shutil.disk_usage(next(above)).free
+    except OSError:
+        return 0
+
+
 def exit_code(main: Callable[[], int | None]) -> int:
-    """Runs `main`; a `UserError` becomes a message on standard error and exit code 2, Ctrl-C becomes 130."""
+    """Runs `main`; a `UserError` or a file error becomes a message on standard error and exit code 2, Ctrl-C 130.
+
+    What standard output cannot encode is printed as question marks: a label is no reason to lose a result.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
     try:
         return main() or 0
     except UserError as error:
-        problems = error.problems if isinstance(error, UserErrors) else [error]
-        if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
-            for problem in problems:
-                print(f"error: {problem}", file=sys.stderr)
-        else:
-            time.sleep(5)  # the launcher ends all processes with the first that fails: not before it has spoken
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        return _report(error)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if problem := storage_problem(error):
+            return _report(problem)
+        raise
+
+
+def _report(error: UserError) -> int:
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
+        for problem in error.problems if isinstance(error, UserErrors) else [error]:
+            print(f"error: {problem}", file=sys.stderr)
+    else:
+        time.sleep(5)  # the launcher ends all processes with the first that fails: not before it has spoken
+    return 2

@@ -18,6 +18,17 @@ def finished(folder: Path) -> bool:
     return (folder / RECEIPT).is_file()
 
 
+def expand_user(name: str | Path) -> Path:
+    """A path with `~` and `~user` replaced by the home folder; a name that only begins with a tilde stays as it is."""
+    path = Path(name)
+    if path.exists():
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:  # there is no such user
+        return path
+
+
 REPORT_PAGE = "report.html"
 
 RESOLVED = "run.yaml"  # the resolved config of a run: `train.py` takes it again

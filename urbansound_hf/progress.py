@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from urbansound_hf.errors import writing
+
 if TYPE_CHECKING:
     import datasets
 
@@ -104,8 +106,10 @@ def computed(what: str, clips: int, work: Callable[[], datasets.Dataset]) -> dat
         what: the step, for the line in a log: "Extracting features".
         work: makes the data set, or finds it.
     """
+    import datasets
+
     started, watch = time.time(), time.perf_counter()
-    with library_bars():
+    with library_bars(), writing(datasets.config.HF_DATASETS_CACHE):
         dataset = work()
     seconds = time.perf_counter() - watch
     new = any(Path(file["filename"]).stat().st_mtime >= started - 1e-2 for file in dataset.cache_files)  # clock's tick

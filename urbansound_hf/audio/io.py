@@ -50,6 +50,8 @@ def read_audio(source: Source, name: str = "") -> tuple[np.ndarray, int]:
     name = name or (str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "") or "<bytes>")
     if isinstance(source, (str, Path)) and not Path(source).is_file():
         reason = "is a folder, not a file" if Path(source).is_dir() else "does not exist"
+        if Path(source).exists() and not Path(source).is_dir():
+            reason = "is a device, not a file"
         raise AudioError(reason, name)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:

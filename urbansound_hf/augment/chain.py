@@ -18,6 +18,7 @@ from numpy.random import Generator
 from urbansound_hf.audio.files import SUFFIXES, find_audio_files
 from urbansound_hf.augment.effects import EFFECTS, FLAG, HERTZ, EffectKind
 from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.layout import expand_user
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _broken_rule(
 
 
 def _sounds(name: str, folder: str) -> tuple[Path, ...]:
-    path = Path(folder).expanduser()
+    path = expand_user(folder)
     sounds = tuple(find_audio_files(path).sounds) if path.is_dir() else ()
     if not sounds:
         what = f"{name} needs a folder of sounds; {folder} {'holds none' if path.is_dir() else 'is no folder'}"

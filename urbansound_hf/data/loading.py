@@ -27,6 +27,7 @@ from urbansound_hf.data.hub_dataset import is_stored, read_stored
 from urbansound_hf.data.streaming import UrbanSound8KStream
 from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
 from urbansound_hf.errors import UserError
+from urbansound_hf.layout import expand_user
 
 
 def load_urbansound8k(
@@ -47,7 +48,7 @@ def load_urbansound8k(
     Raises:
         UserError: as `UrbanSound8K`; or, while streaming, the connection broke.
     """
-    if streaming and not find_root(Path(data_dir).expanduser()):
+    if streaming and not find_root(expand_user(data_dir)):
         return undecoded(UrbanSound8KStream(url, sampling_rate).as_streaming_dataset(split="train"))
     builder = UrbanSound8K(data_dir, sampling_rate, allow_missing_files)
     return builder.stream() if streaming else builder.load(num_proc)
@@ -94,7 +95,7 @@ def load_sounds(request: SoundRequest) -> Sounds:
     Raises:
         UserError: there are no such data, or they are not what they should be.
     """
-    folder = Path(request.dataset).expanduser()
+    folder = expand_user(request.dataset)
     if request.dataset == "urbansound8k":
         return _urbansound8k(request, Path(request.data_dir or "data"))
     if request.dataset == "synthetic":

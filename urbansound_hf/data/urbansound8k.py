@@ -16,6 +16,7 @@ from urbansound_hf.audio.io import SAMPLING_RATE
 from urbansound_hf.data.builder import PreparedSounds, Row, fingerprints, sound_features
 from urbansound_hf.data.download import fetch, unpack
 from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.layout import expand_user
 from urbansound_hf.text import first_ten
 
 CLASSES = (
@@ -234,7 +235,7 @@ class UrbanSound8K(PreparedSounds):
         allow_missing_files: bool = False,
         cache_dir: str | Path | None = None,
     ) -> None:
-        root = obtain(Path(data_dir).expanduser())
+        root = obtain(expand_user(data_dir))
         rows = read_metadata(root, allow_missing_files)
         self.notes = dataset_notes(rows, root)
         self.fingerprint, key = fingerprints(rows)

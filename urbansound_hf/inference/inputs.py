@@ -18,6 +18,7 @@ from urbansound_hf import progress
 from urbansound_hf.audio.files import SUFFIXES, find_audio_files
 from urbansound_hf.audio.io import AudioError, Source, load_audio, window_bounds
 from urbansound_hf.errors import UserError
+from urbansound_hf.layout import expand_user
 
 THREADS = min(4, progress.worker_count())  # they decode and resample; soundfile and soxr release the GIL
 Item = TypeVar("Item")
@@ -34,9 +35,11 @@ class Window(NamedTuple):
 
 
 class StandardInput(io.BytesIO):
-    """A sound that was piped in, whole, because libsndfile has to seek in it."""
+    """A sound from a pipe, read to its end because libsndfile has to seek in it."""
 
-    name = "-"
+    def __init__(self, content: bytes, name: str = "-") -> None:
+        super().__init__(content)
+        self.name = name
 
 
 def find_sounds(inputs: Iterable[str]) -> tuple[list[Source], list[AudioError]]:
@@ -110,13 +113,20 @@ def _open(source: Source, sampling_rate: int) -> tuple[str, np.ndarray | AudioEr
 
 
 def _expand(name: str) -> list[Source]:
-    path = Path(name).expanduser()
     if name == "-":
         return [StandardInput(sys.stdin.buffer.read())]
-    if path.is_dir():
-        return [*_sounds_in(path)]
-    if glob.has_magic(name) and not path.exists():
-        return [sound for match in _matches(path) for sound in _expand(match)]
+    if not name:
+        raise AudioError("has no name", '""', "give a file, a folder or a pattern")
+    try:
+        path = expand_user(name)
+        if path.is_dir():
+            return [*_sounds_in(path)]
+        if path.is_fifo():  # <(command), /dev/stdin behind a pipe: libsndfile has to seek
+            return [StandardInput(path.read_bytes(), name)]
+        if glob.has_magic(name) and not path.exists():
+            return [sound for match in _matches(path) for sound in _expand(match)]
+    except OSError as error:  # a name that is too long, a folder without permission
+        raise AudioError(f"cannot be read ({error.strerror})", name) from error
     return [path]  # if it isn't there, the decoder says so under its name
 
 

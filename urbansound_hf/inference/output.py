@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
 
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, writing
 from urbansound_hf.progress import Bar, say
 
 FORMATS = ("table", "jsonl", "csv")
@@ -124,12 +124,13 @@ def destination(path: str | None) -> Iterator[TextIO]:
     if not folder.is_dir() or Path(path).is_dir():
         raise UserError("the output must be a file in a folder that exists", f"--output {path}", f"mkdir -p {folder}")
     part = Path(f"{path}.part")
-    try:
-        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                yield file
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def bar(score: float, blocks: bool = True) -> str:

@@ -22,7 +22,7 @@ from urbansound_hf.data import urbansound8k
 from urbansound_hf.data.leaks import describe_leaks
 from urbansound_hf.evaluation.receipts import INCIDENTAL, begun_receipt, read_receipt
 from urbansound_hf.evaluation.runs import scope_caution
-from urbansound_hf.layout import METRICS, finished
+from urbansound_hf.layout import METRICS, expand_user, finished
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.markdown import score
 
@@ -373,7 +373,7 @@ def _words(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [str(value).lower()]
     texts = map(str, value if isinstance(value, list) else [value])
-    return [name.upper() if Path(text).expanduser().is_absolute() else text for text in texts]
+    return [name.upper() if expand_user(text).is_absolute() else text for text in texts]
 
 
 def recipe(receipt: Mapping[str, Any]) -> str:

@@ -1,0 +1,94 @@
+"""Inputs of infer.py by their names: tildes, pipes, devices, and names that are none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.helpers import tiny
+from urbansound_hf.audio.io import load_audio, to_wav
+from urbansound_hf.inference.inputs import find_sounds
+
+WAV = to_wav(np.linspace(-0.5, 0.5, 1600, dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", ["~recording.wav", "~", "[1].wav", "a b.wav", "-.wav", "狗.wav"])
+def test_any_name_of_a_file_in_the_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(WAV)
+    (sound,), problems = find_sounds([name])
+    assert len(load_audio(sound)) == 1600 and not problems
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("", "has no name"), ("n" * 300, "File name too long"), ("n" * 300 + "*", "File name too long")],
+)
+def test_a_name_that_is_none_is_a_problem_of_its_own(name, reason):
+    sounds, (problem,) = find_sounds([name])
+    assert not sounds and reason in problem.what
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path):
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(WAV,))
+    writer.start()
+    (sound,), _ = find_sounds([str(pipe)])
+    writer.join()
+    assert sound.name == str(pipe) and len(load_audio(sound)) == 1600
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"), [("/dev/null", "is a device, not a file"), ("/dev/absent", "does not exist")]
+)
+def test_what_is_no_file_says_so(source, reason):
+    sounds, _ = find_sounds([source])
+    with pytest.raises(Exception, match=reason):
+        load_audio(sounds[0])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny.save("yamnet", tmp_path_factory.mktemp("model"), clip_seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "{infer} <(cat {clip})",
+        "cat {clip} | {infer} /dev/stdin",
+        "cat {clip} | {infer} -",
+        "{infer} /dev/stdin < {clip}",
+    ],
+)
+def test_pipes_of_the_shell(command, model, tmp_path):
+    (tmp_path / "clip.wav").write_bytes(WAV)
+    infer = f"{sys.executable} infer.py --quiet --device cpu --model {model} --format jsonl"
+    line = command.format(infer=infer, clip=tmp_path / "clip.wav")
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and '"score"' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("output", ["/proc/x.csv", "/dev/full/x.csv", "n" * 300 + ".csv"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_opened(output, tmp_path):
+    (tmp_path / "clip.wav").write_bytes(WAV)
+    command = [
+        sys.executable,
+        "infer.py",
+        str(tmp_path / "clip.wav"),
+        "--model",
+        str(tmp_path / "absent"),
+        "--output",
+        output,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and output in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "absent" not in done.stderr
