@@ -10,10 +10,10 @@ import datasets
 import numpy as np
 import pytest
 import soundfile
-import soxr
 
 from tests.conftest import OFFICIAL_CSV, REAL_DATA
 from urbansound_hf.audio.io import load_audio, to_wav
+from urbansound_hf.audio.resampling import resample
 from urbansound_hf.data import fingerprints, splits, synthetic
 from urbansound_hf.data.fingerprints import NEAR, acoustic_fingerprint
 from urbansound_hf.data.leaks import (
@@ -128,7 +128,7 @@ def encoded(waveform: np.ndarray, **kind: str) -> np.ndarray:
 
 
 COPIES = {
-    "resampled to 8 kHz": lambda w: soxr.resample(soxr.resample(w, RATE, 8000), 8000, RATE),
+    "resampled to 8 kHz": lambda w: resample(resample(w, RATE, 8000), 8000, RATE),
     "-6 dB": lambda w: w / 2,
     "ADPCM": lambda w: encoded(w, format="WAV", subtype="MS_ADPCM"),
     "MP3": lambda w: encoded(w, format="MP3"),

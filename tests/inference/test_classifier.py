@@ -71,6 +71,22 @@ def test_scores_are_those_of_the_stock_pipeline_in_any_batch(folders, family):
         np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000, 192000])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_file_of_any_rate_scores_as_in_the_stock_pipeline(folders, tmp_path, family, rate, channels):
+    """The pipeline gets the file's samples at their own rate, resamples them itself and clips nothing."""
+    classifier = SoundClassifier.from_pretrained(folders[family], device="cpu")
+    stock = pipeline("audio-classification", model=str(folders[family]), device="cpu")
+    generator = np.random.default_rng(rate)
+    for seconds, level in ((1.0, 0.3), (0.4, 3.0), (0.4, 2e-5)):
+        samples = (level * generator.uniform(-1, 1, (round(seconds * rate), channels))).astype(np.float32)
+        soundfile.write(tmp_path / "clip.wav", samples, rate, subtype="FLOAT")
+        ours = dict(classifier.classify(tmp_path / "clip.wav", top_k=len(CLASSES)).windows[0].top)
+        theirs = stock({"array": samples.mean(axis=1), "sampling_rate": rate}, top_k=None)
+        assert ours == pytest.approx({answer["label"]: answer["score"] for answer in theirs}, abs=1e-4)
+
+
 def test_padding_would_change_the_scores_of_a_group_norm_model(classifier):
     padded = np.pad(CLIPS[2], (0, RATE // 2))
     alone, beside = classifier.probabilities([CLIPS[2], padded])

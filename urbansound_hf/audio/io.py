@@ -1,20 +1,21 @@
-"""Sound in, mono float32 out: the one path by which training and serving both read audio.
+"""Reading of sound files as mono float32 waveforms, for training and serving alike.
 
-Decoding is libsndfile's (through soundfile), resampling is soxr's, so no FFmpeg and no torch are needed.
+libsndfile decodes (through soundfile), `audio.resampling` converts the rate: neither FFmpeg nor torch is needed.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import struct
 import wave
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
+from urbansound_hf.audio.resampling import resample
 from urbansound_hf.errors import UserError
 
 SAMPLING_RATE = 16_000  # Hz; what nearly every pretrained audio model hears
@@ -27,7 +28,7 @@ class AudioError(UserError):
 
 
 def load_audio(source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "") -> np.ndarray:
-    """Reads a sound as the models hear it.
+    """Reads a sound as the input of a model.
 
     Args:
         source: a path, the bytes of a sound file, or an open binary file.
@@ -35,14 +36,14 @@ def load_audio(source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "
         name: how to call the source in an error (default: its path).
 
     Returns:
-        `(samples,)` float32, mono (the mean of the channels), in [-1, 1]: resampling overshoots at the peaks of a
-        clipped recording, and what lies outside is cut, as the 16-bit training data has it.
+        `(samples,)` float32, mono (the mean of the channels), full scale 1.0, never clipped: resampling overshoots
+        at the peaks of a clipped recording, and a float file may hold any values.
 
     Raises:
         AudioError: it does not exist, is not audio, is empty or truncated, or holds NaN or infinite samples.
     """
     waveform, native_rate = read_audio(source, name)
-    return np.clip(resample(waveform, native_rate, sampling_rate), -1.0, 1.0)
+    return resample(waveform, native_rate, sampling_rate)
 
 
 def read_audio(source: Source, name: str = "") -> tuple[np.ndarray, int]:
@@ -73,21 +74,22 @@ def read_audio(source: Source, name: str = "") -> tuple[np.ndarray, int]:
     return frames.astype(np.float32, copy=False) @ weights, rate  # five times as fast as mean()
 
 
-def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Band-limited resampling (soxr, high quality) of a `(samples,)` waveform; float32, at least one sample."""
-    if from_rate == to_rate or not len(waveform):
-        return np.ascontiguousarray(waveform, dtype=np.float32)
-    resampled = soxr.resample(waveform.astype(np.float32, copy=False), from_rate, to_rate, quality="HQ")
-    return resampled if len(resampled) else waveform[:1].astype(np.float32)
-
-
 def audio_seconds(source: bytes) -> float:
     """The length of an encoded sound, from its header."""
     return soundfile.info(io.BytesIO(source)).duration
 
 
+def to_float_wav(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> bytes:
+    """A `(samples,)` float32 waveform as the bytes of a 32-bit float WAV file, which `load_audio` reads bit by bit."""
+    samples = waveform.astype("<f4", copy=False).tobytes()
+    fmt = struct.pack("<HHIIHHH", 3, 1, sampling_rate, 4 * sampling_rate, 4, 32, 0)  # 3: IEEE float; no extension
+    chunks = ((b"fmt ", fmt), (b"fact", struct.pack("<I", len(waveform))), (b"data", samples))
+    content = b"WAVE" + b"".join(name + struct.pack("<I", len(chunk)) + chunk for name, chunk in chunks)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
 def to_wav(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> bytes:
-    """A `(samples,)` waveform in [-1, 1] as the bytes of a 16-bit WAV file; what lies outside is clipped."""
+    """A `(samples,)` waveform, full scale 1.0, as the bytes of a 16-bit WAV file; values beyond it are clipped."""
     scaled = np.clip(np.rint(waveform * np.float32(32768)), -32768, 32767)  # the exact inverse of load
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:

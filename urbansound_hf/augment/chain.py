@@ -56,25 +56,27 @@ def apply_effects(
 ) -> np.ndarray:
     """Sends a clip through the effects, each with its probability and a value drawn from its range.
 
-    Factors and frequencies are drawn evenly on a logarithmic scale, so that half and double are as likely. What comes
-    out above full scale is made softer as a whole, not cut: cutting would add overtones and undo the promised SNR.
+    Factors and frequencies are drawn evenly on a logarithmic scale, so that half and double are as likely. A clip that
+    comes out above full scale, or above the peak it came with if that is higher, is scaled down as a whole: clipping
+    would add overtones and undo the promised SNR.
 
     Args:
         chain: what `parse` returns.
-        waveform: `(samples,)` float32 in [-1, 1]; is left as it is.
+        waveform: `(samples,)` float32, full scale 1.0; is left as it is.
         sampling_rate: in Hz.
         generator: all that is drawn is drawn from it; the same state gives the same clip.
 
     Returns:
-        `(samples,)` float32 in [-1, 1]; speed, time_stretch and crop change the length.
+        `(samples,)` float32, at most full scale or the input's peak; speed, time_stretch and crop change its length.
     """
+    highest = max(1.0, float(np.abs(waveform).max(initial=0)))
     for effect in chain:
         kind = EFFECTS[effect.name]
         if generator.random() < effect.probability:
             value = _draw(effect.low, effect.high, kind.unit, generator)
             sounds = [effect.sounds] * kind.needs_folder
             waveform = kind.run(waveform, sampling_rate, value, generator, *sounds)
-    return waveform / max(1.0, float(np.abs(waveform).max()))
+    return waveform / max(1.0, float(np.abs(waveform).max(initial=0)) / highest)
 
 
 def _draw(low: float, high: float, unit: str, generator: Generator) -> float:

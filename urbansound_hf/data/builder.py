@@ -1,4 +1,4 @@
-"""Sounds of any source, decoded once: mono 16-bit WAV at one sampling rate in an Arrow table, beside their columns.
+"""Sounds of any source, decoded once: 32-bit float mono WAV at one sampling rate in an Arrow table, with columns.
 
 The builder writes Arrow tables itself instead of handing examples to `datasets`, which would ask for torchcodec and
 FFmpeg to encode a column typed `Audio`. That is why it works without them, and why it is fast.
@@ -19,13 +19,13 @@ from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 
 from urbansound_hf import progress
-from urbansound_hf.audio.io import SAMPLING_RATE, AudioError, load_audio, to_wav
+from urbansound_hf.audio.io import SAMPLING_RATE, AudioError, load_audio, to_float_wav
 from urbansound_hf.errors import UserError, UserErrors
 
 Row = dict[str, Any]
 """One sound: "source" (a path, or the bytes of a file), "path" (its name within the data set), and its columns."""
 
-CLIPS_PER_TABLE = 32  # 4 s each at 16 kHz: 4 MB; all that a process holds of the sounds at any time
+CLIPS_PER_TABLE = 32  # 4 s each at 16 kHz: 8 MB; all that a process holds of the sounds at any time
 CLIPS_PER_PROCESS = 256  # fewer are decoded before a second process has started
 
 
@@ -64,7 +64,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         cache_dir: where to keep it (default: the cache of `datasets`, `HF_DATASETS_CACHE`).
     """
 
-    VERSION = datasets.Version("1.0.0")  # count it up when the stored sounds change: old tables are then left alone
+    VERSION = datasets.Version("2.0.0")  # count it up when the stored sounds change: old tables are then left alone
     BUILDER_CONFIG_CLASS = SoundsConfig
 
     def __init__(
@@ -135,7 +135,7 @@ def to_table(rows: Sequence[Row], features: datasets.Features, sampling_rate: in
     for row in rows:
         try:
             waveform = load_audio(row["source"], sampling_rate, row["path"])
-            sounds.append({"bytes": to_wav(waveform, sampling_rate), "path": row["path"]})
+            sounds.append({"bytes": to_float_wav(waveform, sampling_rate), "path": row["path"]})
         except AudioError as error:
             unreadable.append(error)
     if unreadable:

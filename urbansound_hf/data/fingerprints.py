@@ -30,7 +30,7 @@ class Fingerprints(NamedTuple):
     """What is known of the audio of every row."""
 
     names: list[str]
-    hashes: np.ndarray  # (clips,) of the 16-bit samples, hexadecimal; "" for digital silence
+    hashes: np.ndarray  # (clips,) of the float32 samples, hexadecimal; "" for digital silence
     bits: np.ndarray  # (clips, 4) uint64; all zero where the sound changes too little to be recognised
 
 
@@ -59,7 +59,7 @@ def _listen(batch: dict[str, list]) -> dict[str, list]:
     heard: dict[str, list] = {"name": [], "hash": [], "bits": []}
     for clip in batch["audio"]:
         waveform, rate = read_audio(clip["bytes"], clip["path"] or "")
-        samples = np.round(waveform * 32768).astype("<i2")  # what the 16-bit file holds
+        samples = (waveform + 0.0).astype("<f4", copy=False)  # + 0.0: minus zero is zero
         heard["name"].append(clip["path"] or "")
         heard["hash"].append(hashlib.blake2b(samples.tobytes(), digest_size=16).hexdigest() if samples.any() else "")
         heard["bits"].append(acoustic_fingerprint(waveform, rate))

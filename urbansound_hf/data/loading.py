@@ -78,7 +78,7 @@ class SoundRequest:
 class Sounds:
     """Labelled sounds, decoded.
 
-    `dataset` has the columns `audio` (`{"bytes": a 16-bit WAV, "path": its name in the data}`) and `label`, and,
+    `dataset` has the columns `audio` (`{"bytes": a float WAV, "path": its name in the data}`) and `label`, and,
     where the data has them, `fold`, `group` (the recording or speaker) and `split` (train, validation, test).
     """
 

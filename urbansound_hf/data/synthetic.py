@@ -21,7 +21,7 @@ from filelock import FileLock
 from numpy.random import Generator
 
 from urbansound_hf.audio.dsp import filtered, highpass, lowpass, noise, resonances, tone
-from urbansound_hf.audio.io import resample
+from urbansound_hf.audio.resampling import resample
 from urbansound_hf.data.urbansound8k import CLASSES, CLIP_SECONDS
 from urbansound_hf.errors import UserError
 from urbansound_hf.progress import Bar, quietly

@@ -22,7 +22,7 @@ from urbansound_hf import __version__
 from urbansound_hf.layout import BEGUN, PACKAGE_ROOT, RECEIPT
 from urbansound_hf.progress import worker_count
 
-PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "accelerate", "soundfile", "soxr", "numpy")
+PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "accelerate", "soundfile", "numpy")
 
 INCIDENTAL = frozenset({
     "test_fold", "output_dir", "overwrite", "resume_from_checkpoint", "keep_checkpoints", "save_total_limit",

@@ -36,7 +36,7 @@ def prepare_features(
     """The cached, multi-process `map` step from clips to model inputs.
 
     Args:
-        dataset: rows with `audio` (16-bit WAV bytes at the extractor's rate) and `label`.
+        dataset: rows with `audio` (float WAV bytes at the extractor's rate) and `label`.
         clip_seconds: window; a longer clip becomes several rows, one every half window, as serving cuts it.
         filled: how short clips are brought to the window (see `fill`), for training batches of one shape.
         num_proc: processes (default: `progress.worker_count()`).

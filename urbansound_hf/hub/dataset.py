@@ -52,7 +52,7 @@ def push_dataset(data_dir: Path, target: Target) -> str:
         rate, table = dataset.features["audio"].sampling_rate, fold_table(dataset)
         page = data_card(target.repo_id, len(dataset), table, builder.notes, rate, credits.is_file())
         files["README.md"] = page.encode()
-        message = f"UrbanSound8K: {len(dataset):,} clips in {len(set(dataset['fold']))} folds, 16-bit mono, 16 kHz"
+        message = f"UrbanSound8K: {len(dataset):,} clips in {len(set(dataset['fold']))} folds, float mono, 16 kHz"
         return upload(target, files, message, replaces=lambda name: name.startswith("data/"))
 
 

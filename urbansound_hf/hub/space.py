@@ -11,7 +11,7 @@ from urbansound_hf.layout import PACKAGE_ROOT
 from urbansound_hf.models.loading import check_path
 
 PACKAGE = PACKAGE_ROOT
-NEEDS = ("torch", "torchaudio", "transformers", "datasets", "soundfile", "soxr", "scipy", "matplotlib", "tqdm")
+NEEDS = ("torch", "torchaudio", "transformers", "datasets", "soundfile", "scipy", "matplotlib", "tqdm")
 CHECKPOINT = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 APP = '''"""Starts the page with the model of this Space; as a Space it is open to all, elsewhere to this machine."""
 

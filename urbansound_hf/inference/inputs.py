@@ -20,7 +20,7 @@ from urbansound_hf.audio.io import AudioError, Source, load_audio, window_bounds
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import expand_user
 
-THREADS = min(4, progress.worker_count())  # they decode and resample; soundfile and soxr release the GIL
+THREADS = min(4, progress.worker_count())  # decoding and resampling release the GIL
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -16,7 +16,8 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from urbansound_hf.audio.io import read_audio, resample
+from urbansound_hf.audio.io import read_audio
+from urbansound_hf.audio.resampling import resample
 from urbansound_hf.evaluation.runs import Predictions, Run, pooled
 from urbansound_hf.layout import REPORT_PAGE
 from urbansound_hf.text import table

@@ -150,10 +150,10 @@ def is_urbansound(names: Sequence[str], receipt: Mapping[str, Any] | None) -> bo
 
 
 def packages(folder: Path) -> str:
-    """What to install for the snippet: more than the pipeline's own where the model's code asks for it."""
+    """What to install for the snippet: torchaudio resamples in the pipeline; some models' code needs more."""
     code = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
-    asked = re.findall(r"""(?:^(?:from|import) |import_module\(f?["'])(torchaudio|speechbrain)\b""", code, re.MULTILINE)
-    return " ".join(["transformers", "torch", "soundfile", *dict.fromkeys(asked)])
+    asked = re.findall(r"""(?:^(?:from|import) |import_module\(f?["'])(speechbrain)\b""", code, re.MULTILINE)
+    return " ".join(["transformers", "torch", "torchaudio", "soundfile", *dict.fromkeys(asked)])
 
 
 def cross_validation(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from urbansound_hf import progress
+from urbansound_hf.audio import resampling
 from urbansound_hf.config.arguments import DataArguments, RunConfig
 from urbansound_hf.config.checks import ALL_FOLDS, fold_numbers
 from urbansound_hf.config.parse import key_values
@@ -97,7 +98,12 @@ def prepare_experiment(config: RunConfig) -> Experiment:
     receipt = {
         "command": [Path(sys.argv[0]).name, *(TOKEN.sub("$HF_TOKEN", word) for word in sys.argv[1:])],
         "config": config.as_dict(),
-        "data": {"name": sounds.name, "fingerprint": sounds.fingerprint, "clips": len(sounds.dataset)},
+        "data": {
+            "name": sounds.name,
+            "fingerprint": sounds.fingerprint,
+            "clips": len(sounds.dataset),
+            "resampler": resampling.DESCRIPTION,
+        },
         "seed": config.training.seed,
         "processes": config.training.world_size,
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
