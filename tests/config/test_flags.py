@@ -68,7 +68,7 @@ IN_FILE = [
     ("mixup_alpha: -0.1", "`mixup_alpha` must be 0 or more, found -0.1", ""),
     ("spec_augment: 1.5", "`spec_augment` must be 0 to 1, found 1.5", ""),
     ("unfreeze_last_n: 2", "`unfreeze_last_n` needs `freeze: backbone`, found `freeze: feature_encoder`",
-     "nothing of the layers is frozen otherwise: leave it out"),
+     "leave it out, the layers are trained anyway"),
     ("save_strategy: steps",
      "`load_best_model_at_end` needs a checkpoint of every evaluation, found `eval_strategy: epoch` and"
      " `save_strategy: steps`", "save_strategy: epoch, or load_best_model_at_end: false"),
@@ -172,7 +172,7 @@ def test_conflicts_name_every_place(folder):
     fix = "leave out {} or validation"
     assert mistakes(folder, text, "--bf16", "--eval_on_start") == [
         ("`fp16` and `bf16` exclude each other, found both", "run.yaml:2 and command line, --bf16",
-         "keep bf16 where the GPU has it"),
+         "keep bf16 if the GPU supports it"),
         ("`early_stopping_patience: 3` needs validation scores, found `validation: none`", "run.yaml:3 and run.yaml:1",
          fix.format("early_stopping_patience")),
         ("`eval_on_start: True` needs validation scores, found `validation: none`",

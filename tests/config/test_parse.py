@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoConfig, AutoModelForAudioClassification
@@ -23,9 +26,7 @@ from urbansound_hf.config.arguments import (
     has_bf16,
 )
 from urbansound_hf.config.parse import parse_run_config
-from urbansound_hf.errors import UserError
 from urbansound_hf.models.registry import known_types
-from urbansound_hf.training.experiment import chosen_folds
 
 CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
 ACCELERATE = sorted(ROOT.glob("configs/accelerate/*.yaml"))
@@ -64,7 +65,7 @@ def test_the_command_line_can_drop_what_the_file_lists(parse):
     text = "augment:\n  - shift\nhead_from:\n  - dog_bark=Bark\n"
     assert parse(text).recipe.augment == ["shift"]
     run = parse(text, "--augment", "none", "--head_from", "none")
-    assert run.recipe.augment is None and not run.recipe.changes_rows and run.model.head_from is None
+    assert run.recipe.augment is None and not run.recipe.changes_inputs and run.model.head_from is None
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -104,13 +105,39 @@ def test_without_validation_nothing_is_evaluated(parse):
     assert training.eval_strategy == "no" and not training.load_best_model_at_end
 
 
+PRECISIONS = [  # given bf16, given fp16, launched with, on the CPU, with CUDA, bf16 in hardware → bf16, fp16
+    (None, None, "no", False, True, True, (True, False)),  # an A100
+    (None, None, "no", False, True, False, (False, True)),  # a T4
+    (None, None, "no", True, False, True, (True, False)),  # a recent server CPU
+    (None, None, "no", True, True, False, (False, False)),  # --use_cpu beside a T4: never float16
+    (None, None, "no", False, False, False, (False, False)),  # an accelerator without CUDA
+    (None, False, "no", False, True, False, (False, False)),
+    (None, False, "no", False, True, True, (True, False)),
+    (None, True, "no", False, True, True, (False, True)),
+    (True, None, "no", False, True, False, (True, False)),
+    (False, None, "no", False, True, False, (False, False)),  # --bf16 false stays float32
+    (False, True, "no", True, False, True, (False, True)),
+    (None, None, "fp16", False, True, True, (False, False)),  # Accelerate's own wins
+    (None, None, "fp8", False, True, True, (False, False)),
+    (None, None, "bf16", False, True, False, (False, False)),
+    (None, None, "bf16", False, True, True, (True, False)),
+]
+
+
+@pytest.mark.parametrize(("bf16", "fp16", "launched", "cpu", "cuda", "hardware", "expected"), PRECISIONS)
+def test_mixed_precision_follows_the_hardware(monkeypatch, bf16, fp16, launched, cpu, cuda, hardware, expected):
+    monkeypatch.setattr(arguments, "has_bf16", lambda on_cpu: hardware)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert arguments.mixed_precision(bf16, fp16, cpu, launched) == expected
+
+
 @pytest.mark.parametrize("answer", [True, False])
 def test_bf16_is_automatic(parse, monkeypatch, answer):
     monkeypatch.setattr(arguments, "has_bf16", lambda on_cpu: answer)
-    assert parse().training.bf16 is answer
+    assert (parse().training.bf16, parse().training.fp16) == (answer, False)  # on the CPU
     assert parse("bf16: true").training.bf16 is True
     assert parse("bf16: false").training.bf16 is False
-    assert parse("fp16: true").training.bf16 is False
+    assert (parse("fp16: true").training.bf16, parse("fp16: true").training.fp16) == (False, True)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     assert parse().training.bf16 is False
 
@@ -139,15 +166,6 @@ def test_training_arguments_can_be_copied_for_a_fold(parse):
     assert copy.output_dir == "elsewhere" and copy.to_dict() == {**training.to_dict(), "output_dir": "elsewhere"}
 
 
-def test_folds_of_a_cross_validation():
-    assert chosen_folds(DataArguments(test_fold="all")) == list(range(1, 11))
-    assert chosen_folds(DataArguments(test_fold="all"), [2, 1]) == [1, 2]
-    assert chosen_folds(DataArguments(test_fold="5, 1,5")) == [1, 5]
-    with pytest.raises(UserError) as caught:
-        chosen_folds(DataArguments(test_fold="1,7,9"), [1, 2])
-    assert str(caught.value) == "the data has no clip of test fold 7, 9\n  where: --test_fold\n  fix:   there are 1, 2"
-
-
 def test_help_lists_ours_first_and_needs_no_config(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         parse_run_config(["--lerning_rate", "--help"], tmp_path / "absent.yaml")
@@ -160,6 +178,21 @@ def test_help_lists_ours_first_and_needs_no_config(tmp_path, capsys):
     assert "3e-05)" in text and "--learning-rate" not in text and "  --help" in text
 
 
+IMPORTED = """
+import sys
+from transformers import TrainingArguments
+before = set(sys.modules)
+import urbansound_hf.config.parse
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(new - set(sys.stdlib_module_names)))
+"""
+
+
+def test_reading_a_config_imports_little_beyond_training_arguments():
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["transformers", "urbansound_hf"], "import what is heavy where work starts"
+
+
 OWN_GROUPS = (DataArguments, ModelArguments, RecipeArguments, OwnRunArguments)
 OWN = [field for kind in OWN_GROUPS for field in dataclasses.fields(kind)]
 
@@ -170,7 +203,7 @@ def test_every_flag_of_ours_explains_itself(field):
 
 
 def attributes_read_from_arguments():
-    """Every name after one of these owners, outside of the schema; `self` is RecipeArguments in its own properties."""
+    """The attributes that code outside the schema reads from variables of these names."""
     for path in (ROOT / "urbansound_hf").rglob("*.py"):
         if path.parent.name == "config":
             continue

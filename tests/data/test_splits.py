@@ -101,6 +101,57 @@ def test_a_tenth_of_train_serves_where_there_is_no_validation_part():
         splits.predefined(["train"] * 10 + ["test"], [0, 1] * 5 + [0])
 
 
+FOLDS = {"label": [0, 1] * 30, "fold": [1 + row // 20 for row in range(60)]}
+RECORDINGS = {"label": [0, 1] * 30, "group": [f"r{row}" for row in range(60)]}
+PARTS = {"label": [0, 1] * 30, "split": ["train"] * 30 + ["validation"] * 15 + ["test"] * 15}
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "names"),
+    [
+        (FOLDS, ("official", "2"), ["fold2"]),
+        (FOLDS, ("official", "3,1"), ["fold1", "fold3"]),
+        (FOLDS, ("official", "all"), ["fold1", "fold2", "fold3"]),
+        (PARTS, ("official", "10"), ["split"]),
+        (RECORDINGS, ("grouped", "10"), ["grouped"]),
+        (FOLDS, ("random", "10"), ["random"]),
+    ],
+)
+def test_the_wanted_splits(columns, asked, names):
+    assert [split.name for split in splits.wanted_splits(columns, *asked)] == names
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "what", "where", "fix"),
+    [
+        (FOLDS, ("official", "1,7,9"), "the data has no clip of test fold 7, 9", "--test_fold", "there are 1, 2, 3"),
+        (PARTS, ("official", "all"), "several test folds need data with a fold column", "--test_fold all",
+         "leave --test_fold out"),
+        (FOLDS, ("random", "1,3"), "several test folds need data with a fold column", "--test_fold 1,3",
+         "leave --split out"),
+        (FOLDS, ("grouped", "10"), "the data has no group column", "--split", "give the metadata a group"),
+        (RECORDINGS, ("official", "10"), "needs a fold column, or train/validation/test parts", "--split",
+         "use --split grouped"),
+    ],
+)  # fmt: skip
+def test_splits_that_the_data_do_not_allow(columns, asked, what, where, fix):
+    with pytest.raises(UserError) as error:
+        splits.wanted_splits(columns, *asked)
+    assert what in error.value.what and error.value.where == where and fix in error.value.fix
+
+
+def test_the_flags_reach_the_split():
+    (split,) = splits.wanted_splits(FOLDS, "official", "2", "none")
+    assert split.validation_fold is None and split.train_folds == [1, 3]
+    one, other = (splits.wanted_splits(RECORDINGS, "grouped", "10", seed=seed)[0] for seed in (1, 2))
+    assert not np.array_equal(one.test, other.test)
+
+
+def test_folds_of_a_cross_validation():
+    assert splits.chosen_folds("all", [2, 1]) == [1, 2]
+    assert splits.chosen_folds("5, 1,5", range(1, 11)) == [1, 5]
+
+
 # ---- the table command
 
 

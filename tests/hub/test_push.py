@@ -25,12 +25,13 @@ from tests.helpers.hub_server import READ_TOKEN, TOKEN, Fault
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.errors import UserError
 from urbansound_hf.hub import __main__, push
-from urbansound_hf.hub.callback import Pusher, push_target
+from urbansound_hf.hub.callback import Pusher
 from urbansound_hf.hub.dataset import main
 from urbansound_hf.hub.files import belongs, cleaned, model_files, run_files
 from urbansound_hf.hub.push import NotPushed, Target, check_upload, push_run, push_space, upload
 from urbansound_hf.reports.model_card import render_card
 from urbansound_hf.training.cross_validation import run_experiment
+from urbansound_hf.training.experiment import push_target
 
 GOES_UP = {
     ".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "metrics.json",

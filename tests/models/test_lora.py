@@ -198,7 +198,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(train,
     ("flags", "what", "fix"),
     [
         (["--lora_rank", 0], "`lora_rank` must be 1 or more, found 0", ""),
-        (["--lora_rank", 8, "--freeze", "backbone"], "corrections inside the backbone", "leave out one of the two"),
+        (["--lora_rank", 8, "--freeze", "backbone"], "low-rank updates of the backbone", "leave out one of the two"),
     ],
 )
 def test_what_excludes_lora_is_told(configure, flags, what, fix):

@@ -137,7 +137,7 @@ def test_a_longer_waveform_is_cut_anywhere_and_a_shorter_one_filled():
 
 
 def test_no_recipe_changes_no_rows():
-    assert not RecipeArguments().changes_rows
+    assert not RecipeArguments().changes_inputs
     asks = ({"augment": ["gain"]}, {"spec_augment": 0.5}, {"mixup_alpha": 0.2}, {"cutmix_alpha": 1.0})
-    assert all(dataclasses.replace(RecipeArguments(), **ask).changes_rows for ask in asks)
-    assert not RecipeArguments(mixup_alpha=0.2, mix_probability=0.0).changes_rows
+    assert all(dataclasses.replace(RecipeArguments(), **ask).changes_inputs for ask in asks)
+    assert not RecipeArguments(mixup_alpha=0.2, mix_probability=0.0).changes_inputs

@@ -185,7 +185,7 @@ def test_killed_in_the_middle_and_continued_gives_the_same_table(run, flags, who
     assert caught.value.where == str(out / "fold2") and "--overwrite" in caught.value.fix
     begun = out / "fold2" / BEGUN
     begun.rename(tmp_path / "begun.json")
-    with pytest.raises(UserError, match="an interrupted run of another experiment lies here: unknown which"):
+    with pytest.raises(UserError, match="an interrupted run of another experiment lies here: no record of its values"):
         run(out)
     (tmp_path / "begun.json").rename(begun)
     assert changed(out) == before, "a refusal touches nothing"
@@ -345,7 +345,7 @@ def test_a_checkpoint_that_would_be_lost_or_would_leak_is_refused(run, tmp_path)
     checkpoint.mkdir(parents=True)
     with pytest.raises(UserError, match="a checkpoint of one fold has been trained on the test clips of the others"):
         run(tmp_path, "--resume_from_checkpoint", checkpoint)
-    with pytest.raises(UserError, match="--overwrite would remove the checkpoint to go on from"):
+    with pytest.raises(UserError, match="--overwrite would remove the checkpoint to continue from"):
         run(tmp_path, "--test_fold", 1, "--resume_from_checkpoint", checkpoint, "--overwrite")
     assert checkpoint.is_dir()
 
@@ -416,5 +416,5 @@ def test_mistakes_of_model_and_folder_are_told_before_the_data_are_decoded(run, 
     with pytest.raises(UserError, match="there is no 'hidden_siz'"):
         run(tmp_path / "out", "--model_config", "hidden_siz=16")
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match=r"the runs go into a folder, .*file is a file"):
+    with pytest.raises(UserError, match=r"the output folder cannot be created: .*file is a file"):
         run(tmp_path / "file" / "out")

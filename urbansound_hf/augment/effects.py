@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
-from scipy import signal
 
 from urbansound_hf.audio import dsp
 from urbansound_hf.audio.io import load_audio
@@ -136,6 +135,8 @@ def equalizer(waveform: np.ndarray, rate: int, decibels: float, generator: Gener
     The peaking filter of Bristow-Johnson's Audio EQ Cookbook, with Q = 1. torchaudio has it too, but cuts its output at
     full scale.
     """
+    from scipy import signal  # a second, for which checking `--augment` does not wait
+
     angle = 2 * np.pi * np.exp(generator.uniform(np.log(100), np.log(rate / 4))) / rate
     amplitude, alpha, cosine = 10 ** (decibels / 40), np.sin(angle) / 2, np.cos(angle)
     above = [1 + alpha * amplitude, -2 * cosine, 1 - alpha * amplitude]
@@ -167,6 +168,8 @@ def room_folder(
 
 def _reverberate(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
     """The sound in the room of an impulse response, whose strongest sample is taken as t = 0: it keeps its time."""
+    from scipy import signal
+
     heard = signal.oaconvolve(waveform, response[np.abs(response).argmax() :])[: len(waveform)]
     return heard * (_level(waveform) / _level(heard)) if heard.any() else waveform
 
@@ -197,6 +200,8 @@ def _stretch(waveform: np.ndarray, samples: int, generator: Generator) -> np.nda
 
 
 def _butterworth(waveform: np.ndarray, rate: int, hertz: float, kind: str) -> np.ndarray:
+    from scipy import signal
+
     sections = signal.butter(4, min(hertz, 0.49 * rate), kind, fs=rate, output="sos")
     return signal.sosfilt(sections, waveform).astype(np.float32)
 

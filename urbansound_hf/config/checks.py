@@ -1,4 +1,4 @@
-"""What a run's values must satisfy beyond their types: ranges, forms, and what excludes what."""
+"""Checks of flag values beyond their types: ranges, formats, and values that exclude each other."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from urbansound_hf.augment.chain import parse_effects
+from urbansound_hf.data.splits import fold_numbers
 from urbansound_hf.errors import UserError, UserErrors
 
-ALL_FOLDS = tuple(range(1, 11))
+TEN_FOLDS = frozenset(range(1, 11))  # of UrbanSound8K and the synthetic set
 
 RANGES = {
     "clip_seconds": "above 0", "learning_rate": "above 0", "head_learning_rate": "above 0",
@@ -37,11 +38,11 @@ HOLDS = {
 
 
 def check_settings(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[UserError]:
-    """Every rule that the settings break.
+    """Checks all flags; returns one error for each rule that is broken.
 
     Args:
         settings: the value of every flag, given or default.
-        origin: where the given ones were given.
+        origin: the place (file and line, or command line) of each flag that was given.
     """
     broken = [*ranges(settings), *forms(settings), *conflicts(settings), *unused(settings, origin)]
     problems = [UserError(what, _places(names, origin), fix) for names, what, fix in broken]
@@ -49,11 +50,11 @@ def check_settings(settings: Mapping[str, Any], origin: Mapping[str, str]) -> li
 
 
 Broken = Iterator[tuple[list[str], str, str]]
-"""The flags concerned, the rule and what was found, the way out."""
+"""For each broken rule: its flags, the rule with the value found, and the fix."""
 
 
 def ranges(settings: Mapping[str, Any]) -> Broken:
-    """Numbers out of their range; NaN and infinity are in none."""
+    """Numbers outside their range; NaN and infinity always are."""
     for name, rule in RANGES.items():
         value = settings[name]
         if value is not None and not (math.isfinite(value) and HOLDS[rule](value)):
@@ -61,10 +62,10 @@ def ranges(settings: Mapping[str, Any]) -> Broken:
 
 
 def forms(settings: Mapping[str, Any]) -> Broken:
-    """Texts that are not of the form their flag asks for."""
-    tenfold = settings["dataset"] in ("urbansound8k", "synthetic")  # of other data, only they know their folds
+    """Texts that do not have the format of their flag."""
+    tenfold = settings["dataset"] in ("urbansound8k", "synthetic")  # other data sets number their folds as they like
     numbers = fold_numbers(settings["test_fold"])
-    if settings["test_fold"] != "all" and not (numbers and (not tenfold or set(numbers) <= set(ALL_FOLDS))):
+    if settings["test_fold"] != "all" and not (numbers and (not tenfold or TEN_FOLDS.issuperset(numbers))):
         rule = f"`test_fold` must be a fold{' from 1 to 10' * tenfold}, a list of them, or all"
         yield ["test_fold"], f"{rule}; found {settings['test_fold']!r}", "for example 10, or 1,3,5"
     pairs = {"model_config": "hidden_size=256", "feature_extractor_config": "n_mels=64", "head_from": "dog_bark=Bark"}
@@ -75,43 +76,55 @@ def forms(settings: Mapping[str, Any]) -> Broken:
 
 
 def conflicts(settings: Mapping[str, Any]) -> Broken:
-    """Values that are fine alone and not together."""
+    """Values that are valid alone but not together."""
     if settings["unfreeze_last_n"] > 0 and settings["freeze"] != "backbone":
         what = f"`unfreeze_last_n` needs `freeze: backbone`, found `freeze: {settings['freeze']}`"
-        yield ["unfreeze_last_n", "freeze"], what, "nothing of the layers is frozen otherwise: leave it out"
+        yield (
+            ["unfreeze_last_n", "freeze"],
+            what,
+            "leave it out, the layers are trained anyway",
+        )
     if settings["lora_rank"] is not None:
         yield from _lora_conflicts(settings)
     if settings["class_weights"] and settings["balanced_sampling"]:
-        what = "`class_weights` and `balanced_sampling` make up for the same thing twice, found both"
+        what = "`class_weights` and `balanced_sampling` both correct class imbalance, found both"
         yield ["class_weights", "balanced_sampling"], what, "keep one of the two"
     if settings["ema_decay"] and settings["fsdp"]:
-        what = f"`ema_decay` averages whole weights, and `fsdp: {settings['fsdp']}` shares them out"
+        what = f"`ema_decay` needs unsharded weights, found `fsdp: {settings['fsdp']}`"
         yield ["ema_decay", "fsdp"], what, "leave out one of the two"
     if settings["fp16"] and settings["bf16"]:
-        yield ["fp16", "bf16"], "`fp16` and `bf16` exclude each other, found both", "keep bf16 where the GPU has it"
+        yield (
+            ["fp16", "bf16"],
+            "`fp16` and `bf16` exclude each other, found both",
+            "keep bf16 if the GPU supports it",
+        )
     if settings["push_to_hub"] and not settings["hub_model_id"]:
-        yield ["push_to_hub"], "`push_to_hub` needs `hub_model_id`, found none", "give --hub_model_id owner/name"
+        yield ["push_to_hub"], "`push_to_hub` needs `hub_model_id`, found none", "add --hub_model_id owner/name"
     if settings["push_to_hub"] and settings["hub_strategy"] == "checkpoint":
-        what = "`hub_strategy: checkpoint` would push the optimizer's state, and that never goes to the Hub"
-        yield ["hub_strategy"], what, "every_save, all_checkpoints or end; an interrupted run continues from its folder"
+        what = "`hub_strategy: checkpoint` pushes the optimizer's state, which is never uploaded"
+        yield (
+            ["hub_strategy"],
+            what,
+            "use every_save, all_checkpoints or end; a run continues from its local folder",
+        )
     yield from _validation_conflicts(settings)
     if settings["search"] is not None:
         yield from _search_conflicts(settings)
 
 
 def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
-    """Flags of the command line that the others leave without an effect."""
+    """Flags on the command line that have no effect with the others."""
     if origin.get("test_fold", "").startswith("command line") and settings["split"] != "official":
         what = f"`test_fold` belongs to `split: official`, found `split: {settings['split']}`"
         yield ["test_fold", "split"], what, "leave out one of the two"
     if origin.get("hub_model_id", "").startswith("command line") and not settings["push_to_hub"]:
-        yield ["hub_model_id"], "`hub_model_id` belongs to `push_to_hub`, found it alone", "give --push_to_hub as well"
+        yield ["hub_model_id"], "`hub_model_id` belongs to `push_to_hub`, found it alone", "add --push_to_hub"
 
 
 def _lora_conflicts(settings: Mapping[str, Any]) -> Broken:
     if settings["freeze"] == "backbone":
-        what = "`lora_rank` trains corrections inside the backbone, found `freeze: backbone`"
-        yield ["lora_rank", "freeze"], what, "leave out one of the two; LoRA freezes the backbone's own weights anyway"
+        what = "`lora_rank` trains low-rank updates of the backbone, found `freeze: backbone`"
+        yield ["lora_rank", "freeze"], what, "leave out one of the two; LoRA freezes the backbone weights anyway"
     if not find_spec("peft"):
         fix = "pip install 'urbansound-hf[lora]', or pip install peft"
         yield ["lora_rank"], "`lora_rank` needs peft, which is not installed", fix
@@ -124,10 +137,10 @@ def _search_conflicts(settings: Mapping[str, Any]) -> Broken:
     if settings["validation"] == "none" or settings["eval_strategy"] == "no":
         name = "validation" if settings["validation"] == "none" else "eval_strategy"
         what = f"`search` compares scores of validation clips, found `{name}: {settings[name]}`"
-        yield ["search", name], what, f"leave out {name}; the run with the best values may have it again"
+        yield ["search", name], what, f"leave out {name} for the search; the run with the best values may use it"
     if settings["test_fold"] == "all" or len(fold_numbers(settings["test_fold"])) > 1:
-        what = f"`search` holds one test fold out, found `test_fold: {settings['test_fold']}`"
-        fix = "give one, such as 10; a search for each, in an --output_dir of its own, if each is to be tested"
+        what = f"`search` needs a single test fold, found `test_fold: {settings['test_fold']}`"
+        fix = "give one, such as 10; to search for several folds, give each its own --output_dir"
         yield ["search", "test_fold"], what, fix
     if not find_spec("optuna"):
         fix = "pip install 'urbansound-hf[search]', or pip install optuna"
@@ -135,7 +148,7 @@ def _search_conflicts(settings: Mapping[str, Any]) -> Broken:
 
 
 def _effects(words: Sequence[str], place: str) -> list[UserError]:
-    """What `augment` does not understand of its words."""
+    """Mistakes in the effects of `augment`."""
     try:
         parse_effects(words)
     except UserErrors as errors:
@@ -162,13 +175,6 @@ def _validation_conflicts(settings: Mapping[str, Any]) -> Broken:
         what = f"`load_best_model_at_end` needs a checkpoint of every evaluation, found {found}"
         names = ["load_best_model_at_end", "eval_strategy", "save_strategy"]
         yield names, what, f"save_strategy: {evaluated}, or load_best_model_at_end: false"
-
-
-def fold_numbers(text: str) -> list[int]:
-    """`"5,1,5"` → `[1, 5]`; nothing where the text is not a list of whole numbers. Which are there, the data know."""
-    items = [item.strip() for item in text.split(",")]
-    valid = all(item.isdecimal() for item in items)
-    return sorted({int(item) for item in items}) if valid else []
 
 
 def _places(names: list[str], origin: Mapping[str, str]) -> str:

@@ -1,19 +1,18 @@
-"""Which rows train, validate and test.
+"""Training, validation and test splits as plain functions of columns.
 
 UrbanSound8K's ten folds keep the slices of one recording together. Reshuffling them puts near-copies of the training
-clips into the test set and inflates the score by ten points and more; so `official` is the default, and the other
-splits say what they are wherever their numbers stand.
+clips into the test set and inflates the score by ten points and more; so `official` is the default, and the results of
+the other splits name their split.
 
     urbansound-hf leaks CSV [--json]          the leak report of a table of clips
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import listed
@@ -21,9 +20,9 @@ from urbansound_hf.text import listed
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts, and how they came about.
+    """The clip indices of the three parts, and the folds they come from.
 
-    `name` becomes the run's folder; `warning` ("" if none) stands beside every number of such a split.
+    `name` is the folder of the run; `warning` ("" if none) is shown beside every score of the split.
     """
 
     name: str
@@ -34,6 +33,68 @@ class Split:
     validation_fold: int | None = None
     train_folds: list[int] = field(default_factory=list)
     warning: str = ""
+
+
+def wanted_splits(
+    columns: Mapping[str, Sequence], kind: str, test_fold: str, validation: str = "next_fold", seed: int = 0
+) -> list[Split]:
+    """The splits that `--split`, `--test_fold` and `--validation` ask for: one, or one for each test fold.
+
+    Args:
+        columns: `label` and, where the data have them, `fold`, `group` and `split`; one value per clip.
+        kind: "official", "grouped" or "random".
+        test_fold: "10", "1,3,5" or "all".
+        validation: "next_fold" or "none"; used with folds only.
+        seed: of the grouped and random splits.
+
+    Raises:
+        UserError: the data lack the columns or the folds, or are too few.
+    """
+    if kind == "official" and "fold" in columns:
+        folds = columns["fold"]
+        return [official(folds, fold, validation) for fold in chosen_folds(test_fold, sorted(set(folds)))]
+    if test_fold == "all" or "," in test_fold:
+        fix = "leave --test_fold out" if "fold" not in columns else "leave --split out"
+        what = "several test folds need data with a fold column, and --split official"
+        raise UserError(what, f"--test_fold {test_fold}", fix)
+    if kind == "random":
+        return [random(columns["label"], seed)]
+    if kind == "grouped":
+        if "group" not in columns:
+            what = "--split grouped needs to know which clips share a recording, and the data has no group column"
+            fix = "give the metadata a group (or recording, speaker) column, or use --split random"
+            raise UserError(what, "--split", fix)
+        return [grouped(columns["label"], columns["group"], seed)]
+    if "split" in columns:
+        return [predefined(columns["split"], columns["label"], seed)]
+    what = "--split official needs a fold column, or train/validation/test parts, and the data has neither"
+    raise UserError(
+        what, "--split", "use --split grouped" if "group" in columns else "add a fold column, or use --split random"
+    )
+
+
+def fold_numbers(text: str) -> list[int]:
+    """`"5,1,5"` → `[1, 5]`; empty where the text is no list of whole numbers."""
+    items = [item.strip() for item in text.split(",")]
+    valid = all(item.isdecimal() for item in items)
+    return sorted({int(item) for item in items}) if valid else []
+
+
+def chosen_folds(test_fold: str, present: Sequence[int]) -> list[int]:
+    """The folds to test on in turn, sorted.
+
+    Args:
+        test_fold: "10", "1,3,5" or "all".
+        present: the folds of the data.
+
+    Raises:
+        UserError: a fold that was asked for is not there.
+    """
+    wanted = present if test_fold == "all" else fold_numbers(test_fold)
+    if missing := sorted(set(wanted) - set(present)):
+        what = f"the data has no clip of test fold {', '.join(map(str, missing))}"
+        raise UserError(what, "--test_fold", f"there are {', '.join(map(str, present))}")
+    return sorted(set(wanted))
 
 
 def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold") -> Split:
@@ -74,7 +135,9 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
 
 
 def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Split:
-    """About 80/10/10 by recording, classes kept in proportion: no recording is in two parts."""
+    """About 80/10/10 by recording, stratified by class: no recording is in two parts."""
+    from sklearn.model_selection import StratifiedGroupKFold  # a second, for which checking flags does not wait
+
     if len(set(groups)) < 10:
         raise UserError(
             f"--split grouped needs at least 10 recordings to make ten parts, found {len(set(groups))}",
@@ -84,7 +147,7 @@ def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Spli
     if (most := np.bincount(labels).max()) < 10:
         found = f"--split grouped needs a class of 10 clips to make ten parts, the largest has {most}"
         raise UserError(found, "--split", "bring more clips, or give the data a fold column")
-    # A clip of which the recording is not known is one of its own.
+    # A clip whose recording is unknown counts as a recording of its own.
     groups = [f"of clip {row}" if group in ("", None) else str(group) for row, group in enumerate(groups)]
     parts = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed).split(labels, labels, groups)
     (_, test), (_, validation), *_ = parts
@@ -93,7 +156,9 @@ def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Spli
 
 
 def random(labels: Sequence[int], seed: int = 0) -> Split:
-    """80/10/10 stratified by class with no regard to recordings, as tutorials do it: leaky, and it says so."""
+    """80/10/10 stratified by class, regardless of recordings, as in many tutorials: leaky, which `warning` says."""
+    from sklearn.model_selection import train_test_split
+
     rows, by_class = np.arange(len(labels)), np.asarray(labels)
     rare = int(np.bincount(by_class)[np.unique(by_class)].min())
     if rare < 10:
@@ -109,7 +174,9 @@ def random(labels: Sequence[int], seed: int = 0) -> Split:
 
 
 def predefined(splits: Sequence[str], labels: Sequence[int], seed: int = 0) -> Split:
-    """The data set's own train, validation and test parts; without a validation part, a tenth of train serves."""
+    """The data set's own train, validation and test parts; without a validation part, a tenth of train is used."""
+    from sklearn.model_selection import train_test_split
+
     part_of = np.asarray(splits)
     parts = {part: np.flatnonzero(part_of == part) for part in ("train", "validation", "test")}
     missing = [part for part in ("train", "test") if not len(parts[part])]

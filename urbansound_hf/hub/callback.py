@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from urbansound_hf.config.arguments import RunConfig
-from urbansound_hf.config.checks import fold_numbers
-from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
 from urbansound_hf.hub.files import File, belongs, model_files
 from urbansound_hf.hub.push import Target, check_upload, push_run, upload
@@ -81,37 +77,3 @@ def keep(files: Mapping[str, File], folder: Path) -> dict[str, Path]:
         except OSError:  # a file system without hard links
             shutil.copyfile(str(path), folder / name)
     return {name: folder / name for name in files}
-
-
-def check_push(config: RunConfig) -> None:
-    """Tells what stands in the way of a push before anything is prepared; makes the first repository.
-
-    Raises:
-        NotPushed: no token, no right to write there, no connection.
-    """
-    if config.training.push_to_hub and config.training.process_index == 0:
-        first = (fold_numbers(config.data.test_fold) or [1])[0]
-        check_upload(push_target(config, f"fold{first}"))
-
-
-def pusher(config: RunConfig, split: Split) -> Pusher | None:
-    """What pushes this run, if it is to be pushed; one process of several does."""
-    arguments = config.training
-    if not arguments.push_to_hub or arguments.process_index != 0:
-        return None
-    strategy = (
-        "end" if config.model.lora_rank else HubStrategy(arguments.hub_strategy).value
-    )  # until merged, LoRA opens nowhere
-    return Pusher(push_target(config, split.name), strategy, arguments.hub_always_push)
-
-
-def push_target(config: RunConfig, split: str) -> Target:
-    """Where the run of a split goes: of several test folds, each to a repository of its own."""
-    arguments = config.training
-    several = config.data.test_fold == "all" or "," in config.data.test_fold
-    return Target(
-        f"{arguments.hub_model_id}-{split}" if several else str(arguments.hub_model_id),
-        private=arguments.hub_private_repo,
-        revision=arguments.hub_revision,
-        token=arguments.hub_token,
-    )

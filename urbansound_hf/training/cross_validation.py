@@ -31,8 +31,6 @@ from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import receipts
 from urbansound_hf.evaluation.receipts import Stopwatch, begin_receipt, write_receipt
-from urbansound_hf.hub import callback
-from urbansound_hf.hub.callback import check_push
 from urbansound_hf.layout import RESOLVED, finished
 from urbansound_hf.models import checkpoint
 from urbansound_hf.reports.model_card import write_card
@@ -40,14 +38,16 @@ from urbansound_hf.reports.run_report import refuse_mismatches, run_summary, wri
 from urbansound_hf.training.experiment import (
     Experiment,
     check_checkpoint,
+    check_push,
     finished_folds,
     interrupted,
     locked_folder,
+    planned_splits,
     prepare_experiment,
+    push_callback,
     refuse_mixtures,
     report_leaks,
     unfinished_splits,
-    wanted_splits,
 )
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.search import run_search
@@ -71,7 +71,7 @@ def run_experiment(config: RunConfig) -> int:
 def _run_folds(config: RunConfig) -> int:
     check_push(config)
     experiment = prepare_experiment(config)
-    wanted = list(wanted_splits(experiment))
+    wanted = planned_splits(experiment)
     waiting = list(unfinished_splits(experiment, wanted))
     check_checkpoint(experiment, wanted)
     refuse_mixtures(experiment, wanted, waiting)
@@ -131,7 +131,7 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
     with config.training.main_process_first(desc="the run's folder"):
         if config.training.process_index == 0:
             make_folder(experiment, split)
-    pusher = callback.pusher(config, split)
+    pusher = push_callback(config, split.name)
     with Stopwatch() as watch:
         facts, callbacks = {"leaks": leaks[split.name]}, [pusher] if pusher else []
         metrics = train_and_evaluate(config, experiment.sounds, split, folder, facts, callbacks)

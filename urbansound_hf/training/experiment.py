@@ -1,4 +1,4 @@
-"""The schema of a run: every flag is a field below, with its default and its help, and there is no other schema."""
+"""What all runs of one command share: data, splits, receipt, and checks of the output folder and the Hub."""
 
 from __future__ import annotations
 
@@ -11,48 +11,31 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from transformers.trainer_utils import HubStrategy
 
 from urbansound_hf import progress
 from urbansound_hf.audio import resampling
-from urbansound_hf.config.arguments import DataArguments, RunConfig
-from urbansound_hf.config.checks import ALL_FOLDS, fold_numbers
+from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import key_values
-from urbansound_hf.data import splits
 from urbansound_hf.data.fingerprints import audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
-from urbansound_hf.data.splits import Split
+from urbansound_hf.data.splits import Split, fold_numbers, wanted_splits
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.receipts import begun_receipt, environment, mismatches
 from urbansound_hf.evaluation.runs import read_run
+from urbansound_hf.hub.callback import Pusher
 from urbansound_hf.hub.files import TOKEN
+from urbansound_hf.hub.push import Target, check_upload
 from urbansound_hf.layout import RECEIPT, finished
 from urbansound_hf.models import checkpoint
 from urbansound_hf.models.linear_probe import linear_layers
 from urbansound_hf.training.loading import configured_extractor, configured_model
 
 
-def chosen_folds(data: DataArguments, present: Sequence[int] = ALL_FOLDS) -> list[int]:
-    """The folds to hold out in turn, sorted.
-
-    Args:
-        present: the folds that the data has.
-
-    Raises:
-        UserError: one that was asked for is not there.
-    """
-    wanted = present if data.test_fold == "all" else fold_numbers(data.test_fold)
-    if missing := sorted(set(wanted) - set(present)):
-        there = ", ".join(map(str, present))
-        raise UserError(
-            f"the data has no clip of test fold {', '.join(map(str, missing))}", "--test_fold", f"there are {there}"
-        )
-    return sorted(set(wanted))
-
-
 @dataclass(frozen=True)
 class Experiment:
-    """What all folds share: config, data, and a receipt of how things stood when the command was given."""
+    """What all runs of one command share: the config, the data, and the receipt begun when the command started."""
 
     config: RunConfig
     sounds: Sounds
@@ -66,17 +49,21 @@ class Experiment:
         return self.output_dir / split.name
 
     def say(self, text: str) -> None:
-        """Prints once, however many processes run; nothing with --quiet."""
+        """Prints a line in the first process only; nothing with --quiet."""
         if self.config.training.process_index == 0:
             progress.say(text)
 
 
 def prepare_experiment(config: RunConfig) -> Experiment:
-    """Decodes the data, resampled to the rate that the model's feature extractor wants, and begins the receipt."""
+    """Checks the model's flags, decodes the data at the feature extractor's sampling rate, and begins the receipt.
+
+    Raises:
+        UserError: a mistake in a flag of the model or the data, or in the output folder.
+    """
     data = config.data
     check_output_dir(Path(str(config.training.output_dir)))
     extractor = configured_extractor(config)
-    # Seconds, and a mistake in the model's flags is told before an hour of decoding: two labels will do.
+    # This takes seconds, and reports a mistake in the model's flags before an hour of decoding; two labels suffice.
     with checkpoint.quietly(local=True):
         named = list(key_values(config.model.head_from or (), "--head_from"))
         model = configured_model(config, [*named, "a", "b"])
@@ -114,10 +101,10 @@ def prepare_experiment(config: RunConfig) -> Experiment:
 
 @contextmanager
 def locked_folder(experiment: Experiment, folder: Path, doing: str) -> Iterator[None]:
-    """One command at a time is at work in a folder; the first of its processes holds the lock, beside the folder.
+    """Locks a folder for one command; the first of its processes holds the lock file, which lies beside the folder.
 
     Raises:
-        UserError: another command is `doing` something in it.
+        UserError: another command is `doing` ("training", "searching") in it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
@@ -134,52 +121,23 @@ def locked_folder(experiment: Experiment, folder: Path, doing: str) -> Iterator[
 
 
 def check_output_dir(folder: Path) -> None:
-    """Raises UserError where no folder can be made."""
+    """Raises UserError if the folder cannot be created because a file is in its way."""
     above = next(path for path in [folder, *folder.absolute().parents] if path.exists())
     if not above.is_dir():
-        raise UserError(f"the runs go into a folder, {above} is a file", "--output_dir", "give another name")
-
-
-def wanted_splits(experiment: Experiment) -> Iterator[Split]:
-    """The splits that the config asks for: one, or one for each test fold.
-
-    Raises:
-        UserError: the data lack what it takes, or the folds.
-    """
-    config, sounds = experiment.config, experiment.sounds
-    columns, rows, seed = sounds.dataset.column_names, sounds.dataset, config.training.seed
-    if config.data.split == "official" and "fold" in columns:
-        for fold in chosen_folds(config.data, sorted(set(rows["fold"]))):
-            yield splits.official(rows["fold"], fold, config.data.validation)
-        return
-    if config.data.test_fold == "all" or "," in config.data.test_fold:
         raise UserError(
-            "several test folds need data with a fold column, and --split official",
-            f"--test_fold {config.data.test_fold}",
-            "leave --test_fold out" if "fold" not in columns else "leave --split out",
+            f"the output folder cannot be created: {above} is a file", "--output_dir", "give another folder"
         )
-    if config.data.split == "random":
-        yield splits.random(rows["label"], seed)
-    elif config.data.split == "grouped":
-        if "group" not in columns:
-            raise UserError(
-                "--split grouped needs to know which clips share a recording, and the data has no group column",
-                "--split",
-                "give the metadata a group (or recording, speaker) column, or use --split random",
-            )
-        yield splits.grouped(rows["label"], rows["group"], seed)
-    elif "split" in columns:
-        yield splits.predefined(rows["split"], rows["label"], seed)
-    else:
-        raise UserError(
-            "--split official needs a fold column, or train/validation/test parts, and the data has neither",
-            "--split",
-            "use --split grouped" if "group" in columns else "add a fold column, or use --split random",
-        )
+
+
+def planned_splits(experiment: Experiment) -> list[Split]:
+    """The splits that the config asks for: one, or one for each test fold. Raises UserError as `wanted_splits`."""
+    clips, data = experiment.sounds.dataset, experiment.config.data
+    columns = {name: clips[name][:] for name in ("label", "fold", "group", "split") if name in clips.column_names}
+    return wanted_splits(columns, data.split, data.test_fold, data.validation, experiment.config.training.seed)
 
 
 def unfinished_splits(experiment: Experiment, wanted: Sequence[Split]) -> Iterator[Split]:
-    """Those that are still to be run.
+    """The splits without a finished run.
 
     Raises:
         UserError: only one is wanted, and it is finished.
@@ -196,16 +154,16 @@ def unfinished_splits(experiment: Experiment, wanted: Sequence[Split]) -> Iterat
 
 
 def refuse_mixtures(experiment: Experiment, wanted: Sequence[Split], waiting: Sequence[Split]) -> None:
-    """Looks, before anything is trained, for runs of other experiments in the output folder.
+    """Checks, before anything is trained, that runs of other experiments in the output folder are not mixed in.
 
     Raises:
-        UserError: one of them was interrupted, and would be continued as if it were of this one; or finished folds
-            could not be gathered with several new ones. A single new one may stand beside others, with a note.
+        UserError: an interrupted run of another experiment would be continued, or finished folds of another one could
+            not be gathered with several new ones. A single new one only prints a note.
     """
     now = {"this run": experiment.receipt}
     for split in filter(lambda split: interrupted(experiment, split), waiting):
         before = begun_receipt(experiment.folder(split))
-        differ = mismatches([], {"the interrupted run": before, **now}) if before else ["unknown which"]
+        differ = mismatches([], {"the interrupted run": before, **now}) if before else ["no record of its values"]
         if differ:
             raise UserError(
                 f"an interrupted run of another experiment lies here: {'; '.join(differ)}",
@@ -226,7 +184,7 @@ def refuse_mixtures(experiment: Experiment, wanted: Sequence[Split], waiting: Se
 
 
 def check_checkpoint(experiment: Experiment, wanted: Sequence[Split]) -> None:
-    """Raises UserError where the checkpoint that --resume_from_checkpoint names must not or cannot be continued."""
+    """Raises UserError if the checkpoint that --resume_from_checkpoint names must not be continued."""
     arguments = experiment.config.training
     named = str(arguments.resume_from_checkpoint or "last")
     if named.lower() in ("last", "true", "false"):
@@ -235,14 +193,14 @@ def check_checkpoint(experiment: Experiment, wanted: Sequence[Split]) -> None:
         raise UserError(
             "a checkpoint of one fold has been trained on the test clips of the others",
             f"--resume_from_checkpoint {named}",
-            "leave it out: each fold goes on from its own",
+            "leave it out: each fold continues from its own checkpoint",
         )
     if arguments.overwrite and experiment.folder(wanted[0]).resolve() in Path(named).resolve().parents:
-        raise UserError("--overwrite would remove the checkpoint to go on from", named, "give another --output_dir")
+        raise UserError("--overwrite would remove the checkpoint to continue from", named, "give another --output_dir")
 
 
 def interrupted(experiment: Experiment, split: Split) -> bool:
-    """Whether this split's folder holds a whole checkpoint to continue from."""
+    """Whether this split's folder holds a complete checkpoint to continue from."""
     arguments = experiment.config.training
     if arguments.overwrite or str(arguments.resume_from_checkpoint).lower() == "false":
         return False
@@ -256,10 +214,10 @@ def finished_folds(output_dir: Path) -> list[Path]:
 
 
 def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:
-    """What the test rows share with the training rows; printed, and kept in metrics.json.
+    """The leak report of a split: recordings and clips that training and test share; printed.
 
     Raises:
-        UserError: folds that should keep recordings apart do not.
+        UserError: a recording is in several parts of a split that should keep recordings apart.
     """
     data, config = experiment.sounds.dataset, experiment.config
     columns = {name: data[name][:] for name in ("group", "label", "start", "end") if name in data.column_names}
@@ -270,3 +228,36 @@ def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:
     known = KNOWN if experiment.sounds.name == "UrbanSound8K" else frozenset()
     check_leaks(found, "official" if split.test_fold is not None else split.name, known)
     return found
+
+
+def check_push(config: RunConfig) -> None:
+    """Checks, before anything is prepared, that the Hub accepts a push; creates the first repository.
+
+    Raises:
+        NotPushed: no token, no right to write there, no connection.
+    """
+    if config.training.push_to_hub and config.training.process_index == 0:
+        first = (fold_numbers(config.data.test_fold) or [1])[0]
+        check_upload(push_target(config, f"fold{first}"))
+
+
+def push_callback(config: RunConfig, split: str) -> Pusher | None:
+    """The callback that pushes the run of a split; None without `--push_to_hub`, and in all but the first process."""
+    arguments = config.training
+    if not arguments.push_to_hub or arguments.process_index != 0:
+        return None
+    # Until LoRA's matrices are merged into the weights, its checkpoints open nowhere.
+    strategy = "end" if config.model.lora_rank else HubStrategy(arguments.hub_strategy).value
+    return Pusher(push_target(config, split), strategy, arguments.hub_always_push)
+
+
+def push_target(config: RunConfig, split: str) -> Target:
+    """The repository of a split's run; with several test folds, each has its own."""
+    arguments = config.training
+    several = config.data.test_fold == "all" or "," in config.data.test_fold
+    return Target(
+        f"{arguments.hub_model_id}-{split}" if several else str(arguments.hub_model_id),
+        private=arguments.hub_private_repo,
+        revision=arguments.hub_revision,
+        token=arguments.hub_token,
+    )

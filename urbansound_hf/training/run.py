@@ -269,7 +269,7 @@ def prepare_rows(
     Where the recipe changes waveforms, the training part holds those.
     """
     recipe = config.recipe
-    probing = config.model.freeze == "backbone" and not config.model.unfreeze_last_n and not recipe.changes_rows
+    probing = config.model.freeze == "backbone" and not config.model.unfreeze_last_n and not recipe.changes_inputs
     heard = _hearing(config, sounds, model)
     with config.training.main_process_first(desc="feature extraction"):
         evaluated = heard(extractor, shifts=recipe.test_time_shifts)
@@ -323,7 +323,7 @@ def training_rows(
     config: RunConfig, rows: datasets.Dataset, extractor: FeatureExtractor, classes: int
 ) -> datasets.Dataset | AugmentedRows:
     """The training part as the recipe wants it: as it was prepared, or another sound each epoch."""
-    if not config.recipe.changes_rows:
+    if not config.recipe.changes_inputs:
         return rows
     return AugmentedRows(
         rows, config.recipe, extractor, window_samples(config, extractor), classes, config.training.seed

@@ -38,7 +38,13 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
 from urbansound_hf.reports.search import finished_trials, write_search_report
-from urbansound_hf.training.experiment import Experiment, locked_folder, prepare_experiment, report_leaks, wanted_splits
+from urbansound_hf.training.experiment import (
+    Experiment,
+    locked_folder,
+    planned_splits,
+    prepare_experiment,
+    report_leaks,
+)
 from urbansound_hf.training.run import make_trainer, prepare_training, training_rows
 
 if TYPE_CHECKING:
@@ -55,7 +61,7 @@ def run_search(config: RunConfig) -> int:
         UserError: the data or what lies in the folder do not allow it, or no trial came to its end.
     """
     experiment = prepare_experiment(config)
-    (split,) = wanted_splits(experiment)
+    (split,) = planned_splits(experiment)
     report_leaks(experiment, split)
     folder, first = experiment.output_dir / FOLDER, config.training.process_index == 0
     with locked_folder(experiment, folder, "searching"):
