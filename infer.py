@@ -7,4 +7,4 @@ from urbansound_hf.cli import infer
 from urbansound_hf.errors import exit_code
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: infer(sys.argv[1:])))
+    sys.exit(exit_code(lambda: infer(sys.argv[1:], prog="infer.py")))

@@ -6,4 +6,4 @@ from urbansound_hf.cli import train
 from urbansound_hf.errors import exit_code
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: train(sys.argv[1:])))
+    sys.exit(exit_code(lambda: train(sys.argv[1:], prog="train.py")))

@@ -1,4 +1,4 @@
-"""The command `urbansound-hf` and its sub-commands; train.py and infer.py are the first two of them.
+"""The command `urbansound-hf` and its sub-commands; train.py and infer.py are two of them.
 
 Each sub-command is a `main(argv) -> exit code` in the package that does the work, imported when it is called.
 """
@@ -20,10 +20,7 @@ COMMANDS = {
     "compare": ("urbansound_hf.reports.__main__:compare_main", "compare two runs, paired by clip"),
     "crossval": ("urbansound_hf.training.cross_validation:main", "gather the finished folds of one experiment"),
     "leaks": ("urbansound_hf.data.leaks:main", "report what the folds of a metadata table share"),
-    "data": (
-        "urbansound_hf.data.__main__:main",
-        "prepare UrbanSound8K (downloaded if need be), or write the synthetic set",
-    ),
+    "data": ("urbansound_hf.data.__main__:main", "prepare UrbanSound8K, or write the synthetic data set"),
     "figures": ("urbansound_hf.plots.__main__:main", "draw a sound, a data set or runs"),
     "models": ("urbansound_hf.models.__main__:main", "list the model families, or convert published weights"),
     "app": ("urbansound_hf.app.__main__:main", "serve the browser page that classifies sounds"),
@@ -31,29 +28,29 @@ COMMANDS = {
 }
 EXIT_CODES = "Exit code 1: some inputs unreadable; 2: all of them, or wrong usage."
 DEFAULT_CONFIG = "wav2vec2_base"
-CLAP = "laion/clap-htsat-unfused"  # which --labels asks where no --model is given
+CLAP = "laion/clap-htsat-unfused"  # the model of --labels where --model is not given
 
 
-def _infer_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("infer.py", description=infer.__doc__, epilog=EXIT_CODES)
+def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog, description="Classify sounds with a checkpoint.", epilog=EXIT_CODES)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder (recursive), glob, or - for a sound on standard input")
     add("--model", metavar="DIR_OR_HUB_ID", help="a checkpoint (default: the newest finished run under outputs/)")
-    add("--labels", metavar="A,B,...", help=f"choose from these, untrained, with a CLAP for --model (default: {CLAP})")
+    add("--labels", metavar="A,B,...", help=f"zero-shot: score these labels with a CLAP model (default: {CLAP})")
     add("--revision", help="branch, tag or commit of a Hub id")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
-    add("--top_k", type=int, default=5, help="labels for each sound (default: 5)")
+    add("--top_k", type=int, default=5, help="number of labels printed for each sound (default: 5)")
     add("--format", choices=("table", "jsonl", "csv"), help="default: by the suffix of --output, else table")
-    add("--output", metavar="FILE", help="write there, once complete, instead of standard output")
-    add("--plot", metavar="PATH", help="draw the sound and its classes: a .png, .svg or .pdf; of several, a folder")
-    add("--window_seconds", type=float, help="a longer recording becomes a timeline of windows (default: as trained)")
-    add("--hop_seconds", type=float, help="from window to window (default: half a window)")
-    add("--batch_size", type=int, default=8, help="windows that go through the model together (default: 8)")
+    add("--output", metavar="FILE", help="write the result to this file instead of standard output")
+    add("--plot", metavar="PATH", help="plot sound and scores: a .png, .svg or .pdf file; a folder for several sounds")
+    add("--window_seconds", type=float, help="window over longer recordings, in seconds (default: as trained)")
+    add("--hop_seconds", type=float, help="step between windows, in seconds (default: half a window)")
+    add("--batch_size", type=int, default=8, help="windows in one forward pass (default: 8)")
     add("--device", help="cpu, cuda, cuda:1… (default: the GPU if there is one)")
-    add("--quiet", action="store_true", help="print nothing but the result")
+    add("--quiet", action="store_true", help="print the result only, no progress")
     args = parser.parse_args(argv)
     if min(args.top_k, args.batch_size) < 1:
-        parser.error("--top_k and --batch_size are at least 1")
+        parser.error("--top_k and --batch_size must be at least 1")
     return args
 
 
@@ -68,9 +65,17 @@ def _classify(sounds: list, args: argparse.Namespace) -> Iterator:
     return model.classify_many(sounds, args.top_k, args.window_seconds, args.hop_seconds, args.batch_size)
 
 
-def infer(argv: Sequence[str]) -> int:
-    """Classifies sounds: files, folders, globs or standard input in; a table, JSON lines or CSV out."""
-    args = _infer_arguments(argv)
+def infer(argv: Sequence[str], prog: str = "urbansound-hf infer") -> int:
+    """Classifies files, folders, globs or standard input; writes a table, JSON lines or CSV.
+
+    Args:
+        argv: the words after the command's name.
+        prog: the command's name in usage lines.
+
+    Returns:
+        0; 1 if some inputs could not be read, 2 if none could.
+    """
+    args = _infer_arguments(argv, prog)
     from urbansound_hf import progress
     from urbansound_hf.inference import inputs, output
 
@@ -91,13 +96,18 @@ def infer(argv: Sequence[str]) -> int:
         return output.write_results(results, args.format or output.format_of(args.output), args.top_k, stream)
 
 
-def train(argv: Sequence[str]) -> int:
-    """Fine-tunes an audio classifier: `[CONFIG] [--flag value …]`; CONFIG is a YAML file or a shipped config's name."""
+def train(argv: Sequence[str], prog: str = "urbansound-hf train") -> int:
+    """Fine-tunes and evaluates a model: `[CONFIG] [--flag value …]`.
+
+    Args:
+        argv: the words after the command's name; CONFIG is a YAML file or the name of a shipped one.
+        prog: the command's name in usage lines.
+    """
     from urbansound_hf.config.parse import config_path, parse_run_config
 
     if argv and not argv[0].startswith("-"):
         argv = [str(config_path(argv[0])), *argv[1:]]
-    run_config = parse_run_config(argv, config_path(DEFAULT_CONFIG))
+    run_config = parse_run_config(argv, config_path(DEFAULT_CONFIG), prog)
 
     from urbansound_hf.training.cross_validation import run_experiment
 
@@ -105,11 +115,10 @@ def train(argv: Sequence[str]) -> int:
 
 
 def overview() -> str:
-    """The text of `urbansound-hf --help`: a line a command."""
+    """The text of `urbansound-hf --help`: one line for each command."""
     lines = [f"  {name:<10}{about}" for name, (_, about) in COMMANDS.items()]
-    return "\n".join(
-        ["usage: urbansound-hf COMMAND [ARGUMENT ...]", "", *lines, "", "COMMAND --help says more of each"]
-    )
+    usage = "usage: urbansound-hf COMMAND [ARGUMENT ...]"
+    return "\n".join([usage, "", *lines, "", "`urbansound-hf COMMAND --help` lists the arguments of a command."])
 
 
 def run(argv: Sequence[str]) -> int:
@@ -129,7 +138,7 @@ def run(argv: Sequence[str]) -> int:
         fix = f"did you mean {near[0]}?" if near else f"give one of {', '.join(COMMANDS)}"
         raise UserError(f"there is no command {argv[0]!r}", "urbansound-hf", fix)
     module, _, function = COMMANDS[argv[0]][0].partition(":")
-    return getattr(importlib.import_module(module), function)(argv[1:])
+    return getattr(importlib.import_module(module), function)(list(argv[1:]))
 
 
 def main() -> int:

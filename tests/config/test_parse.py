@@ -170,7 +170,7 @@ def test_help_lists_ours_first_and_needs_no_config(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         parse_run_config(["--lerning_rate", "--help"], tmp_path / "absent.yaml")
     text = capsys.readouterr().out
-    assert caught.value.code == 0 and text.startswith("usage: train.py [CONFIG.yaml] [--flag value ...]")
+    assert caught.value.code == 0 and text.startswith("usage: urbansound-hf train [CONFIG] [--flag value ...]")
     order = ["data:", "--dataset TEXT", "--clip_seconds FLOAT", "model:", "--freeze {none,feature_encoder,backbone}"]
     order += ["training (", "--overwrite [BOOL]", "--output_dir TEXT", "--learning_rate FLOAT", "--weight_decay FLOAT"]
     places = [text.index(item) for item in order]

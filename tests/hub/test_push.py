@@ -307,7 +307,7 @@ def test_offline_is_told_at_once(loopback, monkeypatch):
 
 def test_only_finished_runs_are_pushed(run_folder):
     (run_folder / "run.json").unlink()
-    with pytest.raises(UserError, match=r"no finished run(.|\n)*come to its end"):
+    with pytest.raises(UserError, match=r"no finished run(.|\n)*let the training finish"):
         run_files(run_folder)
 
 

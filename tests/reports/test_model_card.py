@@ -117,7 +117,7 @@ FOLLOWS = [
     ("run.json", "config.max_steps", 1234, "1,234 updates, 8 clips of 4 s an update"),
     ("run.json", "config.max_steps", -1, "10 epochs, 8 clips of 4 s an update"),
     ("run.json", "config.gradient_accumulation_steps", 4, "32 clips of 4 s an update"),
-    ("run.json", "processes", 2, "accelerate launch --num_processes 2 train.py \\"),
+    ("run.json", "processes", 2, "accelerate launch --num_processes 2 -m urbansound_hf train \\"),
     ("run.json", "environment.hardware.cpu", "Z80", "on 2 CPU cores (Z80): about"),
     ("run.json", "environment.hardware.cores", 1, "on 1 CPU core ("),
     ("run.json", "environment.code.commit", "beef", "git checkout beef\n"),
@@ -322,7 +322,7 @@ def test_the_command_repeats_the_run(run, argv, tmp_path):
     assert str(tmp_path) not in shell
     *_, command = shell.replace("\\\n", " ").strip().splitlines()
     program, script, *words = shlex.split(command)
-    assert (program, script) == ("python", "train.py")
+    assert (program, script) == ("urbansound-hf", "train")
     after = json.loads(json.dumps(parse_run_config(words, DEFAULT_CONFIG).as_dict()))
     matters = (before.keys() | after.keys()) - (INCIDENTAL - {"dataset", "test_fold"})
     assert {key: before.get(key) for key in matters} == {key: after.get(key) for key in matters}

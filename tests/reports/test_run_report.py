@@ -243,7 +243,7 @@ def test_the_summary_names_the_scope(tmp_path):
     folder = write_run(tmp_path / "run", 2)
     text = run_summary(json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder)
     assert "(60 clips; 1 of 10 folds, not comparable)" in text
-    assert f"python infer.py CLIP.wav --model {folder}" in text
+    assert f"urbansound-hf infer CLIP.wav --model {folder}" in text
 
 
 # ---- a cross-validation

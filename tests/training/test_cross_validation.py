@@ -260,7 +260,7 @@ def test_folds_of_single_commands_are_gathered_by_hand(run, copy, whole, monkeyp
 def test_what_cannot_be_gathered(whole, tmp_path):
     with pytest.raises(UserError, match="no finished fold is there to gather") as caught:
         gather_folds(tmp_path)
-    assert caught.value.fix == "run train.py with --test_fold all"
+    assert caught.value.fix == "train with --test_fold all"
     with pytest.raises(UserError, match="no finished fold is there to gather") as caught:
         gather_folds(whole / "fold1")
     assert caught.value.fix == f"this is a single run; give {whole}"

@@ -402,7 +402,7 @@ def test_the_same_command_again_only_tells(searched, command, capsys):
     before = (searched / "study.db").read_bytes()
     assert run(command, "--search", 3) == 0
     out = capsys.readouterr().out
-    assert f"train it: python train.py {searched / 'best.yaml'}" in out and out.count("\n| ") == 4
+    assert f"train it: urbansound-hf train {searched / 'best.yaml'}" in out and out.count("\n| ") == 4
     assert (searched / "study.db").read_bytes() == before
 
 

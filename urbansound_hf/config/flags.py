@@ -189,7 +189,7 @@ def _line(node: yaml.Node) -> int:
 def unknown(pair: Pair, names: Sequence[str]) -> UserError:
     """A flag that nobody knows, with the nearest that somebody does."""
     near = [OTHER_NAMES[pair.name]] if pair.name in OTHER_NAMES else difflib.get_close_matches(pair.name, names, n=1)
-    fix = f"did you mean {pair.sign}{near[0]}?" if near else "train.py --help lists all flags"
+    fix = f"did you mean {pair.sign}{near[0]}?" if near else "--help lists all flags"
     return UserError(f"there is no flag `{pair.name}`", pair.where, fix)
 
 

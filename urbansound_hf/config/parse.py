@@ -18,6 +18,7 @@ from urbansound_hf.layout import PACKAGE_ROOT
 
 CONFIGS = next(folder for folder in (PACKAGE_ROOT / "configs", PACKAGE_ROOT.parent / "configs") if folder.is_dir())
 """The shipped configs: inside an installed package, beside it in a checkout."""
+TRAIN = "urbansound-hf train"
 
 
 def config_path(name: str) -> Path:
@@ -26,7 +27,7 @@ def config_path(name: str) -> Path:
     Raises:
         UserError: there is neither such a file nor such a shipped config.
     """
-    if Path(name).suffix or "/" in name:
+    if Path(name).suffix or Path(name).name != name:
         return Path(name)
     shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
     if name not in shipped:
@@ -36,14 +37,16 @@ def config_path(name: str) -> Path:
     return shipped[name]
 
 
-def parse_run_config(argv: Sequence[str], default_config: Path) -> RunConfig:
+def parse_run_config(argv: Sequence[str], default_config: Path, prog: str = TRAIN) -> RunConfig:
     """Reads `[CONFIG.yaml] [--flag value …]`; the command line wins over the file.
+
+    `prog` is the name of the command in its usage line.
 
     Raises:
         UserErrors: all mistakes of the file and the command line, each with its place and the way out.
         SystemExit: after `--help` was printed.
     """
-    parser = flag_parser()
+    parser = flag_parser(prog)
     if {"--help", "-h"} & set(argv):
         parser.parse_args(["--help"])
     flags = read_flags(parser, argv, default_config)
@@ -63,12 +66,15 @@ def parse_run_config(argv: Sequence[str], default_config: Path) -> RunConfig:
 
 
 SCHEMA = (DataArguments, ModelArguments, RecipeArguments, RunArguments)
-ABOUT = "Every line `flag: value` of the config is the flag --flag value; the command line wins over it."
+ABOUT = (
+    "CONFIG is a YAML file, or the name of a shipped one. "
+    "Every line `flag: value` of it is the flag --flag value; the command line wins over it."
+)
 
 
-def flag_parser() -> FlagParser:
+def flag_parser(prog: str = TRAIN) -> FlagParser:
     """The parser of all flags."""
-    return FlagParser(SCHEMA, prog="train.py", usage="%(prog)s [CONFIG.yaml] [--flag value ...]", description=ABOUT)
+    return FlagParser(SCHEMA, prog=prog, usage="%(prog)s [CONFIG] [--flag value ...]", description=ABOUT)
 
 
 def _part(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
     """
     if not finished(folder):
         inside = sorted(path.parent for path in folder.glob(f"*/{RECEIPT}"))
-        fix = f"give one run: {', '.join(map(str, inside[:10]))}" if inside else "let train.py come to its end"
+        fix = f"give one run: {', '.join(map(str, inside[:10]))}" if inside else "let the training finish"
         raise UserError(f"this is no finished run: there is no {RECEIPT}", str(folder), fix)
     files = _select(folder, [*MODEL, *RESULTS, *FIGURES, *_code(folder)])
     private = private_paths(folder)

@@ -65,7 +65,7 @@ def newest_run(root: Path = Path("outputs")) -> Path:
         raise UserError(
             "no model was named and no finished run was found",
             f"{root}/",
-            "train one (accelerate launch train.py configs/demo.yaml) or give --model FOLDER_OR_HUB_ID",
+            "train one (urbansound-hf train demo) or give --model FOLDER_OR_HUB_ID",
         )
     return max(receipts, key=lambda receipt: receipt.stat().st_mtime).parent
 

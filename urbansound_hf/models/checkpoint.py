@@ -51,7 +51,7 @@ def load_checkpoint(
         raise UserError(
             f"the checkpoint is not a trained classifier: it holds no {', '.join(untrained)}",
             str(name_or_path),
-            "fine-tune it first (train.py --model_name_or_path …) and give the folder of that run",
+            "fine-tune it first (urbansound-hf train --model_name_or_path …) and give the folder of that run",
         )
     return model, feature_extractor
 

@@ -346,7 +346,8 @@ def command(receipt: Mapping[str, Any], output_dir: str) -> str:
     if config["dataset"] not in ("urbansound8k", "synthetic") and not hub_dataset(receipt):
         config["dataset"] = "DATA_FOLDER"
     processes = receipt["processes"]
-    start = f"accelerate launch --num_processes {processes} train.py" if processes > 1 else "python train.py"
+    launch = f"accelerate launch --num_processes {processes} -m urbansound_hf train"
+    start = launch if processes > 1 else "urbansound-hf train"
     flags = {**changed(config), "output_dir": output_dir}
     return " \\\n  ".join([start, *(shlex.join([f"--{name}", *_words(name, flags[name])]) for name in flags)])
 

@@ -137,7 +137,7 @@ def run_summary(metrics: Mapping[str, Any], folder: Path) -> str:
         f"protocol       {markdown.protocol(metrics)}",
         *[f"note           {note}" for note in metrics["notes"]],
         f"checkpoint     {folder}",
-        f"try it         python infer.py CLIP.wav --model {folder}",
+        f"try it         urbansound-hf infer CLIP.wav --model {folder}",
     ]
     return "\n".join(lines)
 

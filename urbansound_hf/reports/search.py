@@ -83,7 +83,7 @@ def write_search_report(folder: Path, study: optuna.Study, config: RunConfig, sp
     write_best(folder, study, space, config, split)
     (folder / "report.md").write_text(search_page(study, space, shares, metric, split), encoding="utf-8")
     best = trial_table(study, space, metric, SHOWN)
-    return f"{best}\n\nreport:   {folder / 'report.md'}\ntrain it: python train.py {folder / BEST}"
+    return f"{best}\n\nreport:   {folder / 'report.md'}\ntrain it: urbansound-hf train {folder / BEST}"
 
 
 def shown(values: Mapping[str, Any]) -> str:
@@ -152,7 +152,7 @@ def write_best(folder: Path, study: optuna.Study, space: Space, config: RunConfi
         f"The best of {len(finished_trials(study))} trials of a search ({folder}, trial {best.number}).",
         f"Score    {config.training.metric_for_best_model} {best.value:.4f} on {validated}.",
         f"Test     on {held_out}, which took no part; other folds had a say in these values, and would flatter them.",
-        f"Command  python train.py {folder / BEST}",
+        f"Command  urbansound-hf train {folder / BEST}",
         f"Found    {shown(values)}",
     ]
     text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)

@@ -169,7 +169,7 @@ def make_folder(experiment: Experiment, split: Split) -> None:
     own = {name: value for name, value in settings.items() if name not in ("output_dir", "overwrite")}
     resolved = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
     (folder / RESOLVED).write_text(
-        f"# this run's resolved config: python train.py {RESOLVED} repeats it\n{resolved}", encoding="utf-8"
+        f"# this run's resolved config: urbansound-hf train {RESOLVED} repeats it\n{resolved}", encoding="utf-8"
     )
 
 
@@ -188,11 +188,7 @@ def gather_folds(output_dir: Path, force: bool = False) -> dict[str, Any]:
     runs = finished_folds(output_dir)
     if not runs:
         alone = finished(output_dir)
-        fix = (
-            f"this is a single run; give {output_dir.resolve().parent}"
-            if alone
-            else "run train.py with --test_fold all"
-        )
+        fix = f"this is a single run; give {output_dir.resolve().parent}" if alone else "train with --test_fold all"
         raise UserError("no finished fold is there to gather", str(output_dir), fix)
     mismatches = receipts.mismatches(runs)
     refuse_mismatches(mismatches, output_dir, force)

@@ -225,7 +225,7 @@ def _check_is_file(path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser("urbansound-hf models.ecapa_tdnn", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("urbansound-hf models ecapa_tdnn", description=__doc__.split("\n")[0])
     command = parser.add_subparsers(required=True).add_parser("convert", help="SpeechBrain folder → checkpoint folder")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="hyperparams.yaml, *.ckpt and label_encoder.txt")
     command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the folder to write")
@@ -236,6 +236,6 @@ def main(arguments: list[str] | None = None) -> int:
             convert(chosen.folder, chosen.out_dir)
         except ImportError as error:
             raise UserError(str(error)) from error
-        print(f"wrote {chosen.out_dir}: python infer.py --model {chosen.out_dir} clip.wav")
+        print(f"wrote {chosen.out_dir}: urbansound-hf infer --model {chosen.out_dir} clip.wav")
 
     return exit_code(run)

@@ -180,7 +180,7 @@ def _not_yamnet(what: str, where: str) -> UserError:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser("urbansound-hf models.yamnet", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("urbansound-hf models yamnet", description=__doc__.split("\n")[0])
     command = parser.add_subparsers(required=True).add_parser("convert", help="ONNX graph → checkpoint folder")
     command.add_argument("model", type=Path, metavar="MODEL.onnx", help="the graph; model.data and the CSV beside it")
     command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the folder to write")
@@ -188,6 +188,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     def run() -> None:
         convert(chosen.model, chosen.out_dir)
-        print(f"wrote {chosen.out_dir}: python infer.py --model {chosen.out_dir} clip.wav")
+        print(f"wrote {chosen.out_dir}: urbansound-hf infer --model {chosen.out_dir} clip.wav")
 
     return exit_code(run)

@@ -1,0 +1,105 @@
+"""The command `urbansound-hf`: each sub-command from an empty folder, its usage line, its exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from urbansound_hf import __version__, cli
+from urbansound_hf.errors import exit_code
+
+NESTED = [
+    ["data", "synthetic"], ["hub", "push"], ["hub", "data"], ["hub", "space"], ["models", "yamnet"],
+    ["models", "yamnet", "convert"], ["models", "ecapa_tdnn"], ["models", "ecapa_tdnn", "convert"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs the command in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run_command(*words: str) -> tuple[int, str, str]:
+        try:
+            code = exit_code(lambda: cli.run(words))
+        except SystemExit as leaving:
+            code = leaving.code
+        return code, *capsys.readouterr()
+
+    return run_command
+
+
+def test_help_fits_a_screen_and_names_every_command(run):
+    code, out, _ = run("--help")
+    lines = out.splitlines()
+    assert code == 0 and len(lines) <= 24 and max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(cli.COMMANDS)
+    assert run() == (2, out, "")
+    assert run("--version") == (0, f"urbansound-hf {__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [*([name] for name in cli.COMMANDS), *NESTED], ids=" ".join)
+def test_usage_lines_name_the_command(words, run):
+    code, out, err = run(*words, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: urbansound-hf {' '.join(words)} [")
+    assert "python -m" not in out and ".py" not in out.replace("docs/", "").split("\n\n")[0]
+
+
+@pytest.mark.parametrize("script", ["train.py", "infer.py"])
+def test_usage_lines_of_the_scripts_name_the_scripts(script, tmp_path):
+    found = subprocess.run(
+        [sys.executable, str(ROOT / script), "--help"], cwd=tmp_path, capture_output=True, encoding="utf-8", check=True
+    )
+    assert found.stdout.startswith(f"usage: {script} [")
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4, for the CPU time of one process")
+def test_infer_help_imports_nothing_heavy():
+    def cpu_seconds() -> float:
+        process = subprocess.Popen([sys.executable, str(ROOT / "infer.py"), "--help"], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return usage.ru_utime + usage.ru_stime
+
+    assert min(cpu_seconds() for _ in range(3)) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "there is no command 'trian'\n  where: urbansound-hf\n  fix:   did you mean train?"),
+        (["quit"], "give one of train, infer, report"),
+        (["train", "demoo"], "there is no config demoo\n  fix:   did you mean demo?"),
+        (["train", "zzz"], "the shipped ones are ast, clap, cnn"),
+        (["train", "mine.yaml"], "the config does not exist or cannot be read\n  where: mine.yaml"),
+        (["train", "ast", "--test_fold", "all", "--freeze", "al"], "`freeze` must be one of none, feature_encoder"),
+        (["infer", "clip.wav"], "urbansound-hf train demo"),
+        (["report", "outputs"], "outputs"),
+        (["compare", "one", "two"], "one"),
+        (["crossval", "outputs"], "no finished fold is there to gather"),
+        (["leaks", "table.csv"], "table.csv"),
+        (["figures", "clip.wav"], "clip.wav"),
+        (["hub", "push", "outputs", "me/run"], "no finished run"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_a_mistake_has_a_message_and_exit_code_2(words, message, run):
+    code, _, err = run(*words)
+    assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_commands_that_need_no_run_work_in_an_empty_folder(run):
+    assert run("data", "synthetic", "made", "--clips", "1")[0] == 0
+    code, out, _ = run("leaks", "made/metadata/UrbanSound8K.csv")
+    assert code == 0 and "100 clips of 100 recordings in 10 folds" in out
+    assert "yamnet" in run("models")[1]
+    clip = next(Path("made/audio/fold1").glob("*.wav"))
+    assert run("figures", str(clip), "--output", "drawn")[0] == 0 and list(Path("drawn").rglob("*.png"))
