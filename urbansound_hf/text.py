@@ -14,6 +14,11 @@ def listed(values: Sequence[object]) -> str:
     return ", ".join(str(value) for value in values)
 
 
+def counted(count: int, noun: str) -> str:
+    """The number and the noun, in the plural unless there is one: "2 sounds"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def alternatives(names: Sequence[str]) -> str:
     """Joins names as "a, b or c"."""
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -25,7 +25,7 @@ from urbansound_hf.audio.io import load_audio
 from urbansound_hf.data import builder, urbansound8k
 from urbansound_hf.data.__main__ import main
 from urbansound_hf.data.builder import CLIPS_PER_TABLE, processes
-from urbansound_hf.data.loading import load_urbansound8k
+from urbansound_hf.data.loading import SoundRequest, load_sounds, load_urbansound8k
 from urbansound_hf.data.urbansound8k import UrbanSound8K, obtain
 from urbansound_hf.errors import UserError, exit_code
 
@@ -134,10 +134,37 @@ def test_nothing_is_decoded_twice_until_something_changes(tmp_path, decoded):
 def test_the_fingerprint_is_the_datas_own(tmp_path):
     here, there = many(tmp_path / "here", 5), many(tmp_path / "there", 5)
     builders = [UrbanSound8K(here), UrbanSound8K(there)]
-    assert builders[0].fingerprint == builders[1].fingerprint
+    for each in builders:
+        each.load()
+    assert builders[0].fingerprint() == builders[1].fingerprint()
     assert builders[0].hash != builders[1].hash, "written at another time: prepared anew"
     write_csv(there, [record(number) | {"salience": 1} for number in range(5)])
-    assert UrbanSound8K(there).fingerprint != builders[0].fingerprint
+    changed = UrbanSound8K(there)
+    changed.load()
+    assert changed.fingerprint() != builders[0].fingerprint()
+
+
+def test_the_fingerprint_is_of_the_samples_and_computed_once(tmp_path, monkeypatch):
+    root = many(tmp_path / "data", 3)
+    first = load_sounds(SoundRequest(data_dir=str(root)))
+    path = root / "audio/fold1/1000-0-0-0.wav"
+    times, size = path.stat(), path.stat().st_size
+    sound, rate = soundfile.read(path)
+    soundfile.write(path, sound[::-1], rate)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as an archive with fixed times leaves it
+    assert path.stat().st_size == size
+    second = load_sounds(SoundRequest(data_dir=str(root)))
+    np.testing.assert_array_equal(load_audio(second.dataset[0]["audio"]["bytes"]), sound[::-1].astype(np.float32))
+    assert second.fingerprint != first.fingerprint
+    monkeypatch.setattr(UrbanSound8K, "_content_digest", lambda self: pytest.fail("computed again"))
+    assert load_sounds(SoundRequest(data_dir=str(root))).fingerprint == second.fingerprint
+    replaced = path.with_suffix(".new")
+    soundfile.write(replaced, sound, rate, format="WAV")
+    os.utime(replaced, ns=(times.st_atime_ns, times.st_mtime_ns))
+    replaced.replace(path)  # another inode
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    assert load_sounds(SoundRequest(data_dir=str(root))).fingerprint == first.fingerprint
 
 
 def test_the_builder_alone_gives_a_data_set_that_plays_on_the_hub(tmp_path):

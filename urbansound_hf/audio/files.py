@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from urbansound_hf.audio.io import AudioError
-from urbansound_hf.text import first_ten
+from urbansound_hf.text import counted, first_ten
 
 SUFFIXES = frozenset({".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au",
                       ".snd", ".caf", ".w64", ".rf64", ".mp2", ".voc"})  # fmt: skip
@@ -64,9 +64,7 @@ class AudioFiles:
             (self.loops, "to a folder above, not followed", "link"),
         )
         return [
-            f"{len(paths):,} {noun}{'s' * (len(paths) > 1)} {what}: {first_ten(self.names(paths))}"
-            for paths, what, noun in told
-            if paths
+            f"{counted(len(paths), noun)} {what}: {first_ten(self.names(paths))}" for paths, what, noun in told if paths
         ]
 
 

@@ -7,13 +7,16 @@ FFmpeg to encode a column typed `Audio`. That is why it works without them, and 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
+import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
@@ -23,9 +26,13 @@ from urbansound_hf.audio.io import SAMPLING_RATE, AudioError, load_audio, to_flo
 from urbansound_hf.errors import UserError, UserErrors
 
 Row = dict[str, Any]
-"""One sound: "source" (a path, or the bytes of a file), "path" (its name within the data set), and its columns."""
+"""One sound: "source" (a path, or the bytes of a file), "path" (its name within the data set), and its columns.
+
+With "segment", `(start, end)` in seconds, it is a part of the file.
+"""
 
 CLIPS_PER_TABLE = 32  # 4 s each at 16 kHz: 8 MB; all that a process holds of the sounds at any time
+ROUNDING_SECONDS = 0.1  # a segment may end so much after its file
 CLIPS_PER_PROCESS = 256  # fewer are decoded before a second process has started
 
 
@@ -58,7 +65,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
     Args:
         rows: the sounds.
         features: the columns, `sound_features(…)`.
-        fingerprint: identifies the source; another one is prepared anew, see `fingerprints`.
+        key: identifies the source; with another one it is prepared anew, see `cache_key`.
         name: what the folder under the cache of `datasets` is called.
         sampling_rate: the rate to store, in Hz.
         cache_dir: where to keep it (default: the cache of `datasets`, `HF_DATASETS_CACHE`).
@@ -71,7 +78,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         self,
         rows: Rows,
         features: datasets.Features,
-        fingerprint: str,
+        key: str,
         name: str,
         sampling_rate: int = SAMPLING_RATE,
         cache_dir: str | Path | None = None,
@@ -79,7 +86,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         self.rows, self.features = rows, features
         folder = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "sounds"
         cache = str(cache_dir) if cache_dir else None
-        super().__init__(cache_dir=cache, dataset_name=folder, hash=fingerprint, sampling_rate=sampling_rate)
+        super().__init__(cache_dir=cache, dataset_name=folder, hash=key, sampling_rate=sampling_rate)
 
     def load(self, num_proc: int | None = None) -> datasets.Dataset:
         """The table, prepared if need be in `num_proc` processes (default: one a core, fewer for few clips).
@@ -95,6 +102,29 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
     def _prepared(self, num_proc: int | None) -> datasets.Dataset:
         self.download_and_prepare(num_proc=num_proc or processes(len(self.rows)))
         return self.as_dataset(split="train")
+
+    def fingerprint(self) -> str:
+        """Identifies what was prepared: labels, columns, names and samples, wherever they came from.
+
+        Computed once from the loaded table, and kept beside it in the cache.
+        """
+        kept = Path(self.cache_dir) / "fingerprint"
+        if not kept.is_file():
+            with suppress(OSError):  # a cache that can only be read
+                partial = kept.with_suffix(f".{os.getpid()}")
+                partial.write_text(digest := self._content_digest(), encoding="utf-8")
+                partial.replace(kept)
+            return digest
+        return kept.read_text(encoding="utf-8")
+
+    def _content_digest(self) -> str:
+        table = undecoded(self.as_dataset(split="train"))
+        columns = sorted(set(table.column_names) - {"audio"})
+        digest = hashlib.sha256(repr((columns, table.features["label"].names)).encode())
+        for row in progress.Bar(table, "Fingerprinting", unit="clips", leave=False):
+            facts = [row["audio"]["path"], *(row[name] for name in columns)]
+            digest.update(repr(facts).encode("utf-8", "surrogatepass") + row["audio"]["bytes"])
+        return digest.hexdigest()[:16]
 
     def stream(self) -> datasets.IterableDataset:
         """The same rows, decoded as they are read and never stored."""
@@ -135,6 +165,8 @@ def to_table(rows: Sequence[Row], features: datasets.Features, sampling_rate: in
     for row in rows:
         try:
             waveform = load_audio(row["source"], sampling_rate, row["path"])
+            if "segment" in row:
+                waveform = cut_segment(waveform, sampling_rate, row["segment"], row["path"])
             sounds.append({"bytes": to_float_wav(waveform, sampling_rate), "path": row["path"]})
         except AudioError as error:
             unreadable.append(error)
@@ -142,6 +174,18 @@ def to_table(rows: Sequence[Row], features: datasets.Features, sampling_rate: in
         raise UnreadableError(unreadable)
     columns = {column: [row.get(column) for row in rows] for column in features if column != "audio"}
     return pa.table({"audio": sounds, **columns}, schema=features.arrow_schema)
+
+
+def cut_segment(waveform: np.ndarray, sampling_rate: int, segment: tuple[float, float], name: str) -> np.ndarray:
+    """The samples of a `(samples,)` waveform from the start to the end of a segment, in seconds.
+
+    Raises:
+        AudioError: the sound is shorter, by more than times in annotations are rounded.
+    """
+    (start, end), length = segment, len(waveform) / sampling_rate
+    if start < 0 or end > length + ROUNDING_SECONDS or start >= length:
+        raise AudioError(f"the segment {start:g} to {end:g} s is not within the {length:.2f} s of its file", name)
+    return waveform[round(start * sampling_rate) : max(round(start * sampling_rate) + 1, round(end * sampling_rate))]
 
 
 def sound_features(
@@ -161,21 +205,25 @@ def undecoded(dataset: Any) -> Any:
     return dataset.cast_column("audio", datasets.Audio(sampling_rate=sampling_rate, decode=False))
 
 
-def fingerprints(rows: Sequence[Row], *facts: object) -> tuple[str, str]:
-    """Identifies sound files and what is said of them without reading them.
-
-    Returns:
-        The data's own fingerprint (`facts`, names, columns, sizes: the same wherever the data lies), and a key for
-        caches, which also changes when a file was written again.
-    """
-    data, cache = hashlib.sha256(repr(facts).encode()), hashlib.sha256()
+def cache_key(rows: Sequence[Row], *facts: object) -> str:
+    """Identifies sound files and their columns without reading them: it changes when a file is written or replaced."""
+    key = hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass"))
     for row in rows:
-        status = Path(row["source"]).stat()
         columns = sorted((name, value) for name, value in row.items() if name != "source")
-        data.update(repr((columns, status.st_size)).encode())
-        cache.update(status.st_mtime_ns.to_bytes(8, "little"))
-    cache.update(data.digest())
-    return data.hexdigest()[:16], cache.hexdigest()[:16]
+        key.update(repr((columns, file_state(row["source"]))).encode("utf-8", "surrogatepass"))
+    return key.hexdigest()[:16]
+
+
+def file_state(path: str | Path) -> tuple[int, ...]:
+    """What changes with the content of a file: size, times of its content and its inode, inode; () if it is absent.
+
+    The time of modification alone does not: archives set it, and so does whoever wants to. No program sets ctime.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def processes(clips: int) -> int:

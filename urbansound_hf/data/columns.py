@@ -1,8 +1,11 @@
-"""Column names of sound tables: how the audio, label, fold, group and time columns are found."""
+"""The columns of sound tables: their names, and how the text in them is read."""
 
 from __future__ import annotations
 
 import difflib
+import math
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from urbansound_hf.errors import UserError, joined
@@ -22,10 +25,44 @@ COLUMN_NAMES = {
 `start` and `end` are seconds. Every table of sounds is read by these names: data sets, CSVs and the leak report.
 """
 
+INVISIBLE = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff\u200b\u200e\u200f"
+"""Blanks of any width and the marks without one, which text takes along from web pages and spreadsheets."""
+
 SPLIT_NAMES = {"train": "train", "training": "train", "valid": "validation", "validation": "validation",
                "val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
                "evaluation": "test"}  # fmt: skip
-DTYPES = {"fold": "int32", "group": "string", "split": "string"}
+DTYPES = {"fold": "int32", "group": "string", "split": "string", "start": "float64", "end": "float64"}
+FOLD = re.compile(r"(?:fold[ _-]?)?(\d+)(?:\.0+)?", re.IGNORECASE)  # 3, fold3, Fold 3, and 3.0 as pandas writes it
+
+
+def clean_text(text: object) -> str:
+    """The text of a cell, label, group or file name as it is compared: Unicode form NFC, no blanks around it."""
+    return unicodedata.normalize("NFC", str(text)).strip(INVISIBLE)
+
+
+def fold_number(text: object, where: str) -> int:
+    """The number of a fold, written `3`, `3.0` or `fold3`. Raises UserError for anything else."""
+    match = FOLD.fullmatch(clean_text(text))
+    if not match:
+        raise UserError(f"fold is a whole number, found {text!r}", where, "write 1, 2, 3 …")
+    return int(match[1])
+
+
+def is_fold_name(name: str) -> bool:
+    """Whether a folder is called `fold3` or the like; a mere number may be a class."""
+    return bool(FOLD.fullmatch(clean_text(name))) and not clean_text(name)[0].isdecimal()
+
+
+def seconds(text: str, role: str, where: str) -> float | None:
+    """A time in seconds; None for an empty cell. Raises UserError for anything else."""
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not math.isfinite(value):
+        fix = "write seconds with a decimal point, or rename the column if it holds something else"
+        raise UserError(f"{role} is a time in seconds, found {text!r}", where, fix)
+    return value
 
 
 def find_columns(
@@ -71,7 +108,7 @@ def _missing_column(role: str, asked: str | None, present: Sequence[str], where:
 
 def find_column(present: Sequence[str], role: str) -> str | None:
     """The column that is called as one of a role usually is, or None."""
-    by_lower = {name.lower(): name for name in present}
+    by_lower = {clean_text(name).lower(): name for name in reversed(present)}
     return next((by_lower[name] for name in COLUMN_NAMES[role] if name in by_lower), None)
 
 
@@ -85,10 +122,10 @@ def encode(values: Sequence[str]) -> tuple[list[str], list[int]]:
 
 def split_name(name: str, where: str) -> str:
     """train, validation or test, whatever the data set calls them. Raises UserError for any other name."""
-    if name.strip().lower() not in SPLIT_NAMES:
-        known = ", ".join(SPLIT_NAMES)
-        raise UserError(f"a split is called {known}; found {name!r}", where, "rename it")
-    return SPLIT_NAMES[name.strip().lower()]
+    known = clean_text(name).lower()
+    if known not in SPLIT_NAMES:
+        raise UserError(f"a split is called {', '.join(SPLIT_NAMES)}; found {name!r}", where, "rename it")
+    return SPLIT_NAMES[known]
 
 
 def columns_of(rows: Iterable[Mapping[str, object]]) -> dict[str, str]:

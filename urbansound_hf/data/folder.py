@@ -1,17 +1,28 @@
-"""Labelled sounds in a folder: classes as folders, or a CSV that lists them. Columns and splits go by their names."""
+"""Labelled sounds in a folder: classes as folders, or a metadata CSV. Columns, folds and parts go by their names."""
 
 from __future__ import annotations
 
-import csv
+import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from urbansound_hf.audio.files import SUFFIXES, find_audio_files
+from urbansound_hf.audio.files import SUFFIXES, AudioFiles, find_audio_files, is_hidden
 from urbansound_hf.data.builder import Row
-from urbansound_hf.data.columns import SPLIT_NAMES, find_columns, split_name
-from urbansound_hf.errors import UserError, UserErrors
-from urbansound_hf.text import first_ten
+from urbansound_hf.data.columns import (
+    SPLIT_NAMES,
+    clean_text,
+    find_columns,
+    fold_number,
+    is_fold_name,
+    seconds,
+    split_name,
+)
+from urbansound_hf.data.listed_files import ListedFiles
+from urbansound_hf.data.metadata_csv import read_csv
+from urbansound_hf.errors import UserError, joined
+from urbansound_hf.text import counted, first_ten
 
 
 def read_folder(
@@ -20,114 +31,204 @@ def read_folder(
     """Lists the labelled sounds of a folder.
 
     Args:
-        folder: holds a metadata CSV (`metadata.csv`, or the only `*.csv`), or one folder a class, which may lie in
-            folders called train, validation and test.
+        folder: holds a metadata CSV (`metadata.csv`, or the only `*.csv` or `*.tsv`), or one folder a class. Above or
+            below the classes there may be folders called train, validation and test, or fold1, fold2, ….
         audio_column: the CSV's column of file names (default: found by its name).
         label_column: the CSV's column of labels (default: found by its name).
         allow_missing_files: leave out sounds of the CSV without a file instead of raising.
 
     Returns:
-        The rows (source, path, label as text; fold, group and split where the data has them) and notes on them.
+        The rows (source, path, label as text; fold, group, split, start and end where the data has them), and a note
+        on everything in the folder that is not used.
 
     Raises:
         UserError: no labelled sounds, an ambiguous or unfit CSV, or missing files.
     """
     found = find_audio_files(folder)
-    sounds = dict(zip(found.names(found.sounds), found.sounds, strict=True))
     table = find_csv(folder)
-    if table:
-        rows = _listed(table, sounds, {"audio": audio_column, "label": label_column})
-        return _with_files(rows, table, allow_missing_files)
-    return _class_folders(folder, sounds), []
+    rows, notes = (
+        _listed_sounds(table, found, {"audio": audio_column, "label": label_column}, allow_missing_files)
+        if table
+        else _class_folders(found)
+    )
+    return rows, notes + found.notes()
 
 
 def find_csv(folder: Path) -> Path | None:
     """The metadata CSV of a folder, or None. Raises UserError if there are several and none is `metadata.csv`."""
-    tables = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
-    named = [path for path in tables if path.name.lower() == "metadata.csv"]
-    if len(tables) > 1 and not named:
-        found = first_ten([path.name for path in tables])
+    tables = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv") and not is_hidden(path.name)
+    )
+    named = [path for path in tables if path.stem.lower() == "metadata"]
+    if len(named or tables) > 1:
+        found = first_ten([path.name for path in named or tables])
         raise UserError(f"one CSV lists the sounds, found {found}", str(folder), "call that one metadata.csv")
     return next(iter(named or tables), None)
 
 
-def _class_folders(folder: Path, sounds: Mapping[str, Path]) -> list[Row]:
-    top = {name.split("/")[0] for name in sounds}
-    split = bool(top) and all(name.lower() in SPLIT_NAMES for name in top)
-    depth = 1 + split
+# ---- classes as folders
+
+
+def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
+    names = found.names(found.sounds)
+    paths = [name.split("/") for name in names]
+    roles = _folder_roles(paths, str(found.folder))
     rows: list[Row] = []
-    for name, path in sounds.items():
-        parts = name.split("/")
-        if len(parts) > depth:
-            row = {"source": str(path), "path": name, "label": parts[depth - 1]}
-            rows.append(row | ({"split": split_name(parts[0], str(folder))} if split else {}))
-    classes = {row["label"] for row in rows}
-    if len(classes) < 2:
-        found = first_ten(sorted(path.name for path in folder.iterdir())) or "nothing"
-        what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {found}"
-        raise UserError(what, str(folder), f"sounds are files that end in {', '.join(sorted(SUFFIXES))}")
-    return rows
+    outside = []
+    for name, source, parts in zip(names, found.sounds, paths, strict=True):
+        if len(parts) > len(roles):
+            rows.append({"source": str(source), "path": name, **_folder_values(roles, parts, name)})
+        else:
+            outside.append(name)
+    if len({row["label"] for row in rows}) < 2:
+        raise _no_classes(found)
+    note = f"{counted(len(outside), 'sound')} in no folder of a class, left out: {first_ten(outside)}"
+    return rows, [note] * bool(outside)
 
 
-def _listed(table: Path, sounds: Mapping[str, Path], wanted: Mapping[str, str | None]) -> list[Row]:
-    """The rows of a CSV; `source` is None where no file has the name that is listed."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = find_columns(reader.fieldnames or [], wanted, str(table))
-            records = [(reader.line_num, {role: record[name] for role, name in columns.items()}) for record in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"a metadata table is CSV in UTF-8 ({error})", str(table), "save it as CSV UTF-8") from None
-    by_name = defaultdict(list)
-    for path in sounds.values():
-        by_name[path.name].append(path)
-    rows, problems = [], []
+def _no_classes(found: AudioFiles) -> UserError:
+    there = first_ten(sorted(path.name for path in found.folder.iterdir())) or "nothing"
+    what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {there}"
+    fix = f"sounds are files that end in {', '.join(sorted(SUFFIXES))}"
+    return UserError("; ".join([what, *found.notes()]), str(found.folder), fix)
+
+
+def _folder_roles(paths: Sequence[Sequence[str]], where: str) -> list[str]:
+    """What the folders of each level are: label, with split and fold above or below it where there are such."""
+    roles: list[str] = []
+    while (role := _level_role([parts[len(roles)] for parts in paths if len(parts) > len(roles) + 1], where)) not in (
+        "label",
+        *roles,
+    ):
+        roles.append(role)
+    depth = len(roles) + 1
+    inside = [parts[depth] if len(parts) > depth + 1 else "" for parts in paths if len(parts) > depth]
+    below = _level_role(inside, where)
+    return [*roles, "label", *([below] if below not in ("label", *roles) else [])]
+
+
+def _level_role(names: Iterable[str], where: str) -> str:
+    """Whether the folders of one level are parts ("split"), folds or classes ("label"; "" is a file among them).
+
+    Raises:
+        UserError: some are parts or folds, and others beside them are not.
+    """
+    present = set(names)
+    parts = {name for name in present if clean_text(name).lower() in SPLIT_NAMES}
+    folds = {name for name in present if is_fold_name(name)}
+    others = present - parts - folds
+    if present and present == parts:
+        return "split"
+    if present and present == folds:
+        return "fold"
+    if folds or {"train", "test"} <= {split_name(name, where) for name in parts}:  # `train` alone may be a railway's
+        named, odd = (folds, parts | others) if folds else (parts, others)
+        found = first_ten(sorted(named)), first_ten([name or "files" for name in sorted(odd)])
+        what = f"{found[0]} are names of folds or parts of the data, and beside them lie {found[1]}"
+        raise UserError(what, where, "keep folds, parts and classes on levels of their own, or rename the folders")
+    return "label"
+
+
+def _folder_values(roles: Sequence[str], parts: Sequence[str], where: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for role, part in zip(roles, parts, strict=False):
+        if role == "label":
+            values[role] = clean_text(part)
+        else:
+            values[role] = split_name(part, where) if role == "split" else fold_number(part, where)
+    return values
+
+
+# ---- a metadata CSV
+
+
+def _listed_sounds(
+    table: Path, found: AudioFiles, wanted: Mapping[str, str | None], allow_missing_files: bool
+) -> tuple[list[Row], list[str]]:
+    """The rows of a CSV, with their files."""
+    content = read_csv(table)
+    columns = find_columns(content.columns, wanted, str(table))
+    records = [(line, {role: record[name] for role, name in columns.items()}) for line, record in content.records]
+    files = ListedFiles(found, [record["audio"] for _, record in records])
+    rows, lines, problems = [], [], []
     for line, record in records:
         try:
-            rows.append(_row(record, table.parent, by_name, f"{table}, line {line}"))
+            rows.append(_row(record, files, f"{table}, line {line}"))
+            lines.append(line)
         except UserError as error:
             problems.append(error)
-    for name, lines in _repeated(records).items():
-        problems.append(
-            UserError(f"{name} is listed {len(lines)} times", f"{table}, lines {', '.join(lines)}", "list it once")
-        )
+    problems += _repeated(rows, lines, table)
     if problems or not rows:
         rest = [UserError(f"… and {len(problems) - 10:,} more lines")] * (len(problems) > 10)
-        raise UserErrors([*problems[:10], *rest] or [UserError("the table lists no sounds", str(table))])
-    return rows
+        raise joined([*problems[:10], *rest] or [UserError("the table lists no sounds", str(table))])
+    used = {row["source"] for row in rows}
+    unlisted = found.names([path for path in found.sounds if str(path) not in used])
+    note = f"{counted(len(unlisted), 'sound')} not listed in {table.name}, left out: {first_ten(unlisted)}"
+    rows, notes = _with_files(_as_segments(rows), files, table, allow_missing_files)
+    return rows, notes + [note] * bool(unlisted)
 
 
-def _repeated(records: Sequence[tuple[int, Mapping[str, str]]]) -> dict[str, list[str]]:
-    lines = defaultdict(list)
-    for line, record in records:
-        lines[record["audio"].strip()].append(str(line))
-    return {name: found for name, found in lines.items() if len(found) > 1}
-
-
-def _row(record: Mapping[str, str], folder: Path, by_name: Mapping[str, list[Path]], where: str) -> Row:
-    name = record["audio"].strip()
-    same = [folder / name] if (folder / name).is_file() else by_name.get(Path(name).name, [])
-    if len(same) > 1:
-        raise UserError(f"{name} is the name of {len(same)} files", where, "list it with its folder")
-    row: Row = {"source": str(same[0]) if same else None, "path": name, "label": record["label"].strip()}
-    if not row["label"]:
-        raise UserError(f"{name} has no label", where, "give it one, or take out the line")
+def _row(record: Mapping[str, str], files: ListedFiles, where: str) -> Row:
+    """One line; its source is None where the file is missing."""
+    name, label = record["audio"], record["label"]
+    if not name or not label:
+        what = f"{name} has no label" if name else f"the line names no file (its label: {label!r})"
+        raise UserError(what, where, "complete the line, or take it out")
+    source = files.find(name, where)
+    row: Row = {"source": str(source) if source else None, "path": files.name(source) or name, "label": label}
     if "fold" in record:
-        if not record["fold"].strip().isdecimal():
-            raise UserError(f"fold is a whole number, found {record['fold']!r}", where)
-        row["fold"] = int(record["fold"])
+        row["fold"] = fold_number(record["fold"], where)
     if "group" in record:
         row["group"] = record["group"]
     if "split" in record:
         row["split"] = split_name(record["split"], where)
+    if {"start", "end"} <= record.keys():
+        row |= {role: seconds(record[role], role, where) for role in ("start", "end")}
+        if None not in (row["start"], row["end"]) and row["end"] <= row["start"]:
+            raise UserError(f"{name} ends at {row['end']} s, before it starts at {row['start']} s", where)
     return row
 
 
-def _with_files(rows: list[Row], table: Path, allow_missing_files: bool) -> tuple[list[Row], list[str]]:
+def _repeated(rows: Sequence[Row], lines: Sequence[int], table: Path) -> list[UserError]:
+    """The files that several lines name, unless each of these lines has another start and end."""
+    problems = []
+    for numbers in _by_file(rows).values():
+        times = {(rows[number].get("start"), rows[number].get("end")) for number in numbers}
+        if len(numbers) > 1 and (len(times) < len(numbers) or any(None in each for each in times)):
+            where = f"{table}, lines {', '.join(str(lines[number]) for number in numbers)}"
+            what = f"{rows[numbers[0]]['path']} is listed {len(numbers)} times"
+            fix = "list it once, with its folder; or give each line a start and an end of its own"
+            problems.append(UserError(what, where, fix))
+    return problems
+
+
+def _by_file(rows: Sequence[Row]) -> dict[str, list[int]]:
+    same = defaultdict(list)
+    for number, row in enumerate(rows):
+        same[os.path.normpath(row["source"] or row["path"])].append(number)
+    return same
+
+
+def _as_segments(rows: Sequence[Row]) -> list[Row]:
+    """The rows as segments of their files, where a file is listed more than once; its segments are one group."""
+    if len(_by_file(rows)) == len(rows):
+        return list(rows)
+    cut = []
+    for row in rows:
+        times = (row.get("start"), row.get("end"))
+        segment = {} if None in times else {"segment": times, "path": f"{row['path']}#{times[0]}-{times[1]}"}
+        cut.append({"group": row["path"]} | row | segment)
+    return cut
+
+
+def _with_files(
+    rows: Sequence[Row], files: ListedFiles, table: Path, allow_missing_files: bool
+) -> tuple[list[Row], list[str]]:
     missing = [row["path"] for row in rows if not row["source"]]
     there = [row for row in rows if row["source"]]
     if missing and (not allow_missing_files or not there):
         what = f"every row needs its file, {len(missing):,} of {len(rows):,} have none: {first_ten(missing)}"
-        fix = "copy them there, or do without them: --allow_missing_files"
+        near = files.nearest(missing[0])
+        fix = f"did you mean {near}?" if near else "copy them there, or do without them: --allow_missing_files"
         raise UserError(what, str(table), fix)
     return there, [f"{len(missing):,} of {len(rows):,} listed sounds have no file and are left out"] * bool(missing)

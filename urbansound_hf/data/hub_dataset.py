@@ -50,7 +50,7 @@ class Stored:
     rows: StoredRows
     labels: list[str]
     notes: list[str]
-    fingerprint: str
+    key: str  # changes with the source
 
 
 def is_stored(folder: Path) -> bool:
@@ -96,8 +96,8 @@ def read_stored(
         {name: [values[number] for number in kept] for name, values in columns.items()},
     )
     state = repr((roles, labels, rows.columns, [part._fingerprint for part in parts.values()]))
-    fingerprint = hashlib.sha256(state.encode()).hexdigest()[:16]
-    return Stored(rows, labels, notes * (len(kept) < len(ids)), fingerprint)
+    key = hashlib.sha256(state.encode()).hexdigest()[:16]
+    return Stored(rows, labels, notes * (len(kept) < len(ids)), key)
 
 
 def _on_disk(folder: Path) -> bool:

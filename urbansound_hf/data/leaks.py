@@ -20,7 +20,7 @@ from urbansound_hf.data.fingerprints import Fingerprints, audio_leaks
 from urbansound_hf.data.splits import random
 from urbansound_hf.data.urbansound8k import RECORDINGS_IN_TWO_FOLDS
 from urbansound_hf.errors import UserError, joined
-from urbansound_hf.text import listed
+from urbansound_hf.text import counted, listed
 
 KNOWN = frozenset(str(recording) for recording in RECORDINGS_IN_TWO_FOLDS)
 TOLERATED_DUPLICATES = 0.01  # of UrbanSound8K's test clips, see `check`; they move a score by no more than that
@@ -188,14 +188,14 @@ def check_leaks(report: Mapping[str, Any], split_kind: str, known: frozenset[str
     problems = []
     if leaking := sorted(_unexplained(report, known)):
         besides = " (but for the known five, there under another class)" if known else ""
-        found = f"{_plural(len(leaking), 'recording')} in training and test: {_some(leaking)}"
+        found = f"{counted(len(leaking), 'recording')} in training and test: {_some(leaking)}"
         rule = f"official folds keep the clips of a recording together{besides}, found {found}"
         if overlaps := report["time_overlap_clips"]:
-            rule += f"; {_plural(overlaps, 'test clip')} overlap training clips in time"
+            rule += f"; {counted(overlaps, 'test clip')} overlap training clips in time"
         problems.append(UserError(rule, where, fix))
     if (report["exact_duplicates"] or 0) > (TOLERATED_DUPLICATES * report["test_clips"] if known else 0):
         pairs = _some([" = ".join(pair) for pair in report["exact_duplicate_pairs"]])
-        found = f"{_plural(report['exact_duplicates'], 'test clip')} with the samples of a training clip: {pairs}"
+        found = f"{counted(report['exact_duplicates'], 'test clip')} with the samples of a training clip: {pairs}"
         problems.append(
             UserError(f"official folds hold different clips, found {found}", where, f"remove them, or {fix}")
         )
@@ -210,7 +210,7 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
     if recordings := report.get("shared_recordings"):
         apart = "" if report.get("shared_same_class_clips", 1) else ", always under another class there"
         own = " of UrbanSound8K's own five" if set(recordings) <= KNOWN else ""
-        shared += f"{apart}; {_plural(len(recordings), 'recording')}{own}: {_some(recordings)}"
+        shared += f"{apart}; {counted(len(recordings), 'recording')}{own}: {_some(recordings)}"
     if report["time_overlap_clips"] and "time_overlap_same_class_clips" in report:
         overlaps += f", of the same class: {_share(report['time_overlap_same_class_clips'], total)}"
     lines = [
@@ -230,10 +230,6 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
 
 def _share(count: int | None, total: int) -> str:
     return "not known" if count is None else f"{count:,} ({count / max(1, total):.1%})" if count else "none"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

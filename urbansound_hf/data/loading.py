@@ -20,7 +20,7 @@ import datasets
 
 from urbansound_hf.audio.io import SAMPLING_RATE
 from urbansound_hf.data import synthetic, urbansound8k
-from urbansound_hf.data.builder import PreparedSounds, fingerprints, sound_features, undecoded
+from urbansound_hf.data.builder import PreparedSounds, cache_key, sound_features, undecoded
 from urbansound_hf.data.columns import columns_of, encode
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
@@ -86,7 +86,7 @@ class Sounds:
     dataset: datasets.Dataset
     labels: list[str]
     notes: list[str]  # what every score from these sounds must say
-    fingerprint: str  # identifies the data, not where it lies
+    fingerprint: str  # identifies what was prepared: labels, columns, names and samples
 
 
 def load_sounds(request: SoundRequest) -> Sounds:
@@ -110,13 +110,13 @@ def load_sounds(request: SoundRequest) -> Sounds:
 
 def _urbansound8k(request: SoundRequest, data_dir: Path) -> Sounds:
     builder = UrbanSound8K(data_dir, request.sampling_rate, request.allow_missing_files)
-    return _loaded(builder, "UrbanSound8K", builder.notes, builder.fingerprint, request)
+    return _loaded(builder, "UrbanSound8K", builder.notes, request)
 
 
 def _synthetic(request: SoundRequest) -> Sounds:
     root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
     builder = UrbanSound8K(synthetic.write_synthetic(root, seed=request.seed), request.sampling_rate)
-    return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], builder.fingerprint, request)
+    return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], request)
 
 
 def _refuse_typos(name: str, folder: Path) -> None:
@@ -131,11 +131,10 @@ def _folder(request: SoundRequest, folder: Path) -> Sounds:
     rows, notes = read_folder(folder, request.audio_column, request.label_column, request.allow_missing_files)
     names, ids = encode([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
-    fingerprint, key = fingerprints(rows, names)
     features = sound_features(names, columns_of(rows), request.sampling_rate)
     name = folder.resolve().name
-    builder = PreparedSounds(rows, features, key, name, request.sampling_rate)
-    return _loaded(builder, name, notes, fingerprint, request)
+    builder = PreparedSounds(rows, features, cache_key(rows, names), name, request.sampling_rate)
+    return _loaded(builder, name, notes, request)
 
 
 def _stored(request: SoundRequest) -> Sounds:
@@ -144,15 +143,15 @@ def _stored(request: SoundRequest) -> Sounds:
     )
     features = sound_features(found.labels, columns_of([found.rows.columns]), request.sampling_rate)
     name = Path(request.dataset).name if Path(request.dataset).is_dir() else request.dataset
-    builder = PreparedSounds(found.rows, features, found.fingerprint, name, request.sampling_rate)
-    return _loaded(builder, name, found.notes, found.fingerprint, request)
+    builder = PreparedSounds(found.rows, features, found.key, name, request.sampling_rate)
+    return _loaded(builder, name, found.notes, request)
 
 
-def _loaded(builder: PreparedSounds, name: str, notes: list[str], fingerprint: str, request: SoundRequest) -> Sounds:
+def _loaded(builder: PreparedSounds, name: str, notes: list[str], request: SoundRequest) -> Sounds:
     labels = builder.info.features["label"].names
     if len(labels) < 2:
         raise UserError(
             f"a classifier tells classes apart, found {len(labels)}: {', '.join(labels)}", name, "bring another"
         )
     dataset = builder.load(request.num_proc)
-    return Sounds(name, dataset, dataset.features["label"].names, notes, fingerprint)
+    return Sounds(name, dataset, dataset.features["label"].names, notes, builder.fingerprint())

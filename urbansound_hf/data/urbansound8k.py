@@ -13,7 +13,7 @@ import datasets
 
 from urbansound_hf import progress
 from urbansound_hf.audio.io import SAMPLING_RATE
-from urbansound_hf.data.builder import PreparedSounds, Row, fingerprints, sound_features
+from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features
 from urbansound_hf.data.download import fetch, unpack
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.layout import expand_user
@@ -238,8 +238,8 @@ class UrbanSound8K(PreparedSounds):
         root = obtain(expand_user(data_dir))
         rows = read_metadata(root, allow_missing_files)
         self.notes = dataset_notes(rows, root)
-        self.fingerprint, key = fingerprints(rows)
-        super().__init__(rows, dataset_features(sampling_rate), key, "urbansound8k", sampling_rate, cache_dir)
+        features = dataset_features(sampling_rate)
+        super().__init__(rows, features, cache_key(rows), "urbansound8k", sampling_rate, cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
         return dataset_info(self.features)
