@@ -72,7 +72,7 @@ def synthetic_root() -> Path:
     """A synthetic UrbanSound8K of one clip a class and fold."""
     from urbansound_hf.data import synthetic
 
-    return synthetic.write_synthetic(
+    return synthetic.synthetic_dataset(
         Path(os.environ["HF_DATASETS_CACHE"]) / "synthetic_of_the_tests", clips_per_class_and_fold=1
     )
 

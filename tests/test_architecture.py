@@ -14,11 +14,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "urbansound_hf"
 
 ORDER = [
     "cli", "app", "training", "hub", "reports", "plots", "evaluation", "inference", "models", "config", "augment",
-    "features", "data", "audio", "layout", "text", "progress", "errors",
+    "features", "data", "audio", "layout", "text", "progress", "lazy", "errors",
 ]  # fmt: skip
 """Top first; a module imports from its own package and from those that stand after it."""
 
-NO_TORCH = ("audio", "data", "evaluation", "layout", "text", "progress", "errors")
+NO_TORCH = ("audio", "data", "evaluation", "layout", "text", "progress", "lazy", "errors")
 NOT_IN_SERVING = {"data", "config", "training", "reports", "hub", "plots", "evaluation"}
 HEAVY = {"torch", "torchaudio", "transformers", "accelerate"}
 
@@ -159,7 +159,7 @@ def drawing() -> str:
     for package in ORDER:
         used = {other.partition(".")[0] for module in MODULES if module.partition(".")[0] == package
                 for other in IMPORTS[module] & set(MODULES)} - {package}  # fmt: skip
-        arrows = " ".join(sorted(used - {"errors", "progress", "text", "layout"}, key=ORDER.index))
+        arrows = " ".join(sorted(used - {"errors", "lazy", "progress", "text", "layout"}, key=ORDER.index))
         lines += [f"{package:<11}{sentence(package)}"] + [f"{'':<11}→ {arrows}"] * bool(arrows)
     return "\n".join(lines)
 

@@ -80,7 +80,11 @@ class Nowhere(io.TextIOBase):
 
 @contextmanager
 def quietly(quiet: bool = True) -> Iterator[None]:
-    """No bar, no line within; with `quiet` False everything stays as it is."""
+    """No progress bars and no progress lines within; with `quiet` False nothing changes.
+
+    >>> with ush.quietly():
+    ...     folder = ush.synthetic_dataset("sounds", clips_per_class_and_fold=1)
+    """
     token = QUIET.set(quiet or QUIET.get())
     try:
         yield

@@ -1,4 +1,4 @@
-"""The page says what `infer.py` says: its parts alone, and the whole in a real browser."""
+"""The page shows the results of `infer.py`: its functions alone, and the page in a real browser."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ import soundfile
 import yaml
 
 from tests.helpers import tiny
-from tests.test_architecture import ORDER, PACKAGE, imported
-from urbansound_hf.app import views
+from tests.test_architecture import MODULES, reached
+from urbansound_hf.app import __main__, views
+from urbansound_hf.app.launch import launch_app
 from urbansound_hf.app.views import (
     classify,
     classify_all,
     cut,
     examples,
+    explain,
+    most_typical,
     open_models,
     short_name,
     spells,
-    surest,
-    why,
     write_csv,
 )
 from urbansound_hf.audio.io import AudioError, load_audio
@@ -97,23 +98,23 @@ def test_a_sound_has_the_scores_of_infer_and_progress_is_told(yamnet, sounds):
     assert not yamnet.model._forward_hooks
 
 
-def test_a_timeline_becomes_rows_and_its_surest_window(yamnet, sounds):
+def test_a_timeline_becomes_rows_and_its_most_typical_window(yamnet, sounds):
     found = yamnet.classify(sounds / "minute.wav", top_k=10)
     rows = spells(found)
     assert rows[0][0] == 0 and rows[-1][1] == pytest.approx(60)
     assert all(label in CLASSES and 0 < score <= 1 for _, _, label, score in rows)
-    start, end = surest(found)
+    start, end = most_typical(found)
     best = next(window for window in found.windows if window.start == start)
     assert end == best.end and dict(best.top)[found.summary.label] == max(
         dict(window.top)[found.summary.label] for window in found.windows
     )
     assert spells(yamnet.classify(sounds / "siren.wav")) == []
-    heard = cut(sounds / "minute.wav", (2.0, 6.0), 16_000)
-    np.testing.assert_array_equal(heard, load_audio(sounds / "minute.wav")[32_000:96_000])
+    segment = cut(sounds / "minute.wav", (2.0, 6.0), 16_000)
+    np.testing.assert_array_equal(segment, load_audio(sounds / "minute.wav")[32_000:96_000])
 
 
-def test_why_explains_the_surest_window_of_a_stretch(yamnet, sounds):
-    sentence, figure = why(yamnet, sounds / "minute.wav", (2.0, 12.0), iter)
+def test_the_most_certain_window_of_a_segment_is_explained(yamnet, sounds):
+    sentence, figure = explain(yamnet, sounds / "minute.wav", (2.0, 12.0), iter)
     scores = yamnet.probabilities([cut(sounds / "minute.wav", (start, start + 4.0), 16_000) for start in (2, 4, 6, 8)])
     best = np.unravel_index(scores.argmax(), scores.shape)
     assert sentence.startswith(f"From {2 + 2 * best[0]:.1f} s on: {CLASSES[best[1]]} {scores.max():.4f}: ")
@@ -141,7 +142,7 @@ def test_examples_are_synthetic_or_those_of_a_folder(sounds, tmp_path):
     assert examples(sounds) == sorted(sounds.iterdir())
     with pytest.raises(AudioError, match="holds no sound"):
         examples(tmp_path)
-    with pytest.raises(UserError, match="examples are a folder"):
+    with pytest.raises(UserError, match="the examples must be a folder"):
         examples(sounds / "siren.wav")
 
 
@@ -153,22 +154,20 @@ def test_models_are_named_shortly_where_that_is_clear(models, tmp_path):
 
 
 def test_mistakes_end_with_a_sentence(models, tmp_path, monkeypatch):
-    from urbansound_hf.app import __main__
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no model was named"):
-        __main__.start(__main__.parse([]))
+        launch_app()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        with pytest.raises(UserError, match=f"port {port} is taken"):
-            __main__.start(__main__.parse(["--model", str(models["yamnet"]), "--port", port]))
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is in use"):
+            __main__.main(["--model", str(models["yamnet"]), "--port", str(port)])
     monkeypatch.delitem(sys.modules, "urbansound_hf.app.layout")
     monkeypatch.delattr("urbansound_hf.app.layout")
     monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
-    with pytest.raises(UserError, match="needs Gradio") as caught:
-        __main__.start(__main__.parse([]))
+    with pytest.raises(UserError, match="Gradio is not installed") as caught:
+        launch_app()
     assert "urbansound-hf[app]" in caught.value.fix
 
 
@@ -185,7 +184,7 @@ def scores_over_http(address: str, sound: Path, model: str) -> dict[str, float]:
     """What the first model of a page says, by Gradio's own client."""
     from gradio_client import Client, handle_file
 
-    job = Client(address, verbose=False).submit(handle_file(str(sound)), [model], api_name="/hear")
+    job = Client(address, verbose=False).submit(handle_file(str(sound)), [model], api_name="/classify")
     job.result(timeout=60)
     told = [part for parts in job.outputs() for part in parts if isinstance(part, dict) and "confidences" in part]
     return {row["label"]: row["confidence"] for row in told[-1]["confidences"]}
@@ -199,7 +198,7 @@ def test_the_space_runs_as_it_stands(models, sounds, yamnet, tmp_path):
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "SPACE_ID")}
     with subprocess.Popen(command, cwd=elsewhere, env=clean, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout and f"answer at http://127.0.0.1:{port}/" in process.stdout.readline()
+            assert process.stdout and f"at http://127.0.0.1:{port}/" in process.stdout.readline()
             found = scores_over_http(f"http://127.0.0.1:{port}", sounds / "siren.wav", "space/model")
         finally:
             process.terminate()
@@ -219,26 +218,15 @@ def test_the_space_names_what_it_needs(models, tmp_path):
     assert card["title"] == "Sounds of the street: 2" and card["sdk_version"] == version("gradio")
     named = {line.split("==")[0] for line in (tmp_path / "requirements.txt").read_text(encoding="utf-8").split()}
     brought = {"numpy", "safetensors", "huggingface_hub", "filelock", "gradio"}  # by transformers; by the Space itself
-    assert third_party(*reached("app")) <= named | brought
-
-
-def reached(module: str) -> set[str]:
-    """This module and all of ours that it imports, now or later, itself or through others."""
-    found, waiting = set(), {module}
-    while waiting:
-        found.add(name := waiting.pop())
-        waiting |= imported(name) & set(ORDER) - found
-    return found
+    brought |= {"pyarrow", "requests", "urllib3", "yaml"}  # by datasets
+    assert third_party(*reached("app.__main__")) <= named | brought
 
 
 def third_party(*modules: str) -> set[str]:
     """What they import when they are imported, but for the standard library and ourselves."""
     found: set[str] = set()
     for module in modules:
-        path = PACKAGE.joinpath(*module.split("."))
-        tree = ast.parse(
-            (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
-        )
+        tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
@@ -269,11 +257,8 @@ def note_connections(event: str, arguments: tuple) -> None:
 @pytest.fixture(scope="module")
 def address(models) -> Iterator[str]:
     """The page of two models, served by this process."""
-    from urbansound_hf.app import __main__
-
     sys.addaudithook(note_connections)
-    named = [flag for folder in models.values() for flag in ("--model", str(folder))]
-    blocks = __main__.start(__main__.parse([*named, "--port", str(free_port())]))
+    blocks = launch_app(list(models.values()), port=free_port())
     yield blocks.local_url
     blocks.close()
 
@@ -345,10 +330,10 @@ def test_a_text_that_claims_to_be_a_sound_is_told_apart(visit, sounds):
     page = visit()
     upload(page, sounds / "notes.wav")
     page.get_by_text("notes.wav: not a sound that libsndfile can read").wait_for()
-    assert not page.get_by_role("button", name="How did you decide?").is_visible()
+    assert not page.get_by_role("button", name="Explain this prediction").is_visible()
     assert "Traceback" not in page.content()
     page.get_by_role("button", name="siren").click()
-    page.get_by_role("button", name="How did you decide?").wait_for()  # the page goes on
+    page.get_by_role("button", name="Explain this prediction").wait_for()  # the page goes on
 
 
 @in_browser
@@ -365,11 +350,11 @@ def test_ten_minutes_become_a_timeline_to_hear_and_to_ask(visit, yamnet, sounds)
     page.get_by_test_id("cell-0-2").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")  # all by keyboard
-    page.get_by_text(f"{start:.1f}–{end:.1f} s as the model hears it: mono, 16 kHz").wait_for()
+    page.get_by_text(f"Model input, {start:.1f}–{end:.1f} s: mono, 16 kHz").wait_for()
     player = page.locator("audio").last
     page.wait_for_function("audio => audio.duration > 0", arg=player.element_handle())
     assert player.evaluate("audio => audio.duration") == pytest.approx(end - start, abs=0.01)
-    page.get_by_role("button", name="How did you decide?").press("Enter")
+    page.get_by_role("button", name="Explain this prediction").press("Enter")
     page.get_by_text("A tile tells what the model misses").wait_for()
     assert page.get_by_text(f"{label} 0.").first.is_visible()
 
@@ -381,7 +366,7 @@ def test_a_recording_from_the_microphone_is_heard(visit):
     page.get_by_role("button", name="Record", exact=True).click()
     page.wait_for_timeout(1000)
     page.get_by_role("button", name="Stop", exact=True).first.click()
-    page.get_by_text("s as the model hears it: mono, 16 kHz").wait_for()
+    page.get_by_text("s: mono, 16 kHz").wait_for()
     assert percentages(page, 0).keys() == {*CLASSES}
 
 
@@ -412,7 +397,7 @@ def test_it_fits_desktop_and_phone_light_and_dark(visit, sounds, width, theme, t
         if example.evaluate("button => button === document.activeElement"):
             break
     page.keyboard.press("Enter")
-    page.get_by_text("as the model hears it").wait_for()
+    page.get_by_text("Model input,").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing to scroll sideways"
     table = page.get_by_role("grid").first.bounding_box()
     score = page.get_by_test_id("cell-0-3").first.bounding_box()

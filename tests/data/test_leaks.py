@@ -139,7 +139,7 @@ COPIES = {
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
-    root = synthetic.write_synthetic(tmp_path_factory.mktemp("synthetic"), 1)
+    root = synthetic.synthetic_dataset(tmp_path_factory.mktemp("synthetic"), 1)
     waveforms = [load_audio(path) for path in sorted(root.glob("audio/fold*/*.wav"))[::2]]
     return [waveform for waveform in waveforms if len(waveform) > RATE]
 

@@ -238,7 +238,9 @@ def test_a_folder_in_the_official_layout_is_urbansound8k(tmp_path):
 
 
 def test_the_synthetic_set_says_that_it_is_synthetic(monkeypatch):
-    monkeypatch.setattr(synthetic, "write_synthetic", partial(synthetic.write_synthetic, clips_per_class_and_fold=1))
+    monkeypatch.setattr(
+        synthetic, "synthetic_dataset", partial(synthetic.synthetic_dataset, clips_per_class_and_fold=1)
+    )
     sounds = load_sounds(SoundRequest("synthetic", sampling_rate=8_000))
     assert sounds.notes == [SYNTHETIC_NOTE]
     assert len(sounds.dataset) == 100 and sorted(set(sounds.dataset["fold"])) == list(range(1, 11))

@@ -29,7 +29,7 @@ CLIPS = 2
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    return synthetic.write_synthetic(tmp_path_factory.mktemp("synthetic") / "set", CLIPS)
+    return synthetic.synthetic_dataset(tmp_path_factory.mktemp("synthetic") / "set", CLIPS)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_slices_of_a_recording_that_overlap_hold_the_same_sound(root, rows):
 @pytest.fixture(scope="module")
 def fewer(root, tmp_path_factory) -> Path:
     time.sleep(1.1)  # a float WAV would tell the second in which it was written
-    return synthetic.write_synthetic(tmp_path_factory.mktemp("fewer"), clips_per_class_and_fold=1)
+    return synthetic.synthetic_dataset(tmp_path_factory.mktemp("fewer"), clips_per_class_and_fold=1)
 
 
 def test_a_recording_is_the_same_bytes_whatever_else_is_written_and_when(root, fewer):
@@ -132,7 +132,7 @@ def test_a_recording_is_the_same_bytes_whatever_else_is_written_and_when(root, f
 def test_another_seed_replaces_every_sound_and_leaves_nothing_of_the_old_set(fewer, tmp_path):
     folder = Path(shutil.copytree(fewer, tmp_path / "copy"))
     (folder / "audio/fold1/1-1-0-0.wav").write_bytes(b"of an older version")
-    synthetic.write_synthetic(folder, 1, seed=1)
+    synthetic.synthetic_dataset(folder, 1, seed=1)
     old, new = wav_bytes(fewer), wav_bytes(folder)
     assert old.keys() == new.keys()
     assert not set(old.values()) & set(new.values())
@@ -140,7 +140,7 @@ def test_another_seed_replaces_every_sound_and_leaves_nothing_of_the_old_set(few
 
 def test_a_complete_set_is_not_touched(root):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    assert synthetic.write_synthetic(root, CLIPS) == root
+    assert synthetic.synthetic_dataset(root, CLIPS) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
@@ -151,7 +151,7 @@ def test_an_interrupted_set_is_written_again_and_only_once_by_several_at_the_sam
     writers, write_clips = [], synthetic._write_clips
     monkeypatch.setattr(synthetic, "_write_clips", lambda *args: (writers.append(args), write_clips(*args)))
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(synthetic.write_synthetic, [folder] * 2, [1] * 2)) == [folder] * 2
+        assert list(pool.map(synthetic.synthetic_dataset, [folder] * 2, [1] * 2)) == [folder] * 2
     assert len(writers) == 1
     assert wav_bytes(folder) == wav_bytes(fewer)
     assert (folder / "metadata/UrbanSound8K.csv").read_bytes() == (fewer / "metadata/UrbanSound8K.csv").read_bytes()
@@ -160,7 +160,7 @@ def test_an_interrupted_set_is_written_again_and_only_once_by_several_at_the_sam
 def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(UserError, match="not a synthetic data set") as caught:
-        synthetic.write_synthetic(tmp_path)
+        synthetic.synthetic_dataset(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
@@ -168,7 +168,7 @@ def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
 @pytest.mark.parametrize(("clips", "seed"), [(0, 0), (1, -1)])
 def test_arguments_out_of_range_are_told(tmp_path, clips, seed):
     with pytest.raises(UserError, match=f"at least 1 and seed at least 0, not {clips} and {seed}"):
-        synthetic.write_synthetic(tmp_path / "set", clips, seed)
+        synthetic.synthetic_dataset(tmp_path / "set", clips, seed)
     assert not (tmp_path / "set").exists()
 
 

@@ -142,7 +142,7 @@ def timeline_of(windows: int, labels=("siren", LONG)) -> Classification:
 
 def test_classes_lie_under_the_sound_on_one_time_axis():
     result = timeline_of(4)
-    figure = sounds.draw_timeline(sine(440, 10), RATE, result)
+    figure = sounds.timeline(sine(440, 10), RATE, result)
     readable_throughout(figure)
     wave, mel, rows = figure.axes[:3]
     assert wave.get_xlim() == mel.get_xlim() == rows.get_xlim() == (0, 10)
@@ -158,14 +158,14 @@ def test_classes_lie_under_the_sound_on_one_time_axis():
 
 def test_a_score_that_was_not_asked_for_is_left_open():
     windows = (Prediction(0, 4, (("a", 0.9),)), Prediction(2, 6, (("b", 0.8),)))
-    figure = sounds.draw_timeline(sine(440, 6), RATE, Classification("x.wav", windows, Prediction(0, 6, (("a", 0.5),))))
+    figure = sounds.timeline(sine(440, 6), RATE, Classification("x.wav", windows, Prediction(0, 6, (("a", 0.5),))))
     assert figure.axes[2].collections[0].get_array().mask.sum() == 2
     assert "--top_k" in figure.get_supxlabel()
 
 
 def test_a_short_clip_is_one_prediction_as_bars():
     top = tuple((f"class_{number}", 0.5 / number) for number in range(1, 15))
-    figure = sounds.draw_timeline(sine(440, 0.05), RATE, Classification("a/b.wav", (Prediction(0, 0.05, top),)))
+    figure = sounds.timeline(sine(440, 0.05), RATE, Classification("a/b.wav", (Prediction(0, 0.05, top),)))
     readable_throughout(figure)
     assert figure.get_suptitle() == "b.wav: class 1 0.50"
     bars = figure.axes[2]
@@ -178,13 +178,13 @@ def test_where_pictures_go(tmp_path, monkeypatch):
     assert sounds.plot_targets([Path("a/x.wav"), Path("b/x.mp3"), b""], "new/pics") == [
         Path("new/pics/x.png"), Path("new/pics/x-2.png"), Path("new/pics/sound.png")]  # fmt: skip
     for target, what, fix in [
-        ("x.png", "one picture shows one sound, found 2 sounds", "give a folder, as --plot x"),
-        ("x.gif", "a picture is png, svg or pdf, found gif", "give x.png"),
+        ("x.png", "one file holds the figure of one sound, found 2 sounds", "give a folder, as --plot x"),
+        ("x.gif", "a figure is saved as png, svg or pdf, found gif", "give x.png"),
     ]:
         with pytest.raises(UserError, match=what) as error:
             sounds.plot_targets(["a.wav", "b.wav"], target)
         assert fix in error.value.fix
-    with pytest.raises(UserError, match="a folder that exists"):
+    with pytest.raises(UserError, match="the folder of the figure does not exist"):
         sounds.plot_targets(["a.wav"], "gone/x.png")
 
 
@@ -208,5 +208,5 @@ def test_infer_draws_what_it_says(tmp_path, monkeypatch, capsys, model):
     assert run("long.wav", "text.wav", "short.wav", "--plot", "pictures")[0] == 1
     assert sorted(path.name for path in Path("pictures").iterdir()) == ["long.png", "short.png"]
     code, told = run("long.wav", "short.wav", "--plot", "two.png")
-    assert code == 2 and "one picture shows one sound" in told and not Path("two.png").exists()
+    assert code == 2 and "one file holds the figure of one sound" in told and not Path("two.png").exists()
     assert run("text.wav", "--plot", "text.svg")[0] == 2 and not Path("text.svg").exists()

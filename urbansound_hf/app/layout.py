@@ -1,4 +1,4 @@
-"""The page's layout and what its parts do when they are touched; what they say comes from `listen`."""
+"""The components of the browser page and their event handlers; `views` computes what they show."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from urbansound_hf.app.views import (
-    Stretch,
+    Segment,
     classify,
     classify_all,
     cut,
+    explain,
+    most_typical,
     overview,
     spells,
-    surest,
     table,
-    why,
     write_csv,
 )
 from urbansound_hf.audio import files
@@ -28,32 +28,30 @@ from urbansound_hf.inference.occlusion import CAVEAT
 from urbansound_hf.inference.output import Classification
 
 TITLE = "What is this sound?"
-DROP = "Drop a sound, record one, or choose an example."
+DROP = "Drop a sound file, record a sound, or choose an example."
 HEADERS = ["from", "to", "class", "score"]
-FILE_COLUMNS = {"file": "25%", "length": "12%", "class": "20%", "score": "12%", "problem": "31%"}  # and their widths
+FILE_COLUMNS = {"file": "25%", "length": "12%", "class": "20%", "score": "12%", "problem": "31%"}  # name: width
 SUFFIXES = sorted(files.SUFFIXES)
-FONTS, MONO_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # none comes from another host
+FONTS, MONO_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # no web fonts from other hosts
 CSS = """
 .gradio-container {max-width: 1100px !important; width: 100%; margin: auto}
-.picture img {width: 100%; max-width: 900px; margin: auto; border-radius: 4px}
+.figure img {width: 100%; max-width: 900px; margin: auto; border-radius: 4px}
 .message .wrap {background: var(--body-background-fill) !important; opacity: 1 !important}
 .timeline .body-cell, .timeline .header-cell {font-size: 13px; --size-2: 5px}
 """
-BROWSERS_PLAYER = {
-    "show_recording_waveform": False
-}  # Gradio's own decodes ten minutes before it plays the first second
-KEPT_SECONDS = 3600  # uploads are deleted after an hour
+BROWSERS_PLAYER = {"show_recording_waveform": False}  # Gradio's own decodes the whole file before it plays
+KEPT_SECONDS = 3600  # then uploads are deleted
 PROGRESS = gr.Progress()
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}  # they share the same cores
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}  # the models share the processor
 Updates = dict[Any, Any]  # component → its new value or properties
 
 
 def build(models: Mapping[str, SoundClassifier], examples: Sequence[Path]) -> gr.Blocks:
-    """The whole page, ready to be launched with `options()`.
+    """The page, to be launched with `options()`.
 
     Args:
-        models: by the names that the page shows.
-        examples: sounds that are there to be tried.
+        models: classifiers by the names that the page shows.
+        examples: sound files to choose from.
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown(f"# {TITLE}")
@@ -65,45 +63,45 @@ def build(models: Mapping[str, SoundClassifier], examples: Sequence[Path]) -> gr
 
 
 def options() -> dict[str, Any]:
-    """What `launch` needs, so that the page looks right and asks no other host for anything."""
+    """The keyword arguments of `launch`: the theme, and nothing loaded from other hosts."""
     fonts, mono = ([gr.themes.Font(name) for name in names] for names in (FONTS, MONO_FONTS))
     theme = gr.themes.Default(font=fonts, font_mono=mono)
     return {"theme": theme, "css": CSS, "footer_links": [], "ssr_mode": False, "share": False, "quiet": True}
 
 
 class ModelColumn(NamedTuple):
-    """What one model says of the sound: its classes, and the timeline of a long recording."""
+    """The results of one model: class scores, and the timeline of a long recording."""
 
-    whole: gr.Column
+    column: gr.Column
     classes: gr.Label
     timeline: gr.Dataframe
 
     @classmethod
     def empty(cls, name: str) -> ModelColumn:
-        with gr.Column(visible=False, min_width=300) as whole:
+        with gr.Column(visible=False, min_width=300) as column:
             classes = gr.Label(label=name)
             timeline = gr.Dataframe(
                 headers=HEADERS,
                 datatype=["number", "number", "str", "number"],
-                label="Timeline in seconds: click a row (or Enter) to hear it",
+                label="Timeline in seconds: select a row to play it",
                 interactive=False,
                 max_height=300,
                 visible=False,
                 elem_classes="timeline",
             )
-        return cls(whole, classes, timeline)
+        return cls(column, classes, timeline)
 
     def showing(self, result: Classification) -> Updates:
         rows = spells(result)
         return {
-            self.whole: gr.Column(visible=True),
+            self.column: gr.Column(visible=True),
             self.classes: dict((result.summary or result.windows[0]).top),
             self.timeline: gr.Dataframe(rows or None, visible=bool(rows)),
         }
 
 
 class OneSound:
-    """A sound is dropped, recorded or chosen; each model says what it is, where, and why."""
+    """The tab for one sound: uploaded, recorded or an example; classes, timeline and explanation of each model."""
 
     def __init__(self, models: Mapping[str, SoundClassifier], examples: Sequence[Path]) -> None:
         self.models, names = models, list(models)
@@ -123,88 +121,88 @@ class OneSound:
                 gr.Examples([[str(path)] for path in examples], self.sound, examples_per_page=12, example_labels=labels)
             with gr.Column(min_width=300):
                 self.message = gr.Markdown(DROP, min_height=110, elem_classes="message")
-                self.picture = picture("Waveform and mel spectrogram")
+                self.overview = hidden_figure("Waveform and mel spectrogram")
         with gr.Row():
             self.columns = {name: ModelColumn.empty(name) for name in names}
         with gr.Column(visible=False) as self.decision:
-            self.stretch = gr.State((0.0, 0.0))
-            self.heard = gr.Audio(
-                label="As the model hears it", interactive=False, buttons=["download"], waveform_options=BROWSERS_PLAYER
+            self.segment = gr.State((0.0, 0.0))
+            self.played = gr.Audio(
+                label="Model input", interactive=False, buttons=["download"], waveform_options=BROWSERS_PLAYER
             )
             self.asked = gr.Radio(names, value=names[0], label="Model", visible=several)
-            self.ask = gr.Button("How did you decide?")
+            self.ask = gr.Button("Explain this prediction")
             self.reason = gr.Markdown()
-            self.map = picture("What carried the decision")
-        self._listen()
+            self.map = hidden_figure("Evidence for the predicted class")
+        self._connect()
 
-    def _listen(self) -> None:
+    def _connect(self) -> None:
         parts = [part for column in self.columns.values() for part in column]
-        played = [self.stretch, self.heard, self.asked, self.reason, self.map]
+        shown = [self.segment, self.played, self.asked, self.reason, self.map]
         gr.on(
             [self.sound.change, self.chosen.change],
-            self.hear,
+            self.classify,
             [self.sound, self.chosen],
-            [self.message, self.picture, *parts, self.decision, *played],
+            [self.message, self.overview, *parts, self.decision, *shown],
             trigger_mode="always_last",
             show_progress_on=self.message,
             **ONE_AT_A_TIME,
         )
-        self.ask.click(self.explain, [self.sound, self.stretch, self.asked], [self.reason, self.map], **ONE_AT_A_TIME)
+        self.ask.click(self.explain, [self.sound, self.segment, self.asked], [self.reason, self.map], **ONE_AT_A_TIME)
         for name, column in self.columns.items():
-            column.timeline.select(self.play, [self.sound, gr.State(name)], played)
+            column.timeline.select(self.play, [self.sound, gr.State(name)], shown)
 
-    def hear(self, path: str | None, chosen: list[str], progress: gr.Progress = PROGRESS) -> Updates:
-        """Shows the sound, and what each model says of it; at once: Gradio may lose parts of a stream."""
+    def classify(self, path: str | None, chosen: list[str], progress: gr.Progress = PROGRESS) -> Updates:
+        """Shows the sound and the results of all models at once, as Gradio may lose parts of a stream."""
         if path is None or not chosen:
             return self._nothing(DROP)
         try:
-            seen = overview(load_audio(path), SAMPLING_RATE)
-            heard = {name: classify(self.models[name], Path(path), partial(_tell, progress, name)) for name in chosen}
-            first, result = next(iter(heard.items()))
-            updates = self._nothing("") | {self.picture: gr.Plot(seen, visible=True)}
-            for name in heard:
-                updates |= self.columns[name].showing(heard[name])
-            return updates | self._decision(first, path, surest(result))
+            figure = overview(load_audio(path), SAMPLING_RATE)
+            results = {name: classify(self.models[name], Path(path), partial(_show, progress, name)) for name in chosen}
+            first, result = next(iter(results.items()))
+            updates = self._nothing("") | {self.overview: gr.Plot(figure, visible=True)}
+            for name in results:
+                updates |= self.columns[name].showing(results[name])
+            return updates | self._decision(first, path, most_typical(result))
         except AudioError as error:
             return self._nothing(problem(error))
 
     def play(self, path: str, name: str, row: gr.SelectData) -> tuple[Any, ...]:
-        """A row of a timeline was chosen: its stretch is heard, and can be explained by its model."""
+        """Plays the segment of the selected row of a timeline, and selects it and its model for the explanation."""
         start, end = map(float, row.row_value[:2])
-        heard = self._heard(name, path, (start, end), autoplay=True)
-        return (start, end), heard, name, "", gr.Plot(visible=False)
+        player = self._player(name, path, (start, end), autoplay=True)
+        return (start, end), player, name, "", gr.Plot(visible=False)
 
-    def explain(self, path: str, stretch: Stretch, name: str, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
-        """What carried the decision of a model in the stretch that is heard."""
-        track = partial(progress.tqdm, desc=f"{name} hears the sound with one part after the other silenced")
+    def explain(self, path: str, segment: Segment, name: str, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
+        """A sentence and a map of the evidence for a model's prediction of the selected segment."""
+        track = partial(progress.tqdm, desc=f"{name}: scores with each part of the sound silenced")
         try:
-            sentence, figure = why(self.models[name], Path(path), stretch, track)
+            sentence, figure = explain(self.models[name], Path(path), segment, track)
         except AudioError as error:
             return problem(error), gr.Plot(visible=False)
         return f"{sentence}\n\n*{CAVEAT}*", gr.Plot(figure, visible=True)
 
-    def _decision(self, name: str, path: str, stretch: Stretch) -> Updates:
+    def _decision(self, name: str, path: str, segment: Segment) -> Updates:
         return {
             self.decision: gr.Column(visible=True),
-            self.stretch: stretch,
-            self.heard: self._heard(name, path, stretch),
+            self.segment: segment,
+            self.played: self._player(name, path, segment),
             self.asked: name,
         }
 
-    def _heard(self, name: str, path: str, stretch: Stretch, autoplay: bool = False) -> gr.Audio:
+    def _player(self, name: str, path: str, segment: Segment, autoplay: bool = False) -> gr.Audio:
         rate = self.models[name].sampling_rate
-        label = f"{stretch[0]:.1f}–{stretch[1]:.1f} s as the model hears it: mono, {rate / 1000:g} kHz"
-        wav: Any = to_wav(cut(Path(path), stretch, rate), rate)  # Gradio takes bytes; its types don't say it
+        label = f"Model input, {segment[0]:.1f}–{segment[1]:.1f} s: mono, {rate / 1000:g} kHz"
+        wav: Any = to_wav(cut(Path(path), segment, rate), rate)  # Gradio takes bytes, but its types do not say so
         return gr.Audio(wav, label=label, autoplay=autoplay)
 
     def _nothing(self, message: str) -> Updates:
-        hidden: Updates = {column.whole: gr.Column(visible=False) for column in self.columns.values()}
-        hidden |= {plot: gr.Plot(visible=False) for plot in (self.picture, self.map)}
+        hidden: Updates = {each.column: gr.Column(visible=False) for each in self.columns.values()}
+        hidden |= {plot: gr.Plot(visible=False) for plot in (self.overview, self.map)}
         return hidden | {self.decision: gr.Column(visible=False), self.message: message, self.reason: ""}
 
 
 class ManySounds:
-    """Files in, a table out, to be looked at and taken away as CSV."""
+    """The tab for many sounds: a table of their classes, to download as CSV."""
 
     def __init__(self, models: Mapping[str, SoundClassifier]) -> None:
         self.models, names = models, list(models)
@@ -231,16 +229,16 @@ class ManySounds:
         return gr.Dataframe(table(results), visible=True), file
 
 
-def picture(label: str) -> gr.Plot:
-    """A place for a figure that bears its own title."""
-    return gr.Plot(label=label, show_label=False, visible=False, elem_classes="picture")
+def hidden_figure(label: str) -> gr.Plot:
+    """A component for a figure, hidden until there is one; the figure has its own title."""
+    return gr.Plot(label=label, show_label=False, visible=False, elem_classes="figure")
 
 
 def problem(error: AudioError) -> str:
-    """An error for the page: the file's own name instead of the folder that it was uploaded to."""
+    """An error as Markdown, with the file's name instead of its path on the server."""
     fix = f" ({error.fix})" if error.fix else ""
     return f"**{Path(error.where).name}**: {error.what}{fix}"
 
 
-def _tell(progress: gr.Progress, name: str, done: int, total: int) -> None:
+def _show(progress: gr.Progress, name: str, done: int, total: int) -> None:
     progress((done, total), desc=name, unit="windows")

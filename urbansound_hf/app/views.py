@@ -1,4 +1,4 @@
-"""What the page says and shows of a sound; no web here, so that each part can be tried without a browser."""
+"""The contents of the browser page as plain functions, which need no browser."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 MOST_EXAMPLES = 30
-SIZE = (6.4, 4.0)  # inches; narrow, so that the letters can be read on a phone
-TOP = 5  # labels a window in a table of many files, as in infer.py
-Report = Callable[[int, int], None]  # windows done, of how many
-Stretch = tuple[float, float]  # from and to, in seconds
+SIZE = (6.4, 4.0)  # inches; narrow, so that the text is legible on a phone
+TOP = 5  # labels per window in a table of many files, as in infer.py
+Report = Callable[[int, int], None]  # finished windows, all windows
+Segment = tuple[float, float]  # start and end in seconds
 
 
 def open_models(names: Sequence[str], trust_remote_code: bool = False) -> dict[str, SoundClassifier]:
-    """Opens each checkpoint once, by the name that the page shows. Raises UserError if one cannot be opened."""
+    """The classifiers by the names that the page shows. Raises UserError if a checkpoint cannot be opened."""
     wanted = list(dict.fromkeys(names))
     short = [short_name(name) for name in wanted]
     shown = short if len(set(short)) == len(short) else wanted
@@ -46,20 +46,20 @@ def open_models(names: Sequence[str], trust_remote_code: bool = False) -> dict[s
 
 
 def short_name(model: str) -> str:
-    """Of a folder the last two parts (demo/fold10); of a Hub id all of it."""
+    """The last two parts of a folder (demo/fold10), or a Hub id."""
     return "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
 
 
 def examples(folder: Path | None) -> list[Path]:
-    """Sounds to try: the first of a folder, or one of formulas for each class and all ten in a row.
+    """The first sounds of a folder, or without one a synthetic sound of each class and a sequence of all ten.
 
     Raises:
-        UserError: the folder is not there or holds no sound.
+        UserError: the folder does not exist or holds no sound.
     """
     if folder is None:
         return _synthetic(Path(tempfile.mkdtemp(prefix="urbansound-examples-")))
     if not folder.is_dir():
-        raise UserError("examples are a folder of sounds", f"--examples {folder}", "name a folder that exists")
+        raise UserError("the examples must be a folder of sounds", f"--examples {folder}", "give an existing folder")
     sounds, problems = find_sounds([str(folder)])
     for problem in problems:
         raise problem
@@ -76,10 +76,10 @@ def _synthetic(folder: Path) -> list[Path]:
 
 
 def classify(classifier: SoundClassifier, path: Path, report: Report) -> Classification:
-    """All classes of a sound, with the scores that `infer.py` prints.
+    """The scores of all classes of a sound, the same that `infer.py` prints.
 
     Args:
-        report: is told, after every batch, the windows that are done and how many there are.
+        report: called after every batch with the numbers of finished and of all windows.
 
     Raises:
         AudioError: the sound cannot be read.
@@ -101,33 +101,33 @@ def classify(classifier: SoundClassifier, path: Path, report: Report) -> Classif
 
 
 def spells(result: Classification) -> list[list[float | str]]:
-    """The timeline of a long recording as rows: from and to in seconds, class, mean score; none for a short clip."""
+    """The timeline of a long recording as rows of start and end in seconds, class and mean score; [] for a clip."""
     rows = output.spells(result.windows) if result.summary else ()
     return [[round(start, 3), round(end, 3), label, round(score, 4)] for start, end, label, score in rows]
 
 
-def surest(result: Classification) -> Stretch:
-    """The window that says most clearly what the whole recording is."""
+def most_typical(result: Classification) -> Segment:
+    """The window with the highest score of the recording's overall class."""
     label = (result.summary or result.windows[0]).label
     best = max(result.windows, key=lambda window: dict(window.top)[label])
     return best.start, best.end
 
 
-def cut(path: Path, stretch: Stretch, rate: int) -> np.ndarray:
-    """What lies between two seconds of a recording, as the model hears it: `(samples,)` float32 at `rate` Hz."""
-    start, end = (round(second * rate) for second in stretch)
+def cut(path: Path, segment: Segment, rate: int) -> np.ndarray:
+    """A segment of a recording as the model's input: `(samples,)` float32 at `rate` Hz."""
+    start, end = (round(second * rate) for second in segment)
     return load_audio(path, rate)[start:end]
 
 
-def why(classifier: SoundClassifier, path: Path, stretch: Stretch, track: occlusion.Track) -> tuple[str, Figure]:
-    """What decided in a stretch of a recording, in a sentence and a picture; of a longer one, in its surest window."""
-    waveform = cut(path, stretch, classifier.sampling_rate)
+def explain(classifier: SoundClassifier, path: Path, segment: Segment, track: occlusion.Track) -> tuple[str, Figure]:
+    """A sentence and a map of the evidence for the prediction of a segment, or of a long one's most certain window."""
+    waveform = cut(path, segment, classifier.sampling_rate)
     window = round(classifier.window_seconds * classifier.sampling_rate)
     windows = window_bounds(len(waveform), window, window // 2)
     scores = classifier.probabilities([waveform[start:end] for start, end in windows])
     start, end = windows[scores.max(axis=1).argmax()]
     found = occlusion.occlusion(classifier, waveform[start:end], track=track)
-    seconds = stretch[0] + start / classifier.sampling_rate
+    seconds = segment[0] + start / classifier.sampling_rate
     where = f"From {seconds:.1f} s on: " if seconds else ""
     return where + found.sentence(), evidence_map(waveform[start:end], classifier.sampling_rate, found)
 
@@ -144,11 +144,11 @@ def overview(waveform: np.ndarray, rate: int) -> Figure:
 
 
 def evidence_map(waveform: np.ndarray, rate: int, found: occlusion.Occlusion) -> Figure:
-    """Draws the mel spectrogram in grey under its tiles: orange carried the decision, blue spoke against it."""
-    reach = max(float(np.abs(found.evidence).max()), 1.0)  # nothing much stays pale
+    """Draws the mel spectrogram in grey under its tiles: orange supports the predicted class, blue another one."""
+    reach = max(float(np.abs(found.evidence).max()), 1.0)  # weak evidence stays pale
     colours = np.where(found.evidence[..., None] > 0, to_rgb(ORANGE), to_rgb(BLUE))  # (bands, steps, 3)
     opacity = 0.85 * np.abs(found.evidence) / reach
-    with drawing(None, f"What made it {found.label}: orange for, blue against", "", SIZE) as figure:
+    with drawing(None, f"Evidence: orange for {found.label}, blue against", "", SIZE) as figure:
         axes = figure.add_subplot()
         mesh = draw_levels(axes, spectrogram.mel_spectrogram(waveform, rate), "mel")
         mesh.set(cmap="gray_r", alpha=0.6)
@@ -158,23 +158,23 @@ def evidence_map(waveform: np.ndarray, rate: int, found: occlusion.Occlusion) ->
 
 
 def classify_all(classifier: SoundClassifier, paths: Sequence[Path]) -> Iterator[Classification]:
-    """Each file under its own name, as `infer.py` has it."""
+    """The result of each file, under its name without the folder."""
     for result in classifier.classify_many(paths, top_k=TOP):
         yield replace(result, path=Path(result.path).name)
 
 
 def table(results: Iterable[Classification]) -> list[list[float | str]]:
-    """A row a file: name, seconds, class, score, and what is wrong with it, if anything."""
+    """A row per file: name, length in seconds, class, score, and the error if it cannot be read."""
     rows: list[list[float | str]] = []
     for result in results:
-        whole = result.summary or next(iter(result.windows), None)
-        told = [round(whole.end, 2), whole.label, round(whole.score, 4)] if whole else ["", "", ""]
-        rows.append([result.path, *told, result.error])
+        overall = result.summary or next(iter(result.windows), None)
+        cells = [round(overall.end, 2), overall.label, round(overall.score, 4)] if overall else ["", "", ""]
+        rows.append([result.path, *cells, result.error])
     return rows
 
 
 def write_csv(results: Iterable[Classification]) -> Path:
-    """The same CSV as `infer.py --format csv`, in a new temporary file."""
+    """The CSV of `infer.py --format csv`, in a new temporary file."""
     path = Path(tempfile.mkdtemp(prefix="urbansound-table-")) / "labels.csv"
     with progress.quietly(), destination(str(path)) as stream:
         write_results(results, "csv", TOP, stream)

@@ -28,7 +28,7 @@ class AudioError(UserError):
 
 
 def load_audio(source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "") -> np.ndarray:
-    """Reads a sound as the input of a model.
+    """Reads a sound as training, evaluation and serving use it: mono, at one sampling rate.
 
     Args:
         source: a path, the bytes of a sound file, or an open binary file.
@@ -41,6 +41,10 @@ def load_audio(source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "
 
     Raises:
         AudioError: it does not exist, is not audio, is empty or truncated, or holds NaN or infinite samples.
+
+    >>> waveform = ush.load_audio("clip.wav")
+    >>> waveform.shape, waveform.dtype  # four seconds
+    ((64000,), dtype('float32'))
     """
     waveform, native_rate = read_audio(source, name)
     return resample(waveform, native_rate, sampling_rate)

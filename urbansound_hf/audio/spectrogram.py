@@ -1,4 +1,4 @@
-"""A sound as pictures show it: levels in decibels over time and frequency, linear or mel, and MFCC."""
+"""Spectrograms in decibels, on a linear or mel frequency scale, and MFCC, with the edges of every cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N_MELS, N_MFCC = 64, 20
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Levels over time; every cell has its edges, so that pictures need not guess them.
+    """Levels over time and frequency, with the edges of every cell, as `pcolormesh` takes them.
 
     Args:
         levels: `(bands, columns)` in dBFS (0 is a sine at full scale), or, of MFCC, in standard deviations.
@@ -30,9 +30,18 @@ class Spectrum:
 
 
 def spectrogram(samples: np.ndarray, rate: int) -> Spectrum:
-    """The short-time spectrum of a `(samples,)` waveform in [-1, 1] at `rate` Hz.
+    """The short-time power spectrum in dBFS, on a linear frequency scale.
 
-    A sine between two bins reads up to 1.4 dB low, as under every Hann window.
+    Hann windows of 40 ms, overlapping by three quarters; a longer sound is averaged to at most 1,000 columns. A sine
+    between two bins reads up to 1.4 dB low, the scalloping loss of the Hann window.
+
+    Args:
+        samples: `(samples,)` waveform in [-1, 1].
+        rate: its sampling rate in Hz.
+
+    >>> spectrum = ush.spectrogram(ush.load_audio("clip.wav"), 16_000)
+    >>> spectrum.levels.shape, float(spectrum.bands[-1]), float(spectrum.times[-1])  # (bands, columns), Hz, s
+    ((513, 401), 8000.0, 4.0)
     """
     power, times, _ = _power(samples, rate)
     bins = len(power)
@@ -41,14 +50,33 @@ def spectrogram(samples: np.ndarray, rate: int) -> Spectrum:
 
 
 def mel_spectrogram(samples: np.ndarray, rate: int) -> Spectrum:
-    """The same in `N_MELS` bands that are equally wide to the ear (HTK's mel scale)."""
+    """The short-time power spectrum in dBFS, in 64 bands that are equally wide on HTK's mel scale.
+
+    Args:
+        samples: `(samples,)` waveform in [-1, 1].
+        rate: its sampling rate in Hz.
+
+    >>> mel = ush.mel_spectrogram(ush.load_audio("clip.wav"), 16_000)
+    >>> mel.levels.shape, int((mel.bands[1:] <= 1000).sum())  # a third of the bands lies below 1,000 Hz
+    ((64, 401), 22)
+    """
     power, times, noise_bins = _power(samples, rate)
     points = (np.arange(N_MELS + 1) + 0.5) * to_mel(rate / 2) / (N_MELS + 1)
     return Spectrum(_decibels(mel_filters(len(power), N_MELS, rate) @ power / noise_bins), times, from_mel(points))
 
 
 def mfcc(samples: np.ndarray, rate: int) -> Spectrum:
-    """The first `N_MFCC` cepstral coefficients of the mel spectrogram, each scaled to mean 0 and deviation 1."""
+    """Mel-frequency cepstral coefficients: the first 20 of an orthonormal DCT-II of the mel spectrogram in dB.
+
+    Each coefficient is scaled over time to mean 0 and standard deviation 1.
+
+    Args:
+        samples: `(samples,)` waveform in [-1, 1].
+        rate: its sampling rate in Hz.
+
+    >>> ush.mfcc(ush.load_audio("clip.wav"), 16_000).levels.shape  # (coefficients, columns)
+    (20, 401)
+    """
     from scipy.fft import dct
 
     mel = mel_spectrogram(samples, rate)

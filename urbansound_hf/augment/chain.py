@@ -33,11 +33,18 @@ class Effect:
 
 
 def parse_effects(specs: Sequence[str]) -> list[Effect]:
-    """Reads the words of `--augment`, in their order.
+    """Parses the values of `--augment`, in their order.
+
+    Args:
+        specs: each `NAME[:PROBABILITY][:LOW..HIGH][:FOLDER]`; the range is in the effect's own unit, see `EFFECTS`.
 
     Raises:
-        UserErrors: all that is wrong: unknown effects, probabilities outside 0 to 1, ranges that are reversed or not
+        UserErrors: every mistake: unknown effects, probabilities outside 0 to 1, ranges that are reversed or not
             possible, folders without sounds.
+
+    >>> noise, slower = ush.augment.parse_effects(["pink_noise:1:10..10", "time_stretch:1:0.7..0.7"])
+    >>> noise.name, noise.probability, noise.low, noise.high  # 10 dB signal-to-noise ratio
+    ('pink_noise', 1.0, 10.0, 10.0)
     """
     found: list[Effect] = []
     problems: list[UserError] = []
@@ -54,20 +61,25 @@ def parse_effects(specs: Sequence[str]) -> list[Effect]:
 def apply_effects(
     chain: Sequence[Effect], waveform: np.ndarray, sampling_rate: int, generator: Generator
 ) -> np.ndarray:
-    """Sends a clip through the effects, each with its probability and a value drawn from its range.
+    """Applies effects to a clip, each with its probability and a value drawn from its range.
 
-    Factors and frequencies are drawn evenly on a logarithmic scale, so that half and double are as likely. A clip that
-    comes out above full scale, or above the peak it came with if that is higher, is scaled down as a whole: clipping
-    would add overtones and undo the promised SNR.
+    Factors and frequencies are drawn uniformly on a logarithmic scale, so that half and double are equally likely. A
+    result above full scale, or above the input's peak if that is higher, is attenuated as a whole: clipping would add
+    overtones and change the SNR.
 
     Args:
-        chain: what `parse` returns.
-        waveform: `(samples,)` float32, full scale 1.0; is left as it is.
+        chain: what `parse_effects` returns.
+        waveform: `(samples,)` float32, full scale 1.0; it is not changed.
         sampling_rate: in Hz.
-        generator: all that is drawn is drawn from it; the same state gives the same clip.
+        generator: the only source of randomness; the same state gives the same clip.
 
     Returns:
         `(samples,)` float32, at most full scale or the input's peak; speed, time_stretch and crop change its length.
+
+    >>> effects = ush.augment.parse_effects(["speed:1:2..2"])
+    >>> waveform = ush.load_audio("clip.wav")
+    >>> waveform.shape, ush.augment.apply_effects(effects, waveform, 16_000, np.random.default_rng(0)).shape
+    ((64000,), (32000,))
     """
     highest = max(1.0, float(np.abs(waveform).max(initial=0)))
     for effect in chain:

@@ -33,6 +33,12 @@ def mix(
 
     Raises:
         ValueError: the shapes differ.
+
+    >>> bark, noise = ush.load_audio("clip.wav"), np.random.default_rng(0).uniform(-1, 1, 64_000).astype(np.float32)
+    >>> targets = np.eye(2, dtype=np.float32)  # the first class, the second class
+    >>> mixed, target = ush.augment.mix(bark, noise, *targets, 0.4, "mixup", 0, np.random.default_rng(0))
+    >>> mixed.shape, round(float(target.sum()), 6)
+    ((64000,), 1.0)
     """
     if one.shape != other.shape:
         raise ValueError(f"clips to mix must have the same shape, found {one.shape} and {other.shape}")

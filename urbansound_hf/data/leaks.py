@@ -143,6 +143,11 @@ def leak_report(split: Rows, columns: Mapping[str, Any], fingerprints: Fingerpri
 
     Returns:
         Test against training, and `validation`: the same in counts. What could not be looked for is None.
+
+    >>> split = ush.splits.Split("mine", train=np.array([0, 1, 2]), validation=np.array([3]), test=np.array([4, 5]))
+    >>> report = ush.leak_report(split, {"group": ["a", "a", "b", "c", "b", "d"]})
+    >>> report["shared_recordings"], report["shared_recording_clips"], report["test_clips"]
+    (['b'], 1, 2)
     """
     found = _against(split.train, split.test, columns, fingerprints)
     aside = _against(split.train, split.validation, columns, fingerprints)
@@ -204,7 +209,13 @@ def check_leaks(report: Mapping[str, Any], split_kind: str, known: frozenset[str
 
 
 def describe_leaks(report: Mapping[str, Any]) -> str:
-    """The report in a few lines for the terminal."""
+    """A leak report as a few lines of text.
+
+    >>> sounds = ush.load_sounds("sounds")
+    >>> split = ush.splits.official(sounds.dataset["fold"], test_fold=10)
+    >>> print(ush.describe_leaks(ush.leak_report(split, {"group": sounds.dataset["group"]})).splitlines()[0])
+    Leaks: 10 test clips against 80 training clips
+    """
     total, validation = report["test_clips"], report["validation"]
     shared, overlaps = (_share(report[f"{name}_clips"], total) for name in ("shared_recording", "time_overlap"))
     if recordings := report.get("shared_recordings"):

@@ -38,7 +38,11 @@ def load_urbansound8k(
     num_proc: int | None = None,
     url: str = urbansound8k.SOURCE_URL,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """UrbanSound8K in one call, ready for `audio.load(row["audio"]["bytes"])`.
+    """UrbanSound8K as a `datasets` table, ready for `load_audio(row["audio"]["bytes"])`.
+
+    Columns: `audio`, `label` (the data set's own classID), `fold`, `group` (the recording), `fsID`, `class`,
+    `salience` (1 foreground, 2 background), `start` and `end` in the recording (seconds). The data set is downloaded to
+    `data_dir` (about 6 GB, from Zenodo) if it is not there.
 
     With `streaming`, nothing is stored. Clips of a `data_dir` that holds the data set are decoded as they are read.
     Without it they are read from the archive on the web, from its beginning at every pass, in its order and with no
@@ -47,6 +51,10 @@ def load_urbansound8k(
 
     Raises:
         UserError: as `UrbanSound8K`; or, while streaming, the connection broke.
+
+    >>> dataset = ush.load_urbansound8k("sounds")
+    >>> len(dataset), ush.load_audio(dataset[0]["audio"]["bytes"]).dtype
+    (100, dtype('float32'))
     """
     if streaming and not find_root(expand_user(data_dir)):
         return undecoded(UrbanSound8KStream(url, sampling_rate).as_streaming_dataset(split="train"))
@@ -76,10 +84,15 @@ class SoundRequest:
 
 @dataclass(frozen=True)
 class Sounds:
-    """Labelled sounds, decoded.
+    """Labelled sounds, decoded: what `load_sounds` returns.
 
     `dataset` has the columns `audio` (`{"bytes": a float WAV, "path": its name in the data}`) and `label`, and,
-    where the data has them, `fold`, `group` (the recording or speaker) and `split` (train, validation, test).
+    where the data has them, `fold`, `group` (the recording or speaker) and `split` (train, validation, test). A label
+    is a position in `labels`.
+
+    >>> sounds = ush.load_sounds("sounds")
+    >>> isinstance(sounds, ush.Sounds), sounds.labels[sounds.dataset[0]["label"]], sounds.notes[0].partition(";")[0]
+    (True, 'air_conditioner', 'subset: 100 of 8,732 official clips (folds 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)')
     """
 
     name: str
@@ -89,12 +102,47 @@ class Sounds:
     fingerprint: str  # identifies what was prepared: labels, columns, names and samples
 
 
-def load_sounds(request: SoundRequest) -> Sounds:
-    """Finds, checks and decodes the sounds; a second call with nothing changed decodes nothing.
+def load_sounds(
+    dataset: str | Path | SoundRequest = "urbansound8k",
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    audio_column: str | None = None,
+    label_column: str | None = None,
+    allow_missing_files: bool = False,
+    sampling_rate: int = SAMPLING_RATE,
+    num_proc: int | None = None,
+) -> Sounds:
+    """Labelled sounds of any source, checked and decoded; a second call with nothing changed decodes nothing.
+
+    Args:
+        dataset: a folder (classes as folders, or with a metadata CSV), the folder of UrbanSound8K, a Hub id,
+            "urbansound8k" or "synthetic"; or a `SoundRequest`, which holds all options.
+        config, revision: configuration and branch, tag or commit of a Hub data set.
+        audio_column, label_column: default: found by type or name.
+        allow_missing_files: leave out clips of the metadata without a file instead of raising.
+        sampling_rate: of the result, in Hz.
+        num_proc: processes that decode (default: one a core, fewer for few clips).
 
     Raises:
-        UserError: there are no such data, or they are not what they should be.
+        UserError: the data do not exist, cannot be read, or contradict themselves.
+
+    >>> sounds = ush.load_sounds("sounds")
+    >>> len(sounds.dataset), sounds.labels[3], sounds.dataset.column_names[:4]
+    (100, 'dog_bark', ['audio', 'label', 'fold', 'group'])
     """
+    request = dataset
+    if not isinstance(request, SoundRequest):
+        request = SoundRequest(
+            str(dataset),
+            dataset_config=config,
+            dataset_revision=revision,
+            audio_column=audio_column,
+            label_column=label_column,
+            allow_missing_files=allow_missing_files,
+            sampling_rate=sampling_rate,
+            num_proc=num_proc,
+        )
     folder = expand_user(request.dataset)
     if request.dataset == "urbansound8k":
         return _urbansound8k(request, Path(request.data_dir or "data"))
@@ -115,7 +163,7 @@ def _urbansound8k(request: SoundRequest, data_dir: Path) -> Sounds:
 
 def _synthetic(request: SoundRequest) -> Sounds:
     root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
-    builder = UrbanSound8K(synthetic.write_synthetic(root, seed=request.seed), request.sampling_rate)
+    builder = UrbanSound8K(synthetic.synthetic_dataset(root, seed=request.seed), request.sampling_rate)
     return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], request)
 
 

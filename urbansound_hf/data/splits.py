@@ -107,6 +107,10 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
 
     Raises:
         UserError: the fold is absent, or too few folds are left to train on.
+
+    >>> split = ush.splits.official(ush.load_sounds("sounds").dataset["fold"], test_fold=3)
+    >>> split.test_fold, split.validation_fold, len(split.train), len(split.validation), len(split.test)
+    (3, 4, 80, 10, 10)
     """
     of_row = np.asarray(folds)
     present = sorted(int(fold) for fold in np.unique(of_row))
@@ -135,7 +139,21 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
 
 
 def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Split:
-    """About 80/10/10 by recording, stratified by class: no recording is in two parts."""
+    """About 80/10/10 by recording, classes kept in proportion: no recording is in two parts.
+
+    Args:
+        labels: the class id of every row.
+        groups: the recording of every row; "" where it is not known.
+
+    Raises:
+        UserError: there are fewer than 10 recordings, or no class has 10 clips.
+
+    >>> sounds = ush.load_sounds("sounds")
+    >>> groups = np.array(sounds.dataset["group"])
+    >>> split = ush.splits.grouped(sounds.dataset["label"], groups)
+    >>> set(groups[split.train]) & set(groups[split.test])
+    set()
+    """
     from sklearn.model_selection import StratifiedGroupKFold  # a second, for which checking flags does not wait
 
     if len(set(groups)) < 10:
@@ -156,7 +174,18 @@ def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Spli
 
 
 def random(labels: Sequence[int], seed: int = 0) -> Split:
-    """80/10/10 stratified by class, regardless of recordings, as in many tutorials: leaky, which `warning` says."""
+    """80/10/10 stratified by class, regardless of recordings: leaky, as its `warning` says.
+
+    Args:
+        labels: the class id of every row.
+
+    Raises:
+        UserError: a class has fewer than 10 clips.
+
+    >>> split = ush.splits.random(ush.load_sounds("sounds").dataset["label"], seed=0)
+    >>> len(split.train), len(split.validation), len(split.test), split.warning.partition(":")[0]
+    (80, 10, 10, 'random split')
+    """
     from sklearn.model_selection import train_test_split
 
     rows, by_class = np.arange(len(labels)), np.asarray(labels)
@@ -174,7 +203,12 @@ def random(labels: Sequence[int], seed: int = 0) -> Split:
 
 
 def predefined(splits: Sequence[str], labels: Sequence[int], seed: int = 0) -> Split:
-    """The data set's own train, validation and test parts; without a validation part, a tenth of train is used."""
+    """The data set's own train, validation and test parts; without a validation part, a tenth of train serves.
+
+    >>> split = ush.splits.predefined(["train"] * 40 + ["test"] * 10, [0, 1] * 25)
+    >>> len(split.train), len(split.validation), len(split.test)
+    (36, 4, 10)
+    """
     from sklearn.model_selection import train_test_split
 
     part_of = np.asarray(splits)

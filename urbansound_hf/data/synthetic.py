@@ -48,23 +48,29 @@ FORMATS = (  # Hz, subtype, channels, share of recordings: the mixture of upload
 ADPCM_BLOCK = 1017  # samples in a block at 22,050 Hz, mono; libsndfile fills the last one up with silence
 
 
-def write_synthetic(root: Path, clips_per_class_and_fold: int = 4, seed: int = 0) -> Path:
-    """Writes the data set: `audio/fold1`…`fold10`, `metadata/UrbanSound8K.csv` (last: it marks completion), README.txt.
+def synthetic_dataset(root: str | Path, clips_per_class_and_fold: int = 4, seed: int = 0) -> Path:
+    """Writes a synthetic data set in the layout of UrbanSound8K: WAV files in ten folds and the metadata CSV.
 
-    Does nothing if the same set is there already; replaces another synthetic set. Same arguments, same bytes. Safe to
-    call from several processes at once.
+    Ten classes of procedural sound, at several sampling rates and formats. Does nothing if the same set exists
+    already; replaces another synthetic set. The same arguments give the same bytes. Safe to call from several
+    processes at once; the CSV is written last.
 
     Args:
-        root: the folder to make; about 0.5 MB a clip.
-        clips_per_class_and_fold: from 1.
-        seed: from 0.
+        root: the folder to create; about 0.5 MB a clip.
+        clips_per_class_and_fold: 1 or more; 1 gives 100 clips.
+        seed: 0 or more.
 
     Returns:
         `root`.
 
     Raises:
         UserError: an argument is out of range, or `root` holds something else.
+
+    >>> folder = ush.synthetic_dataset("sounds", clips_per_class_and_fold=1)
+    >>> len(list(folder.glob("audio/fold*/*.wav")))
+    100
     """
+    root = Path(root)
     if clips_per_class_and_fold < 1 or seed < 0:
         raise UserError(f"clips must be at least 1 and seed at least 0, not {clips_per_class_and_fold} and {seed}")
     marker = README.format(version=VERSION, clips=clips_per_class_and_fold, seed=seed)
@@ -162,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="print nothing but the result")
     options = parser.parse_args(argv)
     with quietly(options.quiet):
-        root = write_synthetic(options.folder, options.clips, options.seed)
+        root = synthetic_dataset(options.folder, options.clips, options.seed)
     print(f"{100 * options.clips} synthetic clips in {root}")
     return 0
 

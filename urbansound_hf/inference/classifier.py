@@ -29,12 +29,19 @@ DEFAULT_WINDOW_SECONDS = 10.0  # where the checkpoint says nothing and the model
 
 
 class SoundClassifier:
-    """A model with its feature extractor, ready to name sounds.
+    """A trained model with its feature extractor, for sounds of any length, rate and format.
 
     Attributes:
         labels: class names in the order of the columns of `probabilities`.
-        sampling_rate: what the model hears, in Hz.
+        sampling_rate: of the model's input, in Hz.
         window_seconds: the length it was trained on; longer recordings are cut into windows of it.
+
+    >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")  # the folder of a run, or a Hub id
+    >>> result = model.classify("clip.wav")
+    >>> len(result.windows), result.windows[0].label in model.labels
+    (1, True)
+    >>> model.probabilities([ush.load_audio("clip.wav", model.sampling_rate)]).shape
+    (1, 10)
     """
 
     def __init__(
@@ -89,7 +96,12 @@ class SoundClassifier:
         return self._forward(clips, batch_size)
 
     def classify(self, source: Source, **options: Any) -> Classification:
-        """Classifies one sound; options as for `classify_many`. Raises AudioError if it cannot be read."""
+        """Classifies one sound; options as for `classify_many`. Raises AudioError if it cannot be read.
+
+        >>> result = ush.SoundClassifier.from_pretrained("outputs/base/fold10").classify("long.wav", top_k=3)
+        >>> [(window.start, window.end) for window in result.windows]  # seconds; a window every two
+        [(0.0, 4.0), (2.0, 6.0), (4.0, 8.0)]
+        """
         (result,) = self.classify_many([source], **options)
         if result.error:
             raise AudioError(result.error, result.path)

@@ -1,4 +1,4 @@
-"""What a data set is made of: clips by class and fold, their lengths, the rates of their files, their loudness."""
+"""Figures of a data set: clips by class and fold, clip lengths, sampling rates of the files, loudness."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What the figures need to know of `clips` sounds.
+    """Facts of every clip of a data set, as the figures need them.
 
     Args:
         labels: the class names.
@@ -32,7 +32,7 @@ class Inventory:
         seconds: `(clips,)` lengths.
         levels: `(clips,)` root mean square in dBFS.
         rates: the sampling rates in Hz of those clips whose own file is there.
-        note: what is to be said of every figure.
+        note: the text below every figure.
     """
 
     labels: Sequence[str]
@@ -46,11 +46,11 @@ class Inventory:
 
 
 def take_stock(sounds: Sounds, root: Path | None = None) -> Inventory:
-    """Hears every clip once.
+    """Collects these facts in one pass over the clips.
 
     Args:
-        root: the folder in which the clips' names are paths of files, whose headers tell the rates they came with;
-            the prepared table has all of them at one.
+        root: the folder in which the clips' names are paths of files, whose headers give their original sampling
+            rates; the prepared table holds all clips at one rate.
     """
     table = sounds.dataset
     parted_by = next((name for name in ("fold", "split") if name in table.column_names), "")
@@ -74,7 +74,7 @@ def take_stock(sounds: Sounds, root: Path | None = None) -> Inventory:
 
 
 def classes(stock: Inventory, path: Path | None = None) -> Figure:
-    """Draws how many clips each class has, and, where the data have folds or splits, how many in each of those."""
+    """Draws the number of clips of each class, and in each fold or split where the data have them."""
     from matplotlib.ticker import MaxNLocator
 
     counts = np.bincount(stock.classes, minlength=len(stock.labels))
@@ -97,7 +97,7 @@ def classes(stock: Inventory, path: Path | None = None) -> Figure:
 
 
 def lengths(stock: Inventory, path: Path | None = None) -> Figure:
-    """Draws how long the clips are."""
+    """Draws a histogram of the clip lengths in seconds."""
     low, middle, high = np.quantile(stock.seconds, (0, 0.5, 1))
     title = f"Length of the clips: {low:.2g} to {high:.3g} s, median {middle:.3g} s"
     with drawing(path, title, stock.note, (7.5, 3.8)) as figure:
@@ -106,16 +106,16 @@ def lengths(stock: Inventory, path: Path | None = None) -> Figure:
 
 
 def loudness(stock: Inventory, path: Path | None = None) -> Figure:
-    """Draws how loud the clips are; the title counts the silent ones."""
+    """Draws a histogram of the clip levels in dBFS; the title counts the silent ones."""
     silent = int((stock.levels <= spectrogram.FLOOR).sum())
-    told = f", {silent:,} silent (at {spectrogram.FLOOR:g})" * (silent > 0)
-    with drawing(path, f"Loudness of the clips{told}", stock.note, (7.5, 3.8)) as figure:
+    count = f", {silent:,} silent (at {spectrogram.FLOOR:g})" * (silent > 0)
+    with drawing(path, f"Loudness of the clips{count}", stock.note, (7.5, 3.8)) as figure:
         _histogram(figure.add_subplot(), stock.levels, "root mean square (dBFS)")
     return figure
 
 
 def sampling_rates(stock: Inventory, path: Path | None = None) -> Figure:
-    """Draws how many files came at which sampling rate."""
+    """Draws the number of files of each sampling rate."""
     from matplotlib.ticker import MaxNLocator
 
     found = sorted(Counter(stock.rates.tolist()).items())
@@ -133,7 +133,7 @@ def sampling_rates(stock: Inventory, path: Path | None = None) -> Figure:
 
 
 def _parts(axes: Axes, stock: Inventory, shown: np.ndarray, names: Sequence[str]) -> None:
-    """Clips of each class (downwards) in each fold or split."""
+    """Draws the number of clips of each class (downwards) in each fold or split."""
     numbers = {name: number for number, name in enumerate(names)}
     assert stock.parts is not None
     table = np.zeros((len(stock.labels), len(names)), dtype=int)
@@ -151,7 +151,7 @@ def _parts(axes: Axes, stock: Inventory, shown: np.ndarray, names: Sequence[str]
 
 
 def _histogram(axes: Axes, values: np.ndarray, label: str) -> None:
-    """Clips by value, on a log scale that shows the rare ones beside the usual."""
+    """Draws a histogram with a logarithmic count axis, which shows rare values too."""
     axes.hist(values, bins=40, color=LIGHT_BLUE)
     axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.4, label="median")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)

@@ -1,4 +1,4 @@
-"""Pictures of a sound: waveform, spectrograms, MFCC, and what an effect did to it."""
+"""Figures of a sound: waveform, spectrograms, MFCC, before and after an effect, and its classification over time."""
 
 from __future__ import annotations
 
@@ -24,15 +24,24 @@ if TYPE_CHECKING:
 
 
 COLOURS = "magma"  # perceptually uniform, also to the colour-blind
-RANGE = 80.0  # dB from black to the loudest
+RANGE = 80.0  # dB between the darkest and the brightest colour
 SIZE = (9.0, 4.0)  # inches
 HERTZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)  # ticks where frequency is not linear
 SECOND_STEPS = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
-POINTS = 2000  # of a waveform; a longer one is drawn by its extremes
+POINTS = 2000  # of a waveform; a longer one is drawn as its envelope
 
 
-def waveform(samples: np.ndarray, rate: int, title: str = "Waveform", path: Path | None = None) -> Figure:
-    """Draws a `(samples,)` waveform in [-1, 1] at `rate` Hz over time."""
+def waveform(samples: np.ndarray, rate: int, title: str = "Waveform", path: str | Path | None = None) -> Figure:
+    """Draws amplitude over time.
+
+    Args:
+        samples: `(samples,)` waveform in [-1, 1].
+        rate: its sampling rate in Hz.
+        path: where to save the figure: .png, .svg or .pdf.
+
+    >>> ush.plots.waveform(ush.load_audio("clip.wav"), 16_000, path="waveform.png").axes[0].get_xlabel()
+    'time (s)'
+    """
     with drawing(path, title, "", (SIZE[0], 2.8)) as figure:
         axes = figure.add_subplot()
         draw_wave(axes, samples, rate)
@@ -41,19 +50,36 @@ def waveform(samples: np.ndarray, rate: int, title: str = "Waveform", path: Path
 
 
 def spectrogram(
-    samples: np.ndarray, rate: int, title: str = "Spectrogram", path: Path | None = None, scale: str = "linear"
+    samples: np.ndarray, rate: int, title: str = "Spectrogram", path: str | Path | None = None, scale: str = "linear"
 ) -> Figure:
-    """Draws the short-time spectrum of a waveform; `scale` of the frequencies: linear or log."""
+    """Draws the short-time spectrum in dBFS; arguments as for `waveform`.
+
+    Args:
+        scale: of the frequency axis, "linear" or "log".
+
+    >>> ush.plots.spectrogram(ush.load_audio("clip.wav"), 16_000, scale="log").axes[0].get_yscale()
+    'log'
+    """
     return _spectrum(spectra.spectrogram(samples, rate), scale, title, path)
 
 
-def mel_spectrogram(samples: np.ndarray, rate: int, title: str = "Mel spectrogram", path: Path | None = None) -> Figure:
-    """Draws the spectrum in bands that are equally wide to the ear."""
+def mel_spectrogram(
+    samples: np.ndarray, rate: int, title: str = "Mel spectrogram", path: str | Path | None = None
+) -> Figure:
+    """Draws the short-time spectrum in dBFS on HTK's mel scale; arguments as for `waveform`.
+
+    >>> ush.plots.mel_spectrogram(ush.load_audio("clip.wav"), 16_000).axes[0].get_ylabel()
+    'frequency (Hz)'
+    """
     return _spectrum(spectra.mel_spectrogram(samples, rate), "mel", title, path)
 
 
-def mfcc(samples: np.ndarray, rate: int, title: str = "MFCC", path: Path | None = None) -> Figure:
-    """Draws the cepstral coefficients, each scaled by its own mean and deviation: blue below the mean, red above."""
+def mfcc(samples: np.ndarray, rate: int, title: str = "MFCC", path: str | Path | None = None) -> Figure:
+    """Draws the cepstral coefficients, each scaled by its own mean and deviation; arguments as for `waveform`.
+
+    >>> ush.plots.mfcc(ush.load_audio("clip.wav"), 16_000).axes[0].get_ylabel()
+    'coefficient'
+    """
     spectrum = spectra.mfcc(samples, rate)
     with drawing(path, title, "", SIZE) as figure:
         axes = figure.add_subplot()
@@ -66,8 +92,18 @@ def mfcc(samples: np.ndarray, rate: int, title: str = "MFCC", path: Path | None 
     return figure
 
 
-def before_after(before: np.ndarray, after: np.ndarray, rate: int, title: str, path: Path | None = None) -> Figure:
-    """Draws what an effect did: waveform and mel spectrogram of both, on the same axes and in the same colours."""
+def before_after(
+    before: np.ndarray, after: np.ndarray, rate: int, title: str, path: str | Path | None = None
+) -> Figure:
+    """Draws waveform and mel spectrogram before and after an effect, on the same axes and colour scale.
+
+    Args:
+        before, after: `(samples,)` waveforms in [-1, 1] at `rate` Hz; their lengths may differ.
+
+    >>> clip = ush.load_audio("clip.wav")
+    >>> [axes.get_title(loc="left") for axes in ush.plots.before_after(clip, clip / 2, 16_000, "6 dB less").axes[:2]]
+    ['before', 'after']
+    """
     pair = [spectra.mel_spectrogram(samples, rate) for samples in (before, after)]
     limits = level_limits(*(spectrum.levels for spectrum in pair))
     seconds = max(len(before), len(after)) / rate
@@ -86,9 +122,9 @@ def before_after(before: np.ndarray, after: np.ndarray, rate: int, title: str, p
 
 
 def draw_wave(axes: Axes, samples: np.ndarray, rate: int, peak: float = 0.0) -> None:
-    """A waveform in its axes, up to its `peak` if none is given.
+    """Draws a waveform into `axes`, whose range is ± `peak` (0: the waveform's own).
 
-    A long one is the band between the extremes of each of `POINTS` stretches.
+    A long one is drawn as the band between the minimum and the maximum of each of `POINTS` segments.
     """
     if len(samples) > 2 * POINTS:
         starts = np.linspace(0, len(samples), POINTS, endpoint=False, dtype=int)
@@ -102,7 +138,7 @@ def draw_wave(axes: Axes, samples: np.ndarray, rate: int, peak: float = 0.0) -> 
 
 
 def draw_levels(axes: Axes, spectrum: Spectrum, scale: str, limits: tuple[float, float] | None = None) -> QuadMesh:
-    """A spectrum in its axes, frequencies upwards on a linear, log or mel `scale`."""
+    """Draws a spectrum into `axes` on a linear, log or mel frequency `scale`; `limits` of the colours in dBFS."""
     low, high = limits or level_limits(spectrum.levels)
     mesh = axes.pcolormesh(
         spectrum.times, spectrum.bands, spectrum.levels, cmap=COLOURS, vmin=low, vmax=high, rasterized=True
@@ -120,13 +156,13 @@ def draw_levels(axes: Axes, spectrum: Spectrum, scale: str, limits: tuple[float,
 
 
 def level_limits(*levels: np.ndarray) -> tuple[float, float]:
-    """From black to the loudest, in dBFS; silence is all black."""
+    """The levels of the darkest and the brightest colour in dBFS; silence gets the darkest."""
     high = max(max(float(each.max()) for each in levels), spectra.FLOOR + RANGE)
     return high - RANGE, high
 
 
 def time_axis(axes: Axes, seconds: float) -> None:
-    """Labels the time below some axes, from two minutes on in minutes and seconds."""
+    """Labels the time axis; from two minutes on in minutes and seconds."""
     axes.set(xlim=(0, seconds), xlabel="time (s)")
     if seconds > 120:
         step = next((step for step in SECOND_STEPS if seconds / step <= 10), SECOND_STEPS[-1])
@@ -136,14 +172,14 @@ def time_axis(axes: Axes, seconds: float) -> None:
 
 
 def colour_bar(axes: Axes | Sequence[Axes], mesh: QuadMesh, label: str) -> None:
-    """The scale of the colours, beside their axes."""
+    """Adds a colour bar beside the axes."""
     figure = mesh.figure
     assert figure is not None
     bar = figure.colorbar(mesh, ax=axes, label=label)
     bar.outline.set_visible(False)
 
 
-def _spectrum(spectrum: Spectrum, scale: str, title: str, path: Path | None) -> Figure:
+def _spectrum(spectrum: Spectrum, scale: str, title: str, path: str | Path | None) -> Figure:
     with drawing(path, title, "", SIZE) as figure:
         axes = figure.add_subplot()
         mesh = draw_levels(axes, spectrum, scale)
@@ -152,45 +188,45 @@ def _spectrum(spectrum: Spectrum, scale: str, title: str, path: Path | None) -> 
     return figure
 
 
-MOST_CLASSES = 10  # rows of a timeline
+MOST_CLASSES = 10  # classes in a timeline
 
 
 def plot_targets(sounds: Sequence[Source], target: str) -> list[Path]:
-    """Where the picture of each sound goes: to `target` itself, or, if that is a folder, there under the sound's name.
+    """The file for the figure of each sound: `target` itself, or files named after the sounds if it is a folder.
 
     Raises:
-        UserError: one picture for several sounds, a format that there is not, or no folder to write to.
+        UserError: one file for several sounds, an unknown format, or no folder to write to.
     """
     wanted, where = Path(target), f"--plot {target}"
     if not wanted.suffix or wanted.is_dir():
         try:
             wanted.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"the folder cannot be made: {error.strerror}", where, "give another") from None
+            raise UserError(f"the folder cannot be created: {error.strerror}", where, "give another folder") from None
         return [wanted / f"{name}.png" for name in distinct([Path(_name(sound)).stem for sound in sounds])]
     if wanted.suffix[1:].lower() not in FORMATS:
         found, fix = f"found {wanted.suffix[1:]}", f"give {wanted.with_suffix('.png')}, or a folder"
-        raise UserError(f"a picture is {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, {found}", where, fix)
+        raise UserError(f"a figure is saved as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, {found}", where, fix)
     if len(sounds) > 1:
-        fix = f"give a folder, as --plot {wanted.with_suffix('')}: each gets its own there"
-        raise UserError(f"one picture shows one sound, found {len(sounds)} sounds", where, fix)
+        fix = f"give a folder, as --plot {wanted.with_suffix('')}: one file for each sound"
+        raise UserError(f"one file holds the figure of one sound, found {len(sounds)} sounds", where, fix)
     if not wanted.parent.is_dir():
-        raise UserError("a picture goes to a folder that exists", where, f"mkdir -p {wanted.parent}")
+        raise UserError("the folder of the figure does not exist", where, f"mkdir -p {wanted.parent}")
     return [wanted]
 
 
 def plotted(
     results: Iterable[Classification], sounds: Sequence[Source], paths: Sequence[Path]
 ) -> Iterator[Classification]:
-    """Passes the results on, one a sound and in their order, and draws those that have a path and could be read."""
+    """Yields the results unchanged, one per sound in order, and draws those that have a path and no error."""
     for result, sound, path in zip_longest(results, sounds, paths):
         if path and not result.error:
-            draw_timeline(*_heard(sound), result, path)
+            timeline(*_decoded(sound), result, path)
         yield result
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that was there before: a, b, a-2."""
+    """The names made unique by a number behind each repeated one: a, b, a-2."""
     taken: list[str] = []
     for name in names:
         tries = chain([name], (f"{name}-{number}" for number in count(2)))
@@ -198,16 +234,23 @@ def distinct(names: Sequence[str]) -> list[str]:
     return taken
 
 
-def draw_timeline(samples: np.ndarray, rate: int, result: Classification, path: Path | None = None) -> Figure:
-    """Draws a sound and what it was taken for.
+def timeline(samples: np.ndarray, rate: int, result: Classification, path: str | Path | None = None) -> Figure:
+    """Draws a sound and its classification: class scores over time, or bars where it is a single window.
 
     Args:
-        samples: `(samples,)` in [-1, 1] at `rate` Hz.
-        result: a timeline gets the classes as rows under the sound's time axis; a single window, bars.
+        samples: `(samples,)` waveform in [-1, 1].
+        rate: its sampling rate in Hz.
+        result: what `SoundClassifier.classify` returned for it.
+        path: where to save the figure: .png, .svg or .pdf.
+
+    >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
+    >>> figure = ush.plots.timeline(ush.load_audio("long.wav"), 16_000, model.classify("long.wav"))
+    >>> figure.axes[2].get_xlabel()
+    'time (s)'
     """
     shown = _classes(result)
     rows = 0.28 * len(shown) + 0.5
-    note = "grey: not among the classes asked for (--top_k)" if result.summary and _gaps(result, shown) else ""
+    note = "grey: not among the top classes of this window (--top_k)" if result.summary and _gaps(result, shown) else ""
     title = f"{shortened(Path(result.path).name, 45)}: {_verdict(result)}"
     with drawing(path, title, note, (10, 4.6 + rows)) as figure:
         wave, mel, below = figure.subplots(3, 1, height_ratios=(1.1, 2, rows))
@@ -229,7 +272,7 @@ def draw_timeline(samples: np.ndarray, rate: int, result: Classification, path: 
 
 
 def _rows(axes: Axes, windows: Sequence[Prediction], shown: Sequence[str]) -> None:
-    """Classes downwards, time to the right; windows that overlap share the time between their middles."""
+    """Draws class scores over time; overlapping windows share the time between their centres."""
     middles = np.array([(window.start + window.end) / 2 for window in windows])
     edges = np.concatenate([[0], (middles[1:] + middles[:-1]) / 2, [windows[-1].end]])
     scores = np.array([[dict(window.top).get(label, np.nan) for window in windows] for label in shown])
@@ -250,7 +293,7 @@ def _bars(axes: Axes, prediction: Prediction) -> None:
 
 
 def _classes(result: Classification) -> list[str]:
-    """The labels that the picture shows, those with the highest mean score first."""
+    """The labels to show, those with the highest mean score first."""
     total: dict[str, float] = {}
     for window in result.windows:
         for label, score in window.top:
@@ -265,7 +308,7 @@ def _verdict(result: Classification) -> str:
 
 
 def _gaps(result: Classification, shown: Sequence[str]) -> bool:
-    """Whether some window does not tell the score of every class that is shown."""
+    """Whether some window lacks the score of a class that is shown."""
     return any(label not in dict(window.top) for window in result.windows for label in shown)
 
 
@@ -273,8 +316,8 @@ def _name(sound: Source) -> str:
     return str(sound) if isinstance(sound, str | Path) else "sound"
 
 
-def _heard(sound: Source) -> tuple[np.ndarray, int]:
-    """The sound at its own rate, once more: the classifier heard it at the model's."""
+def _decoded(sound: Source) -> tuple[np.ndarray, int]:
+    """The sound at its own rate, decoded again: the classifier resampled it to the model's."""
     if not isinstance(sound, str | Path | bytes):
         sound.seek(0)
     return read_audio(sound)

@@ -1,7 +1,6 @@
-"""The figures of a report, in one quiet style: colours that colour-blind people tell apart, axes with their units.
+"""The style that all figures share: colours that colour-blind readers can distinguish, axes with units.
 
-Every figure is returned, and saved where a path is given: as PNG, SVG or PDF, by its suffix. Figures are made without
-pyplot, so that drawing touches neither the screen nor the figures of a notebook.
+Figures are made without pyplot, so that drawing affects neither the screen nor the figures of a notebook.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
 BLUE, LIGHT_BLUE, ORANGE, GREY = "#0072B2", "#4C9CCB", "#D55E00", "#6b6b6b"  # Okabe and Ito's blue and vermilion
 TEN = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
-"""Ten colours that colour-blind people tell apart (Petroff, arXiv:2107.02270)."""
-MARKERS = "osD^vPX"  # with the ten colours, 70 pairs before one comes twice
+"""Ten colours that colour-blind readers can distinguish (Petroff, arXiv:2107.02270)."""
+MARKERS = "osD^vPX"  # with the ten colours, 70 different pairs
 FORMATS = ("png", "svg", "pdf")
 STYLE: dict[RcKeyType, Any] = {
     "font.size": 10,
@@ -47,15 +46,16 @@ STYLE: dict[RcKeyType, Any] = {
     "figure.dpi": 140,
     "figure.constrained_layout.w_pad": 0.08,
 }
-MOST_NAMED = 60  # classes that a figure has room to name
-MOST_COUNTED = 20  # classes whose counts can be read in the cells of a matrix
+MOST_NAMED = 60  # classes whose names fit into a figure
+MOST_COUNTED = 20  # classes whose counts are legible in the cells of a matrix
 
 
 @contextmanager
-def drawing(path: Path | None, title: str, note: str, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure of `size` inches under a title, with what its numbers are worth below it.
+def drawing(path: str | Path | None, title: str, note: str, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure of `size` inches with a title above and a note below it.
 
-    At the end it is saved to `path`, or only laid out, so that it looks the same wherever it is shown later.
+    On leaving, it is saved to `path` as PNG, SVG or PDF by its suffix; without a path only its layout is computed, so
+    that it looks the same wherever it is shown later.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def drawing(path: Path | None, title: str, note: str, size: tuple[float, float])
 
 
 def log_ticks(axes: Axes, direction: str) -> None:
-    """Makes the "x" or "y" axis logarithmic, with plain numbers, as many as its range asks for."""
+    """Makes the "x" or "y" axis logarithmic, with plain numbers at a few ticks."""
     from matplotlib.ticker import MaxNLocator, NullLocator
 
     axis: Axis = getattr(axes, f"{direction}axis")
@@ -88,19 +88,19 @@ def log_ticks(axes: Axes, direction: str) -> None:
 
 
 def whiskers(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> np.ndarray:
-    """`(2, n)` lengths below and above each value, as matplotlib wants them; none where there is no interval."""
+    """`(2, n)` lengths of error bars below and above each value; zero where there is no interval."""
     ends = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
     low, high = np.transpose(ends)
     return np.maximum([values - low, high - values], 0)
 
 
 def readable(labels: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    """Class names for people: `car_horn` → "car horn"; a long one is shortened."""
+    """Class names for display: `car_horn` → "car horn"; a long one is shortened."""
     return [shortened(label.replace("_", " "), 30) for label in labels]
 
 
 def shortened(text: str, most: int) -> str:
-    """At most so many characters, the rest of the middle left out: what tells names apart is often at their ends."""
+    """At most `most` characters; the middle is left out, since names often differ at their ends."""
     if len(text) <= most:
         return text
     head = (most - 1) // 2
