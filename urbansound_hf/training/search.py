@@ -45,6 +45,7 @@ from urbansound_hf.training.experiment import (
     prepare_experiment,
     report_leaks,
 )
+from urbansound_hf.training.finite import NotFiniteError
 from urbansound_hf.training.run import make_trainer, prepare_training, training_rows
 
 if TYPE_CHECKING:
@@ -124,18 +125,25 @@ def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, s
 
     trials = Trials(experiment, split, folder, count)
     tried = len(study.trials) if study else 0
-    trials.trainer.hyperparameter_search(
-        backend="optuna",
-        hp_space=trials.arguments,
-        compute_objective=trials.score,
-        n_trials=count,
-        direction=direction(experiment.config),
-        load_if_exists=True,
-        # The same seed again would draw the values of the first trials again.
-        sampler=optuna.samplers.TPESampler(seed=experiment.config.training.seed + tried),
-        pruner=optuna.pruners.NopPruner(),  # one that learns slowly may be the best in the end
-        **storage(folder),
-    )
+    try:
+        trials.trainer.hyperparameter_search(
+            backend="optuna",
+            hp_space=trials.arguments,
+            compute_objective=trials.score,
+            n_trials=count,
+            catch=(NotFiniteError,)
+            if experiment.config.training.world_size == 1
+            else (),  # this trial fails, others go on
+            direction=direction(experiment.config),
+            load_if_exists=True,
+            # The same seed again would draw the values of the first trials again.
+            sampler=optuna.samplers.TPESampler(seed=experiment.config.training.seed + tried),
+            pruner=optuna.pruners.NopPruner(),  # one that learns slowly may be the best in the end
+            **storage(folder),
+        )
+    except ValueError as error:  # all trials diverged: the report says so
+        if "No trials are completed" not in str(error):
+            raise
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_utils import TrainOutput
 
 from urbansound_hf.config.arguments import ModelArguments, RecipeArguments
 from urbansound_hf.features.dataset import collate_evaluation, collate_training
 from urbansound_hf.models import adapt
 from urbansound_hf.training.augmented_dataset import AugmentedRows
 from urbansound_hf.training.callbacks import TellEpoch, TrainingBar, WeightAverage
+from urbansound_hf.training.finite import FiniteGuard, check_scores
 from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss
 
 
@@ -43,6 +45,8 @@ class SoundTrainer(Trainer):
         self.label_names = ["labels", "clip"]
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         self.add_callback(TrainingBar())
+        self.guard = FiniteGuard(self.accelerator.gather, lambda: self.accelerator.optimizer_step_was_skipped)
+        self.add_callback(self.guard)
         self.follow(adaptation, plan, labels)
         # The loss is a mean over the batch; Trainer takes a `**kwargs` in `forward` for a promise to divide by the
         # accumulated batch instead, and would then not average over gradient accumulation steps.
@@ -60,6 +64,28 @@ class SoundTrainer(Trainer):
             self.add_callback(self.average)
         if isinstance(self.train_dataset, AugmentedRows):
             self.add_callback(TellEpoch(self.train_dataset))
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trains; raises NotFiniteError if a loss or a weight is not finite, see `FiniteGuard`."""
+        self.guard.reset()
+        outcome = super().train(*args, **kwargs)
+        self.guard.finish(cast(torch.nn.Module, self.model), self.args, self.state)
+        return outcome
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.guard.add(super().training_step(*args, **kwargs), self.state.global_step + 1)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            self._check_finite()
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._check_finite()
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _check_finite(self) -> None:
+        self.guard.check(cast(torch.nn.Module, self.model), self.args, self.state)
 
     def compute_loss(
         self,
@@ -85,9 +111,12 @@ class SoundTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Scores the weights that will be kept: their moving average, where the recipe asks for it."""
+        self._check_finite()
         unwrapped: Any = self.model
         with self.average.in_place(unwrapped) if self.average and self.average.running else nullcontext():
-            return super().evaluation_loop(*args, **kwargs)
+            result = super().evaluation_loop(*args, **kwargs)
+        check_scores(result.predictions, self.args, self.state)
+        return result
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's choice of optimizer (`--optim`) over this project's parameter groups."""
