@@ -141,8 +141,8 @@ def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, s
             pruner=optuna.pruners.NopPruner(),  # one that learns slowly may be the best in the end
             **storage(folder),
         )
-    except ValueError as error:  # all trials diverged: the report says so
-        if "No trials are completed" not in str(error):
+    except ValueError:  # Trainer asks for the best trial; where all have diverged, the report says so
+        if study is None or finished_trials(study):
             raise
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
