@@ -191,6 +191,7 @@ def test_a_sixth_recording_stops_an_official_run_only():
         check_leaks(found, "official", KNOWN)
     assert "in training and test: r; 2 test clips overlap" in str(error.value) and "--split grouped" in error.value.fix
     assert found["validation"]["shared_recording_clips"] == 1 and found["validation"]["clips"] == 1
+    assert found["validation_test"]["shared_recording_clips"] == 1 and found["validation_test"]["clips"] == 2
     check_leaks(found, "random", KNOWN)
 
 
@@ -230,3 +231,34 @@ def test_the_official_folds_share_five_recordings_and_overlap_only_there():
 def test_official_runs_pass(fold):
     table = read_table(OFFICIAL_CSV)
     check_leaks(leak_report(splits.official(table["fold"], fold), table), "official", KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("groups", "recordings", "overlaps"),
+    [
+        (["r", "q", "r", "t"], 0, 0),
+        (["a", "r", "r", "r"], 2, 1),
+        (["a", "b", "c", "d"], 0, 0),
+        (["", "", "", ""], 0, 0),
+    ],
+)
+def test_test_clips_that_share_a_recording_with_validation_are_counted(groups, recordings, overlaps):
+    """The checkpoint is chosen on the validation clips, so they too should be strangers to the test."""
+    columns = {"group": groups, "start": [0, 0, 2, 6], "end": [4, 4, 5, 8]}
+    found = leak_report(split([0], [2, 3], [1]), columns)
+    beside = found["validation_test"]
+    assert (beside["clips"], beside["shared_recording_clips"], beside["time_overlap_clips"]) == (
+        2,
+        recordings,
+        overlaps,
+    )
+    share = f"{recordings} (100.0%)" if recordings else "none"
+    assert f"test clips from a recording also in validation: {share}" in describe_leaks(found)
+
+
+def test_audio_that_validation_and_test_share_is_counted():
+    clips = {name: noise(seed, 0.1) for name, seed in (("a", 0), ("b", 1), ("c", 1), ("d", 2))}
+    heard = fingerprints.audio_fingerprints(prepared(clips))
+    found = leak_report(split([0], [2, 3], [1]), {}, heard)
+    assert found["validation_test"]["exact_duplicates"] == 1 and found["exact_duplicates"] == 0
+    assert "also in validation: not known" in describe_leaks(found), "without recordings nothing is claimed"

@@ -79,10 +79,76 @@ def test_random_is_stratified_repeats_and_says_what_it_is():
     split, again = splits.random(labels, 7), splits.random(labels, 7)
     assert covers(split, 200) and np.array_equal(split.test, again.test)
     assert np.bincount(np.array(labels)[split.test]).tolist() == [5, 15]
-    assert "not an honest one" in split.warning
+    assert "do not tell which clips share a recording; if some do, the score is too high" in split.warning
     with pytest.raises(UserError, match="one class has 9"):
         splits.random([0] * 9 + [1] * 20)
     assert len(splits.random([0] * 10 + [1] * 20).test) == 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (None, "the data do not tell which clips share a recording"),
+        ([""] * 100, "the data do not tell"),
+        ([None] * 100, "the data do not tell"),
+        (["one"] * 100, "10 of 10 test clips have their recording in training too"),
+        ([f"r{n}" for n in range(100)], "no known one is in both"),
+        ([f"r{n // 2}" if n < 90 else "" for n in range(100)], "test clips have their recording in training too"),
+    ],
+)
+def test_a_random_split_says_of_recordings_only_what_is_known(groups, said):
+    assert said in splits.random([0, 1] * 50, 0, groups).warning
+
+
+def test_the_hardest_recording_is_tested_as_often_as_any_other():
+    """scikit-learn deals the most one-sided recording first, always into its first part."""
+    labels = [0] * 40 + [1] * 40 + [2] * 10
+    groups = [f"r{n // 4}" for n in range(80)] + ["one-sided"] * 10
+    tested = sum(89 in splits.grouped(labels, groups, seed).test for seed in range(60))
+    assert 1 <= tested <= 14  # 6 are expected; all 60 before
+    again = [splits.grouped(labels, groups, 5).test.tolist() for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_grouped_parts_keep_every_class_in_proportion():
+    """scikit-learn before 1.8 gave a rare class from 0 to 25 % of a tenth."""
+    clips = [240, 240, 240, 240, 48, 48]
+    labels = np.repeat(np.arange(6), clips)
+    groups = [f"{label}-{row // 4}" for row, label in enumerate(labels)]
+    for seed in range(4):
+        shares = np.bincount(labels[splits.grouped(labels, groups, seed).test], minlength=6) / clips
+        assert np.all(np.abs(shares - 0.1) < 0.07), shares
+
+
+def test_unknown_recordings_are_their_own_and_are_counted():
+    labels, groups = [0, 1] * 50, ["", None] * 5 + [f"r{n // 2}" for n in range(90)]
+    assert splits.grouped(labels, groups).warning == "10 clips of an unknown recording, each taken as one of its own"
+
+
+def part_notes(*lacking):
+    return [f"the {part} part has no clip of {classes}" for part, classes in lacking]
+
+
+@pytest.mark.parametrize(
+    ("split", "lacking"),
+    [
+        (splits.official([1, 1, 2, 2, 3, 3], 1), [("training", "a"), ("validation", "b"), ("test", "c")]),
+        (splits.official([1, 1, 2, 2, 3, 3], 1, "none"), [("test", "c")]),
+        (splits.predefined(["train"] * 3 + ["validation", "test", "test"], [0] * 6), [
+            ("validation", "b, c"), ("test", "a")]),
+        (splits.Split("grouped", np.arange(3), np.arange(3, 6), np.array([1])), [("test", "a, c")]),
+        (splits.Split("random", np.arange(3), np.arange(3), np.arange(3, 6)), []),
+    ],
+)  # fmt: skip
+def test_the_classes_that_a_part_lacks_are_named_for_every_kind_of_split(split, lacking):
+    assert splits.split_notes(split, [0, 1, 2, 0, 1, 2], ["a", "b", "c"]) == part_notes(*lacking)
+
+
+def test_the_warning_of_a_split_stands_first():
+    split = splits.Split("random", np.array([0]), np.array([], int), np.array([1]), warning="beware")
+    assert splits.split_notes(split, [0, 0], ["a", "b"]) == [
+        "beware", *part_notes(("training", "b"), ("test", "b"))
+    ]  # fmt: skip
 
 
 def test_the_data_sets_own_parts():

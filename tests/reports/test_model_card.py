@@ -107,7 +107,7 @@ FOLLOWS = [
     ("metrics.json", "train_folds", [1, 2], "trained on folds 1, 2; the checkpoint was chosen on fold 4"),
     ("metrics.json", "clips.train", 7123, "7,123 clips trained it, 60 validated, 60 tested."),
     ("metrics.json", "clips.validation", 0, "500 clips trained it, 60 tested."),
-    ("metrics.json", "leaks.shared_recording_clips", 9, "- from a recording heard in training: 9 (15.0%)"),
+    ("metrics.json", "leaks.shared_recording_clips", 9, "- from a recording also in training: 9 (15.0%)"),
     ("metrics.json", "leaks.exact_duplicates", 0, "- identical to a training clip: none"),
     ("metrics.json", "trained_parameters", 77, "77 of 5,462 parameters learned"),
     ("metrics.json", "parameters", 9462, "4,321 of 9,462 parameters learned"),

@@ -1,4 +1,4 @@
-"""What the test clips share with the training clips: recordings, moments in time, identical or nearly identical audio.
+"""The leak report: recordings, moments in time and identical or nearly identical audio that test and training share.
 
 A score on clips whose neighbours were trained on says little about new sounds, so this is counted before training.
 All functions take row numbers and columns, whatever the data set and however it was split.
@@ -142,7 +142,8 @@ def leak_report(split: Rows, columns: Mapping[str, Any], fingerprints: Fingerpri
         fingerprints: from `audio_fingerprints`.
 
     Returns:
-        Test against training, and `validation`: the same in counts. What could not be looked for is None.
+        Test against training; in counts also `validation`, validation against training, and `validation_test`, test
+        against validation. What could not be looked for is None.
 
     >>> split = ush.splits.Split("mine", train=np.array([0, 1, 2]), validation=np.array([3]), test=np.array([4, 5]))
     >>> report = ush.leak_report(split, {"group": ["a", "a", "b", "c", "b", "d"]})
@@ -150,9 +151,12 @@ def leak_report(split: Rows, columns: Mapping[str, Any], fingerprints: Fingerpri
     (['b'], 1, 2)
     """
     found = _against(split.train, split.test, columns, fingerprints)
-    aside = _against(split.train, split.validation, columns, fingerprints)
-    counts = {name: count for name, count in aside.items() if not isinstance(count, list)}
-    return {"train_clips": len(split.train)} | found | {"validation": {"clips": counts.pop("test_clips")} | counts}
+    aside = {"validation": (split.train, split.validation), "validation_test": (split.validation, split.test)}
+    for name, sides in aside.items():
+        shared = _against(*sides, columns, fingerprints)
+        counts = {key: count for key, count in shared.items() if not isinstance(count, list)}
+        found[name] = {"clips": counts.pop("test_clips"), **counts}
+    return {"train_clips": len(split.train)} | found
 
 
 def _against(
@@ -226,7 +230,7 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
         overlaps += f", of the same class: {_share(report['time_overlap_same_class_clips'], total)}"
     lines = [
         f"Leaks: {total:,} test clips against {report['train_clips']:,} training clips",
-        f"  from a recording heard in training: {shared}",
+        f"  from a recording also in training: {shared}",
         f"  overlapping a training clip in time: {overlaps}",
     ]
     for kind, name in (("exact", "identical"), ("near", "nearly identical")):
@@ -235,7 +239,10 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
         lines.append(f"  {name} to a training clip: {share}" + f": {_some(pairs, 2)}" * bool(pairs))
     if validation["clips"]:
         share = _share(validation["shared_recording_clips"], validation["clips"])
-        lines.append(f"  validation clips from a recording heard in training: {share}")
+        lines.append(f"  validation clips from a recording also in training: {share}")
+        if beside := report.get("validation_test"):  # runs of earlier versions lack it
+            share = _share(beside["shared_recording_clips"], total)
+            lines.append(f"  test clips from a recording also in validation: {share}")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.text import listed
+from urbansound_hf.text import counted, first_ten, listed
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def wanted_splits(
         what = "several test folds need data with a fold column, and --split official"
         raise UserError(what, f"--test_fold {test_fold}", fix)
     if kind == "random":
-        return [random(columns["label"], seed)]
+        return [random(columns["label"], seed, columns.get("group"))]
     if kind == "grouped":
         if "group" not in columns:
             what = "--split grouped needs to know which clips share a recording, and the data has no group column"
@@ -139,14 +139,18 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
 
 
 def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Split:
-    """About 80/10/10 by recording, classes kept in proportion: no recording is in two parts.
+    """About 80/10/10 by recording, stratified by class: no recording is in two parts.
+
+    scikit-learn deals the recordings into ten parts, and the seed chooses which of them test and validate: the
+    recordings that are hardest to place are dealt first, and all go to the first part.
 
     Args:
         labels: the class id of every row.
-        groups: the recording of every row; "" where it is not known.
+        groups: the recording of every row; a clip whose recording is unknown ("") counts as a recording of its own.
+        seed: of the dealing and of the choice.
 
     Raises:
-        UserError: there are fewer than 10 recordings, or no class has 10 clips.
+        UserError: there are fewer than ten recordings, or no class has ten clips.
 
     >>> sounds = ush.load_sounds("sounds")
     >>> groups = np.array(sounds.dataset["group"])
@@ -156,31 +160,36 @@ def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Spli
     """
     from sklearn.model_selection import StratifiedGroupKFold  # a second, for which checking flags does not wait
 
-    if len(set(groups)) < 10:
+    unknown = sum(group in ("", None) for group in groups)
+    recordings = [f"of clip {row}" if group in ("", None) else str(group) for row, group in enumerate(groups)]
+    if len(set(recordings)) < 10:
         raise UserError(
-            f"--split grouped needs at least 10 recordings to make ten parts, found {len(set(groups))}",
+            f"--split grouped needs at least 10 recordings to make ten parts, found {len(set(recordings))}",
             "--split",
             "use --split random and read its warning, or give the data a fold column",
         )
     if (most := np.bincount(labels).max()) < 10:
         found = f"--split grouped needs a class of 10 clips to make ten parts, the largest has {most}"
         raise UserError(found, "--split", "bring more clips, or give the data a fold column")
-    # A clip whose recording is unknown counts as a recording of its own.
-    groups = [f"of clip {row}" if group in ("", None) else str(group) for row, group in enumerate(groups)]
-    parts = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed).split(labels, labels, groups)
-    (_, test), (_, validation), *_ = parts
+    dealt = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed).split(labels, labels, recordings)
+    parts = [part for _, part in dealt if len(part)]
+    test, validation = (parts[number] for number in np.random.default_rng(seed).permutation(len(parts))[:2])
     train = np.setdiff1d(np.arange(len(labels)), np.concatenate([test, validation]))
-    return Split("grouped", train, np.sort(validation), np.sort(test))
+    warning = f"{counted(unknown, 'clip')} of an unknown recording, each taken as one of its own" * bool(unknown)
+    return Split("grouped", train, np.sort(validation), np.sort(test), warning=warning)
 
 
-def random(labels: Sequence[int], seed: int = 0) -> Split:
-    """80/10/10 stratified by class, regardless of recordings: leaky, as its `warning` says.
+def random(labels: Sequence[int], seed: int = 0, groups: Sequence[str] | None = None) -> Split:
+    """80/10/10 stratified by class, regardless of recordings, as in many tutorials.
 
     Args:
         labels: the class id of every row.
+        seed: of the drawing.
+        groups: the recording of every row, "" where it is unknown. Only `warning` depends on it, which says how many
+            test clips have their recording in training, or that nobody knows.
 
     Raises:
-        UserError: a class has fewer than 10 clips.
+        UserError: a class has fewer than ten clips.
 
     >>> split = ush.splits.random(ush.load_sounds("sounds").dataset["label"], seed=0)
     >>> len(split.train), len(split.validation), len(split.test), split.warning.partition(":")[0]
@@ -198,8 +207,35 @@ def random(labels: Sequence[int], seed: int = 0) -> Split:
         )
     train, rest = train_test_split(rows, test_size=0.2, stratify=by_class, random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=by_class[rest], random_state=seed)
-    warning = "random split: slices of one recording lie on both sides, the score is not an honest one"
+    warning = _random_warning(groups, train, test)
     return Split("random", np.sort(train), np.sort(validation), np.sort(test), warning=warning)
+
+
+def _random_warning(groups: Sequence[str] | None, train: np.ndarray, test: np.ndarray) -> str:
+    known = np.array(["" if group is None else str(group) for group in (() if groups is None else groups)])
+    if not known.any():
+        fact = "the data do not tell which clips share a recording; if some do, the score is too high"
+    elif shared := int(np.isin(known[test], known[train][known[train] != ""]).sum()):
+        fact = f"{shared:,} of {len(test):,} test clips have their recording in training too, the score is too high"
+    else:
+        fact = "drawn regardless of recordings, though no known one is in both training and test"
+    return f"random split: {fact}"
+
+
+def split_notes(split: Split, labels: Sequence[int], names: Sequence[str]) -> list[str]:
+    """What every score of this split must say: its warning, and the classes of which a part has no clip.
+
+    Args:
+        labels: the class id of every row.
+        names: the classes.
+    """
+    notes = [split.warning] * bool(split.warning)
+    parts = {"training": split.train, "validation": split.validation, "test": split.test}
+    for part, rows in parts.items():
+        absent = np.setdiff1d(np.arange(len(names)), np.asarray(labels)[rows])
+        if len(rows) and len(absent):
+            notes.append(f"the {part} part has no clip of {first_ten([names[number] for number in absent])}")
+    return notes
 
 
 def predefined(splits: Sequence[str], labels: Sequence[int], seed: int = 0) -> Split:

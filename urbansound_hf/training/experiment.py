@@ -20,7 +20,7 @@ from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.fingerprints import audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
-from urbansound_hf.data.splits import Split, fold_numbers, wanted_splits
+from urbansound_hf.data.splits import Split, fold_numbers, split_notes, wanted_splits
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.receipts import begun_receipt, environment, mismatches
 from urbansound_hf.evaluation.runs import read_run
@@ -82,6 +82,9 @@ def prepare_experiment(config: RunConfig) -> Experiment:
     )
     with config.training.main_process_first(desc="preparing the sounds"):
         sounds = load_sounds(request)
+    if config.training.process_index == 0:
+        for note in sounds.notes:
+            progress.say(f"{sounds.name}: {note}")
     receipt = {
         "command": [Path(sys.argv[0]).name, *(TOKEN.sub("$HF_TOKEN", word) for word in sys.argv[1:])],
         "config": config.as_dict(),
@@ -225,6 +228,8 @@ def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:
         fingerprints = audio_fingerprints(data, config.data.preprocessing_num_workers)
     found = leak_report(split, columns, fingerprints)
     experiment.say(f"{split.name}: {describe_leaks(found)}")
+    for note in split_notes(split, data["label"], experiment.sounds.labels):
+        experiment.say(f"{split.name}: {note}")
     known = KNOWN if experiment.sounds.name == "UrbanSound8K" else frozenset()
     check_leaks(found, "official" if split.test_fold is not None else split.name, known)
     return found

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from urbansound_hf.audio.io import audio_seconds
 from urbansound_hf.config.arguments import RunArguments, RunConfig
 from urbansound_hf.data.loading import Sounds
-from urbansound_hf.data.splits import Split
+from urbansound_hf.data.splits import Split, split_notes
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.metrics import AudioClassificationMetric, clip_loss, clip_scores, scores
 from urbansound_hf.evaluation.receipts import Stopwatch
@@ -85,7 +85,7 @@ def train_and_evaluate(
         "test_fold": split.test_fold,
         "validation_fold": split.validation_fold,
         "train_folds": split.train_folds,
-        "notes": [*sounds.notes, *[split.warning] * bool(split.warning)],
+        "notes": [*sounds.notes, *split_notes(split, sounds.dataset["label"], sounds.labels)],
         "clips": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
         **chosen_checkpoint(trainer),
         **adapt.count_parameters(model),
