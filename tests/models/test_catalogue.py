@@ -10,7 +10,8 @@ import yaml
 
 from tests.conftest import ROOT
 from urbansound_hf.models import catalogue
-from urbansound_hf.models.catalogue import FAMILIES, family_cells, list_families
+from urbansound_hf.models.catalogue import family_cells, list_families
+from urbansound_hf.models.registry import FAMILIES, conversions, known_types
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 BY_TYPE = {family.model_type: family for family in FAMILIES}
@@ -38,8 +39,6 @@ def test_every_family_is_listed_once():
     """Fails when Transformers learns a new one; a whole CLAP opens as one of ours, and is no family of its own."""
     from transformers import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING
 
-    from urbansound_hf.models.registry import known_types
-
     assert known_types()  # registers ours
     opened = {model.config_class.model_type for model in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.values()}
     assert opened == BY_TYPE.keys() and len(BY_TYPE) == len(FAMILIES) >= 16
@@ -47,7 +46,8 @@ def test_every_family_is_listed_once():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_starts_from_what_the_catalogue_knows(path):
-    known = {name for family in FAMILIES for name in (family.start_from, family.converted)} | BY_TYPE.keys()
+    converted = {conversion.out_dir for conversion in conversions().values()}
+    known = {family.start_from for family in FAMILIES} | converted | BY_TYPE.keys()
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["model_name_or_path"] in known - {""}
 
 
@@ -55,7 +55,7 @@ def test_every_recommended_checkpoint_with_a_config_is_that_of_the_config():
     named = {yaml.safe_load(path.read_text(encoding="utf-8"))["model_name_or_path"] for path in CONFIGS}
     with_config = ("clap-audio", "audio-spectrogram-transformer", "whisper", "wav2vec2", "hubert", "wavlm", "cnn")
     assert {BY_TYPE[name].start_from for name in with_config} <= named
-    assert BY_TYPE["yamnet"].converted in named
+    assert BY_TYPE["yamnet"].conversion.out_dir in named
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_speech_is_called_weak_and_sounds_are_not():
 def test_without_its_extra_a_family_is_listed_all_the_same(monkeypatch):
     monkeypatch.setitem(sys.modules, "speechbrain", None)
     monkeypatch.setitem(sys.modules, "speechbrain.lobes.models.ECAPA_TDNN", None)
-    monkeypatch.setattr(catalogue, "FAMILIES", (BY_TYPE["ecapa-tdnn"], BY_TYPE["cnn"]))
+    monkeypatch.setattr(catalogue, "families", lambda: [BY_TYPE["ecapa-tdnn"], BY_TYPE["cnn"]])
     ecapa, cnn = map(family_cells, list_families())
     assert ecapa[4:6] == ["–", "needs its extra"] and cnn[4] == "0.0446"
 

@@ -27,7 +27,7 @@ from transformers import (
 from urbansound_hf import cli
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.models import adapt, checkpoint
+from urbansound_hf.models import adapt
 from urbansound_hf.models.clap import zero_shot
 from urbansound_hf.models.clap.modeling_clap_audio import (
     ClapAudioClassificationConfig,
@@ -36,6 +36,7 @@ from urbansound_hf.models.clap.modeling_clap_audio import (
 )
 from urbansound_hf.models.linear_probe import LinearProbe, embed
 from urbansound_hf.models.loading import load_feature_extractor, load_model
+from urbansound_hf.models.registry import family_of
 
 RATE = 48_000
 LABELS = ["dog bark", "siren", "street music"]
@@ -151,7 +152,7 @@ def test_training_starts_from_a_whole_clap(whole, request):
     extractor = load_feature_extractor(folder)
     model = load_model(folder, LABELS, overrides={"hidden_dropout_prob": 0.3}).eval()
     assert (type(extractor), extractor.sampling_rate) == (ClapAudioFeatureExtractor, RATE)
-    assert (extractor.frequency_min, checkpoint.longest_seconds(extractor)) == (50, 10.0)
+    assert (extractor.frequency_min, family_of("clap-audio").lengths.longest_seconds(extractor)) == (50, 10.0)
     assert (model.config.hidden_dropout_prob, model.config.clip_seconds) == (0.3, 4.0)
     assert list(model.config.id2label.values()) == LABELS
     stock = ClapModel.from_pretrained(folder).audio_model.state_dict()

@@ -14,9 +14,9 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.features.dataset import collate_training
 from urbansound_hf.features.extract import as_tensors, extract
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.models import adapt, loading, short_context
+from urbansound_hf.models import adapt, loading
 from urbansound_hf.models.loading import load_feature_extractor, load_model
-from urbansound_hf.models.registry import known_types
+from urbansound_hf.models.registry import family_of, known_types
 
 LABELS = ["bark", "horn", "rain"]
 WIDTHS = ["hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2", "intermediate_size=16"]
@@ -264,7 +264,7 @@ def test_the_cut_table_of_ast_is_the_middle_of_the_whole():
     embeddings = model.audio_spectrogram_transformer.embeddings
     whole = torch.arange(2 + 12 * 101.0)[None, :, None].expand(-1, -1, 16)  # two tokens, 12 bands of 101 columns
     embeddings.position_embeddings.data.copy_(whole)
-    short_context.fit_model(model, 2.0)
+    family_of("audio-spectrogram-transformer").lengths.fit_model(model, 2.0)
     cut = embeddings.position_embeddings
     assert cut.shape == (1, 2 + 12 * 19, 16) and cut.requires_grad
     torch.testing.assert_close(cut[:, :2], whole[:, :2])

@@ -13,6 +13,7 @@ from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
 from urbansound_hf.config.arguments import RecipeArguments
 from urbansound_hf.features.dataset import collate_training
 from urbansound_hf.features.extract import WAVEFORM, extract
+from urbansound_hf.models.registry import family_of
 from urbansound_hf.models.yamnet.modeling_yamnet import YamnetFeatureExtractor
 from urbansound_hf.training.augmented_dataset import AugmentedRows
 
@@ -38,7 +39,8 @@ def heard(samples: int = WINDOW) -> datasets.Dataset:
 
 
 def augmented(rows: datasets.Dataset, extractor=YAMNET, seed: int = 0, **recipe: object) -> AugmentedRows:
-    return AugmentedRows(rows, RecipeArguments(**recipe), extractor, WINDOW, CLASSES, seed)
+    spectrogram = family_of("yamnet").spectrogram if extractor is YAMNET else None
+    return AugmentedRows(rows, RecipeArguments(**recipe), extractor, WINDOW, CLASSES, seed, spectrogram)
 
 
 EVERYTHING = {"augment": ["gain:1", "shift:1", "white_noise:1"], "mixup_alpha": 0.4, "spec_augment": 1.0}

@@ -1,7 +1,7 @@
-"""SpecAugment (Park et al., arXiv:1904.08779): bands and stretches of time hidden from a model while it learns.
+"""SpecAugment (Park et al., arXiv:1904.08779): masks over bands and frames of a spectrogram, in training only.
 
-Models that hear a spectrogram get it masked; the wav2vec2 kind hears samples, and masks its own hidden states, as in
-its pretraining. Which of both a model is, its feature extractor and its modules tell, not the name of its family.
+The record of a family tells which of its inputs is a spectrogram. Models of waveforms have none; wav2vec2-style models
+mask their own hidden states, as in their pretraining (`models.masking`).
 torchaudio's masks draw from torch's global state, so that a clip would depend on the process; these take a generator.
 """
 
@@ -12,54 +12,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from urbansound_hf.features.extract import FeatureExtractor, Features, extract
-
-BAND_SETTINGS = ("num_mel_bins", "n_mfcc", "n_mels", "feature_size")
-"""What feature extractors call their number of bands; not every one that has a setting listens to it."""
-
-
-def axes(feature_extractor: FeatureExtractor, features: Features) -> tuple[str, int, int] | None:
-    """Which of a model's inputs is a spectrogram, and how it lies.
-
-    Shapes alone do not tell: with 128 bands and 128 frames, both axes are equally long. So the extractor is asked for
-    one band more, and the axis that grows is that of frequency. (wav2vec2-bert lays two frames side by side, so a mask
-    over its bands hides them in one frame of two; its own masking serves it better.)
-
-    Args:
-        features: one clip's, without a batch axis.
-
-    Returns:
-        the entry's name, its frequency axis and its time axis; None where the model hears samples.
-    """
-    settings = feature_extractor.to_dict()
-    pictures = [name for name, values in features.items() if values.ndim > 1]
-    clip = np.zeros(feature_extractor.sampling_rate, np.float32)
-    for setting in (setting for setting in BAND_SETTINGS if pictures and setting in settings):
-        more = type(feature_extractor)(**{**settings, setting: settings[setting] + 1})
-        before, after = extract(feature_extractor, clip), extract(more, clip)
-        for name in pictures:
-            grown = np.flatnonzero(np.subtract(after[name].shape, before[name].shape))
-            if len(grown):
-                frequency = int(grown[0])
-                others = [axis for axis in range(features[name].ndim) if axis != frequency]
-                return name, frequency, max(others, key=lambda axis: features[name].shape[axis])
-    return None
+from urbansound_hf.features.extract import Features, Spectrogram
 
 
 def spec_augment(
     features: Features,
-    picture: tuple[str, int, int],
+    spectrogram: Spectrogram,
     generator: Generator,
     frequency_width: float,
     time_width: float,
     frequency_masks: int = 1,
     time_masks: int = 1,
 ) -> Features:
-    """Sets bands and stretches of time of a spectrogram to its mean.
+    """Sets random bands and ranges of frames of a spectrogram to its mean.
 
     Args:
-        features: one clip's; they stay as they are.
-        picture: what `axes` returns.
+        features: model inputs of one clip, without a batch axis; they are not changed.
+        spectrogram: the input to mask, and its axes.
         generator: the source of the widths, evenly from nothing to the widest, and of the places.
         frequency_width, time_width: the widest mask, as shares of all bands and of all frames, 0 to 1.
         frequency_masks, time_masks: how many of each; they may overlap.
@@ -67,7 +36,7 @@ def spec_augment(
     Returns:
         the features, with another array under the spectrogram's name.
     """
-    name, *axes_of = picture
+    name, *axes_of = spectrogram
     widths, counts = (frequency_width, time_width), (frequency_masks, time_masks)
     return {**features, name: mask_spectrogram(features[name], generator, widths, counts, axes_of)}
 

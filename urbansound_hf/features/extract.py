@@ -9,7 +9,7 @@ one shape, a short clip is repeated until it fills the window; mean pooling then
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,14 @@ Features = dict[str, np.ndarray]
 KEPT = ("labels", "clip")  # columns that are no input of the model
 WAVEFORM = "waveform"
 FeatureExtractor = Any  # transformers' FeatureExtractionMixin, which declares neither its call nor its sampling_rate
+
+
+class Spectrogram(NamedTuple):
+    """Where a model's spectrogram lies: the name of the input, and its axes without the batch axis."""
+
+    name: str
+    frequency_axis: int
+    time_axis: int
 
 
 def extract(feature_extractor: FeatureExtractor, waveform: np.ndarray) -> Features:

@@ -23,6 +23,7 @@ from urbansound_hf.inference.inputs import THREADS, Window, ahead, read_windows
 from urbansound_hf.inference.output import Classification, Prediction
 from urbansound_hf.models import checkpoint
 from urbansound_hf.models.clap import zero_shot
+from urbansound_hf.models.registry import family_of
 
 BATCHES_AHEAD = 4  # so many batches of windows are sorted by shape at once
 DEFAULT_WINDOW_SECONDS = 10.0  # where the checkpoint says nothing and the model takes any length
@@ -54,11 +55,12 @@ class SoundClassifier:
         self.feature_extractor = feature_extractor
         self.labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
         self.sampling_rate: int = feature_extractor.to_dict()["sampling_rate"]
-        self.longest_seconds = checkpoint.longest_seconds(feature_extractor)
+        lengths = family_of(model.config.model_type).lengths
+        self.longest_seconds = lengths.longest_seconds(feature_extractor)
         trained_on = getattr(model.config, "clip_seconds", None)
         self.window_seconds: float = trained_on or self.longest_seconds or DEFAULT_WINDOW_SECONDS
         self.shifts: int = getattr(model.config, "test_time_shifts", 0)
-        self.shortest_samples = checkpoint.shortest_samples(model.config)
+        self.shortest_samples = lengths.shortest_samples(model.config)
 
     @classmethod
     def from_pretrained(

@@ -1,4 +1,4 @@
-"""Lists the model families: what to start from, licence, pretraining, size, input, ear for environmental sound."""
+"""Lists the model families: recommended checkpoint, licence, pretraining, size, input, published results."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from urbansound_hf.errors import exit_code
 from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families
+from urbansound_hf.models.registry import conversions
 from urbansound_hf.text import table
 
 WIDTH = 120  # columns
@@ -37,12 +38,13 @@ def as_markdown(rows: Iterable[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] in (["yamnet"], ["ecapa_tdnn"]):
-        return importlib.import_module(f"urbansound_hf.models.{argv[0]}.convert").main(argv[1:])
-    parser = argparse.ArgumentParser("urbansound-hf models", description=__doc__)
+    if argv and argv[0] in conversions():
+        return importlib.import_module(conversions()[argv[0]].module).main(argv[1:])
+    commands = " · ".join(conversion.command() for conversion in conversions().values())
+    parser = argparse.ArgumentParser("urbansound-hf models", description=__doc__, epilog=f"conversions: {commands}")
     parser.add_argument("--format", choices=("table", "markdown", "json"), default="table", help="default: table")
     chosen = parser.parse_args(argv).format
-    logging.set_verbosity_error()  # of the many kinds of sizes, none is of interest here
+    logging.set_verbosity_error()
     rows = list(list_families())
     if chosen == "json":
         print(json.dumps(rows, indent=2))

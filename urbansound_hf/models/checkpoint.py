@@ -1,4 +1,4 @@
-"""Opens a trained checkpoint for serving, and reads from it how long a sound the model can take."""
+"""Opening of trained checkpoints for serving."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     FeatureExtractionMixin,
-    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging
@@ -20,7 +19,6 @@ from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.models.loading import check_path
 from urbansound_hf.models.registry import register
-from urbansound_hf.models.short_context import FRAMES_PER_SECOND
 
 
 def load_checkpoint(
@@ -54,27 +52,6 @@ def load_checkpoint(
             "fine-tune it first (urbansound-hf train --model_name_or_path …) and give the folder of that run",
         )
     return model, feature_extractor
-
-
-def longest_seconds(feature_extractor: FeatureExtractionMixin) -> float | None:
-    """The length to which the extractor brings every sound (Whisper, AST, cnn); None where it follows the sound."""
-    settings = feature_extractor.to_dict()
-    if "nb_max_frames" in settings:
-        return settings["n_samples"] / settings["sampling_rate"]
-    if "num_frames" in settings:
-        return settings["num_frames"] * settings["hop_length"] / settings["sampling_rate"]
-    if isinstance(settings.get("max_length"), int):
-        return settings["max_length"] / FRAMES_PER_SECOND
-    return None
-
-
-def shortest_samples(config: PretrainedConfig) -> int:
-    """What one frame of a convolutional front needs (400 samples for wav2vec2 and its kin); 1 for other models."""
-    layers = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
-    samples = 1
-    for kernel, stride in reversed(list(layers)):
-        samples = (samples - 1) * stride + kernel
-    return samples
 
 
 @contextmanager

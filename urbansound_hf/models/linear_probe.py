@@ -23,6 +23,7 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.features.dataset import source_code
 from urbansound_hf.features.extract import KEPT, as_tensors, equal_shapes
 from urbansound_hf.models.adapt import backbone
+from urbansound_hf.models.registry import family_of
 
 
 class LinearProbe(nn.Module):
@@ -158,18 +159,16 @@ def fit_head(model: PreTrainedModel, embedded: datasets.Dataset) -> None:
 
 
 def linear_layers(model: PreTrainedModel) -> list[nn.Linear]:
-    """The linear layers at the end of the head, in their order.
+    """The linear layers at the end of the head, input side first.
 
     Raises:
-        UserError: the head is of another kind (the cosines of ECAPA-TDNN).
+        UserError: the head is of another kind (the cosines of ECAPA-TDNN), or the family is not known here.
     """
-    parts = [part for part in LinearProbe(model).head.modules() if not list(part.children())]
-    layers: list[nn.Linear] = []
-    while parts and isinstance(last := parts.pop(), nn.Linear):
-        layers.insert(0, last)
-    if not layers:
+    names = family_of(model.config.model_type).linear_layers
+    if not names:
         what = f"the head of {model.config.model_type} models does not end in a linear layer"
         raise UserError(what, "--probe_first", "leave it out for this family")
+    layers: list[Any] = [model.get_submodule(name) for name in names]
     return layers
 
 

@@ -11,24 +11,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
-    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
-    SeamlessM4TFeatureExtractor,
 )
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.models import short_context
+from urbansound_hf.models.family import Family
 from urbansound_hf.models.heads import configure_layer_sum, rows_by_name, rows_from, start_evenly
-from urbansound_hf.models.registry import YAMNET_FOLDER, known_types, register
+from urbansound_hf.models.registry import conversions, family_of, known_types, register
 
 Loaded = TypeVar("Loaded")
 
@@ -76,21 +75,18 @@ def load_feature_extractor(
     register()
     source = Source(str(name), revision, trust_remote_code)
     if source.is_model_type:
-        config = _new_config(source.name, {}, {})
-        extractor_class: Any = FEATURE_EXTRACTOR_MAPPING[type(config)]
-        if hasattr(config, "feature_projection_input_dim"):  # wav2vec2-bert: the Auto class would give raw samples
-            extractor_class = SeamlessM4TFeatureExtractor
+        _check_type(source.name)
+        family = family_of(source.name)
         with _refusals("--feature_extractor_config"):
-            extractor = extractor_class()
+            extractor = _extractor_class(family)()
     else:
         check_path(Path(name))
-        extractor = _or_user_error(source, lambda: _pretrained_extractor(source))
-        extractor_class = type(extractor)
+        family, extractor = _or_user_error(source, lambda: _pretrained_extractor(source))
     _check_keys(overrides or {}, extractor.to_dict(), "--feature_extractor_config")
     with _refusals("--feature_extractor_config"):
-        extractor = extractor_class(**{**extractor.to_dict(), **overrides}) if overrides else extractor
+        extractor = type(extractor)(**{**extractor.to_dict(), **overrides}) if overrides else extractor
     if clip_seconds is not None:
-        short_context.fit_extractor(extractor, clip_seconds)
+        family.lengths.fit_extractor(extractor, clip_seconds)
     return extractor
 
 
@@ -134,7 +130,7 @@ def load_model(
         check_path(Path(name))
         adapted = partial(_pretrained_model, source, names, overrides or {}, weighted_layer_sum, head_from)
         model = _or_user_error(source, adapted)
-    short_context.fit_model(model, clip_seconds)
+    family_of(model.config.model_type).lengths.fit_model(model, clip_seconds)
     model.config.clip_seconds = clip_seconds
     return model
 
@@ -146,9 +142,9 @@ def check_path(path: Path) -> None:
             return
         inside = sorted(str(config.parent) for config in path.glob("*/config.json"))
         fix = f"give one of {', '.join(inside[:5])}" if inside else "give the folder of a finished run, or a Hub id"
-        if (path / "hyperparams.yaml").is_file():
-            command = f"urbansound-hf models ecapa_tdnn convert {path} OUT_DIR"
-            fix = f"it is a SpeechBrain folder; convert it and give OUT_DIR: {command}"
+        for conversion in conversions().values():
+            if conversion.marker and (path / conversion.marker).is_file():
+                fix = f"it holds published weights; convert them and give OUT_DIR: {conversion.command(str(path))}"
         raise UserError("the folder holds no model: there is no config.json in it", str(path), fix)
     if path.exists():
         raise UserError("a model is a folder or a Hub id, this is a file", str(path), f"give {path.parent}")
@@ -157,8 +153,9 @@ def check_path(path: Path) -> None:
         siblings = [str(folder) for folder in path.parent.glob("*/")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.5)
         fix = f"did you mean {near[0]}?" if near else "give the folder of a finished run, or a Hub id (owner/name)"
-        if path.name == Path(YAMNET_FOLDER).name:
-            fix = f"convert the published weights: urbansound-hf models yamnet convert MODEL.onnx {path}"
+        for conversion in conversions().values():
+            if conversion.out_dir and path.name == Path(conversion.out_dir).name:
+                fix = f"convert the published weights: {conversion.command(out_dir=str(path))}"
         raise UserError("there is no such folder", str(path), fix)
 
 
@@ -167,10 +164,14 @@ def starts_from_config(name: str) -> bool:
     return name in CONFIG_MAPPING and not Path(name).is_dir()
 
 
-def _new_config(model_type: str, names: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedConfig:
+def _check_type(model_type: str) -> None:
     if model_type not in known_types():
         what = f"{model_type} models cannot classify audio"
         raise UserError(what, "--model_name_or_path", f"the types that can: {', '.join(known_types())}")
+
+
+def _new_config(model_type: str, names: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedConfig:
+    _check_type(model_type)
     config = _taken_over(AutoConfig.for_model(model_type))
     _check_keys(overrides, config.to_dict(), "--model_config")
     with _refusals("--model_config"):
@@ -178,16 +179,25 @@ def _new_config(model_type: str, names: dict[str, Any], overrides: Mapping[str, 
 
 
 def _taken_over(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config under which a family of ours opens a stock checkpoint (the audio tower of a CLAP); else the same."""
-    own: Any = getattr(MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.get(type(config), None), "config_class", None)
-    return own.take_over(config) if hasattr(own, "take_over") and not isinstance(config, own) else config
+    """The config of the family of ours that opens this stock checkpoint (the audio tower of a CLAP); else the same."""
+    family = family_of(config.model_type)
+    own: Any = CONFIG_MAPPING[family.model_type] if config.model_type == family.takes_over else None
+    return own.take_over(config) if own else config
 
 
-def _pretrained_extractor(source: Source) -> FeatureExtractionMixin:
-    """The stored extractor; a family of ours that takes over a stock checkpoint may have made its own from it."""
-    extractor = source.open(AutoFeatureExtractor)
-    own: Any = FEATURE_EXTRACTOR_MAPPING.get(type(_taken_over(source.open(AutoConfig))), None)
-    return own(**extractor.to_dict()) if own and type(extractor) in own.__bases__ else extractor
+def _extractor_class(family: Family) -> Any:
+    if family.feature_extractor:
+        return getattr(transformers, family.feature_extractor)
+    return FEATURE_EXTRACTOR_MAPPING[CONFIG_MAPPING[family.model_type]]
+
+
+def _pretrained_extractor(source: Source) -> tuple[Family, FeatureExtractionMixin]:
+    """The family and the stored extractor; that of a stock checkpoint which a family takes over, in its own class."""
+    extractor, model_type = source.open(AutoFeatureExtractor), source.open(AutoConfig).model_type
+    family = family_of(model_type)
+    if model_type == family.takes_over:
+        extractor = _extractor_class(family)(**extractor.to_dict())
+    return family, extractor
 
 
 def _pretrained_model(

@@ -16,6 +16,7 @@ from urbansound_hf.evaluation.runs import Predictions, Run
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.layout import RECEIPT, finished
 from urbansound_hf.models import checkpoint, linear_probe
+from urbansound_hf.models.registry import family_of
 from urbansound_hf.plots.style import GREY, MARKERS, TEN, drawing, readable
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
             "say where its data lie, with --data_dir or --dataset",
         )
     wanted = table.select([row_of[path] for path in run.predictions.paths])
-    shortest = checkpoint.shortest_samples(model.config)
+    shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
     heard = prepare_features(wanted, extractor, config["clip_seconds"], shortest_samples=shortest)
     embedded = linear_probe.embeddings(model, heard, batch_size)
     vectors, clips = np.asarray(embedded["embedding"]), np.asarray(embedded["clip"])

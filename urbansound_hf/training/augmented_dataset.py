@@ -17,7 +17,8 @@ from urbansound_hf.augment import spec_augment
 from urbansound_hf.augment.chain import apply_effects, parse_effects
 from urbansound_hf.augment.mixing import mix
 from urbansound_hf.config.arguments import RecipeArguments
-from urbansound_hf.features.extract import KEPT, WAVEFORM, Features, extract, fill, filling
+from urbansound_hf.errors import UserError
+from urbansound_hf.features.extract import KEPT, WAVEFORM, Features, Spectrogram, extract, fill, filling
 
 IN_MEMORY_BYTES = 2**30  # rows up to this size are read once; a row at a time costs milliseconds, as much as a model
 
@@ -27,9 +28,10 @@ class AugmentedRows(torch.utils.data.Dataset):
 
     Args:
         rows: `labels` and the model's inputs, all of one shape; or `labels` and `waveform` `(samples,)` float32.
-        feature_extractor: used where the rows are waveforms; tells which input is a spectrogram.
+        feature_extractor: used where the rows are waveforms.
         window: samples of a training clip, to which waveforms are cut or filled.
         classes: the number of them, for the shares of mixed labels.
+        spectrogram: the model input that is one, with its axes; None for a model of waveforms.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class AugmentedRows(torch.utils.data.Dataset):
         window: int,
         classes: int,
         seed: int,
+        spectrogram: Spectrogram | None = None,
     ) -> None:
         self.rows, self.recipe, self.extractor, self.seed = rows, recipe, feature_extractor, seed
         self.labels = np.asarray(rows["labels"][:], dtype=np.int64)
@@ -51,8 +54,11 @@ class AugmentedRows(torch.utils.data.Dataset):
         self.from_waveforms = WAVEFORM in rows.column_names
         self.how = filling(feature_extractor, window, recipe.fill)
         example = extract(feature_extractor, np.zeros(window, np.float32)) if self.from_waveforms else self._row(0)
-        self.picture = spec_augment.axes(feature_extractor, example)
-        self.main = self.picture[0] if self.picture else next(iter(example))
+        self.spectrogram = spectrogram
+        self.main = spectrogram.name if spectrogram else next(iter(example))
+        if not spectrogram and example[self.main].ndim > 1 and (recipe.spec_augment or recipe.cutmix_alpha):
+            what = "the axes of this model's spectrogram are not known, and masks and CutMix need them"
+            raise UserError(what, "--spec_augment, --cutmix_alpha", "leave both out for this model")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,9 +70,9 @@ class AugmentedRows(torch.utils.data.Dataset):
         if self.recipe.mixes and generator.random() < self.recipe.mix_probability:
             sound, label = self._mixed(sound, label, generator)
         inputs = extract(self.extractor, sound) if self.from_waveforms else {**inputs, self.main: sound}
-        if self.picture and generator.random() < self.recipe.spec_augment:
+        if self.spectrogram and generator.random() < self.recipe.spec_augment:
             shares = self.recipe.frequency_mask, self.recipe.time_mask
-            inputs = spec_augment.spec_augment(inputs, self.picture, generator, *shares)
+            inputs = spec_augment.spec_augment(inputs, self.spectrogram, generator, *shares)
         return {**inputs, "labels": label}
 
     def _row(self, row: int) -> Features:
@@ -93,5 +99,5 @@ class AugmentedRows(torch.utils.data.Dataset):
         _, other, its_label = self._sound(int(generator.integers(len(self.rows))), generator)
         asked = {"mixup": self.recipe.mixup_alpha, "cutmix": self.recipe.cutmix_alpha}
         how = generator.choice([name for name, alpha in asked.items() if alpha > 0])
-        axis = 0 if self.from_waveforms or not self.picture else self.picture[2]
+        axis = 0 if self.from_waveforms or not self.spectrogram else self.spectrogram.time_axis
         return mix(sound, other, label, its_label, asked[how], how, axis, generator)

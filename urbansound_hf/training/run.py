@@ -17,6 +17,7 @@ from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     FeatureExtractionMixin,
+    PretrainedConfig,
     PreTrainedModel,
     TrainerCallback,
     set_seed,
@@ -32,8 +33,9 @@ from urbansound_hf.evaluation.metrics import AudioClassificationMetric, clip_los
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
-from urbansound_hf.models import adapt, checkpoint, masking
+from urbansound_hf.models import adapt, masking
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head
+from urbansound_hf.models.registry import family_of
 from urbansound_hf.training.augmented_dataset import AugmentedRows
 from urbansound_hf.training.loading import configured_extractor, configured_model
 from urbansound_hf.training.trainer import SoundTrainer
@@ -172,7 +174,7 @@ def make_trainer(
         continued=begun,
         model=model,
         args=arguments,
-        train_dataset=training_rows(config, parts["train"], extractor, len(sounds.labels)),
+        train_dataset=training_rows(config, parts["train"], extractor, model.config),
         eval_dataset=parts.get("validation"),
         processing_class=extractor,
         compute_metrics=compute_metrics,
@@ -315,19 +317,19 @@ def _hearing(config: RunConfig, sounds: Sounds, model: PreTrainedModel) -> parti
         sounds.dataset,
         clip_seconds=config.data.clip_seconds,
         num_proc=config.data.preprocessing_num_workers,
-        shortest_samples=checkpoint.shortest_samples(model.config),
+        shortest_samples=family_of(model.config.model_type).lengths.shortest_samples(model.config),
     )
 
 
 def training_rows(
-    config: RunConfig, rows: datasets.Dataset, extractor: FeatureExtractor, classes: int
+    config: RunConfig, rows: datasets.Dataset, extractor: FeatureExtractor, model_config: PretrainedConfig
 ) -> datasets.Dataset | AugmentedRows:
     """The training part as the recipe wants it: as it was prepared, or another sound each epoch."""
     if not config.recipe.changes_inputs:
         return rows
-    return AugmentedRows(
-        rows, config.recipe, extractor, window_samples(config, extractor), classes, config.training.seed
-    )
+    window, classes = window_samples(config, extractor), model_config.num_labels or 0
+    spectrogram = family_of(model_config.model_type).spectrogram
+    return AugmentedRows(rows, config.recipe, extractor, window, classes, config.training.seed, spectrogram)
 
 
 def with_own_masking(config: RunConfig, model: PreTrainedModel, extractor: FeatureExtractor) -> RunConfig:

@@ -187,8 +187,8 @@ class Trials(TrainerCallback):
         """A new model; its rows and its recipe go to the Trainer."""
         self.trial, self.scored, trainer = trial, None, self.trainer
         config = self.config.with_values(search_space.suggest(self.space, trial))
-        config, _, extractor, parts, learner = prepare_training(config, self.sounds, self.split)
-        trainer.train_dataset = training_rows(config, parts["train"], extractor, len(self.sounds.labels))
+        config, model, extractor, parts, learner = prepare_training(config, self.sounds, self.split)
+        trainer.train_dataset = training_rows(config, parts["train"], extractor, model.config)
         trainer.eval_dataset = parts["validation"]
         trainer.follow(config.model, config.recipe, np.array(parts["train"]["labels"]))
         if patience := self.config.training.early_stopping_patience:

@@ -76,8 +76,6 @@ class ClapAudioFeatureExtractor(ClapFeatureExtractor):
 
     def __init__(self, frequency_min: float = 50, truncation: str = "rand_trunc", **kwargs: Any) -> None:
         super().__init__(frequency_min=frequency_min, truncation=truncation, **kwargs)
-        # What it can hear, by the names that Whisper's extractor has for it.
-        self.n_samples, self.nb_max_frames = self.nb_max_samples, self.nb_max_samples // self.hop_length
 
     def __call__(  # type: ignore[override]  # the original's truncation and padding are not to be chosen
         self,
