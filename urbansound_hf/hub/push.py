@@ -27,7 +27,7 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.receipts import read_receipt
 from urbansound_hf.evaluation.runs import read_run, scope
 from urbansound_hf.hub.files import File, belongs, run_files
-from urbansound_hf.hub.space import write_space
+from urbansound_hf.hub.space import SDK, write_space
 from urbansound_hf.reports.model_card import render_card
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _make(target: Target) -> None:
     if not api.repo_exists(name, repo_type=kind):
         for other in (other for other in KINDS if other != kind and api.repo_exists(name, repo_type=other)):
             raise NotPushed(f"this repository is a {other}, not a {kind}", name, f"give the {kind} a name of its own")
-        sdk = "gradio" if kind == "space" else None
+        sdk = SDK if kind == "space" else None
         api.create_repo(name, repo_type=kind, private=target.private, exist_ok=True, space_sdk=sdk)
     if not target.create_pr:  # which anybody may open
         api.auth_check(name, repo_type=kind, write=True)
@@ -255,7 +255,7 @@ def push_space(model: str, target: Target) -> str:
         write_space(Path(folder), model, target.repo_id.rpartition("/")[2])
         parts = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
         files: dict[str, File] = {path.relative_to(folder).as_posix(): path for path in parts}
-        old = ("urbansound_hf/", "model/")
+        old = ("urbansound_hf-", "urbansound_hf/", "model/")  # an older wheel, and the source in its place before
         return upload(target, files, "The page of a sound classifier", replaces=lambda name: name.startswith(old))
 
 
