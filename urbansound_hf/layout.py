@@ -7,6 +7,9 @@ from pathlib import Path
 PACKAGE_ROOT = Path(__file__).resolve().parent
 """The folder of this package: its source is hashed into receipts."""
 
+CONFIGS = next(folder for folder in (PACKAGE_ROOT / "configs", PACKAGE_ROOT.parent / "configs") if folder.is_dir())
+"""The folder of the shipped configs: inside an installed package, beside it in a checkout."""
+
 PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
 
 RECEIPT = "run.json"

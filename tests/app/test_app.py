@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import math
 import os
@@ -11,10 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,8 @@ import soundfile
 import yaml
 
 from tests.helpers import tiny
-from tests.test_architecture import MODULES, reached
+from tests.helpers.wheels import install, without_checkout
+from urbansound_hf import __version__
 from urbansound_hf.app import __main__, views
 from urbansound_hf.app.launch import launch_app
 from urbansound_hf.app.views import (
@@ -190,13 +192,16 @@ def scores_over_http(address: str, sound: Path, model: str) -> dict[str, float]:
     return {row["label"]: row["confidence"] for row in told[-1]["confidences"]}
 
 
-def test_the_space_runs_as_it_stands(models, sounds, yamnet, tmp_path):
+def test_the_space_runs_with_the_wheel_that_it_carries(models, sounds, yamnet, tmp_path):
+    """As its Dockerfile does: what requirements.txt names is installed in its folder, then app.py starts."""
     write_space(tmp_path / "space", str(models["yamnet"]), "Sounds of\nthe street: 2")
-    port, elsewhere = free_port(), tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    command = [sys.executable, str(tmp_path / "space/app.py"), "--port", str(port)]
-    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "SPACE_ID")}
-    with subprocess.Popen(command, cwd=elsewhere, env=clean, stdout=subprocess.PIPE, text=True) as process:
+    port, space_folder = free_port(), tmp_path / "space"
+    python = install(tmp_path / "environment", next(space_folder.glob("*.whl"))) / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-index", "-r", "requirements.txt"]
+    subprocess.run(pip, cwd=space_folder, check=True, capture_output=True)  # every pin and every need is satisfied
+    command = [str(python), "app.py", "--port", str(port)]
+    options = {"cwd": space_folder, "env": without_checkout(), "stdout": subprocess.PIPE, "encoding": "utf-8"}
+    with subprocess.Popen(command, **options) as process:
         try:
             assert process.stdout and f"at http://127.0.0.1:{port}/" in process.stdout.readline()
             found = scores_over_http(f"http://127.0.0.1:{port}", sounds / "siren.wav", "space/model")
@@ -206,40 +211,31 @@ def test_the_space_runs_as_it_stands(models, sounds, yamnet, tmp_path):
 
 
 def test_the_space_names_what_it_needs(models, tmp_path):
-    """Every package that the page imports, and no sound, no receipt, no table of the run."""
+    """The wheel, every requirement at the version tried here, and no sound, no receipt, no table of the run."""
     (models["yamnet"] / "predictions.csv").write_text("file,label\n", encoding="utf-8")
     write_space(tmp_path, str(models["yamnet"]), "Sounds of\nthe street: 2")
+    wheel = f"urbansound_hf-{__version__}-py3-none-any.whl"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "README.md", "app.py", "model", "requirements.txt", "urbansound_hf",
+        "Dockerfile", "README.md", "app.py", "model", "requirements.txt", wheel,
     ]  # fmt: skip
-    assert not list(tmp_path.rglob("*.csv")) + list(tmp_path.rglob("__pycache__"))
+    assert not list(tmp_path.rglob("*.csv"))
     card = yaml.safe_load((tmp_path / "README.md").read_text(encoding="utf-8").split("---")[1])
-    assert (card["sdk"], card["app_file"], card["license"]) == ("gradio", "app.py", "apache-2.0")
-    assert card["title"] == "Sounds of the street: 2" and card["sdk_version"] == version("gradio")
-    named = {line.split("==")[0] for line in (tmp_path / "requirements.txt").read_text(encoding="utf-8").split()}
-    brought = {"numpy", "safetensors", "huggingface_hub", "filelock", "gradio"}  # by transformers; by the Space itself
-    brought |= {"pyarrow", "requests", "urllib3", "yaml"}  # by datasets
-    assert third_party(*reached("app.__main__")) <= named | brought
-
-
-def third_party(*modules: str) -> set[str]:
-    """What they import when they are imported, but for the standard library and ourselves."""
-    found: set[str] = set()
-    for module in modules:
-        tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-        for node in tree.body:
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.split(".")[0])
-    return found - {*sys.stdlib_module_names, "urbansound_hf", "__future__"}
+    assert (card["sdk"], card["app_port"], card["license"]) == ("docker", 7860, "apache-2.0")
+    assert card["title"] == "Sounds of the street: 2"
+    first, *pinned = (tmp_path / "requirements.txt").read_text(encoding="utf-8").split()
+    assert first == f"./{wheel}" and f"gradio=={version('gradio')}" in pinned
+    with zipfile.ZipFile(tmp_path / wheel) as archive:
+        about = archive.read(f"urbansound_hf-{__version__}.dist-info/METADATA").decode()
+    needs = re.findall(r"^Requires-Dist: ([\w.-]+)(?:[^;\n]*|.*extra == 'app')$", about, re.MULTILINE)
+    assert [pin.split("==")[0] for pin in pinned] == needs and {"torch", "soundfile", "gradio"} <= {*needs}
 
 
 def test_a_space_of_a_hub_model_downloads_it(tmp_path, monkeypatch):
     write_space(tmp_path, "owner/model", "Street")
     assert "models:\n  - owner/model\n" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "'owner/model'" in (tmp_path / "app.py").read_text(encoding="utf-8") and not (tmp_path / "model").exists()
-    monkeypatch.setattr(space, "NEEDS", ("no-such-package",))
+    needs = SimpleNamespace(requires=["no-such-package>=1; extra == 'app'"])
+    monkeypatch.setattr(space, "installed", lambda: needs)
     with pytest.raises(UserError, match="needs no-such-package"):
         write_space(tmp_path, "owner/model", "Street")
     with pytest.raises(UserError, match="no such folder"):

@@ -22,6 +22,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from tests.conftest import ROOT, TINY
 from tests.helpers import hub_server, tiny
 from tests.helpers.hub_server import READ_TOKEN, TOKEN, Fault
+from urbansound_hf import __version__
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.errors import UserError
 from urbansound_hf.hub import __main__, push
@@ -122,17 +123,14 @@ def test_the_page_goes_up_as_a_space_with_its_model(loopback, run_folder, capsys
     assert capsys.readouterr().out.strip() == f"{loopback.url}/spaces/me/page"
     files, repo = loopback.files("me/page", kind="spaces"), loopback.repos["spaces", "me/page"]
     assert repo.private and len(repo.commits) == 2
-    assert {
-        "app.py",
-        "requirements.txt",
-        "urbansound_hf/app/__main__.py",
-        "urbansound_hf/inference/classifier.py",
-    } <= set(files)
+    wheel = f"urbansound_hf-{__version__}-py3-none-any.whl"
+    assert {"app.py", "requirements.txt", "Dockerfile", wheel} <= set(files)
     assert files["model/model.safetensors"] == (run_folder / "model.safetensors").read_bytes()
-    assert b"sdk: gradio" in files["README.md"] and b"title: 'page'" in files["README.md"]
+    assert b"sdk: docker" in files["README.md"] and b"title: 'page'" in files["README.md"]
     assert not [name for name, content in files.items() if str(run_folder).encode() in content]
     target = check_upload(Target("me/page", "space"))
-    upload(target, {"urbansound_hf/gone.py": b"", "notes.txt": b"mine"}, "by hand")
+    old = {"urbansound_hf/gone.py": b"", "urbansound_hf-0.0.1-py3-none-any.whl": b""}
+    upload(target, {**old, "notes.txt": b"mine"}, "by hand")
     push_space(str(run_folder), target)
     assert set(loopback.files("me/page", kind="spaces")) == {*files, "notes.txt"}
 

@@ -14,10 +14,8 @@ from urbansound_hf.config.arguments import DataArguments, ModelArguments, Recipe
 from urbansound_hf.config.checks import check_settings
 from urbansound_hf.config.flags import FlagParser, Flags, read_flags
 from urbansound_hf.errors import UserError, UserErrors
-from urbansound_hf.layout import PACKAGE_ROOT
+from urbansound_hf.layout import CONFIGS
 
-CONFIGS = next(folder for folder in (PACKAGE_ROOT / "configs", PACKAGE_ROOT.parent / "configs") if folder.is_dir())
-"""The shipped configs: inside an installed package, beside it in a checkout."""
 TRAIN = "urbansound-hf train"
 
 

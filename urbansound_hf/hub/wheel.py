@@ -9,9 +9,8 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from urbansound_hf import __version__
-from urbansound_hf.config.parse import CONFIGS
 from urbansound_hf.errors import UserError
-from urbansound_hf.layout import PACKAGE_ROOT
+from urbansound_hf.layout import CONFIGS, PACKAGE_ROOT
 
 METADATA = ("METADATA", "WHEEL", "entry_points.txt", "licenses/LICENSE")
 
