@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
+import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,9 +17,14 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from filelock import FileLock
+from transformers.trainer_utils import IntervalStrategy
 
 import urbansound_hf as ush
 from tests.conftest import ROOT, TINY
+from urbansound_hf.config.parse import keyword_run_config, parse_run_config
+from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.progress import QUIET
 
 SPLITS = ("official", "grouped", "random", "predefined")
 PACKAGES = ("urbansound_hf", "urbansound_hf.plots", "urbansound_hf.augment")
@@ -98,9 +105,7 @@ def place(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
         from urbansound_hf.audio.io import to_wav
-        from urbansound_hf.config.parse import parse_run_config
         from urbansound_hf.data import synthetic
-        from urbansound_hf.training.cross_validation import run_experiment
 
         ush.synthetic_dataset("sounds", clips_per_class_and_fold=1)
         bark = 0.5 * synthetic.waveform("dog_bark", np.random.default_rng(0), 4.0, 16_000)
@@ -108,7 +113,7 @@ def place(tmp_path_factory) -> Path:
         Path("long.wav").write_bytes(to_wav(np.tile(bark, 2)))
         for name in ("base", "new"):
             Path(f"{name}.yaml").write_text(f"dataset: sounds\n{TINY}", encoding="utf-8")
-            run_experiment(parse_run_config([f"{name}.yaml", "--quiet"], Path(f"{name}.yaml")))
+            ush.train(f"{name}.yaml", quiet=True)
     return folder
 
 
@@ -124,3 +129,110 @@ def test_each_name_is_documented_with_examples_that_hold(name, place, monkeypatc
     for test in examples:
         runner.run(test, out=said.append)
     assert not runner.failures, "".join(said)
+
+
+# ---- train
+
+
+def test_train_returns_runs_to_serve_to_read_and_to_compare(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", [])
+    before = settings()
+    runs = ush.train(Path("base.yaml"), output_dir="outputs/two", test_fold=[1, 2], seed=7, augment=["gain", "shift"])
+    assert settings() == before and sys.argv == []
+    assert [run.folder for run in runs] == [Path("outputs/two/fold1"), Path("outputs/two/fold2")]
+    assert all(isinstance(run, ush.Run) and len(run.predictions) == run.metrics["clips"]["test"] for run in runs)
+    assert ush.SoundClassifier.from_pretrained(runs[1].folder).classify("clip.wav").windows[0].label
+    receipt = json.loads((runs[0].folder / "run.json").read_text(encoding="utf-8"))
+    call = "output_dir='outputs/two', test_fold=[1, 2], seed=7, augment=['gain', 'shift']"
+    assert receipt["command"] == [f"urbansound_hf.train('base.yaml', {call})"]
+    assert "mean" in capsys.readouterr().out
+    again = ush.train("base.yaml", output_dir="outputs/two", test_fold="1,2", seed=7, augment=["gain", "shift"])
+    assert [run.metrics for run in again] == [run.metrics for run in runs], "finished runs are returned as they are"
+
+
+def settings() -> tuple:
+    """The settings of libraries that a training changes while it runs."""
+    import datasets
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
+    return (*bars, logging.get_verbosity(), QUIET.get(), Path.cwd())
+
+
+def test_a_finished_run_is_not_replaced_without_being_asked(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (run,) = ush.train("base.yaml", output_dir="outputs/once", quiet=True)
+    before = settings()
+    with pytest.raises(UserError, match="this run is finished already") as caught:
+        ush.train("base.yaml", output_dir="outputs/once", quiet=True)
+    assert "overwrite" in caught.value.fix and settings() == before
+    (run,) = ush.train("base.yaml", output_dir="outputs/once", max_steps=2, overwrite=True, quiet=True)
+    assert run.metrics["test_fold"] == 10
+
+
+def test_a_fold_that_fails_raises_and_says_where_the_others_are(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "outputs/half").mkdir()
+    with FileLock(place / "outputs/half/.fold2.lock"), pytest.raises(UserError, match="1 of 2 runs failed: fold2") as e:
+        ush.train("base.yaml", output_dir="outputs/half", test_fold=[1, 2], quiet=True)
+    assert "another command is training" in e.value.what
+    assert ush.read_run("outputs/half/fold1").metrics["test_fold"] == 1
+    assert str(Path("outputs/half/fold1")) in e.value.fix and "fold2" not in e.value.fix
+
+
+@pytest.fixture
+def both(tmp_path):
+    """The same flags as words of the command line and as keywords."""
+    (tmp_path / "a.yaml").write_text("augment: [shift]\nseed: 3\nlearning_rate: 1e-4\n", encoding="utf-8")
+
+    def parsed(words: str, keywords: dict) -> tuple:
+        argv = [str(tmp_path / "a.yaml"), *shlex.split(words)]
+        return parse_run_config(argv, tmp_path / "a.yaml"), keyword_run_config(tmp_path / "a.yaml", keywords, ["call"])
+
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("words", "keywords"),
+    [
+        ("--test_fold 3 --learning_rate 0.002", {"test_fold": 3, "learning_rate": 2e-3}),
+        ("--test_fold 1 3", {"test_fold": (1, 3)}),
+        ("--test_fold 1 3", {"test_fold": np.array([1, 3])}),
+        ("--augment none", {"augment": None}),
+        ("--augment none", {"augment": []}),
+        ("--augment gain:0.5:-3..3", {"augment": "gain:0.5:-3..3"}),
+        ("--overwrite --bf16 false --load_best_model_at_end no",
+         {"overwrite": True, "bf16": False, "load_best_model_at_end": False}),
+        ("--model_config hidden_sizes=[8,16] architecture=residual",
+         {"model_config": {"hidden_sizes": [8, 16], "architecture": "residual"}}),
+        ("--lr_scheduler_kwargs '{\"num_cycles\": 2}'", {"lr_scheduler_kwargs": {"num_cycles": 2}}),
+        ("--eval_strategy epoch --data_dir a/b", {"eval_strategy": IntervalStrategy.EPOCH, "data_dir": Path("a/b")}),
+        ("--learning_rate 3e-5", {"learning_rate": None}),
+    ],
+)  # fmt: skip
+def test_keywords_take_what_the_flags_take(both, words, keywords):
+    of_command, of_keywords = both(words, keywords)
+    assert of_keywords.command == ("call",)
+    texts = {key: str(value).replace(", ", ",") for key, value in of_command.as_dict().items()}
+    assert {key: str(value).replace(", ", ",") for key, value in of_keywords.as_dict().items()} == texts
+
+
+def test_mistakes_name_the_keyword_and_the_nearest_name(place, monkeypatch):
+    monkeypatch.chdir(place)
+    mistakes = {"lerning_rate": 1e-3, "epochs": 3, "seed": "many", "split": "oficial", "fp16": [1, 2], "help": True}
+    with pytest.raises(UserErrors) as caught:
+        ush.train("base.yaml", **mistakes)
+    problems = {problem.where: problem for problem in caught.value.problems}
+    assert list(problems) == [f"keyword {name}" for name in mistakes]
+    assert problems["keyword lerning_rate"].fix == "did you mean learning_rate?"
+    assert problems["keyword epochs"].fix == "did you mean num_train_epochs?"
+    assert problems["keyword seed"].what == "`seed` must be a whole number, found 'many'"
+    assert problems["keyword split"].fix == "did you mean official?"
+    assert problems["keyword fp16"].what == "`fp16` takes one value, found '1', '2'"
+    with pytest.raises(UserError, match="belongs to `split: official`"):
+        ush.train("base.yaml", test_fold=3, split="random")
+    for name, fix in (("cn", "did you mean cnn"), ("configs/cnn.yaml", "is called cnn"), ("bas.yaml", "base.yaml")):
+        with pytest.raises(UserError, match=r"config (cn$|cn\n|does not exist)|no config") as wrong:
+            ush.train(name)
+        assert fix in str(wrong.value)

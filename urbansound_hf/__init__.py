@@ -2,12 +2,14 @@
 
     import urbansound_hf as ush
 
-    ush.SoundClassifier.from_pretrained("outputs/cnn/fold10").classify("clip.wav")
+    runs = ush.train("cnn", dataset="synthetic", num_train_epochs=5)   any config, any flag as a keyword
+    ush.SoundClassifier.from_pretrained(runs[0].folder).classify("clip.wav")
 
 - data: `load_urbansound8k`, `load_sounds`, `synthetic_dataset`, `splits`, `leak_report`, `describe_leaks`
+- models: `list_families`, `load_model`, `load_feature_extractor`
 - sound: `load_audio`, `spectrogram`, `mel_spectrogram`, `mfcc`, `augment`
-- serving: `SoundClassifier`, `launch_app`
-- results: `plots`
+- training and serving: `train`, `SoundClassifier`, `launch_app`
+- results: `read_run`, `plots`
 - `UserError` is raised for every mistake in the input; `quietly` switches progress output off.
 
 The names are imported on first use, so that importing the package takes no time.
@@ -20,10 +22,10 @@ from urbansound_hf.lazy import lazy_names
 __version__ = "0.1.0"
 
 __all__ = [
-    "SoundClassifier", "Sounds", "UserError", "augment", "describe_leaks", "launch_app",
-    "leak_report", "load_audio", "load_sounds",
-    "load_urbansound8k", "mel_spectrogram", "mfcc", "plots", "quietly", "spectrogram", "splits",
-    "synthetic_dataset",
+    "Run", "SoundClassifier", "Sounds", "UserError", "augment", "describe_leaks", "launch_app", "leak_report",
+    "list_families", "load_audio", "load_feature_extractor", "load_model", "load_sounds", "load_urbansound8k",
+    "mel_spectrogram", "mfcc", "plots", "quietly", "read_run", "spectrogram", "splits", "synthetic_dataset",
+    "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:  # for type checkers and editors; the same names as below
@@ -36,8 +38,12 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from urbansound_hf.data.loading import Sounds, load_sounds, load_urbansound8k
     from urbansound_hf.data.synthetic import synthetic_dataset
     from urbansound_hf.errors import UserError
+    from urbansound_hf.evaluation.runs import Run, read_run
     from urbansound_hf.inference.classifier import SoundClassifier
+    from urbansound_hf.models.catalogue import list_families
+    from urbansound_hf.models.loading import load_feature_extractor, load_model
     from urbansound_hf.progress import quietly
+    from urbansound_hf.training.train import train
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -49,8 +55,12 @@ else:
             "data.loading": ["Sounds", "load_sounds", "load_urbansound8k"],
             "data.synthetic": ["synthetic_dataset"],
             "errors": ["UserError"],
+            "evaluation.runs": ["Run", "read_run"],
             "inference.classifier": ["SoundClassifier"],
+            "models.catalogue": ["list_families"],
+            "models.loading": ["load_feature_extractor", "load_model"],
             "progress": ["quietly"],
+            "training.train": ["train"],
         },
         {"augment": "augment", "plots": "plots", "splits": "data.splits"},
     )

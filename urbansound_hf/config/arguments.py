@@ -259,6 +259,7 @@ class RunConfig:
     training: RunArguments
     source: Path | None
     name: str
+    command: tuple[str, ...] = field(default=(), compare=False)  # the call, for the receipt
 
     def as_dict(self) -> dict[str, Any]:
         """All values that are set, flat and JSON-able; as YAML a config of the same run. Tokens are left out."""

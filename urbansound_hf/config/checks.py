@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from urbansound_hf.augment.chain import parse_effects
+from urbansound_hf.config.flags import OVERRIDES
 from urbansound_hf.data.splits import fold_numbers
 from urbansound_hf.errors import UserError, UserErrors
 
@@ -113,11 +114,11 @@ def conflicts(settings: Mapping[str, Any]) -> Broken:
 
 
 def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
-    """Flags on the command line that have no effect with the others."""
-    if origin.get("test_fold", "").startswith("command line") and settings["split"] != "official":
+    """Flags on the command line, or keywords, that have no effect with the others."""
+    if origin.get("test_fold", "").startswith(OVERRIDES) and settings["split"] != "official":
         what = f"`test_fold` belongs to `split: official`, found `split: {settings['split']}`"
         yield ["test_fold", "split"], what, "leave out one of the two"
-    if origin.get("hub_model_id", "").startswith("command line") and not settings["push_to_hub"]:
+    if origin.get("hub_model_id", "").startswith(OVERRIDES) and not settings["push_to_hub"]:
         yield ["hub_model_id"], "`hub_model_id` belongs to `push_to_hub`, found it alone", "add --push_to_hub"
 
 

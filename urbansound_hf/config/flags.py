@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +22,7 @@ from urbansound_hf.errors import UserError
 
 KINDS: dict[Any, str] = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text"}
 METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT", string_to_bool: "BOOL", str: "TEXT"}
+OVERRIDES = ("command line", "keyword")  # how the place of a flag begins that wins over the config
 COMMA_LISTS = frozenset({"test_fold", "report_to"})  # several values reach them as one text, "1,3,5"
 OTHER_NAMES = {
     "batch_size": "per_device_train_batch_size", "epochs": "num_train_epochs", "evaluation_strategy": "eval_strategy",
@@ -71,6 +74,7 @@ class FlagParser(HfArgumentParser):
     """The flags of some dataclasses; a mistake is raised as `ValueError`, not printed."""
 
     def __init__(self, dataclass_types: Iterable[Any], **kwargs: Any) -> None:
+        kwargs.setdefault("prog", "urbansound-hf train")  # argparse would ask sys.argv
         super().__init__(dataclass_types, allow_abbrev=False, formatter_class=Help, **kwargs)
         self.by_name = {name[2:]: action for action in self._actions[1:] for name in action.option_strings}  # 0: --help
         self.names = [action.dest for action in self._actions[1:]]
@@ -91,16 +95,17 @@ class FlagParser(HfArgumentParser):
         return getattr(self.parse_args(tokens), self.by_name[name].dest)
 
 
-def read_flags(parser: FlagParser, argv: Sequence[str], default_config: Path) -> Flags:
-    """Reads the config that `argv` names (else `default_config`), then the flags of `argv`, which win over it."""
-    problems: list[UserError] = []
-    on_command_line, config = split_command_line(parser, argv, problems)
-    flags = Flags(source=config or default_config, problems=problems)
-    for pair in chain(read_yaml(flags.source, parser, problems), on_command_line):
+def read_flags(parser: FlagParser, config: Path, pairs: Iterable[Pair], problems: list[UserError]) -> Flags:
+    """Reads a config, then `pairs` of the command line or of keywords, which win over it."""
+    flags = Flags(source=config, problems=problems)
+    for pair in chain(read_yaml(config, parser, problems), pairs):
         action = parser.by_name.get(pair.name)
         if action is None or (action.nargs == 0 and not pair.sign):  # `--no_x` is `x: false` in a file
             problems.append(unknown(pair, parser.names))
-        elif pair.values is not None:
+        elif pair.values is None:
+            flags.values.pop(action.dest, None)
+            flags.origin.pop(action.dest, None)
+        else:
             try:
                 flags.values[action.dest] = parser.convert(pair.name, pair.values)
                 flags.origin[action.dest] = pair.where
@@ -132,6 +137,26 @@ def split_command_line(
             what = f"{token!r} is neither a config nor a flag"
             problems.append(UserError(what, "command line", "a config ends in .yaml, a flag begins with --"))
     return pairs, config
+
+
+def keyword_pairs(parser: FlagParser, keywords: Mapping[str, Any]) -> Iterator[Pair]:
+    """Flags as keyword arguments: lists for several values, mappings for KEY=VALUE or JSON, None for the default."""
+    for name, value in keywords.items():
+        yield Pair(name, _texts(value, parser.by_name.get(name)), f"keyword {name}")
+
+
+def _texts(value: Any, action: argparse.Action | None) -> list[str] | None:
+    """A Python value as the texts that the command line would have; None: the flag's default."""
+    if value is None:
+        return None
+    if isinstance(value, bool) and action and action.const is True and action.type is str:
+        return [] if value else None  # `fsdp=True` is a bare --fsdp
+    if isinstance(value, Mapping):
+        pairs = [f"{key}={item}" for key, item in value.items()]
+        return (pairs or None) if action and action.nargs == "+" else [json.dumps(value)]
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [str(item) for item in value] or None
+    return [str(value.value if isinstance(value, Enum) else value)]
 
 
 def read_yaml(path: Path, parser: FlagParser, problems: list[UserError]) -> Iterator[Pair]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from urbansound_hf.config import search_space
 from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
 from urbansound_hf.config.checks import check_settings
-from urbansound_hf.config.flags import FlagParser, Flags, read_flags
+from urbansound_hf.config.flags import FlagParser, Flags, keyword_pairs, read_flags, split_command_line
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.layout import CONFIGS
 
@@ -25,9 +26,12 @@ def config_path(name: str) -> Path:
     Raises:
         UserError: there is neither such a file nor such a shipped config.
     """
-    if Path(name).suffix or Path(name).name != name:
-        return Path(name)
     shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    path = Path(name)
+    if path.suffix or path.name != name:
+        if path.stem in shipped and path.parent.name == CONFIGS.name and not path.exists():
+            raise UserError("the config does not exist", name, f"the shipped config is called {path.stem}")
+        return path
     if name not in shipped:
         near = difflib.get_close_matches(name, shipped, n=1)
         fix = f"did you mean {near[0]}?" if near else f"the shipped ones are {', '.join(shipped)}"
@@ -47,7 +51,26 @@ def parse_run_config(argv: Sequence[str], default_config: Path, prog: str = TRAI
     parser = flag_parser(prog)
     if {"--help", "-h"} & set(argv):
         parser.parse_args(["--help"])
-    flags = read_flags(parser, argv, default_config)
+    problems: list[UserError] = []
+    pairs, config = split_command_line(parser, argv, problems)
+    command = (Path(sys.argv[0]).name, *sys.argv[1:])
+    return _checked(parser, read_flags(parser, config or default_config, pairs, problems), command)
+
+
+def keyword_run_config(config: str | Path, keywords: Mapping[str, Any], command: Sequence[str]) -> RunConfig:
+    """A config by its path or shipped name, and flags as keywords, which win over it.
+
+    `command` is what the receipt records as the call.
+
+    Raises:
+        UserErrors: all mistakes of the file and the keywords, each with its place and the way out.
+    """
+    parser = flag_parser()
+    pairs = keyword_pairs(parser, keywords)
+    return _checked(parser, read_flags(parser, config_path(str(config)), pairs, []), command)
+
+
+def _checked(parser: FlagParser, flags: Flags, command: Sequence[str]) -> RunConfig:
     settings = {**vars(parser.parse_args([])), **flags.values}
     problems = flags.problems + check_settings(settings, flags.origin)
     problems += search_space.check_search_space(parser, settings, flags.origin)
@@ -60,7 +83,7 @@ def parse_run_config(argv: Sequence[str], default_config: Path, prog: str = TRAI
     data = DataArguments(**_part(DataArguments, settings))
     model = ModelArguments(**_part(ModelArguments, settings))
     recipe = RecipeArguments(**_part(RecipeArguments, settings))
-    return RunConfig(data, model, recipe, _training(settings, flags), flags.source, name)
+    return RunConfig(data, model, recipe, _training(settings, flags), flags.source, name, tuple(command))
 
 
 SCHEMA = (DataArguments, ModelArguments, RecipeArguments, RunArguments)

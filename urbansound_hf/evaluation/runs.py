@@ -69,7 +69,12 @@ COLUMNS = [field.name for field in dataclasses.fields(Predictions) if field.name
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: its folder, the content of its metrics.json, and its test clips."""
+    """One finished run: its folder, the content of its metrics.json, and its test clips.
+
+    >>> run = ush.read_run("outputs/base/fold10")
+    >>> bool(run.predictions.correct.mean() == run.metrics["test_accuracy"])
+    True
+    """
 
     folder: Path
     metrics: dict[str, Any]
@@ -92,12 +97,17 @@ def find_runs(folder: Path) -> list[Run]:
     return sorted((read_run(place) for place in places), key=lambda run: (run.metrics["test_fold"] or 0, run.folder))
 
 
-def read_run(folder: Path) -> Run:
-    """Reads one run's folder.
+def read_run(folder: str | Path) -> Run:
+    """Reads the folder of a finished run.
 
     Raises:
         UserError: metrics.json is missing, or tells of other clips than predictions.csv.
+
+    >>> run = ush.read_run("outputs/base/fold10")
+    >>> run.metrics["test_fold"], run.predictions.probabilities.shape  # (clips, classes)
+    (10, (10, 10))
     """
+    folder = Path(folder)
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -32,7 +32,14 @@ HEADER = ("family", "start from", "licence", "pretrained on", "parameters", "inp
 
 
 def list_families() -> Iterator[dict[str, Any]]:
-    """What the tables show of each family; `parameters` and `input` are None where a family's extra is missing."""
+    """The model families: recommended checkpoint, licence, pretraining, size, input, results on environmental sound.
+
+    `parameters` is a number, of the checkpoint with a head for ten classes; it and `input` are None where a family's
+    extra is not installed. Licences and pretraining are those of the checkpoints' model cards.
+
+    >>> {row["family"]: row["start_from"] for row in ush.list_families()}["wav2vec2"]
+    'facebook/wav2vec2-base'
+    """
     for family in families():
         row: dict[str, Any] = {
             "family": family.model_type,

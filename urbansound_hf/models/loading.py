@@ -71,6 +71,11 @@ def load_feature_extractor(
     Raises:
         UserError: there is no such model or folder, an override that the extractor does not have, or a length that
             the family does not support.
+
+    >>> extractor = ush.load_feature_extractor("cnn")
+    >>> inputs = extractor(ush.load_audio("clip.wav"), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    >>> inputs["input_features"].shape  # (batch, coefficients, frames)
+    torch.Size([1, 40, 174])
     """
     register()
     source = Source(str(name), revision, trust_remote_code)
@@ -117,6 +122,12 @@ def load_model(
     Raises:
         UserError: there is no such model, it is no audio classifier, its config lacks or refuses an override, or a
             fixed-length family does not support clips of `clip_seconds`.
+
+    >>> model = ush.load_model("cnn", labels=["dog", "siren", "street"])
+    >>> extractor = ush.load_feature_extractor("cnn")
+    >>> inputs = extractor(ush.load_audio("clip.wav"), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    >>> model(**inputs).logits.shape, model.config.id2label[1]  # (batch, classes)
+    (torch.Size([1, 3]), 'siren')
     """
     register()
     source = Source(str(name), revision, trust_remote_code)

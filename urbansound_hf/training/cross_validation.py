@@ -17,8 +17,9 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import receipts
 from urbansound_hf.evaluation.receipts import Stopwatch, begin_receipt, write_receipt
 from urbansound_hf.layout import RESOLVED, finished
-from urbansound_hf.models import checkpoint
 from urbansound_hf.reports.model_card import write_card
 from urbansound_hf.reports.run_report import refuse_mismatches, run_summary, write_cross_validation, write_run
 from urbansound_hf.training.experiment import (
@@ -61,14 +61,46 @@ def run_experiment(config: RunConfig) -> int:
     Raises:
         UserError: the data, the folds or what lies in the output folder do not allow it; nothing was trained then.
     """
-    unwarned = checkpoint.quietly(local=True) if config.training.quiet else nullcontext()
-    with progress.quietly(config.training.quiet), unwarned:
+    with run_logging(config.training.quiet):
+        if config.training.search:
+            return run_search(config)
+        outcome = run_folds(config)
+    for name, reason in outcome.failed.items():
+        print(f"failed: {name}: {reason}" if len(outcome.folders) > 1 else f"error: {reason}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+@contextmanager
+def run_logging(quiet: bool) -> Iterator[None]:
+    """Progress and library messages as a run shows them; the settings of the libraries are restored at the end."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with progress.quietly(quiet):
+        if quiet:
+            logging.set_verbosity_error()
         if not progress.in_terminal():
             logging.disable_progress_bar()  # of transformers and huggingface_hub, a hundred lines in a log
-        return run_search(config) if config.training.search else _run_folds(config)
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)  # Trainer sets it too
+            if bars and not logging.is_progress_bar_enabled():
+                logging.enable_progress_bar()
 
 
-def _run_folds(config: RunConfig) -> int:
+@dataclass(frozen=True)
+class Outcome:
+    """The folder of each split that a config asks for, and the reasons of the splits that failed, by their names."""
+
+    folders: dict[str, Path]
+    failed: dict[str, str]
+
+
+def run_folds(config: RunConfig) -> Outcome:
+    """Runs every test fold that the config asks for; those that are finished already are skipped.
+
+    Raises:
+        UserError: the data, the folds or the content of the output folder do not allow it; or the only run failed.
+    """
     check_push(config)
     experiment = prepare_experiment(config)
     wanted = planned_splits(experiment)
@@ -76,16 +108,14 @@ def _run_folds(config: RunConfig) -> int:
     check_checkpoint(experiment, wanted)
     refuse_mixtures(experiment, wanted, waiting)
     leaks = {split.name: report_leaks(experiment, split) for split in waiting}  # all, before an hour is wasted
+    folders = {split.name: experiment.folder(split) for split in wanted}
     if len(wanted) == 1:
-        if problem := run_split(experiment, wanted[0], leaks):
-            print(f"error: {problem}", file=sys.stderr)
-        return 1 if problem else 0
+        problem = run_split(experiment, wanted[0], leaks)
+        return Outcome(folders, {wanted[0].name: problem} if problem else {})
     failed = run_splits(experiment, waiting, leaks)
     if len(failed) < len(wanted) and config.training.process_index == 0:
         print(cross_validation_summary(gather_folds(experiment.output_dir), experiment.output_dir))
-    for name, reason in failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    return Outcome(folders, failed)
 
 
 def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[str, Any]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         for note in sounds.notes:
             progress.say(f"{sounds.name}: {note}")
     receipt = {
-        "command": [Path(sys.argv[0]).name, *(TOKEN.sub("$HF_TOKEN", word) for word in sys.argv[1:])],
+        "command": [TOKEN.sub("$HF_TOKEN", word) for word in config.command],
         "config": config.as_dict(),
         "data": {
             "name": sounds.name,
