@@ -6,19 +6,35 @@ libsndfile decodes (through soundfile), `audio.resampling` converts the rate: ne
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
-from urbansound_hf.audio.resampling import resample
+from urbansound_hf.audio.containers import (
+    ENDLESS_BYTES,
+    HEADER_BYTES,
+    Recording,
+    TruncatedError,
+    layout_of,
+    split_au,
+    split_chunked,
+)
+from urbansound_hf.audio.resampling import Resampler, resample
+from urbansound_hf.audio.streams import split_flac, split_mp3, split_ogg
 from urbansound_hf.errors import UserError
 
 SAMPLING_RATE = 16_000  # Hz; what nearly every pretrained audio model hears
+
+BLOCK_FRAMES = 2**20  # frames decoded at a time: 24 s at 44.1 kHz
+STREAMS = {rb"OggS": split_ogg, rb"fLaC": split_flac, rb"ID3|\xff[\xe0-\xff]": split_mp3}  # by the first bytes
 
 Source = str | Path | bytes | BinaryIO
 
@@ -27,13 +43,24 @@ class AudioError(UserError):
     """A sound that cannot be read, with its name and the reason."""
 
 
-def load_audio(source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "") -> np.ndarray:
+class Decoder(soundfile.SoundFile):
+    """A sound file that is read from its beginning to its end; in a FLAC of unknown length, seeking would fail."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def load_audio(
+    source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "", notes: list[str] | None = None
+) -> np.ndarray:
     """Reads a sound as training, evaluation and serving use it: mono, at one sampling rate.
 
     Args:
         source: a path, the bytes of a sound file, or an open binary file.
         sampling_rate: the rate of the result, in Hz.
         name: how to call the source in an error (default: its path).
+        notes: a list to which what was unusual in the sound is added: a header that was corrected, files joined end
+            to end, samples beyond full scale.
 
     Returns:
         `(samples,)` float32, mono (the mean of the channels), full scale 1.0, never clipped: resampling overshoots
@@ -46,36 +73,132 @@ def load_audio(source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "
     >>> waveform.shape, waveform.dtype  # four seconds
     ((64000,), dtype('float32'))
     """
-    waveform, native_rate = read_audio(source, name)
-    return resample(waveform, native_rate, sampling_rate)
+    return _read(source, sampling_rate, name, notes)[0]
 
 
-def read_audio(source: Source, name: str = "") -> tuple[np.ndarray, int]:
-    """Decodes a sound to mono at its own rate: `(samples,)` float32, rate in Hz. Raises as `load` does."""
+def read_audio(source: Source, name: str = "", notes: list[str] | None = None) -> tuple[np.ndarray, int]:
+    """Decodes a sound to mono at its own rate, of joined files the first one's: `(samples,)` float32, rate in Hz.
+
+    Arguments and errors are those of `load_audio`.
+    """
+    return _read(source, None, name, notes)
+
+
+def _read(source: Source, rate: int | None, name: str, notes: list[str] | None) -> tuple[np.ndarray, int]:
     name = name or (str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "") or "<bytes>")
-    if isinstance(source, (str, Path)) and not Path(source).is_file():
-        reason = "is a folder, not a file" if Path(source).is_dir() else "does not exist"
-        if Path(source).exists() and not Path(source).is_dir():
-            reason = "is a device, not a file"
-        raise AudioError(reason, name)
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    found: list[str] = []
+    waveforms: list[np.ndarray] = []
+    with _opened(source, name) as file:
+        recordings = _recordings(file, name, found)
+        for number, recording in enumerate(recordings, start=1):
+            part = f"part {number} of {len(recordings)} in it " * (len(recordings) > 1)
+            content = source if recording.content is file and isinstance(source, (str, Path)) else recording.content
+            waveform, rate = _decode(content, recording, rate, part, name)
+            waveforms.append(waveform)
+    waveform = waveforms[0] if len(waveforms) == 1 else np.concatenate(waveforms)
+    if not len(waveform):
+        raise AudioError("holds no samples", name)
+    if len(recordings) > 1:
+        found.append(f"it holds {len(recordings)} sounds joined end to end; they are read as one")
+    found += _level_notes(waveform, name)
+    if notes is not None:
+        notes += found
+    return waveform, rate or SAMPLING_RATE
+
+
+@contextmanager
+def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
+    if isinstance(source, (str, Path)):
+        if not Path(source).is_file():
+            reason = "is a device, not a file" if Path(source).exists() else "does not exist"
+            raise AudioError("is a folder, not a file" if Path(source).is_dir() else reason, name)
+        try:
+            with Path(source).open("rb") as file:
+                yield file
+        except OSError as error:
+            raise AudioError(f"cannot be read ({error.strerror or error})", name) from None
+    elif isinstance(source, bytes):
+        yield io.BytesIO(source)
+    else:
+        yield source if source.seekable() else io.BytesIO(source.read())
+
+
+def _recordings(file: BinaryIO, name: str, notes: list[str]) -> list[Recording]:
+    """The sounds of a file, one after another; those of a kind without a check as they are."""
     try:
-        with soundfile.SoundFile(file) as sound:
-            promised, header = sound.frames, sound.extra_info
-            asked = -1 if sound.seekable() else sound.frames  # GSM 6.10 and G.72x know their length but cannot seek
-            kind = "int16" if sound.subtype == "PCM_16" else "float32"  # libsndfile is slow at 16-bit to float
-            frames = sound.read(asked, dtype=kind, always_2d=True)  # (samples, channels)
-            rate = sound.samplerate
+        file.seek(0)
+        start = file.read(12)
+        file.seek(0)
+        if layout := layout_of(start):
+            return split_chunked(file, layout, notes)
+        if start[:4] == b".snd" and len(start) == 12:
+            return split_au(file, notes)
+        for pattern, split in STREAMS.items():
+            if re.match(pattern, start) and (recordings := split(file.read(), notes)):
+                return recordings
+    except TruncatedError as error:
+        raise AudioError(f"is truncated: {error}", name, "copy or download it again") from None
+    return [Recording(file, checked=False)]
+
+
+def _decode(
+    content: str | Path | BinaryIO, recording: Recording, to_rate: int | None, part: str, name: str
+) -> tuple[np.ndarray, int]:
+    """One recording at `to_rate` (default: its own), and that rate; read in blocks until the decoder is at its end."""
+    if not isinstance(content, (str, Path)):
+        content.seek(0)
+    try:
+        with Decoder(content) as sound:
+            rate, promised, header = sound.samplerate, sound.frames, sound.extra_info
+            blocks = list(_blocks(sound))
     except soundfile.LibsndfileError as error:
         reason = str(error.error_string).strip().rstrip(".")
-        what = f"not a sound that libsndfile can read ({reason})"
+        what = f"{part + 'is ' * bool(part)}not a sound that libsndfile can read ({reason})"
         raise AudioError(what, name, "convert it to WAV or FLAC") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise AudioError(f"cannot be read ({error})", name) from None
-    _check(frames, promised, header, name)
-    full_scale = 32768 if frames.dtype == np.int16 else 1
-    weights = np.full(frames.shape[1], 1 / (frames.shape[1] * full_scale), np.float32)
-    return frames.astype(np.float32, copy=False) @ weights, rate  # five times as fast as mean()
+    except (RuntimeError, ValueError) as error:
+        raise AudioError(f"{part}cannot be read ({error})", name) from None
+    samples = sum(map(len, blocks))
+    if not recording.checked:
+        _check_length(samples, promised, header, name)
+    elif samples and samples < recording.least:
+        found = f"{samples:,} of at least {recording.least:,} samples"
+        raise AudioError(f"{part}is damaged: {found} can be decoded", name, "copy or download it again")
+    return _resampled(blocks, rate, to_rate or rate), to_rate or rate
+
+
+def _blocks(sound: Decoder) -> Iterator[np.ndarray]:
+    """Mono float32 blocks `(samples,)`; no length that the decoder gives is needed, and none is allocated at once."""
+    kind = "int16" if sound.subtype == "PCM_16" else "float32"  # libsndfile is slow at 16-bit to float
+    weight = 1 / (sound.channels * (32768 if kind == "int16" else 1))
+    weights = np.full(sound.channels, weight, np.float32)
+    remaining = sound.frames
+    while remaining > 0:  # GSM 6.10 and G.72x fail when more is asked for than they have
+        frames = sound.read(min(BLOCK_FRAMES, remaining), dtype=kind, always_2d=True)  # (samples, channels)
+        if not len(frames):
+            return
+        yield frames.astype(np.float32, copy=False) @ weights  # five times as fast as mean()
+        remaining -= len(frames)
+
+
+def _resampled(blocks: list[np.ndarray], from_rate: int, to_rate: int) -> np.ndarray:
+    if len(blocks) <= 1:
+        return resample(blocks[0] if blocks else np.zeros(0, np.float32), from_rate, to_rate)
+    resampler = Resampler(from_rate, to_rate)
+    return np.concatenate([*map(resampler.push, blocks), resampler.finish()])
+
+
+def _level_notes(waveform: np.ndarray, name: str) -> list[str]:
+    """A note if most samples lie beyond full scale: the values of a float file in the scale of integers.
+
+    Raises:
+        AudioError: a sample is NaN or infinite.
+    """
+    peak = max(float(waveform.max()), -float(waveform.min()))  # NaN if there is one
+    if not math.isfinite(peak):
+        raise AudioError("holds NaN or infinite samples", name, "write it again from its source")
+    if peak <= 1 or (share := np.mean(np.abs(waveform) > 1)) <= 0.5:
+        return []
+    return [f"{share:.0%} of its samples lie beyond full scale (peak {peak:,.6g}); they are used as they are"]
 
 
 def audio_seconds(source: bytes) -> float:
@@ -116,18 +239,14 @@ def window_bounds(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
     return [(start, start + window) for start in starts]
 
 
-# How libsndfile notes it: WAV and CAF, AIFF, AU, W64, RF64. Not WAV's "RIFF": that size is often wrong in a whole file.
+# How libsndfile notes it: CAF, and the others where their chunks cannot be followed.
 TOO_SHORT = r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
-ENDLESS_BYTES = 0x7FFF0000  # a header written to a pipe promises the whole 2 or 4 GiB of its field: no damage
 
 
-def _check(frames: np.ndarray, promised: int, header: str, name: str) -> None:
-    if not len(frames):
-        raise AudioError("holds no samples", name)
+def _check_length(samples: int, promised: int, header: str, name: str) -> None:
+    """Raises AudioError for a file that ends before its samples do, by what libsndfile says of its header."""
     chunk = re.search(TOO_SHORT, header, re.MULTILINE)
-    cut = chunk and int(chunk[2]) < int(chunk[1]) < ENDLESS_BYTES
-    if cut or len(frames) < 0.95 * promised:  # an MP3 without a full header only estimates its length
-        found = f"{chunk[2]} of {chunk[1]} bytes" if chunk else f"{len(frames)} of {promised} samples"
+    cut = chunk and int(chunk[1]) - int(chunk[2]) > HEADER_BYTES and int(chunk[1]) < ENDLESS_BYTES
+    if samples and (cut or samples < 0.95 * promised):
+        found = f"{chunk[2]} of {chunk[1]} bytes" if chunk else f"{samples} of {promised} samples"
         raise AudioError(f"is truncated: {found} are there", name, "copy or download it again")
-    if not np.isfinite(frames).all():
-        raise AudioError("holds NaN or infinite samples", name, "write it again from its source")
