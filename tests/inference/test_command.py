@@ -220,3 +220,15 @@ def test_a_destination_is_standard_output_or_a_file(tmp_path):
         stream.write("ü\udcff\n")  # a file name that is no UTF-8 goes out as it came in
         assert not (tmp_path / "x").exists()
     assert (tmp_path / "x").read_bytes() == b"\xc3\xbc\xff\n"
+
+
+def test_what_was_unusual_in_a_sound_is_said_on_standard_error(run, tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, RATE // 2)
+    soundfile.write(tmp_path / "scaled.wav", noise * 32767, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "fine.wav", noise, RATE, subtype="FLOAT")
+    (tmp_path / "joined.wav").write_bytes(2 * (tmp_path / "fine.wav").read_bytes())
+    code, out, err = run(str(tmp_path), "--format", "jsonl")
+    assert code == 0 and len(json_lines(out)) == 3
+    assert f"{tmp_path / 'scaled.wav'}: 100% of its samples lie beyond full scale (peak 29" in err
+    assert f"{tmp_path / 'joined.wav'}: it holds 2 sounds joined end to end; they are read as one" in err
+    assert "fine.wav" not in err

@@ -6,6 +6,7 @@ FFmpeg to encode a column typed `Audio`. That is why it works without them, and 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
@@ -31,6 +32,8 @@ Row = dict[str, Any]
 With "segment", `(start, end)` in seconds, it is a part of the file.
 """
 
+NOTE = "note"  # of a sound, what was unusual in its file; a column of the cache that users of the table do not see
+MOST_NAMED = 3  # sounds whose notes are quoted
 CLIPS_PER_TABLE = 32  # 4 s each at 16 kHz: 8 MB; all that a process holds of the sounds at any time
 ROUNDING_SECONDS = 0.1  # a segment may end so much after its file
 CLIPS_PER_PROCESS = 256  # fewer are decoded before a second process has started
@@ -83,7 +86,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         sampling_rate: int = SAMPLING_RATE,
         cache_dir: str | Path | None = None,
     ) -> None:
-        self.rows, self.features = rows, features
+        self.rows, self.features = rows, datasets.Features({**features, NOTE: datasets.Value("string")})
         folder = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "sounds"
         cache = str(cache_dir) if cache_dir else None
         super().__init__(cache_dir=cache, dataset_name=folder, hash=key, sampling_rate=sampling_rate)
@@ -102,6 +105,20 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
     def _prepared(self, num_proc: int | None) -> datasets.Dataset:
         self.download_and_prepare(num_proc=num_proc or processes(len(self.rows)))
         return self.as_dataset(split="train")
+
+    def as_dataset(self, *args: Any, **options: Any) -> Any:
+        """As in `datasets`, without the notes."""
+        return super().as_dataset(*args, **options).remove_columns(NOTE)
+
+    def sound_notes(self) -> list[str]:
+        """What was unusual in the files of the prepared sounds, in one note that names the first of them; or none."""
+        table = undecoded(super().as_dataset(split="train"))
+        numbers = [number for number, note in enumerate(table[NOTE]) if note]
+        if not numbers:
+            return []
+        named = [f"{row['audio']['path']}: {row[NOTE]}" for row in table.select(numbers[:MOST_NAMED])]
+        more = [f"and {len(numbers) - MOST_NAMED:,} more"] * (len(numbers) > MOST_NAMED)
+        return [f"{len(numbers):,} of {len(table):,} sounds are unusual: {'; '.join(named + more)}"]
 
     def fingerprint(self) -> str:
         """Identifies what was prepared: labels, columns, names and samples, wherever they came from.
@@ -128,7 +145,12 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
 
     def stream(self) -> datasets.IterableDataset:
         """The same rows, decoded as they are read and never stored."""
-        return undecoded(self.as_streaming_dataset(split="train"))
+        builder = copy.copy(self)  # without the notes: removing a column of a stream would ask for torchcodec
+        builder.info = self.info.copy()
+        builder.features = builder.info.features = datasets.Features(
+            {name: feature for name, feature in self.features.items() if name != NOTE}
+        )
+        return undecoded(builder.as_streaming_dataset(split="train"))
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=self.features)
@@ -161,18 +183,21 @@ def to_table(rows: Sequence[Row], features: datasets.Features, sampling_rate: in
     Raises:
         UnreadableError: names every row of these that cannot be decoded.
     """
-    sounds, unreadable = [], []
+    sounds, notes, unreadable = [], [], []
     for row in rows:
+        found: list[str] = []
         try:
-            waveform = load_audio(row["source"], sampling_rate, row["path"])
+            waveform = load_audio(row["source"], sampling_rate, row["path"], found)
             if "segment" in row:
                 waveform = cut_segment(waveform, sampling_rate, row["segment"], row["path"])
             sounds.append({"bytes": to_float_wav(waveform, sampling_rate), "path": row["path"]})
+            notes.append("; ".join(found) or None)
         except AudioError as error:
             unreadable.append(error)
     if unreadable:
         raise UnreadableError(unreadable)
     columns = {column: [row.get(column) for row in rows] for column in features if column != "audio"}
+    columns |= {NOTE: notes} if NOTE in features else {}
     return pa.table({"audio": sounds, **columns}, schema=features.arrow_schema)
 
 

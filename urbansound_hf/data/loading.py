@@ -202,4 +202,4 @@ def _loaded(builder: PreparedSounds, name: str, notes: list[str], request: Sound
             f"a classifier tells classes apart, found {len(labels)}: {', '.join(labels)}", name, "bring another"
         )
     dataset = builder.load(request.num_proc)
-    return Sounds(name, dataset, dataset.features["label"].names, notes, builder.fingerprint())
+    return Sounds(name, dataset, dataset.features["label"].names, notes + builder.sound_notes(), builder.fingerprint())

@@ -83,7 +83,9 @@ def read_windows(
         each window with its `(samples,)` float32 waveform; an unreadable sound as one window with the reason.
     """
     recordings = ahead(pool, partial(_open, sampling_rate=sampling_rate), sources, THREADS)
-    for number, (name, waveform) in enumerate(recordings):
+    for number, (name, waveform, notes) in enumerate(recordings):
+        for note in notes:
+            progress.say(f"{name}: {note}")
         if isinstance(waveform, AudioError):
             yield Window(number, name, 0, 0), waveform
             continue
@@ -104,12 +106,13 @@ def ahead(
         yield pending.popleft().result()
 
 
-def _open(source: Source, sampling_rate: int) -> tuple[str, np.ndarray | AudioError]:
+def _open(source: Source, sampling_rate: int) -> tuple[str, np.ndarray | AudioError, list[str]]:
     name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "<bytes>")
+    notes: list[str] = []
     try:
-        return name, load_audio(source, sampling_rate, name)
+        return name, load_audio(source, sampling_rate, name, notes), notes
     except AudioError as error:
-        return name, error
+        return name, error, notes
 
 
 def _expand(name: str) -> list[Source]:
