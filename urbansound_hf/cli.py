@@ -32,6 +32,8 @@ CLAP = "laion/clap-htsat-unfused"  # the model of --labels where --model is not 
 
 
 def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
+    from urbansound_hf.inference.output import FORMATS
+
     parser = argparse.ArgumentParser(prog, description="Classify sounds with a checkpoint.", epilog=EXIT_CODES)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder (recursive), glob, or - for a sound on standard input")
@@ -40,13 +42,13 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--revision", help="branch, tag or commit of a Hub id")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
     add("--top_k", type=int, default=5, help="number of labels printed for each sound (default: 5)")
-    add("--format", choices=("table", "jsonl", "csv"), help="default: by the suffix of --output, else table")
+    add("--format", choices=FORMATS, help="default: by the suffix of --output, else table")
     add("--output", metavar="FILE", help="write the result to this file instead of standard output")
     add("--plot", metavar="PATH", help="plot sound and scores: a .png, .svg or .pdf file; a folder for several sounds")
     add("--window_seconds", type=float, help="window over longer recordings, in seconds (default: as trained)")
     add("--hop_seconds", type=float, help="step between windows, in seconds (default: half a window)")
     add("--batch_size", type=int, default=8, help="windows in one forward pass (default: 8)")
-    add("--device", help="cpu, cuda, cuda:1… (default: the GPU if there is one)")
+    add("--device", help="cpu, cuda, cuda:1, mps, xpu… (default: the accelerator if there is one, else cpu)")
     add("--quiet", action="store_true", help="print the result only, no progress")
     args = parser.parse_args(argv)
     if min(args.top_k, args.batch_size) < 1:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, pipeline
 
 from tests.conftest import WHISPER
@@ -16,7 +17,7 @@ from tests.helpers import tiny
 from urbansound_hf.audio.io import AudioError
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
-from urbansound_hf.inference.classifier import BATCHES_AHEAD, SoundClassifier
+from urbansound_hf.inference.classifier import BATCHES_AHEAD, SoundClassifier, choose_device
 from urbansound_hf.inference.inputs import THREADS
 
 RATE = 16_000
@@ -246,6 +247,42 @@ def test_foreign_code_runs_only_when_it_is_trusted(tmp_path):
     config = {"model_type": "foreign", "auto_map": {"AutoConfig": "foreign.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert "--trust_remote_code" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "count", "named", "chosen"),
+    [
+        (None, 0, None, "cpu"),
+        ("cuda", 2, None, "cuda"),
+        ("mps", 1, None, "mps"),  # Apple
+        ("xpu", 1, None, "xpu"),  # Intel
+        ("mps", 1, "cpu", "cpu"),
+        ("cuda", 2, "cuda:1", "cuda:1"),
+        ("xpu", 1, "xpu", "xpu"),
+        ("cuda", 2, "cuda:2", r"cuda:2 is not there: this machine has 2 of type cuda(.|\n)*cpu, cuda or cuda:1"),
+        ("mps", 1, "cuda", "cuda is not there: this machine has 1 of type mps"),
+        (None, 0, "mps", r"mps is not there: this machine has no accelerator(.|\n)*fix:   cpu$"),
+        ("xpu", 1, "gpu", "there is no device called 'gpu'"),
+    ],
+)
+def test_the_device_is_the_one_named_or_the_accelerator(accelerator, count, named, chosen, monkeypatch):
+    """The decision alone: no machine has all the devices that there are."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device(accelerator))
+    if " " not in chosen:
+        assert choose_device(named) == torch.device(chosen)
+        return
+    with pytest.raises(UserError, match=chosen) as caught:
+        choose_device(named)
+    assert caught.value.where == "--device"
+
+
+def test_a_classifier_is_on_the_accelerator_of_this_machine(folders):
+    classifier = SoundClassifier.from_pretrained(folders["yamnet"])
+    available = torch.accelerator.is_available()
+    assert classifier.device.type == (torch.accelerator.current_accelerator().type if available else "cpu")
+    assert next(classifier.model.parameters()).device.type == classifier.device.type
 
 
 @pytest.mark.parametrize(("device", "what"), [("gpu", "no device called 'gpu'"), ("cuda:99", "cuda:99 is not there")])

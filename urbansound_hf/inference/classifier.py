@@ -48,7 +48,7 @@ class SoundClassifier:
     def __init__(
         self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, device: str | None = None
     ) -> None:
-        self.device = _device(device)
+        self.device = choose_device(device)
         self.model: torch.nn.Module = model.eval()
         self.model.to(self.device)
         self.dtype, self.problem_type = model.dtype, model.config.problem_type
@@ -70,7 +70,11 @@ class SoundClassifier:
         device: str | None = None,
         trust_remote_code: bool = False,
     ) -> SoundClassifier:
-        """Opens a checkpoint (see `models.checkpoint.load`) on `cpu`, `cuda`, `cuda:1`… (default: the GPU, if any)."""
+        """Opens a checkpoint: the folder of a run or a Hub id; arguments and errors as of `load_checkpoint`.
+
+        Args:
+            device: `cpu`, `cuda`, `cuda:1`, `mps` … (default: the accelerator of this machine, else the CPU).
+        """
         return cls(*checkpoint.load_checkpoint(name_or_path, revision, trust_remote_code), device)
 
     @classmethod
@@ -226,11 +230,23 @@ class SoundClassifier:
         return Prediction(start / self.sampling_rate, end / self.sampling_rate, top)
 
 
-def _device(name: str | None) -> torch.device:
+def choose_device(name: str | None = None) -> torch.device:
+    """The device that was named, else the accelerator of this machine (CUDA, Apple's mps, Intel's xpu …), else the CPU.
+
+    Raises:
+        UserError: there is no device of that name, or this machine does not have it.
+    """
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    kind = accelerator.type if accelerator else "cpu"
+    count = torch.accelerator.device_count() if accelerator else 1
+    fix = f"cpu, {kind} or {kind}:{count - 1}" if accelerator else "cpu"
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"there is no device called {name!r}", "--device", "cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"{name} is not there: this machine has {torch.cuda.device_count()} GPUs", "--device", "cpu")
+        raise UserError(f"there is no device called {name!r}", "--device", fix) from None
+    if device.type != "cpu" and (device.type != kind or (device.index or 0) >= count):
+        found = f"{count} of type {kind}" if accelerator else "no accelerator"
+        raise UserError(f"{name} is not there: this machine has {found}", "--device", fix)
     return device

@@ -1,4 +1,8 @@
-"""What the classifier says of a sound, and how it is written: a table for eyes, JSON lines and CSV for programs."""
+"""The results of classification, and the formats in which they are written: a table, JSON lines, CSV.
+
+A format is a function of an open text file and the number of labels that returns the function that writes one result;
+an entry in `FORMATS` makes it a choice of `--format` and, as a suffix, of `--output`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,17 +21,17 @@ from typing import Any, TextIO
 from urbansound_hf.errors import UserError, writing
 from urbansound_hf.progress import Bar, say
 
-FORMATS = ("table", "jsonl", "csv")
 BAR_WIDTH = 10  # characters
+Write = Callable[["Classification"], object]
 BLOCKS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")  # eighths of a █
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one stretch of sound is.
+    """The classes of one window.
 
     Args:
-        start, end: where it lies in the recording, in seconds.
+        start, end: of the window in the recording, in seconds.
         top: labels and their scores, highest score first.
     """
 
@@ -46,12 +50,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classification:
-    """What one input is: a single window, a timeline of windows with its summary, or the reason why it is unreadable.
+    """The result of one input: a single window, several windows with their summary, or an error.
 
     Args:
-        path: the input's name.
-        windows: one prediction a window, in time order; empty for an unreadable input.
-        summary: for a timeline, the mean of its windows' scores over the whole recording.
+        path: name of the input.
+        windows: one prediction for each window, in time order; empty for an unreadable input.
+        summary: mean of the scores of all windows, where there are several.
         error: why the input could not be read.
     """
 
@@ -66,28 +70,21 @@ class Classification:
 
 
 def write_results(results: Iterable[Classification], form: str, top_k: int, stream: TextIO) -> int:
-    """Writes each result as soon as it is there; counts go to standard error where `stream` is a file.
+    """Writes each result as soon as it is computed; counts go to standard error where `stream` is a file.
 
     Args:
-        form: one of `FORMATS`. A table leaves errors to standard error, the others hold them in their place.
-        top_k: labels a prediction, which decides the columns of a CSV.
+        form: one of `FORMATS`. A table writes errors to standard error, the others in place of the result.
+        top_k: number of labels of each prediction, which decides the columns of a CSV.
 
     Returns:
         the exit code: 0; 1 if some inputs could not be read; 2 if none could.
     """
     classified = unreadable = 0
-    table = csv.DictWriter(stream, _columns(top_k), lineterminator="\n")
     try:
-        if form == "csv":
-            table.writeheader()
+        write = FORMATS[form](stream, top_k)
         for result in results:
             classified, unreadable = classified + (not result.error), unreadable + bool(result.error)
-            if form == "csv":
-                table.writerows(_csv_row(record) for record in records(result))
-            elif form == "jsonl":
-                stream.writelines(json.dumps(record) + "\n" for record in records(result))
-            else:
-                _print_table(result, stream)
+            write(result)
             stream.flush()
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,7 +104,7 @@ def records(result: Classification) -> Iterator[dict[str, Any]]:
 
 
 def format_of(path: str | None) -> str:
-    """The format that a file name asks for: `jsonl` or `csv` by its suffix, else `table`."""
+    """The format of a file name, by its suffix; `table` where that is no format, and for standard output."""
     suffix = Path(path or "").suffix[1:].lower()
     return suffix if suffix in FORMATS else "table"
 
@@ -139,6 +136,19 @@ def bar(score: float, blocks: bool = True) -> str:
     return "█" * (eighths // 8) + BLOCKS[eighths % 8] if blocks else "#" * round(eighths / 8)
 
 
+# ---- JSON lines and CSV
+
+
+def _jsonl(stream: TextIO, top_k: int) -> Write:
+    return lambda result: stream.writelines(json.dumps(record) + "\n" for record in records(result))
+
+
+def _csv(stream: TextIO, top_k: int) -> Write:
+    table = csv.DictWriter(stream, _columns(top_k), lineterminator="\n")
+    table.writeheader()
+    return lambda result: table.writerows(_csv_row(record) for record in records(result))
+
+
 def _record(path: str, prediction: Prediction) -> dict[str, Any]:
     top = [{"label": label, "score": round(score, 6)} for label, score in prediction.top]
     times = {"start": round(prediction.start, 4), "end": round(prediction.end, 4)}
@@ -153,6 +163,13 @@ def _columns(top_k: int) -> list[str]:
 def _csv_row(record: dict[str, Any]) -> dict[str, Any]:
     others = enumerate(record.pop("top", [])[1:], start=2)
     return record | {f"{name}_{place}": value for place, answer in others for name, value in answer.items()}
+
+
+# ---- the table
+
+
+def _table(stream: TextIO, top_k: int) -> Write:
+    return lambda result: _print_table(result, stream)
 
 
 def _print_table(result: Classification, stream: TextIO) -> None:
@@ -190,3 +207,7 @@ def _shows_blocks(stream: TextIO) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+FORMATS: dict[str, Callable[[TextIO, int], Write]] = {"table": _table, "jsonl": _jsonl, "csv": _csv}
+"""Every output format by its name, which is also the suffix of its files."""
