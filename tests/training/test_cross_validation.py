@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from transformers import set_seed
 
 from tests.conftest import ROOT, TINY
 from urbansound_hf import layout
@@ -24,10 +25,9 @@ from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.evaluation.receipts import INCIDENTAL, code_state, read_receipt
 from urbansound_hf.evaluation.runs import read_predictions
 from urbansound_hf.layout import BEGUN
-from urbansound_hf.training import run as training_run
 from urbansound_hf.training.cross_validation import gather_folds, main, run_experiment
 from urbansound_hf.training.loading import configured_extractor, configured_model
-from urbansound_hf.training.run import prepare_rows
+from urbansound_hf.training.preprocessing import prepare_inputs
 
 KILLED_IN_FOLD_2 = """
 import json, os, signal, sys
@@ -155,10 +155,10 @@ def test_features_and_embeddings_are_computed_once_for_all_ten(configure, sounds
     cache = Path(sounds.dataset.cache_files[0]["filename"]).parent
     made = [changed(cache)]
     for fold in range(1, 11):
-        training_run.set_seed(run_config.training.seed)
+        set_seed(run_config.training.seed)
         model = configured_model(run_config, sounds.labels)
         split = splits.official(sounds.dataset["fold"], fold)
-        parts, _ = prepare_rows(run_config, sounds, split, extractor, model)
+        parts, _ = prepare_inputs(run_config, sounds.dataset, split, extractor, model)
         assert parts["test"].column_names == ["labels", "clip", "embedding"]
         made.append(changed(cache))
     assert len(made[1].keys() - made[0].keys()) == 4, "features and embeddings, of training and of evaluation windows"

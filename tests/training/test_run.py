@@ -24,10 +24,11 @@ from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.dataset import collate_evaluation
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.models import linear_probe
+from urbansound_hf.training import preprocessing
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.loading import configured_extractor, configured_model
-from urbansound_hf.training.run import make_trainer, prepare_rows, resume_point, train_and_evaluate
+from urbansound_hf.training.preprocessing import prepare_inputs, prepare_training
+from urbansound_hf.training.run import make_trainer, resume_point, train_and_evaluate
 from urbansound_hf.training.trainer import SoundTrainer
 
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json",
@@ -45,7 +46,10 @@ def train(configure, sounds, tmp_path) -> Callable[..., SimpleNamespace]:
 
     def run(*flags: object, name: str = "run", data: Sounds = sounds, split: Split | None = None) -> SimpleNamespace:
         folder = tmp_path / name
-        metrics = train_and_evaluate(configure(*flags), data, split or small_split(), folder)
+        config = configure(*flags)
+        values = config.as_dict()
+        metrics = train_and_evaluate(config, data, split or small_split(), folder)
+        assert config.as_dict() == values, "nothing writes into a config"
         return SimpleNamespace(
             folder=folder, metrics=metrics, log=json.loads((folder / "log_history.json").read_text(encoding="utf-8"))
         )
@@ -130,7 +134,7 @@ def test_each_part_hears_its_own_rows_and_no_others(configure, sounds):
     config, split = configure(), small_split(validation=3)
     extractor = configured_extractor(config)
     model = configured_model(config, sounds.labels)
-    parts, _ = prepare_rows(config, sounds, split, extractor, model)
+    parts, _ = prepare_inputs(config, sounds.dataset, split, extractor, model)
     assert {part: part_rows["clip"][:].tolist() for part, part_rows in parts.items()} == {
         part: getattr(split, part).tolist() for part in ("train", "validation", "test")
     }
@@ -230,7 +234,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(train, tmp_
 
 def test_where_a_run_continues(configure, tmp_path):
     def point(*flags):
-        return resume_point(configure(*flags).training, tmp_path)
+        return resume_point(configure(*flags).training.resume_from_checkpoint, tmp_path)
 
     assert point() is None
     for step in (9, 10):
@@ -263,7 +267,7 @@ def test_gradient_accumulation_is_the_larger_batch(train):
 def test_a_linear_probe_on_cached_embeddings_is_the_frozen_model(train, monkeypatch):
     flags = ["--freeze", "backbone", "--optim", "sgd", "--learning_rate", 1]
     cached = train(*flags, name="cached")
-    monkeypatch.setattr(linear_probe, "agrees", lambda *_: False)
+    monkeypatch.setattr(preprocessing, "agrees", lambda *_: False)
     whole = train(*flags, name="whole")
     for key in ("loss", "grad_norm", "eval_loss"):
         np.testing.assert_allclose(logged(cached.log, key), logged(whole.log, key), rtol=1e-4, err_msg=key)
@@ -289,10 +293,7 @@ def test_the_batch_does_not_change_the_scores(train):
 
 def trainer_of(config: RunConfig, sounds: Sounds, folder: Path) -> SoundTrainer:
     set_seed(0)
-    extractor = configured_extractor(config)
-    model = configured_model(config, sounds.labels)
-    parts, learner = prepare_rows(config, sounds, small_split(), extractor, model)
-    return make_trainer(config, learner, extractor, parts, sounds, folder)
+    return make_trainer(config, prepare_training(config, sounds, small_split()), sounds.labels, folder)
 
 
 def test_the_rates_reach_the_optimizer_that_was_asked_for(configure, sounds, tmp_path):

@@ -42,7 +42,7 @@ from urbansound_hf.training import search
 from urbansound_hf.training.callbacks import WeightAverage
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import Experiment
-from urbansound_hf.training.run import prepare_training
+from urbansound_hf.training.preprocessing import prepare_training
 from urbansound_hf.training.search import Trials, open_study, run_trials
 
 optuna = pytest.importorskip("optuna")
@@ -238,6 +238,7 @@ def trials(experiment, tmp_path, monkeypatch):
             study.enqueue_trial(each)
         run_trials(asked, small_split(), folder, len(values), study)
         assert not list(folder.rglob("*checkpoint*")), "a trial leaves its score and nothing else"
+        assert asked.config.as_dict() == asked.receipt["config"], "nothing writes into a config"
         return study, SEEN
 
     return run

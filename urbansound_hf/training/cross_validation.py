@@ -10,8 +10,6 @@ gathers what is there.
 from __future__ import annotations
 
 import argparse
-import copy
-import dataclasses
 import gc
 import shutil
 import sys
@@ -156,8 +154,7 @@ def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) ->
 
 
 def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
-    folder, continued = experiment.folder(split), interrupted(experiment, split)
-    config = dataclasses.replace(experiment.config, training=copy.copy(experiment.config.training))
+    folder, continued, config = experiment.folder(split), interrupted(experiment, split), experiment.config
     with config.training.main_process_first(desc="the run's folder"):
         if config.training.process_index == 0:
             make_folder(experiment, split)

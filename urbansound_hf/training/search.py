@@ -46,7 +46,8 @@ from urbansound_hf.training.experiment import (
     report_leaks,
 )
 from urbansound_hf.training.finite import NotFiniteError
-from urbansound_hf.training.run import make_trainer, prepare_training, training_rows
+from urbansound_hf.training.preprocessing import prepare_training
+from urbansound_hf.training.run import make_trainer
 
 if TYPE_CHECKING:
     import optuna
@@ -173,8 +174,8 @@ class Trials(TrainerCallback):
         self.config = experiment.config.with_values({"save_strategy": "no", "report_to": []})
         self.space = search_space.parse_search_space(self.config.training.search_space or [], flag_parser())
         self.sounds, self.split = without_test(experiment.sounds, split)
-        _, _, extractor, parts, learner = prepare_training(self.config, self.sounds, self.split)
-        self.trainer = make_trainer(self.config, learner, extractor, parts, self.sounds, folder)
+        prepared = prepare_training(self.config, self.sounds, self.split)
+        self.trainer = make_trainer(self.config, prepared, self.sounds.labels, folder)
         self.trainer.model_init = cast(Any, self.model)  # it may be the head of a probe
         self.trainer.add_callback(self)
 
@@ -184,18 +185,18 @@ class Trials(TrainerCallback):
         return {name: value for name, value in values.items() if name in vars(self.config.training)}
 
     def model(self, trial: optuna.Trial) -> torch.nn.Module:
-        """A new model; its rows and its recipe go to the Trainer."""
+        """The model of a trial; its data set and its recipe go to the Trainer."""
         self.trial, self.scored, trainer = trial, None, self.trainer
         config = self.config.with_values(search_space.suggest(self.space, trial))
-        config, model, extractor, parts, learner = prepare_training(config, self.sounds, self.split)
-        trainer.train_dataset = training_rows(config, parts["train"], extractor, model.config)
-        trainer.eval_dataset = parts["validation"]
-        trainer.follow(config.model, config.recipe, np.array(parts["train"]["labels"]))
+        prepared = prepare_training(config, self.sounds, self.split)
+        trainer.train_dataset, trainer.eval_dataset = prepared.train, prepared.validation
+        rates = config.model.head_learning_rate, config.model.layer_decay
+        trainer.follow(config.recipe, prepared.train_labels, *rates)
         if patience := self.config.training.early_stopping_patience:
             trainer.remove_callback(EarlyStoppingCallback)  # it would count on from where it stopped the trial before
             trainer.add_callback(EarlyStoppingCallback(patience))
         set_seed(self.config.training.seed)  # as a run does, whose Trainer is made after its model: the same score
-        return learner
+        return prepared.learner
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """That of the checkpoint which a run would keep: the best so far, or the last."""

@@ -1,4 +1,4 @@
-"""Trainer, taught to evaluate as serving does and to use this project's parameter groups."""
+"""`SoundTrainer`: Trainer with this project's loss, parameter groups and evaluation, which equals that of serving."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import TrainOutput
 
-from urbansound_hf.config.arguments import ModelArguments, RecipeArguments
+from urbansound_hf.config.arguments import RecipeArguments
 from urbansound_hf.features.dataset import collate_evaluation, collate_training
 from urbansound_hf.models import adapt
 from urbansound_hf.training.augmented_dataset import AugmentedRows
@@ -21,22 +21,25 @@ from urbansound_hf.training.losses import BalancedSampler, class_weights, classi
 
 
 class SoundTrainer(Trainer):
-    """Trainer that evaluates as serving does: clips of one shape together, nothing padded.
+    """Trainer that evaluates as serving does: batches of clips of one shape, without padding.
 
     Args:
-        adaptation: which learning rates the layers have.
-        plan: what the loss is made of, and which weights are evaluated and kept.
-        continued: the checkpoint that an interrupted training goes on from.
-        labels: `(rows,)` class ids of the training rows.
-        classes: the number of them.
+        recipe: loss, sampling and weight averaging.
+        labels: `(examples,)` class ids of `train_dataset`.
+        classes: the number of classes.
+        head_learning_rate: of the head; None: `learning_rate`.
+        layer_decay: factor of the learning rate from each layer to the one below it.
+        continued: the checkpoint that an interrupted training continues from.
+        kwargs: of Trainer.
     """
 
     def __init__(
         self,
-        adaptation: ModelArguments,
-        plan: RecipeArguments,
+        recipe: RecipeArguments,
         labels: np.ndarray,
         classes: int,
+        head_learning_rate: float | None = None,
+        layer_decay: float = 1.0,
         continued: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -47,17 +50,20 @@ class SoundTrainer(Trainer):
         self.add_callback(TrainingBar())
         self.guard = FiniteGuard(self.accelerator.gather, lambda: self.accelerator.optimizer_step_was_skipped)
         self.add_callback(self.guard)
-        self.follow(adaptation, plan, labels)
-        # The loss is a mean over the batch; Trainer takes a `**kwargs` in `forward` for a promise to divide by the
-        # accumulated batch instead, and would then not average over gradient accumulation steps.
+        self.follow(recipe, labels, head_learning_rate, layer_decay)
+        # The loss is a mean over the batch. If `forward` takes `**kwargs`, Trainer expects a loss that is divided by
+        # the accumulated batch, and would not average over gradient accumulation steps.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
 
-    def follow(self, adaptation: ModelArguments, plan: RecipeArguments, labels: np.ndarray) -> None:
-        """Trains `train_dataset` by a recipe from now on, in place of the one before; arguments as on construction."""
-        self.adaptation, self.plan, self.labels = adaptation, plan, labels
-        weights = class_weights(labels, self.classes) if plan.class_weights else None
+    def follow(
+        self, recipe: RecipeArguments, labels: np.ndarray, head_learning_rate: float | None, layer_decay: float
+    ) -> None:
+        """Replaces the recipe and the learning rates, and adapts to the present `train_dataset`; see the class."""
+        self.recipe, self.labels = recipe, labels
+        self.head_learning_rate, self.layer_decay = head_learning_rate, layer_decay
+        weights = class_weights(labels, self.classes) if recipe.class_weights else None
         self.class_weights = None if weights is None else weights.to(self.args.device)
-        self.average = WeightAverage(plan.ema_decay, self.continued) if plan.ema_decay else None
+        self.average = WeightAverage(recipe.ema_decay, self.continued) if recipe.ema_decay else None
         self.remove_callback(WeightAverage)
         self.remove_callback(TellEpoch)
         if self.average:
@@ -94,8 +100,8 @@ class SoundTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The model's own loss (ECAPA-TDNN's has a margin); the recipe's cross entropy where that asks for more."""
-        labels, smoothing, gamma = inputs["labels"], self.args.label_smoothing_factor, self.plan.focal_gamma
+        """The model's own loss (ECAPA-TDNN's has a margin), or a cross entropy with soft labels, weights or gamma."""
+        labels, smoothing, gamma = inputs["labels"], self.args.label_smoothing_factor, self.recipe.focal_gamma
         if labels.ndim == 1 and self.class_weights is None and not smoothing and not gamma:
             outputs = model(**inputs)
             loss = outputs.loss
@@ -105,12 +111,12 @@ class SoundTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
-        if self.plan.balanced_sampling:
+        if self.recipe.balanced_sampling:
             return BalancedSampler(self.labels, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Scores the weights that will be kept: their moving average, where the recipe asks for it."""
+        """Evaluates the weights that will be saved: their moving average with `ema_decay`."""
         self._check_finite()
         unwrapped: Any = self.model
         with self.average.in_place(unwrapped) if self.average and self.average.running else nullcontext():
@@ -125,11 +131,11 @@ class SoundTrainer(Trainer):
             model,
             self.args.learning_rate,
             self.args.weight_decay,
-            self.adaptation.head_learning_rate,
-            self.adaptation.layer_decay,
+            self.head_learning_rate,
+            self.layer_decay,
         )
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer_cls_and_kwargs = (kind, {"params": groups, **settings})  # GaLore and its kin bring their own
+        self.optimizer_cls_and_kwargs = (kind, {"params": groups, **settings})  # such as GaLore's
         return super().create_optimizer(model)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
@@ -152,7 +158,7 @@ class SoundTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, Any]:
-        """Logits `(batch, classes)` of clips of several shapes; the loss comes with the metrics, of whole clips."""
+        """Logits `(batch, classes)` of clips of several shapes; the loss is computed with the metrics, over clips."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             scored = [model(**group).logits.float() for group in self._in_step(inputs["groups"])]
@@ -161,7 +167,7 @@ class SoundTrainer(Trainer):
         return None, logits, (inputs["labels"], inputs["clip"])
 
     def _in_step(self, groups: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-        """Under FSDP every process must call the model equally often: the first group again, its result unused."""
+        """Under FSDP all processes must call the model equally often: repeats the first group, its result is unused."""
         if not self.is_fsdp_enabled:
             return groups
         most = self.accelerator.gather(torch.tensor([len(groups)], device=self.args.device)).max()

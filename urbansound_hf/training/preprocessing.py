@@ -1,0 +1,174 @@
+"""The model and the data of a run before training: adapted weights, and features, waveforms or embeddings of the clips.
+
+All clips are processed once for every split of the same data, and cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from transformers import FeatureExtractionMixin, PretrainedConfig, PreTrainedModel
+
+from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
+from urbansound_hf.data.loading import Sounds
+from urbansound_hf.data.splits import Split
+from urbansound_hf.errors import UserError
+from urbansound_hf.features.dataset import prepare_features
+from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
+from urbansound_hf.models import adapt, masking
+from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head
+from urbansound_hf.models.registry import family_of
+from urbansound_hf.training.augmented_dataset import AugmentedRows
+from urbansound_hf.training.loading import configured_extractor, configured_model
+
+
+class Prepared(NamedTuple):
+    """The model and the data with which a training starts.
+
+    Args:
+        model: with a head for the labels; frozen and adapted as the config says.
+        learner: the module that Trainer trains: `model` or, for a linear probe, its head.
+        train: model inputs of one shape; an `AugmentedRows` where they differ from epoch to epoch.
+        train_labels: `(len(train),)` class ids.
+        validation, test: model inputs of the clips as serving computes them; None for a part without clips.
+    """
+
+    model: PreTrainedModel
+    extractor: FeatureExtractionMixin
+    learner: torch.nn.Module
+    train: datasets.Dataset | AugmentedRows
+    train_labels: np.ndarray
+    validation: datasets.Dataset | None
+    test: datasets.Dataset | None
+
+
+def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepared:
+    """Loads and adapts the model, and computes the inputs of the three parts.
+
+    Raises:
+        UserError: the model cannot be loaded or probed.
+        AudioError: a clip is too short for the model.
+    """
+    extractor = configured_extractor(config)
+    model = configured_model(config, sounds.labels)
+    if config.model.probe_first:
+        start_from_probe(config, sounds.dataset, split.train, extractor, model)
+    if config.recipe.spec_augment and mask_hidden_states(model, extractor, config.recipe, config.data.clip_seconds):
+        config = config.with_values({"spec_augment": 0.0})  # the model masks hidden states, its inputs stay unmasked
+    adapt_model(model, config.model, config.recipe.test_time_shifts)
+    parts, learner = prepare_inputs(config, sounds.dataset, split, extractor, model)
+    train = training_dataset(config, parts["train"], extractor, model.config)
+    labels = np.array(parts["train"]["labels"])
+    return Prepared(model, extractor, learner, train, labels, parts.get("validation"), parts.get("test"))
+
+
+def adapt_model(model: PreTrainedModel, arguments: ModelArguments, test_time_shifts: int) -> None:
+    """Freezes the model, adds LoRA, and stores in its config what serving must know; all in place."""
+    if test_time_shifts:
+        model.config.test_time_shifts = test_time_shifts
+    adapt.freeze(model, arguments.freeze, arguments.unfreeze_last_n)
+    if arguments.lora_rank:
+        from urbansound_hf.models import lora  # needs peft, an extra, installed where it is asked for
+
+        lora.apply_lora(model, arguments.lora_rank)
+
+
+def mask_hidden_states(
+    model: PreTrainedModel, extractor: FeatureExtractor, recipe: RecipeArguments, clip_seconds: float
+) -> bool:
+    """Turns on a model's own masking of hidden states (wav2vec2-style models), in place; returns whether it has one."""
+    window = window_samples(clip_seconds, extractor)
+    clip = extract(extractor, np.zeros(window, np.float32))
+    # A mask of random width hides half of the maximum on average; the model's own masks hide exactly their share.
+    probability = recipe.spec_augment / 2
+    return masking.model_masking(model, clip, probability * recipe.frequency_mask, probability * recipe.time_mask)
+
+
+def prepare_inputs(
+    config: RunConfig, clips: datasets.Dataset, split: Split, extractor: FeatureExtractor, model: PreTrainedModel
+) -> tuple[dict[str, datasets.Dataset], torch.nn.Module]:
+    """Computes the model inputs of the three parts.
+
+    Returns:
+        the parts by their names, those without clips left out; where the recipe changes waveforms, "train" holds
+        waveforms. And the module to train on them: the model or, for a linear probe on embeddings, its head.
+    """
+    recipe = config.recipe
+    compute = feature_step(clips, model, config.data)
+    with config.training.main_process_first(desc="feature extraction"):
+        evaluated = compute(extractor, shifts=recipe.test_time_shifts)
+        inputs = {part: evaluated for part in ("validation", "test") if len(getattr(split, part))}
+        if recipe.changes_waveforms:
+            inputs["train"] = compute(Waveforms(extractor.sampling_rate))
+        else:
+            filled = filling(extractor, window_samples(config.data.clip_seconds, extractor), recipe.fill)
+            inputs["train"] = compute(extractor, filled=filled)
+        learner: torch.nn.Module = model
+        if is_probe(config.model, recipe) and all(
+            agrees(model, features, config.training.device) for features in inputs.values()
+        ):
+            batch_size = config.training.per_device_eval_batch_size
+            inputs = {part: embeddings(model, features, batch_size) for part, features in inputs.items()}
+            learner = LinearProbe(model)
+    return {part: select_clips(features, getattr(split, part)) for part, features in inputs.items()}, learner
+
+
+def is_probe(arguments: ModelArguments, recipe: RecipeArguments) -> bool:
+    """Whether only the head is trained, on inputs that stay the same, so that embeddings can be cached."""
+    return arguments.freeze == "backbone" and not arguments.unfreeze_last_n and not recipe.changes_inputs
+
+
+def start_from_probe(
+    config: RunConfig, clips: datasets.Dataset, train: np.ndarray, extractor: FeatureExtractor, model: PreTrainedModel
+) -> None:
+    """Fits the head, in place, to the embeddings of the training clips, before anything is trained or adapted.
+
+    Raises:
+        UserError: the head is no linear function of the pooled embedding, or does not end in a linear layer.
+    """
+    arguments: RunArguments = config.training
+    with arguments.main_process_first(desc="the linear probe before training"):
+        features = select_clips(feature_step(clips, model, config.data)(extractor), train)
+        if not agrees(model, features, arguments.device):
+            what = f"the head of {model.config.model_type} models is no linear function of the pooled embedding"
+            raise UserError(what, "--probe_first", "leave it out for this family")
+        fit_head(model, embeddings(model, features, arguments.per_device_eval_batch_size))
+
+
+def feature_step(
+    clips: datasets.Dataset, model: PreTrainedModel, data: DataArguments
+) -> Callable[..., datasets.Dataset]:
+    """`prepare_features` of all clips; it takes the feature extractor and how clips are filled or shifted."""
+    return partial(
+        prepare_features,
+        clips,
+        clip_seconds=data.clip_seconds,
+        num_proc=data.preprocessing_num_workers,
+        shortest_samples=family_of(model.config.model_type).lengths.shortest_samples(model.config),
+    )
+
+
+def select_clips(features: datasets.Dataset, clips: np.ndarray) -> datasets.Dataset:
+    """The rows of features that belong to some clips; a long clip has several."""
+    return features.select(np.flatnonzero(np.isin(features["clip"], clips)))
+
+
+def training_dataset(
+    config: RunConfig, features: datasets.Dataset, extractor: FeatureExtractor, model_config: PretrainedConfig
+) -> datasets.Dataset | AugmentedRows:
+    """The training part as prepared or, where the recipe changes inputs, augmented anew in each epoch."""
+    if not config.recipe.changes_inputs:
+        return features
+    window, classes = window_samples(config.data.clip_seconds, extractor), model_config.num_labels or 0
+    spectrogram = family_of(model_config.model_type).spectrogram
+    return AugmentedRows(features, config.recipe, extractor, window, classes, config.training.seed, spectrogram)
+
+
+def window_samples(clip_seconds: float, extractor: FeatureExtractor) -> int:
+    """Samples of a training clip."""
+    return round(clip_seconds * extractor.sampling_rate)
