@@ -254,8 +254,8 @@ def test_times_may_be_absent_and_few_clips_have_no_random_split(tmp_path):
     ("text", "said"),
     [
         ("label,fold,group\n", "the table holds no clips"),
-        ("label,fold,group\na,x,r\n", "fold must be a whole number, found 'x'"),
-        ("label,fold,group,start,end\na,1,r,0,\n", "end must be a time in seconds, found ''"),
+        ("label,fold,group\na,x,r\n", "fold is a whole number, found 'x'"),
+        ("label,fold,group,start,end\na,1,r,0,late\n", "end is a time in seconds, found 'late'"),
         ("label,fold,group\na,1\n", None),  # an unknown recording is no mistake
     ],
 )

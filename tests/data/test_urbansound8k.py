@@ -21,6 +21,7 @@ import pytest
 import soundfile
 
 from tests.conftest import OFFICIAL_CSV, REAL_DATA
+from urbansound_hf.audio.files import AudioFiles
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.data import builder, urbansound8k
 from urbansound_hf.data.__main__ import main
@@ -208,6 +209,24 @@ def test_a_contradiction_in_the_table_is_told_with_its_line(tmp_path, change, sa
     assert str(root / urbansound8k.METADATA_FILE) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace(",", "\t"),
+        lambda text: text.replace(",", " , ").replace("slice_file_name", "Slice_File_Name").replace("fsID", "FSID"),
+        lambda text: text.replace("\n", ",,\n"),
+    ],
+)  # fmt: skip
+def test_the_table_as_a_spreadsheet_saves_it(tmp_path, change):
+    root = many(tmp_path, 3)
+    table = root / urbansound8k.METADATA_FILE
+    expected = urbansound8k.read_metadata(root)
+    table.write_text(change(table.read_text(encoding="utf-8")), encoding="utf-8")
+    assert urbansound8k.read_metadata(root) == expected
+
+
 def test_all_contradictions_are_told_at_once_the_first_ten_of_a_kind(tmp_path):
     write_csv(tmp_path, [record(number) | {"fold": 0, "end": 0} for number in range(12)])
     with pytest.raises(UserError) as error:
@@ -243,16 +262,18 @@ def test_missing_files_are_named_or_allowed_and_then_said(tmp_path):
     assert len(builder.load()) == 8
     subset, unlisted = builder.notes
     assert subset.startswith("subset: 8 of 8,732 official clips (folds 1, 2, 3, 4, 5, 6, 7); scores are not comparable")
-    assert unlisted == "1 sound files without a row in UrbanSound8K.csv are ignored"
+    assert unlisted == "1 sound not listed in UrbanSound8K.csv, left out: fold1/9999-0-0-0.wav"
 
 
 def test_only_the_official_counts_have_nothing_to_say(tmp_path):
     classes = [name for name, clips in urbansound8k.CLIPS_PER_CLASS.items() for _ in range(clips)]
     folds = [fold for fold, clips in urbansound8k.CLIPS_PER_FOLD.items() for _ in range(clips)]
-    rows = [{"class": name, "fold": fold, "path": ""} for name, fold in zip(classes, folds, strict=True)]
-    assert urbansound8k.dataset_notes(rows, tmp_path) == []
-    assert urbansound8k.dataset_notes(rows[1:], tmp_path)[0].startswith("subset: 8,731 of 8,732 official clips")
-    (said,) = urbansound8k.dataset_notes([*rows[1:], rows[-1]], tmp_path)
+    rows = [{"class": name, "fold": fold, "source": ""} for name, fold in zip(classes, folds, strict=True)]
+    assert urbansound8k.dataset_notes(rows, AudioFiles(tmp_path)) == []
+    assert urbansound8k.dataset_notes(rows[1:], AudioFiles(tmp_path))[0].startswith(
+        "subset: 8,731 of 8,732 official clips"
+    )
+    (said,) = urbansound8k.dataset_notes([*rows[1:], rows[-1]], AudioFiles(tmp_path))
     assert said.startswith(
         "not the official table: 8,732 clips (street_music has 1,001 instead of 1,000, fold 10 has 838 instead of 837)"
     )
@@ -319,23 +340,96 @@ def served(tmp_path):
 
 def test_an_absent_data_set_is_announced_downloaded_and_then_found(tmp_path, served, capsys):
     url, md5, asked = served
-    root = obtain(tmp_path / "data", url, md5)
+    root = obtain(tmp_path / "data", True, url, md5)
     said = capsys.readouterr().err
     assert "about 6 GB" in said and "CC BY-NC 3.0" in said and url in said
     assert len(urbansound8k.read_metadata(root)) == 6
-    assert obtain(tmp_path / "data", url, md5) == root
+    assert obtain(tmp_path / "data", True, url, md5) == root
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("lies", "given"),
+    [
+        ("UrbanSound8K", "UrbanSound8K"),
+        ("UrbanSound8K", "."),
+        ("UrbanSound8K/UrbanSound8K", "."),
+        ("us8k", "."),
+        ("UrbanSound8K", "UrbanSound8K/audio"),
+        ("UrbanSound8K", "UrbanSound8K/audio/fold1"),
+        ("anything", "anything/metadata"),
+        ("URBANSOUND8K", "."),
+    ],
+)
+def test_the_data_set_is_found_one_level_off(tmp_path, lies, given):
+    root = many(tmp_path / "sets" / lies, 3)
+    assert obtain(tmp_path / "sets" / given).resolve() == root
+
+
+@pytest.mark.parametrize("rename", [str.upper, str.lower, str.title])
+def test_the_case_of_letters_does_not_matter(tmp_path, rename):
+    root = many(tmp_path / "UrbanSound8K", 3)
+    for path in sorted(root.rglob("*"), reverse=True):  # from the leaves to the root
+        path.rename(path.with_name(rename(path.name)))
+    root.rename(root.with_name(rename(root.name)))
+    sounds = load_sounds(SoundRequest(data_dir=str(tmp_path)))
+    assert len(sounds.dataset) == 3 and sounds.dataset[0]["audio"]["path"] == "audio/fold1/1000-0-0-0.wav"
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "said"),
+    [
+        (
+            lambda root: root.mkdir(),
+            "data",
+            "UrbanSound8K is not there, nor one folder below or above; found no folder",
+        ),
+        (lambda root: many(root / "a/b/c", 2), "data", "found a\n.*--data_dir .*data\n.*--download"),
+        (lambda root: many(root, 2), "data/nowhere", "there is no such folder"),
+        (lambda root: many(root, 2), "data/other", "UrbanSound8K is not there"),
+        (lambda root: many(root / "one", 2) and many(root / "two", 2), "data", "lies here 2 times: one, two"),
+        (lambda root: root.write_text("a file"), "data", "there is no such folder"),
+    ],
+)
+def test_a_data_dir_without_the_data_set_is_an_error_not_a_download(tmp_path, monkeypatch, make, given, said):
+    monkeypatch.setattr(urbansound8k, "fetch", lambda *_: pytest.fail("a download began"))
+    make(tmp_path / "data")
+    if given.endswith("other"):
+        (tmp_path / given).mkdir()
+    for load in (
+        lambda: load_sounds(SoundRequest(data_dir=str(tmp_path / given))),
+        lambda: load_urbansound8k(tmp_path / given),
+        lambda: load_urbansound8k(tmp_path / given, streaming=True),
+    ):
+        with pytest.raises(UserError, match=said):
+            load()
+
+
+def test_only_download_or_no_data_dir_at_all_downloads(tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(url: str, target: Path, md5: str) -> Path:
+        fetched.append(target.parent.name)
+        raise UserError("no network")
+
+    monkeypatch.setattr(urbansound8k, "fetch", fetch)
+    monkeypatch.chdir(tmp_path)
+    requests = (SoundRequest(), SoundRequest(data_dir="other", download=True))
+    for load in (*(lambda request=request: load_sounds(request) for request in requests), lambda: main(["--quiet"])):
+        with pytest.raises(UserError, match="no network"):
+            load()
+    assert fetched == ["data", "other", "data"]
 
 
 def test_a_part_of_the_data_set_is_not_downloaded_over(tmp_path):
     tone(tmp_path / "audio/fold1/1000-0-0-0.wav")
     with pytest.raises(UserError, match=r"a part of UrbanSound8K is here, but not metadata/UrbanSound8K.csv"):
-        obtain(tmp_path, "http://127.0.0.1:9/never", "")
+        obtain(tmp_path, True, "http://127.0.0.1:9/never", "")
 
 
 def test_streaming_from_the_web_tells_what_it_knows_so_far(tmp_path, served):
     url, _, _ = served
-    rows = list(load_urbansound8k(tmp_path / "nothing here", streaming=True, url=url))
+    rows = list(load_urbansound8k(tmp_path / "nothing here", streaming=True, download=True, url=url))
     expected = load_urbansound8k(tmp_path / "source").to_list()
     assert sorted(row["fsID"] for row in rows) == [row["fsID"] for row in expected]
     for row in rows:
@@ -350,9 +444,9 @@ def test_a_stream_that_breaks_off_says_so(tmp_path, served):
     archive = tmp_path / "web" / "UrbanSound8K.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-2000])
     with pytest.raises(UserError, match="streaming the archive stopped"):
-        list(load_urbansound8k(tmp_path / "nothing", streaming=True, url=url))
+        list(load_urbansound8k(tmp_path / "nothing", streaming=True, download=True, url=url))
     with pytest.raises(UserError, match="404"):
-        list(load_urbansound8k(tmp_path / "nothing", streaming=True, url=url + ".zip"))
+        list(load_urbansound8k(tmp_path / "nothing", streaming=True, download=True, url=url + ".zip"))
 
 
 def test_the_command_prints_clips_per_fold_and_class(tmp_path, capsys):
@@ -382,7 +476,7 @@ def test_the_official_table_passes_every_check(tmp_path):
         (tmp_path / f"audio/fold{line['fold']}" / line["slice_file_name"]).touch()
     rows = urbansound8k.read_metadata(tmp_path)
     assert len(rows) == urbansound8k.TOTAL_CLIPS
-    assert urbansound8k.dataset_notes(rows, tmp_path) == []
+    assert urbansound8k.dataset_notes(rows, AudioFiles(tmp_path)) == []
 
 
 @pytest.mark.real

@@ -88,7 +88,10 @@ class DataArguments:
     dataset_revision: str | None = flag(None, "branch, tag or commit of a Hub data set")
     audio_column: str | None = flag(None, "name of the audio column; absent: detected by type or name")
     label_column: str | None = flag(None, "name of the label column; absent: detected by type or name")
-    data_dir: str | None = flag(None, "folder of UrbanSound8K, downloaded there (6 GB) if it is missing; absent: data")
+    data_dir: str | None = flag(
+        None, "folder of UrbanSound8K; absent: data, where it is downloaded (6 GB) if it is missing"
+    )
+    download: bool = flag(False, "download UrbanSound8K to a data_dir that was given and does not hold it, too")
     allow_missing_files: bool = flag(False, "train without the clips of the metadata whose files are missing")
     split: Literal["official", "grouped", "random"] = flag(
         "official",

@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] == ["synthetic"]:
         return synthetic.main(argv[1:])
     parser = argparse.ArgumentParser(prog="urbansound-hf data", description=main.__doc__)
-    parser.add_argument("--data_dir", default="data", help="where the data set lies or goes (default: %(default)s)")
+    parser.add_argument("--data_dir", default="data", help="folder of UrbanSound8K, downloaded there if it is missing")
     parser.add_argument("--allow_missing_files", action="store_true", help="leave out clips without a file")
     parser.add_argument("--num_proc", type=int, help="processes (default: one a core)")
     parser.add_argument("--quiet", action="store_true", help="print nothing but the result")
     options = parser.parse_args(argv)
     with progress.quietly(options.quiet):
-        builder = UrbanSound8K(options.data_dir, allow_missing_files=options.allow_missing_files)
+        builder = UrbanSound8K(options.data_dir, allow_missing_files=options.allow_missing_files, download=True)
         started, was_there = time.perf_counter(), Path(builder.cache_dir).is_dir()
         dataset = builder.load(options.num_proc)
     seconds = time.perf_counter() - started

@@ -7,7 +7,6 @@ All functions take row numbers and columns, whatever the data set and however it
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from urbansound_hf.data.columns import find_columns
+from urbansound_hf.data.columns import find_columns, fold_number, seconds
 from urbansound_hf.data.fingerprints import Fingerprints, audio_leaks
+from urbansound_hf.data.metadata_csv import MetadataCsv, read_csv
 from urbansound_hf.data.splits import random
 from urbansound_hf.data.urbansound8k import RECORDINGS_IN_TWO_FOLDS
 from urbansound_hf.errors import UserError, joined
@@ -260,31 +260,22 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: it cannot be read, is empty, lacks a column, or a fold or time in it is no number.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"not a readable CSV ({error})", str(path)) from None
-    if not rows:
-        raise UserError("the table holds no clips", str(path))
+    table = read_csv(path)
     needed = ("label", "fold", "group")
-    found = find_columns([str(name) for name in rows[0] if name], {}, str(path), needed)
+    found = find_columns(table.columns, {}, str(path), needed)
+    if not table.records:
+        raise UserError("the table holds no clips", str(path))
     used = [*needed, *(("start", "end") if {"start", "end"} <= found.keys() else ())]
-    return {name: _column(rows, found[name], name, path) for name in used}
+    return {role: _column(table, found[role], role) for role in used}
 
 
-def _column(rows: list[dict[str, Any]], column: str, name: str, path: Path) -> np.ndarray:
-    values = [row[column] or "" for row in rows]
-    if name in ("label", "group"):
-        return np.array(values)
-    kind = int if name == "fold" else float
-    for line, value in enumerate(values, start=2):
-        try:
-            kind(value)
-        except ValueError:
-            expected = "a whole number" if kind is int else "a time in seconds"
-            raise UserError(f"{column} must be {expected}, found {value!r}", f"{path}, line {line}") from None
-    return np.array(values).astype(kind)
+def _column(table: MetadataCsv, column: str, role: str) -> np.ndarray:
+    cells = [(f"{table.name}, line {line}", record[column]) for line, record in table.records]
+    if role == "fold":
+        return np.array([fold_number(cell, where) for where, cell in cells])
+    if role in ("start", "end"):
+        return np.array([seconds(cell, role, where) for where, cell in cells], dtype=float)
+    return np.array([cell for _, cell in cells])
 
 
 def table_report(columns: dict[str, Any], seed: int = 0) -> dict[str, Any]:

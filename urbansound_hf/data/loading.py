@@ -1,13 +1,6 @@
-"""UrbanSound8K as a `datasets` builder: found or downloaded, checked, decoded once, or streamed.
+"""Loads labelled sounds of any source: UrbanSound8K, the synthetic set, a folder, or a stored data set.
 
-From Python, with its audio typed so that `push_to_hub` makes it play there; from a shell:
-
-    builder = UrbanSound8K(data_dir="data")
-    builder.download_and_prepare(num_proc=8)
-    builder.as_dataset(split="train").push_to_hub(…)
-
-    urbansound-hf data [--data_dir data] [--allow_missing_files] [--quiet]
-    urbansound-hf hub data REPO_ID [--public]    to the Hub, for those who may
+All are found, checked, decoded once and kept in the cache of `datasets`.
 """
 
 from __future__ import annotations
@@ -25,29 +18,31 @@ from urbansound_hf.data.columns import columns_of, encode
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
 from urbansound_hf.data.streaming import UrbanSound8KStream
-from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
+from urbansound_hf.data.urbansound8k import DEFAULT_DIR, UrbanSound8K, find_root
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import expand_user
 
 
 def load_urbansound8k(
-    data_dir: str | Path = "data",
+    data_dir: str | Path | None = None,
     streaming: bool = False,
     sampling_rate: int = SAMPLING_RATE,
     allow_missing_files: bool = False,
     num_proc: int | None = None,
     url: str = urbansound8k.SOURCE_URL,
+    download: bool = False,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """UrbanSound8K as a `datasets` table, ready for `load_audio(row["audio"]["bytes"])`.
 
     Columns: `audio`, `label` (the data set's own classID), `fold`, `group` (the recording), `fsID`, `class`,
-    `salience` (1 foreground, 2 background), `start` and `end` in the recording (seconds). The data set is downloaded to
-    `data_dir` (about 6 GB, from Zenodo) if it is not there.
+    `salience` (1 foreground, 2 background), `start` and `end` in the recording (seconds). Without `data_dir`, the data
+    set is searched in `data` and downloaded there (about 6 GB, from Zenodo) if it is missing; a `data_dir` that is
+    given must hold it, unless `download` is true.
 
-    With `streaming`, nothing is stored. Clips of a `data_dir` that holds the data set are decoded as they are read.
-    Without it they are read from the archive on the web, from its beginning at every pass, in its order and with no
-    md5 check: `fold`, `fsID`, `label` and `class` come from a file's name, while `salience`, `start` and `end` are
-    None until the metadata CSV has passed by.
+    With `streaming`, nothing is stored. Clips that are on the disk are decoded as they are read; otherwise, where a
+    download would begin, they are read from the archive on the web, from its beginning at every pass, in its order and
+    with no md5 check: `fold`, `fsID`, `label` and `class` come from a file's name, while `salience`, `start` and `end`
+    are None until the metadata CSV has passed by.
 
     Raises:
         UserError: as `UrbanSound8K`; or, while streaming, the connection broke.
@@ -56,9 +51,9 @@ def load_urbansound8k(
     >>> len(dataset), ush.load_audio(dataset[0]["audio"]["bytes"]).dtype
     (100, dtype('float32'))
     """
-    if streaming and not find_root(expand_user(data_dir)):
+    if streaming and (download or not data_dir) and not find_root(expand_user(data_dir or DEFAULT_DIR)):
         return undecoded(UrbanSound8KStream(url, sampling_rate).as_streaming_dataset(split="train"))
-    builder = UrbanSound8K(data_dir, sampling_rate, allow_missing_files)
+    builder = UrbanSound8K(data_dir, sampling_rate, allow_missing_files, download=download)
     return builder.stream() if streaming else builder.load(num_proc)
 
 
@@ -68,10 +63,11 @@ SYNTHETIC_NOTE = "synthetic sounds: these scores say nothing about real ones"
 
 @dataclass(frozen=True)
 class SoundRequest:
-    """Which sounds, and how to read them; `tables.COLUMN_NAMES` says how columns are found unless they are named."""
+    """A data set and how to read it; `columns.COLUMN_NAMES` lists the names of columns that are not given."""
 
     dataset: str = "urbansound8k"  # or synthetic, a folder, a Hub id
-    data_dir: str | None = None  # where UrbanSound8K lies or goes
+    data_dir: str | None = None  # where UrbanSound8K lies (default: data, and downloaded there if need be)
+    download: bool = False  # download it to a `data_dir` that is given, too
     dataset_config: str | None = None  # of a Hub data set
     dataset_revision: str | None = None  # of a Hub data set
     audio_column: str | None = None
@@ -145,10 +141,10 @@ def load_sounds(
         )
     folder = expand_user(request.dataset)
     if request.dataset == "urbansound8k":
-        return _urbansound8k(request, Path(request.data_dir or "data"))
+        return _urbansound8k(request, Path(request.data_dir) if request.data_dir else None)
     if request.dataset == "synthetic":
         return _synthetic(request)
-    if folder.is_dir() and find_root(folder):
+    if folder.is_dir() and find_root(folder, around=False):
         return _urbansound8k(request, folder)
     if folder.is_dir() and not is_stored(folder):
         return _folder(request, folder)
@@ -156,8 +152,8 @@ def load_sounds(
     return _stored(request)
 
 
-def _urbansound8k(request: SoundRequest, data_dir: Path) -> Sounds:
-    builder = UrbanSound8K(data_dir, request.sampling_rate, request.allow_missing_files)
+def _urbansound8k(request: SoundRequest, data_dir: Path | None) -> Sounds:
+    builder = UrbanSound8K(data_dir, request.sampling_rate, request.allow_missing_files, download=request.download)
     return _loaded(builder, "UrbanSound8K", builder.notes, request)
 
 

@@ -66,11 +66,8 @@ def _archived(url: str) -> Iterator[list[Row]]:
 
 
 def _described(table: bytes) -> dict[str, dict[str, str]]:
-    lines = table.decode("utf-8-sig").splitlines()
-    return {
-        record["slice_file_name"]: record
-        for _, record in urbansound8k.parse_records(lines, urbansound8k.METADATA_FILE.name)
-    }
+    records = urbansound8k.parse_records(table, urbansound8k.METADATA_FILE.name)
+    return {record["slice_file_name"]: record for _, record in records}
 
 
 def _archived_row(path: PurePosixPath, sound: bytes, described: dict[str, dict[str, str]]) -> Row:

@@ -1,23 +1,24 @@
-"""What is fixed about UrbanSound8K: its classes, its official counts, its source and its licence."""
+"""UrbanSound8K: its classes, official counts, source and licence, its metadata, and its builder."""
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
 
 from urbansound_hf import progress
+from urbansound_hf.audio.files import AudioFiles, find_audio_files, is_hidden
 from urbansound_hf.audio.io import SAMPLING_RATE
 from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features
 from urbansound_hf.data.download import fetch, unpack
+from urbansound_hf.data.metadata_csv import MetadataCsv, parse_csv, read_csv
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.layout import expand_user
-from urbansound_hf.text import first_ten
+from urbansound_hf.text import counted, first_ten
 
 CLASSES = (
     "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling",
@@ -58,103 +59,109 @@ FILE_NAME = re.compile(r"(?P<fsID>\d+)-(?P<classID>\d+)-(?P<occurrenceID>\d+)-(?
 PATTERN = "[fsID]-[classID]-[occurrenceID]-[sliceID].wav"
 
 
-def read_metadata(root: Path, allow_missing_files: bool = False) -> list[Row]:
+def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFiles | None = None) -> list[Row]:
     """Reads and checks the metadata of a folder in the official layout.
 
     Args:
-        root: the folder that holds `metadata/UrbanSound8K.csv` and `audio/fold1` … `audio/fold10`.
+        root: the folder that holds `metadata/UrbanSound8K.csv` and `audio/fold1` … `audio/fold10`, see `find_root`.
         allow_missing_files: leave out clips without a file instead of raising.
+        found: the files below `audio`, if they are known already.
 
     Returns:
         One row a clip, in the order of the CSV: source, path, label, fold, group, fsID, class, salience, start, end.
 
     Raises:
-        UserError: a column is missing, rows contradict their file names or themselves, or files are missing; it
-            tells all contradictions at once, the first ten of each kind.
+        UserError: a column is missing, rows contradict their file names or themselves, or files are missing; all
+            contradictions at once, the first ten of each kind.
     """
-    records = read_records(root / METADATA_FILE)
+    table = metadata_path(root)
+    records = read_records(table)
     mistakes = defaultdict(list)
     for line, record in records:
-        for rule, found in _mistakes(record):
-            mistakes[rule].append(f"line {line}: {found}")
+        for rule, mistake in _mistakes(record):
+            mistakes[rule].append(f"line {line}: {mistake}")
     names = Counter(record["slice_file_name"] for _, record in records)
     mistakes["a clip is listed once"] += [f"{name}: {count} times" for name, count in names.items() if count > 1]
     problems = [
-        UserError(f"{rule}; {len(found):,} found: {first_ten(found)}", str(root / METADATA_FILE), "correct these lines")
-        for rule, found in mistakes.items()
-        if found
+        UserError(f"{rule}; {len(lines):,} found: {first_ten(lines)}", str(table), "correct these lines")
+        for rule, lines in mistakes.items()
+        if lines
     ]
     if problems:
         raise UserErrors(problems)
-    rows = [_row(root, record) for _, record in records]
-    return present(rows, set(files(root)), root, allow_missing_files)
+    return _with_files([_row(record) for _, record in records], found or audio_files(root), allow_missing_files)
 
 
 def read_records(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The lines of the metadata CSV, each with its number. Raises UserError if a column or every row is missing."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return parse_records(file, str(path))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"a metadata table is CSV in UTF-8 ({error})", str(path), "save it as CSV UTF-8") from None
+    return _records(read_csv(path))
 
 
-def parse_records(lines: Iterable[str], name: str) -> list[tuple[int, dict[str, str]]]:
-    """As `read_records`, from the text of the CSV; `name` is what errors call it."""
-    reader = csv.DictReader(lines, restval="")
-    found = list(reader.fieldnames or ())
-    missing = [column for column in CSV_COLUMNS if column not in found]
+def parse_records(content: bytes, name: str) -> list[tuple[int, dict[str, str]]]:
+    """As `read_records`, from the content of the CSV; `name` is what errors call it."""
+    return _records(parse_csv(content, name))
+
+
+def _records(table: MetadataCsv) -> list[tuple[int, dict[str, str]]]:
+    by_lower = {column.lower(): column for column in table.columns}
+    spelled = {column: by_lower[column.lower()] for column in CSV_COLUMNS if column.lower() in by_lower}
+    missing = [column for column in CSV_COLUMNS if column not in spelled]
     if missing:
-        free = [column for column in found if column not in CSV_COLUMNS]
+        free = [column for column in table.columns if column not in spelled.values()]
         near = {column: difflib.get_close_matches(column, free, n=1, cutoff=0.5) for column in missing}
         renamed = [f"rename {names[0]!r} to {column!r}" for column, names in near.items() if names]
         fix = ", ".join(renamed) or f"the columns are {', '.join(CSV_COLUMNS)}"
-        what = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} must be there, found {', '.join(found)}"
-        raise UserError(what, name, fix)
-    records = [(reader.line_num, record) for record in reader]
-    if not records:
-        raise UserError("the table lists no clips", name, "copy it again from the data set")
-    return records
+        what = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} must be there, found "
+        raise UserError(what + ", ".join(table.columns), table.name, fix)
+    if not table.records:
+        raise UserError("the table lists no clips", table.name, "copy it again from the data set")
+    return [(line, {column: cells[name] for column, name in spelled.items()}) for line, cells in table.records]
 
 
-def dataset_notes(rows: Sequence[Row], root: Path) -> list[str]:
-    """What every score from these rows must say: nothing for the official table, whole; else how it differs."""
-    said = []
-    found = [dict(Counter(row[column] for row in rows)) for column in ("class", "fold")]
+def dataset_notes(rows: Sequence[Row], found: AudioFiles) -> list[str]:
+    """What every score from these rows must say: how they differ from the official table, and what is not used.
+
+    Args:
+        found: the files below `audio`.
+    """
+    notes = []
+    counts = [dict(Counter(row[column] for row in rows)) for column in ("class", "fold")]
     official: list[dict] = [CLIPS_PER_CLASS, CLIPS_PER_FOLD]
-    if found != official:
+    if counts != official:
         more = [
-            f"{key if isinstance(key, str) else f'fold {key}'} has {count:,} instead of {counts[key]:,}"
-            for has, counts in zip(found, official, strict=True)
+            f"{key if isinstance(key, str) else f'fold {key}'} has {count:,} instead of {expected[key]:,}"
+            for has, expected in zip(counts, official, strict=True)
             for key, count in has.items()
-            if count > counts[key]
+            if count > expected[key]
         ]
-        folds = f"folds {', '.join(map(str, sorted(found[1])))}"
+        folds = f"folds {', '.join(map(str, sorted(counts[1])))}"
         kind = f"subset: {len(rows):,} of {TOTAL_CLIPS:,} official clips ({folds})"
         if more:
             kind = f"not the official table: {len(rows):,} clips ({first_ten(more)})"
-        said.append(f"{kind}; scores are not comparable with published ones")
-    unlisted = set(files(root)) - {row["path"] for row in rows}
-    if unlisted:
-        said.append(f"{len(unlisted):,} sound files without a row in {METADATA_FILE.name} are ignored")
-    return said
+        notes.append(f"{kind}; scores are not comparable with published ones")
+    used = {row["source"] for row in rows}
+    unlisted = found.names([path for path in found.sounds if str(path) not in used])
+    note = f"{counted(len(unlisted), 'sound')} not listed in {METADATA_FILE.name}, left out: {first_ten(unlisted)}"
+    return [*notes, *[note] * bool(unlisted), *found.notes()]
 
 
-def files(root: Path) -> Iterator[str]:
-    """The sound files of the official layout, relative to `root`; the stray files of macOS are none."""
-    for path in (root / "audio").glob("fold*/*.wav"):
-        if not path.name.startswith("."):
-            yield path.relative_to(root).as_posix()
+def audio_files(root: Path) -> AudioFiles:
+    """What lies in the folder `audio` of the official layout."""
+    return find_audio_files(_entry(root, "audio") or root / "audio")
 
 
-def present(rows: list[Row], there: set[str], root: Path, allow_missing_files: bool) -> list[Row]:
-    """The rows whose file is there. Raises UserError, naming the first ten, unless missing ones are allowed."""
-    missing = [row["path"] for row in rows if row["path"] not in there]
-    if missing and (not allow_missing_files or len(missing) == len(rows)):
+def _with_files(rows: Sequence[Row], found: AudioFiles, allow_missing_files: bool) -> list[Row]:
+    """The rows with their files. Raises UserError, naming the first ten without one, unless these are allowed."""
+    by_name = {
+        f"audio/{name}".lower(): path for path, name in zip(found.sounds, found.names(found.sounds), strict=True)
+    }
+    there = [row | {"source": str(by_name[row["path"]])} for row in rows if row["path"] in by_name]
+    missing = [row["path"] for row in rows if row["path"] not in by_name]
+    if missing and not (allow_missing_files and there):
         what = f"every clip of the table needs its file, {len(missing):,} of {len(rows):,} have none: "
-        fix = "" if len(missing) == len(rows) else ", or do without them: --allow_missing_files"
-        raise UserError(what + first_ten(missing), str(root), f"copy them there{fix}")
-    return [row for row in rows if row["path"] in there]
+        fix = ", or do without them: --allow_missing_files" if there else ""
+        raise UserError(what + first_ten(missing), str(found.folder.parent), f"copy them there{fix}")
+    return there
 
 
 def dataset_features(sampling_rate: int = SAMPLING_RATE) -> datasets.Features:
@@ -180,7 +187,7 @@ def _mistakes(record: dict[str, str]) -> Iterator[tuple[str, str]]:
         try:
             kind(record[column])
         except ValueError:
-            yield f"{column} is a number", repr(record[column])
+            yield f"{column} is a {'whole ' * (kind is int)}number", repr(record[column])
             return
     name = record["slice_file_name"]
     match = FILE_NAME.fullmatch(name)
@@ -203,10 +210,10 @@ def _mistakes(record: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "a clip ends after it starts", f"{name}: {record['start']} to {record['end']} s"
 
 
-def _row(root: Path, record: dict[str, str]) -> Row:
+def _row(record: dict[str, str]) -> Row:
     row = {column: kind(record[column]) for column, kind in CSV_COLUMNS.items()}
     path = f"audio/fold{row['fold']}/{row.pop('slice_file_name')}"
-    return {"source": str(root / path), "path": path, "label": row.pop("classID"), "group": str(row["fsID"]), **row}
+    return {"path": path, "label": row.pop("classID"), "group": str(row["fsID"]), **row}
 
 
 FOLDER, ARCHIVE = "UrbanSound8K", "UrbanSound8K.tar.gz"
@@ -219,25 +226,30 @@ class UrbanSound8K(PreparedSounds):
     `salience` (1 foreground, 2 background), `start` and `end` in the recording (seconds).
 
     Args:
-        data_dir: where the data set lies, or goes if it is not there: about 6 GB are then downloaded from Zenodo.
+        data_dir: where the data set lies, see `find_root`. Absent: `data`, where it is downloaded (about 6 GB from
+            Zenodo) if it is not there.
         sampling_rate: the rate to store, in Hz.
         allow_missing_files: leave out clips of the CSV without a file instead of raising.
         cache_dir: where the prepared table goes (default: the cache of `datasets`).
+        download: download to a `data_dir` that was given, too.
 
     Raises:
-        UserError: the metadata contradicts itself or the files, or the download failed.
+        UserError: `data_dir` was given and does not hold the data set, the metadata contradicts itself or the files,
+            or the download failed.
     """
 
     def __init__(
         self,
-        data_dir: str | Path = "data",
+        data_dir: str | Path | None = None,
         sampling_rate: int = SAMPLING_RATE,
         allow_missing_files: bool = False,
         cache_dir: str | Path | None = None,
+        download: bool = False,
     ) -> None:
-        root = obtain(expand_user(data_dir))
-        rows = read_metadata(root, allow_missing_files)
-        self.notes = dataset_notes(rows, root)
+        self.root = obtain(expand_user(data_dir) if data_dir else None, download)
+        found = audio_files(self.root)
+        rows = read_metadata(self.root, allow_missing_files, found)
+        self.notes = dataset_notes(rows, found)
         features = dataset_features(sampling_rate)
         super().__init__(rows, features, cache_key(rows), "urbansound8k", sampling_rate, cache_dir)
 
@@ -245,38 +257,105 @@ class UrbanSound8K(PreparedSounds):
         return dataset_info(self.features)
 
 
-def find_root(data_dir: Path) -> Path | None:
-    """The folder in the official layout in or under `data_dir`; None if there is none."""
-    for root in (data_dir, data_dir / FOLDER, data_dir / FOLDER / FOLDER):
-        if (root / METADATA_FILE).is_file() and (root / "audio").is_dir():
-            return root
-    return None
+DEFAULT_DIR = Path("data")
+PARTS = ("audio", "metadata")  # the folders of the official layout
 
 
-def obtain(data_dir: Path, url: str = SOURCE_URL, md5: str = SOURCE_MD5) -> Path:
-    """The folder in the official layout in or under `data_dir`, downloaded and unpacked there if need be.
+def find_root(data_dir: Path, around: bool = True) -> Path | None:
+    """The folder in the official layout: `data_dir`, or `UrbanSound8K` in it; None if there is none.
+
+    Upper and lower case are alike in the names of folders and files.
+
+    Args:
+        around: also look into folders of other names in `data_dir`, and above a `data_dir` that is the `audio` or
+            `metadata` of the layout, or a fold.
 
     Raises:
-        UserError: the download failed, or `data_dir` holds only a part of the data set.
+        UserError: several folders below hold the data set, and none is called UrbanSound8K.
     """
-    root = find_root(data_dir)
+    named = _entry(data_dir, FOLDER)
+    nested = _entry(named, FOLDER) if named else None  # as some archives unpack
+    for root in (data_dir, named, nested):
+        if root and _is_root(root):
+            return root
+    if not around:
+        return None
+    below = [path for path in _folders(data_dir) if _is_root(path)]
+    if len(below) > 1:
+        what = f"UrbanSound8K lies here {len(below)} times: {first_ten([path.name for path in below])}"
+        raise UserError(what, str(data_dir), "name one of them")
+    inside = data_dir.absolute()
+    above = [inside.parents[depth] for depth, part in enumerate(inside.parts[:-3:-1]) if part.lower() in PARTS]
+    return next((root for root in [*below, *above] if data_dir.is_dir() and _is_root(root)), None)
+
+
+def metadata_path(root: Path) -> Path:
+    """The metadata CSV of a folder in the official layout."""
+    folder = _entry(root, METADATA_FILE.parent.name)
+    return (_entry(folder, METADATA_FILE.name) if folder else None) or root / METADATA_FILE
+
+
+def _is_root(root: Path) -> bool:
+    audio = _entry(root, "audio")
+    return audio is not None and audio.is_dir() and metadata_path(root).is_file()
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
+    except OSError:  # it is not there, no folder, or closed to us
+        return []
+
+
+def _entry(folder: Path, name: str) -> Path | None:
+    """What is called `name` in a folder, if need be in other letters' case."""
+    if (folder / name).exists():
+        return folder / name
+    try:
+        return next((path for path in sorted(folder.iterdir()) if path.name.lower() == name.lower()), None)
+    except OSError:
+        return None
+
+
+def obtain(data_dir: Path | None, download: bool = False, url: str = SOURCE_URL, md5: str = SOURCE_MD5) -> Path:
+    """The folder in the official layout in, under or above `data_dir`, downloaded and unpacked there if need be.
+
+    Args:
+        data_dir: absent: `data`, and then it may be downloaded.
+        download: whether it may be downloaded to a `data_dir` that is given.
+
+    Raises:
+        UserError: it is not there and may not be downloaded, or only a part of it is there, or the download failed.
+    """
+    folder = data_dir or DEFAULT_DIR
+    root = find_root(folder)
     if not root:
-        _refuse_halves(data_dir)
-        progress.say(
-            f"UrbanSound8K is not in {data_dir}: downloading it from {url}\n"
-            f"  about 6 GB, and as much again unpacked; licence {LICENCE}"
-        )
-        data_dir.mkdir(parents=True, exist_ok=True)
-        archive = fetch(url, data_dir / ARCHIVE, md5)
-        root = find_root(unpack(archive, data_dir / FOLDER))
-        if not root:
-            raise UserError("the archive does not hold metadata/UrbanSound8K.csv and audio/", str(archive))
+        _refuse_halves(folder)
+        if data_dir and not download:
+            found = first_ten([path.name for path in _folders(folder)]) or "no folder"
+            what = f"UrbanSound8K is not there, nor one folder below or above; found {found}"
+            fix = f"name the folder that holds {METADATA_FILE} and audio, or add --download (6 GB)"
+            raise UserError(what if folder.is_dir() else "there is no such folder", f"--data_dir {folder}", fix)
+        root = _downloaded(folder, url, md5)
+    return root
+
+
+def _downloaded(folder: Path, url: str, md5: str) -> Path:
+    progress.say(
+        f"UrbanSound8K is not in {folder}: downloading it from {url}\n"
+        f"  about 6 GB, and as much again unpacked; licence {LICENCE}"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = fetch(url, folder / ARCHIVE, md5)
+    root = find_root(unpack(archive, folder / FOLDER))
+    if not root:
+        raise UserError("the archive does not hold metadata/UrbanSound8K.csv and audio/", str(archive))
     return root
 
 
 def _refuse_halves(data_dir: Path) -> None:
     for root in (data_dir, data_dir / FOLDER, data_dir / FOLDER / FOLDER):
-        halves = {name: (root / name).exists() for name in (str(METADATA_FILE), "audio")}
+        halves = {str(METADATA_FILE): metadata_path(root).exists(), "audio": bool(_entry(root, "audio"))}
         if any(halves.values()) or (root.name == FOLDER and root.is_dir() and any(root.iterdir())):
             absent = " and ".join(name for name, there in halves.items() if not there)
             what = f"a part of UrbanSound8K is here, but not {absent}"

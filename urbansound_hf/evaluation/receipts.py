@@ -30,7 +30,7 @@ INCIDENTAL = frozenset({
     "dataloader_prefetch_factor", "per_device_eval_batch_size", "eval_accumulation_steps", "local_rank", "dataset",
     "report_to", "logging_steps", "logging_strategy", "logging_first_step", "log_level", "disable_tqdm", "quiet",
     "run_name", "project", "hub_model_id", "push_to_hub", "hub_strategy", "hub_always_push",
-    "hub_private_repo", "hub_revision", "data_dir",  # of the data, the fingerprint knows
+    "hub_private_repo", "hub_revision", "data_dir", "download",  # of the data, the fingerprint knows
 })  # fmt: skip
 """Flags that do not change what a run learns: where it writes, which fold it tests, how it reads and reports."""
 

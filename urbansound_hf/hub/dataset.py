@@ -28,7 +28,7 @@ LICENCE = f"""UrbanSound8K is licensed {urbansound8k.LICENCE}.
 Whoever passes it on must do so for non-commercial purposes only, and must name its authors and those of every clip."""
 
 
-def push_dataset(data_dir: Path, target: Target) -> str:
+def push_dataset(data_dir: Path | None, target: Target) -> str:
     """Prepares UrbanSound8K if need be and uploads it as one commit.
 
     Returns:
@@ -44,7 +44,7 @@ def push_dataset(data_dir: Path, target: Target) -> str:
     builder = urbansound8k.UrbanSound8K(data_dir)
     builder.load()
     dataset = builder.as_dataset(split="train")  # typed `Audio`: the Hub's viewer plays it
-    credits = urbansound8k.obtain(data_dir) / CREDITS
+    credits = builder.root / CREDITS
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, File] = {**write_parquet(dataset, Path(folder))}
         if credits.is_file():
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     """`urbansound-hf hub data …`, without these words."""
     parser = argparse.ArgumentParser(prog="urbansound-hf hub data", description=ABOUT)
     add_target(parser)
-    parser.add_argument("--data_dir", type=Path, default="data", help="where the data set lies (default: %(default)s)")
+    parser.add_argument("--data_dir", type=Path, help="where the data set lies (default: data)")
     parser.add_argument("--public", action="store_true", help="a new repository that everybody sees")
     parser.add_argument("--yes", action="store_true", help="the licence is known and kept: do not ask")
     args = parser.parse_args(argv)

@@ -66,8 +66,9 @@ def of_dataset(request: SoundRequest) -> Figures:
     """What a data set is made of. Raises UserError as `load_sounds` does."""
     from urbansound_hf.plots import dataset
 
-    folder = Path(request.data_dir or "data") if request.dataset == "urbansound8k" else Path(request.dataset)
-    stock = dataset.take_stock(load_sounds(request), find_root(folder) or folder)
+    named = request.dataset == "urbansound8k"
+    folder = Path(request.data_dir or "data") if named else Path(request.dataset)
+    stock = dataset.take_stock(load_sounds(request), find_root(folder, around=named) or folder)
     yield "classes", partial(dataset.classes, stock)
     yield "lengths", partial(dataset.lengths, stock)
     yield "loudness", partial(dataset.loudness, stock)
