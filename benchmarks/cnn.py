@@ -47,7 +47,7 @@ def rows(in_memory: bool, clips: int) -> Callable[[], object]:
     kinds = datasets.Features(labels=datasets.Value("int64"), clip=datasets.Value("int64"), input_features=shape)
     stored = datasets.Dataset.from_dict(columns, features=kinds).with_format("numpy")
     recipe = RecipeArguments(mixup_alpha=0.4, spec_augment=1.0)
-    changed = augmented_dataset.AugmentedRows(stored, recipe, extractor, 64_000, 10, 0, family_of("cnn").spectrogram)
+    changed = augmented_dataset.AugmentedDataset(stored, recipe, extractor, 64_000, 10, 0, family_of("cnn").spectrogram)
     if not in_memory:
         changed.in_memory = None
     return lambda: [changed[number] for number in range(clips)]

@@ -140,7 +140,7 @@ def test_a_word_that_belongs_to_nothing(folder):
 
 
 FILES = [
-    ("- seed\n", "the config is not made of `flag: value` lines", "run.yaml:1", ""),
+    ("- seed\n", "the config does not consist of `flag: value` lines", "run.yaml:1", ""),
     ("seed: 1\nsplit: [\n", "the config is not YAML: expected the node content, but found '<stream end>'", "run.yaml:3",
      "one `flag: value` a line"),
     ("seed: 1\nseed: 1\n", "`seed` is given twice", "run.yaml:2", "keep one of the lines 1 and 2"),

@@ -15,7 +15,7 @@ from urbansound_hf.features.dataset import collate_training
 from urbansound_hf.features.extract import WAVEFORM, extract
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.models.yamnet.modeling_yamnet import YamnetFeatureExtractor
-from urbansound_hf.training.augmented_dataset import AugmentedRows
+from urbansound_hf.training.augmented_dataset import AugmentedDataset
 
 RATE, WINDOW, CLASSES = 16_000, 16_000, 4
 YAMNET, WAV2VEC2 = YamnetFeatureExtractor(), Wav2Vec2FeatureExtractor(do_normalize=False)
@@ -38,9 +38,9 @@ def heard(samples: int = WINDOW) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns).with_format("numpy")
 
 
-def augmented(rows: datasets.Dataset, extractor=YAMNET, seed: int = 0, **recipe: object) -> AugmentedRows:
+def augmented(rows: datasets.Dataset, extractor=YAMNET, seed: int = 0, **recipe: object) -> AugmentedDataset:
     spectrogram = family_of("yamnet").spectrogram if extractor is YAMNET else None
-    return AugmentedRows(rows, RecipeArguments(**recipe), extractor, WINDOW, CLASSES, seed, spectrogram)
+    return AugmentedDataset(rows, RecipeArguments(**recipe), extractor, WINDOW, CLASSES, seed, spectrogram)
 
 
 EVERYTHING = {"augment": ["gain:1", "shift:1", "white_noise:1"], "mixup_alpha": 0.4, "spec_augment": 1.0}

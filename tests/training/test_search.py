@@ -90,8 +90,8 @@ def test_every_searchable_flag_is_a_flag():
         ("learning_rate", "takes FLAG=LOW..HIGH, FLAG=LOW..HIGH log or FLAG=CHOICE|CHOICE", "learning_rate=1e-5..1e-3"),
         ("lerning_rate=0.1..0.2", "there is no flag `lerning_rate`", "did you mean learning_rate?"),
         ("lr=0.1..0.2", "there is no flag `lr`", "did you mean learning_rate?"),
-        ("test_fold=1|2", "on the same sounds and from the same start; found `test_fold`", "leave it out"),
-        ("seed=1|2", "on the same sounds and from the same start; found `seed`", "learning_rate, num_train_epochs"),
+        ("test_fold=1|2", "with the same data and initial weights; found `test_fold`", "leave it out"),
+        ("seed=1|2", "with the same data and initial weights; found `seed`", "learning_rate, num_train_epochs"),
         ("layer_decay=0.5..one", "`layer_decay` must be a number, found 'one'", "default, 1.0"),
         ("unfreeze_last_n=0..1.5", "`unfreeze_last_n` must be a whole number, found '1.5'", "default, 0"),
         ("freeze=none|backbon", "must be one of none, feature_encoder, backbone, found 'backbon'", "mean backbone?"),
@@ -104,7 +104,11 @@ def test_every_searchable_flag_is_a_flag():
         ("mixup_alpha=0|0", "has a choice twice in 'mixup_alpha=0|0'", "keep one"),
         ("mixup_alpha=0.4..0.1", "takes LOW..HIGH, found 'mixup_alpha=0.4..0.1'", "lower end comes first"),
         ("mixup_alpha=0..0.4 log", "`log` needs a range above 0", "leave log out"),
-        ("layer_decay=0..1", "a range of whole numbers has but its two ends", "0.0..1.0 has all between"),
+        (
+            "layer_decay=0..1",
+            "a range of whole numbers must hold more than its two ends",
+            "0.0..1.0 for all numbers between",
+        ),
     ],
 )
 def test_mistakes_of_a_line(line, what, fix):

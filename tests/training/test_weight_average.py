@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from urbansound_hf.training.callbacks import FILE, WeightAverage
+from urbansound_hf.training.callbacks import AVERAGE, WeightAverage
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_the_average_of_the_best_checkpoint_is_taken(model, events, tmp_path):
     step_to(model, 1.0)
     events.call(average, "on_train_begin", 0)
     events.call(average, "on_save", 5)
-    assert (folder / FILE).is_file()
+    assert (folder / AVERAGE).is_file()
     step_to(model, 9.0)
     events.call(average, "on_step_end", 6)
     events.arguments.load_best_model_at_end = True

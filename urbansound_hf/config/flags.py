@@ -1,6 +1,6 @@
-"""Config file and command line → checked values, each with the place it came from, and every mistake at once.
+"""Parser of config files and command lines: typed values with their places, and all mistakes at once.
 
-A line `key: value` of a config is turned into the flag `--key value` and read by the same argparse action.
+A line `key: value` of a config is read as the flag `--key value`, by the same argparse action.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OTHER_NAMES = {
     "fold": "test_fold", "group_by_length": "train_sampling_strategy", "lr": "learning_rate",
     "model": "model_name_or_path", "overwrite_output_dir": "overwrite", "warmup_ratio": "warmup_steps",
 }  # fmt: skip
-"""What people write out of habit, from earlier Transformers or other tools, and difflib would not find."""
+"""Flag names of earlier Transformers versions and other tools, for suggestions that difflib would not find."""
 
 
 def flag(default: Any, help: str, **metadata: Any) -> Any:
@@ -39,7 +39,7 @@ def flag(default: Any, help: str, **metadata: Any) -> Any:
 
 @dataclass
 class Flags:
-    """What was given: values and where they stand by flag name (flags not given are absent), and all mistakes."""
+    """The flags that were given, by name: their values and their places; and all mistakes."""
 
     source: Path
     values: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Flags:
 
 @dataclass(frozen=True)
 class Pair:
-    """A flag as written, its values as text (None: its default), its place, and what stands before a name there."""
+    """A flag as written: its name, values as text (None: the default), place, and the prefix of names there."""
 
     name: str
     values: list[str] | None
@@ -58,7 +58,7 @@ class Pair:
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """One spelling of each flag, the kind of value it takes, and its default."""
+    """Help with one spelling of each flag, the type of its value, and its default."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         spelling = next(name for name in action.option_strings if name.startswith("--"))
@@ -71,7 +71,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class FlagParser(HfArgumentParser):
-    """The flags of some dataclasses; a mistake is raised as `ValueError`, not printed."""
+    """Parser of the flags of dataclasses; raises `ValueError` for a mistake instead of exiting."""
 
     def __init__(self, dataclass_types: Iterable[Any], **kwargs: Any) -> None:
         kwargs.setdefault("prog", "urbansound-hf train")  # argparse would ask sys.argv
@@ -83,9 +83,9 @@ class FlagParser(HfArgumentParser):
         raise ValueError(message)
 
     def convert(self, name: str, values: list[str]) -> Any:
-        """The typed value of a flag; raises `ValueError` where its argparse action refuses it.
+        """The typed value of a flag; raises `ValueError` if its argparse action refuses it.
 
-        For a flag of several values `none` is its default: so the command line can drop what a config lists.
+        `none` is the default of a flag of several values, so that the command line can drop the list of a config.
         """
         if values == ["none"] and self.by_name[name].nargs == "+" and self.by_name[name].default is None:
             return None
@@ -117,11 +117,11 @@ def read_flags(parser: FlagParser, config: Path, pairs: Iterable[Pair], problems
 def split_command_line(
     parser: FlagParser, argv: Sequence[str], problems: list[UserError]
 ) -> tuple[list[Pair], Path | None]:
-    """Groups `--flag value …` and `--flag=value`; a `.yaml` that no flag waits for is the config."""
+    """Splits a command line into `--flag value …` and `--flag=value` pairs and the path of the config, if any."""
     pairs: list[Pair] = []
     config: Path | None = None
     values: list[str] | None = None  # of the last flag
-    waits = False  # whether the last flag cannot do without the next word
+    waits = False  # whether the last flag still needs a value
     for token in argv:
         if token.startswith("--"):
             name, equals, value = token[2:].partition("=")
@@ -160,7 +160,7 @@ def _texts(value: Any, action: argparse.Action | None) -> list[str] | None:
 
 
 def read_yaml(path: Path, parser: FlagParser, problems: list[UserError]) -> Iterator[Pair]:
-    """The pairs of a flat YAML file, in its order."""
+    """The lines of a flat YAML file, in its order; mistakes are added to `problems`."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError:
@@ -175,7 +175,7 @@ def read_yaml(path: Path, parser: FlagParser, problems: list[UserError]) -> Iter
         if isinstance(root, yaml.MappingNode):
             yield from _pairs(root.value, path, parser, problems)
         elif root is not None:
-            problems.append(UserError("the config is not made of `flag: value` lines", f"{path}:{_line(root)}"))
+            problems.append(UserError("the config does not consist of `flag: value` lines", f"{path}:{_line(root)}"))
 
 
 def _pairs(
@@ -212,14 +212,14 @@ def _line(node: yaml.Node) -> int:
 
 
 def unknown(pair: Pair, names: Sequence[str]) -> UserError:
-    """A flag that nobody knows, with the nearest that somebody does."""
+    """The error of an unknown flag, with the nearest known one."""
     near = [OTHER_NAMES[pair.name]] if pair.name in OTHER_NAMES else difflib.get_close_matches(pair.name, names, n=1)
     fix = f"did you mean {pair.sign}{near[0]}?" if near else "--help lists all flags"
     return UserError(f"there is no flag `{pair.name}`", pair.where, fix)
 
 
 def refused(pair: Pair, action: argparse.Action) -> UserError:
-    """A value that the flag does not take: the rule, what was found, and the nearest allowed value or the default."""
+    """The error of a refused value: the rule, the value found, and the nearest allowed value or the default."""
     values, choices = pair.values or [], [str(choice) for choice in action.choices or ()]
     near = difflib.get_close_matches(" ".join(values), choices, n=1)
     fix = "leave it out for the default" + ("" if action.default in (None, "", []) else f", {action.default}")

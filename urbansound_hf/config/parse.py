@@ -78,7 +78,7 @@ def _checked(parser: FlagParser, flags: Flags, command: Sequence[str]) -> RunCon
         raise UserErrors(problems)
     name = flags.source.stem
     settings["output_dir"] = settings["output_dir"] or f"outputs/{name}"
-    if settings["validation"] == "none":  # nothing is left to be evaluated on
+    if settings["validation"] == "none":  # no validation clips are left
         settings.update(eval_strategy="no", load_best_model_at_end=False)
     data = DataArguments(**_part(DataArguments, settings))
     model = ModelArguments(**_part(ModelArguments, settings))

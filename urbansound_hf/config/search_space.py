@@ -1,7 +1,7 @@
-"""What a search may try: lines `FLAG=LOW..HIGH [log]` or `FLAG=CHOICE|CHOICE|…`, each value one that the flag takes.
+"""Search spaces: parser and checks of lines `FLAG=LOW..HIGH [log]` or `FLAG=CHOICE|CHOICE|…`.
 
-Every line is read by the flag's own argparse action and held against the rules of a config, at the ends of its range
-and together with every other line, before anything starts: no trial can be of values that a run would refuse.
+Each line is parsed by the flag's own argparse action and checked by the rules of a config, at the ends of its range and
+combined with every other line, before the search starts: no trial has values that a run would refuse.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SEARCHABLE = (
     "freeze", "unfreeze_last_n", "lora_rank", "weighted_layer_sum", "head_learning_rate", "layer_decay",
     *(each.name for each in fields(RecipeArguments)),
 )  # fmt: skip
-"""How a model learns; not what it is or hears, nor the seed: the best of many seeds is luck, not a better recipe."""
+"""Flags of the training only, not of model, data or seed: the best of many seeds is no better recipe."""
 FORM = "FLAG=LOW..HIGH, FLAG=LOW..HIGH log or FLAG=CHOICE|CHOICE"
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included: whole ones if the two are `int`; `log`: spread over the powers."""
+    """Numbers from `low` to `high`, both included; integers if both are `int`; `log`: on a logarithmic scale."""
 
     name: str
     low: float
@@ -43,14 +43,14 @@ class Range:
         return self.low, self.high
 
     def suggest(self, trial: Any) -> float:
-        """The value in a trial of Optuna's; the same one however often it is asked for."""
+        """The value in an Optuna trial; the same one in every call."""
         take = trial.suggest_int if isinstance(self.low, int) else trial.suggest_float
         return take(self.name, self.low, self.high, log=self.log)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Values of a flag by how they are written."""
+    """Values of a flag, by their text in the search space."""
 
     name: str
     values: Mapping[str, Any]
@@ -60,7 +60,7 @@ class Choices:
         return tuple(self.values.values())
 
     def suggest(self, trial: Any) -> Any:
-        """As for a range."""
+        """The value in an Optuna trial; the same one in every call."""
         return self.values[trial.suggest_categorical(self.name, list(self.values))]
 
 
@@ -68,7 +68,7 @@ Space = Sequence[Range | Choices]
 
 
 def suggest(space: Space, trial: Any) -> dict[str, Any]:
-    """The values of a trial by their flags."""
+    """The values of a trial, by flag."""
     return {line.name: line.suggest(trial) for line in space}
 
 
@@ -120,7 +120,7 @@ def check_search_space(parser: FlagParser, settings: Mapping[str, Any], origin: 
 
 
 def _corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Values of a trial that could be: two lines anywhere at their ends, the others at their first."""
+    """Possible values of a trial: two lines at either end of their range, the others at their first value."""
     first = {line.name: line.extremes[0] for line in space}
     for lines in [*combinations(space, 1), *combinations(space, 2)]:
         for values in product(*(line.extremes for line in lines)):
@@ -136,14 +136,14 @@ def _line(line: str, parser: FlagParser, where: str) -> Range | Choices:
     if action is None:
         raise unknown(Pair(name, None, where), parser.names)
     if action.dest not in SEARCHABLE:
-        what = f"`search_space` varies how a model learns, on the same sounds and from the same start; found `{name}`"
-        raise UserError(what, where, f"leave it out; what can be searched: {', '.join(SEARCHABLE)}")
+        what = f"`search_space` takes flags of the training, with the same data and initial weights; found `{name}`"
+        raise UserError(what, where, f"leave it out; flags that can be searched: {', '.join(SEARCHABLE)}")
     read = _choices if "|" in text else _range
     return read(line, text, action, parser, where)
 
 
 def _choices(line: str, text: str, action: argparse.Action, parser: FlagParser, where: str) -> Choices:
-    """`"0|0.2"`; an empty choice leaves the flag out, and the words of one are the values of a flag of several."""
+    """`"0|0.2"`; an empty choice is the default, and a flag of several values takes the words of a choice."""
     words = [choice.strip() for choice in text.split("|")]
     if len(set(words)) < len(words):
         raise UserError(f"`search_space` has a choice twice in {line!r}", where, "keep one of the two")
@@ -151,7 +151,7 @@ def _choices(line: str, text: str, action: argparse.Action, parser: FlagParser, 
 
 
 def _range(line: str, text: str, action: argparse.Action, parser: FlagParser, where: str) -> Range:
-    """`"1e-5..1e-3 log"`; ends that are written as whole numbers mean whole numbers: `3..12`, but `0.0..1.0`."""
+    """`"1e-5..1e-3 log"`; if both ends are written as integers, the values are integers: `3..12`, but `0.0..1.0`."""
     form = re.fullmatch(r"(\S+?)\.\.(\S+)(\s+log)?", text)
     if not form or action.type not in (int, float):
         rule = FORM if action.type in (int, float) else "FLAG=CHOICE|CHOICE of a flag that is no number"
@@ -164,16 +164,16 @@ def _range(line: str, text: str, action: argparse.Action, parser: FlagParser, wh
     if log and low <= 0:
         raise UserError(f"`log` needs a range above 0, found {line!r}", where, "leave log out, or raise the lower end")
     if whole and action.type is float and high - low == 1:
-        what = f"a range of whole numbers has but its two ends, found {line!r}"
-        raise UserError(what, where, f"{low}..{high} has all between; {low:.0f}|{high:.0f} are the two")
+        what = f"a range of whole numbers must hold more than its two ends, found {line!r}"
+        raise UserError(what, where, f"{low}..{high} for all numbers between; {low:.0f}|{high:.0f} for the two")
     return Range(action.dest, int(low), int(high), log) if whole else Range(action.dest, low, high, log)
 
 
 def _value(text: str, action: argparse.Action, parser: FlagParser, where: str) -> Any:
-    """What the flag itself makes of a text; its default of none.
+    """The typed value of a text; the default of an empty text.
 
     Raises:
-        UserError: it refuses the text.
+        UserError: the flag refuses the text.
     """
     if not text:
         return action.default

@@ -1,8 +1,8 @@
-"""Training rows that are another sound each epoch: effects on the waveform, mixing, masks.
+"""`AugmentedDataset`: training examples augmented anew in each epoch, by waveform effects, mixing and SpecAugment.
 
-What a row becomes is drawn from (seed, epoch, row) alone: it is the same in one process or several, with data-loader
-workers or without, and after a resume. A partner to mix with is drawn from all rows, not from the batch, for the same
-reason.
+The augmentation of an example is drawn from (seed, epoch, index) alone, so that it is the same with one process or
+several, with or without data-loader workers, and after a resume. For the same reason the clip to mix with is drawn from
+the whole data set, not from the batch.
 """
 
 from __future__ import annotations
@@ -20,23 +20,28 @@ from urbansound_hf.config.arguments import RecipeArguments
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import KEPT, WAVEFORM, Features, Spectrogram, extract, fill, filling
 
-IN_MEMORY_BYTES = 2**30  # rows up to this size are read once; a row at a time costs milliseconds, as much as a model
+IN_MEMORY_BYTES = 2**30  # smaller data sets are read once: a row at a time takes milliseconds, as long as a small model
 
 
-class AugmentedRows(torch.utils.data.Dataset):
-    """Wraps prepared training rows, of features or (where the recipe changes waveforms) of waveforms.
+class AugmentedDataset(torch.utils.data.Dataset):
+    """Wraps a prepared training set of features or, where the recipe changes waveforms, of waveforms.
 
     Args:
-        rows: `labels` and the model's inputs, all of one shape; or `labels` and `waveform` `(samples,)` float32.
-        feature_extractor: used where the rows are waveforms.
-        window: samples of a training clip, to which waveforms are cut or filled.
-        classes: the number of them, for the shares of mixed labels.
+        prepared: `labels` and model inputs of one shape; or `labels` and `waveform` `(samples,)` float32.
+        recipe: the augmentation.
+        feature_extractor: computes the model inputs of waveforms.
+        window: samples of a training clip, to which waveforms are cropped or filled.
+        classes: the number of classes, the length of a soft label.
+        seed: of the random numbers.
         spectrogram: the model input that is one, with its axes; None for a model of waveforms.
+
+    Raises:
+        UserError: the recipe masks or cuts a spectrogram whose axes are unknown.
     """
 
     def __init__(
         self,
-        rows: datasets.Dataset,
+        prepared: datasets.Dataset,
         recipe: RecipeArguments,
         feature_extractor: Any,
         window: int,
@@ -44,16 +49,16 @@ class AugmentedRows(torch.utils.data.Dataset):
         seed: int,
         spectrogram: Spectrogram | None = None,
     ) -> None:
-        self.rows, self.recipe, self.extractor, self.seed = rows, recipe, feature_extractor, seed
-        self.labels = np.asarray(rows["labels"][:], dtype=np.int64)
-        size = sum(np.asarray(values).nbytes for values in rows[0].values()) * len(rows)
-        self.in_memory = rows[:] if size <= IN_MEMORY_BYTES else None
+        self.prepared, self.recipe, self.extractor, self.seed = prepared, recipe, feature_extractor, seed
+        self.labels = np.asarray(prepared["labels"][:], dtype=np.int64)
+        size = sum(np.asarray(values).nbytes for values in prepared[0].values()) * len(prepared)
+        self.in_memory = prepared[:] if size <= IN_MEMORY_BYTES else None
         self.window, self.targets = window, np.eye(classes, dtype=np.float32)
         self.effects = parse_effects(recipe.augment or [])
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # data-loader workers see it change
-        self.from_waveforms = WAVEFORM in rows.column_names
-        self.how = filling(feature_extractor, window, recipe.fill)
-        example = extract(feature_extractor, np.zeros(window, np.float32)) if self.from_waveforms else self._row(0)
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared with data-loader workers
+        self.from_waveforms = WAVEFORM in prepared.column_names
+        self.filled = filling(feature_extractor, window, recipe.fill)
+        example = extract(feature_extractor, np.zeros(window, np.float32)) if self.from_waveforms else self._stored(0)
         self.spectrogram = spectrogram
         self.main = spectrogram.name if spectrogram else next(iter(example))
         if not spectrogram and example[self.main].ndim > 1 and (recipe.spec_augment or recipe.cutmix_alpha):
@@ -61,12 +66,12 @@ class AugmentedRows(torch.utils.data.Dataset):
             raise UserError(what, "--spec_augment, --cutmix_alpha", "leave both out for this model")
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.prepared)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """The model's inputs of one clip, and `labels`: its class, or `(classes,)` shares where the recipe mixes."""
-        generator = np.random.default_rng((self.seed, int(self.epoch), row))
-        inputs, sound, label = self._sound(row, generator)
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The model inputs of one clip, and `labels`: a class id or, if the recipe mixes, a soft label `(classes,)`."""
+        generator = np.random.default_rng((self.seed, int(self.epoch), index))
+        inputs, sound, label = self._example(index, generator)
         if self.recipe.mixes and generator.random() < self.recipe.mix_probability:
             sound, label = self._mixed(sound, label, generator)
         inputs = extract(self.extractor, sound) if self.from_waveforms else {**inputs, self.main: sound}
@@ -75,29 +80,29 @@ class AugmentedRows(torch.utils.data.Dataset):
             inputs = spec_augment.spec_augment(inputs, self.spectrogram, generator, *shares)
         return {**inputs, "labels": label}
 
-    def _row(self, row: int) -> Features:
+    def _stored(self, index: int) -> Features:
         if self.in_memory is not None:
-            return {name: values[row] for name, values in self.in_memory.items() if name not in KEPT}
-        return {name: values for name, values in self.rows[row].items() if name not in KEPT}
+            return {name: values[index] for name, values in self.in_memory.items() if name not in KEPT}
+        return {name: values for name, values in self.prepared[index].items() if name not in KEPT}
 
-    def _sound(self, row: int, generator: np.random.Generator) -> tuple[Features, np.ndarray, Any]:
-        """The model's inputs (of cached features), what is to be mixed of them or the waveform, and the label."""
-        label = int(self.labels[row])
+    def _example(self, index: int, generator: np.random.Generator) -> tuple[Features, np.ndarray, Any]:
+        """The stored inputs, the array to mix (the main input, or the augmented waveform), and the label."""
+        label = int(self.labels[index])
         label = self.targets[label] if self.recipe.mixes else label
-        inputs = self._row(row)
+        inputs = self._stored(index)
         if not self.from_waveforms:
             return inputs, inputs[self.main], label
         waveform = inputs[WAVEFORM]
         waveform = apply_effects(self.effects, waveform, self.extractor.sampling_rate, generator)
-        if len(waveform) > self.window:  # slowed down, or a longer clip: any stretch of it
+        if len(waveform) > self.window:  # a long clip, or one that an effect made longer: a random crop
             start = generator.integers(len(waveform) - self.window + 1)
             waveform = waveform[start : start + self.window]
-        return inputs, fill(waveform, self.window, self.how), label
+        return inputs, fill(waveform, self.window, self.filled), label
 
     def _mixed(self, sound: np.ndarray, label: Any, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The sound with another row's in it: mixup or, as often where the recipe asks for both, CutMix."""
-        _, other, its_label = self._sound(int(generator.integers(len(self.rows))), generator)
-        asked = {"mixup": self.recipe.mixup_alpha, "cutmix": self.recipe.cutmix_alpha}
-        how = generator.choice([name for name, alpha in asked.items() if alpha > 0])
+        """Mixes in a random other clip, by mixup or CutMix; with equal probability if the recipe asks for both."""
+        _, other, other_label = self._example(int(generator.integers(len(self.prepared))), generator)
+        alphas = {"mixup": self.recipe.mixup_alpha, "cutmix": self.recipe.cutmix_alpha}
+        method = generator.choice([name for name, alpha in alphas.items() if alpha > 0])
         axis = 0 if self.from_waveforms or not self.spectrogram else self.spectrogram.time_axis
-        return mix(sound, other, label, its_label, asked[how], how, axis, generator)
+        return mix(sound, other, label, other_label, alphas[method], method, axis, generator)

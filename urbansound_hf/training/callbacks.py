@@ -1,4 +1,4 @@
-"""Trainer callbacks: progress bar, averaged weights, epoch of the augmented rows."""
+"""Trainer callbacks: progress bars, the moving average of the weights, the epoch of the augmented data set."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from urbansound_hf.progress import Bar
-from urbansound_hf.training.augmented_dataset import AugmentedRows
+from urbansound_hf.training.augmented_dataset import AugmentedDataset
 
 
 class TrainingBar(TrainerCallback):
-    """A bar over the training steps, the last loss and validation score beside it, and one over each evaluation.
+    """Progress bars of the training steps, with the last loss and validation score, and of each evaluation.
 
-    `--disable_tqdm` switches it off; of several processes, the first has it.
+    `--disable_tqdm` turns them off; of several processes, only the first shows them.
     """
 
     def __init__(self) -> None:
@@ -46,8 +46,8 @@ class TrainingBar(TrainerCallback):
     ) -> None:
         if self.training is not None:
             score = f"eval_{args.metric_for_best_model}"
-            told = [("loss", "loss"), (score, f"validation {args.metric_for_best_model}")]
-            self.scores |= {name: f"{logs[key]:.3f}" for key, name in told if logs and key in logs}
+            shown = [("loss", "loss"), (score, f"validation {args.metric_for_best_model}")]
+            self.scores |= {name: f"{logs[key]:.3f}" for key, name in shown if logs and key in logs}
             self.training.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.scores.items()))
 
     def on_prediction_step(
@@ -85,22 +85,21 @@ class TrainingBar(TrainerCallback):
         self.scoring = None
 
 
-FILE = "average.safetensors"  # in each of Trainer's checkpoints
+AVERAGE = "average.safetensors"  # in each of Trainer's checkpoints
 
 
 class WeightAverage(TrainerCallback):
-    """Follows the trained weights: after each update, `average = decay * average + (1 - decay) * weights`.
+    """Exponential moving average of the trained weights: `average = decay * average + (1 - decay) * weights`.
 
-    The first updates count more, `decay` being at most (1 + n) / (10 + n) after n of them, so that a short training
-    does not keep its beginning (as in TensorFlow's ExponentialMovingAverage). Batch-norm statistics are averages
-    already and stay as they are.
+    After n updates `decay` is at most (1 + n) / (10 + n), so that a short training forgets its first weights (as in
+    TensorFlow's ExponentialMovingAverage). Batch-norm statistics are averages already and are not averaged again.
 
     Args:
-        decay: of each update, 0 to 1.
-        continued: the checkpoint that an interrupted training goes on from.
+        decay: per update, 0 to 1.
+        continued: the checkpoint that an interrupted training continues from.
 
     Attributes:
-        running: whether there is an average beside the model's own weights now.
+        running: whether training is under way, with an average beside the model's own weights.
     """
 
     def __init__(self, decay: float, continued: str | None = None) -> None:
@@ -110,34 +109,34 @@ class WeightAverage(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.average = {name: weight.detach().clone() for name, weight in trained(kwargs["model"]).items()}
-        if self.continued and (Path(self.continued) / FILE).is_file():
-            self.average = stored(Path(self.continued), args.device)
+        self.average = {name: weight.detach().clone() for name, weight in trainable_weights(kwargs["model"]).items()}
+        if self.continued and (Path(self.continued) / AVERAGE).is_file():
+            self.average = load_average(Path(self.continued), args.device)
         self.running = True
 
     @torch.no_grad()
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
-        weights = trained(kwargs["model"])
+        weights = trainable_weights(kwargs["model"])
         torch._foreach_lerp_([self.average[name] for name in weights], list(weights.values()), 1 - decay)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            save_file({name: weight.contiguous() for name, weight in self.average.items()}, folder / FILE)
+            save_file({name: weight.contiguous() for name, weight in self.average.items()}, folder / AVERAGE)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Puts the average into the model: that of the best checkpoint where Trainer has just loaded one."""
+        """Copies the average into the model: that of the best checkpoint if Trainer has just loaded one."""
         if args.load_best_model_at_end and state.best_model_checkpoint:
-            self.average = stored(Path(state.best_model_checkpoint), args.device)
+            self.average = load_average(Path(state.best_model_checkpoint), args.device)
         self._exchange(kwargs["model"])
         self.running = False
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
-        """The model with the averaged weights, and with its own again afterwards."""
+        """The model with the averaged weights; its own are restored afterwards."""
         self._exchange(model)
         try:
             yield
@@ -146,29 +145,29 @@ class WeightAverage(TrainerCallback):
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:
-        for name, weight in trained(model).items():
+        for name, weight in trainable_weights(model).items():
             own = weight.clone()
             weight.copy_(self.average[name])
             self.average[name] = own
 
 
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that learn, by name."""
+def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that are not frozen, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def stored(checkpoint: Path, device: torch.device) -> dict[str, torch.Tensor]:
-    """The average beside a checkpoint."""
-    return {name: weight.to(device) for name, weight in load_file(checkpoint / FILE).items()}
+def load_average(checkpoint: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    """The average of the weights that was saved with a checkpoint."""
+    return {name: weight.to(device) for name, weight in load_file(checkpoint / AVERAGE).items()}
 
 
-class TellEpoch(TrainerCallback):
-    """Tells the training rows which epoch it is, before any of its batches is drawn."""
+class SetEpoch(TrainerCallback):
+    """Sets the epoch of the augmented training set before the first batch of the epoch is loaded."""
 
-    def __init__(self, rows: AugmentedRows) -> None:
-        self.rows = rows
+    def __init__(self, dataset: AugmentedDataset) -> None:
+        self.dataset = dataset
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.rows.epoch.fill_(int(state.epoch or 0))
+        self.dataset.epoch.fill_(int(state.epoch or 0))

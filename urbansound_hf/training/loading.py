@@ -1,4 +1,4 @@
-"""The model and the feature extractor that a run's config asks for."""
+"""Loads the model and the feature extractor of a run's config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urbansound_hf.models.loading import load_feature_extractor, load_model
 
 
 def configured_extractor(config: RunConfig) -> FeatureExtractionMixin:
-    """The feature extractor, at the clip length of the run. Raises UserError as `load_feature_extractor` does."""
+    """The feature extractor for clips of `clip_seconds`. Raises UserError as `load_feature_extractor` does."""
     model = config.model
     return load_feature_extractor(
         model.model_name_or_path,

@@ -10,12 +10,16 @@ from torch.nn.functional import cross_entropy
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
-    """`(classes,)` weights inverse to the number of training clips; over the clips their mean is 1.
+    """Class weights inverse to the number of training clips, with a mean of 1 over the clips.
 
-    A class without a training clip weighs 0: it never occurs as a target but through label smoothing.
+    A class without a training clip has weight 0: it is a target through label smoothing only.
 
     Args:
-        labels: `(clips,)` class ids of the training rows.
+        labels: `(examples,)` class ids of the training set.
+        classes: the number of classes.
+
+    Returns:
+        `(classes,)` float32.
     """
     counts = np.bincount(labels, minlength=classes)
     present = counts > 0
@@ -29,16 +33,19 @@ def classification_loss(
     smoothing: float = 0.0,
     focal_gamma: float = 0.0,
 ) -> torch.Tensor:
-    """Cross entropy, in float32, averaged over the clips of a batch.
+    """Cross entropy in float32, averaged over the clips of a batch.
 
     Args:
         logits: `(batch, classes)`.
-        labels: `(batch,)` class ids, or `(batch, classes)` shares that sum to 1 (mixed clips).
-        weights: `(classes,)`; a clip weighs what its shares of the classes weigh.
-        smoothing: the share of a label that is spread evenly over all classes (arXiv:1512.00567).
-        focal_gamma: each class's part is multiplied by (1 - its score) ** gamma (arXiv:1708.02002, equation 4).
+        labels: `(batch,)` class ids, or `(batch, classes)` soft labels that sum to 1 (mixed clips).
+        weights: `(classes,)` class weights.
+        smoothing: label smoothing: the part of a label that is spread evenly over all classes (arXiv:1512.00567).
+        focal_gamma: multiplies the term of each class by (1 - score) ** gamma (arXiv:1708.02002, equation 4).
+
+    Returns:
+        a scalar.
     """
-    if labels.ndim == 1:  # so that a weighted loss is a mean over clips for both kinds, not over weights for one
+    if labels.ndim == 1:  # with class ids, torch would divide a weighted loss by the sum of the weights
         labels = torch.nn.functional.one_hot(labels, logits.shape[-1])
     logits, labels = logits.float(), labels.float()
     if not focal_gamma:
@@ -50,9 +57,9 @@ def classification_loss(
 
 
 class BalancedSampler(torch.utils.data.Sampler[int]):
-    """As many rows an epoch as there are, each class equally often in the mean; drawn anew from (seed, epoch).
+    """Draws `len(labels)` examples per epoch with replacement, all classes with equal probability.
 
-    Accelerate tells it the epoch, and shares its rows out among processes.
+    The random numbers depend on (seed, epoch); Accelerate sets the epoch and distributes the indices to processes.
     """
 
     def __init__(self, labels: Sequence[int] | np.ndarray, seed: int) -> None:

@@ -23,7 +23,7 @@ from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract,
 from urbansound_hf.models import adapt, masking
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head
 from urbansound_hf.models.registry import family_of
-from urbansound_hf.training.augmented_dataset import AugmentedRows
+from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.loading import configured_extractor, configured_model
 
 
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
     Args:
         model: with a head for the labels; frozen and adapted as the config says.
         learner: the module that Trainer trains: `model` or, for a linear probe, its head.
-        train: model inputs of one shape; an `AugmentedRows` where they differ from epoch to epoch.
+        train: model inputs of one shape; an `AugmentedDataset` where they differ from epoch to epoch.
         train_labels: `(len(train),)` class ids.
         validation, test: model inputs of the clips as serving computes them; None for a part without clips.
     """
@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
     model: PreTrainedModel
     extractor: FeatureExtractionMixin
     learner: torch.nn.Module
-    train: datasets.Dataset | AugmentedRows
+    train: datasets.Dataset | AugmentedDataset
     train_labels: np.ndarray
     validation: datasets.Dataset | None
     test: datasets.Dataset | None
@@ -160,13 +160,13 @@ def select_clips(features: datasets.Dataset, clips: np.ndarray) -> datasets.Data
 
 def training_dataset(
     config: RunConfig, features: datasets.Dataset, extractor: FeatureExtractor, model_config: PretrainedConfig
-) -> datasets.Dataset | AugmentedRows:
+) -> datasets.Dataset | AugmentedDataset:
     """The training part as prepared or, where the recipe changes inputs, augmented anew in each epoch."""
     if not config.recipe.changes_inputs:
         return features
     window, classes = window_samples(config.data.clip_seconds, extractor), model_config.num_labels or 0
     spectrogram = family_of(model_config.model_type).spectrogram
-    return AugmentedRows(features, config.recipe, extractor, window, classes, config.training.seed, spectrogram)
+    return AugmentedDataset(features, config.recipe, extractor, window, classes, config.training.seed, spectrogram)
 
 
 def window_samples(clip_seconds: float, extractor: FeatureExtractor) -> int:

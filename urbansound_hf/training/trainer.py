@@ -14,8 +14,8 @@ from transformers.trainer_utils import TrainOutput
 from urbansound_hf.config.arguments import RecipeArguments
 from urbansound_hf.features.dataset import collate_evaluation, collate_training
 from urbansound_hf.models import adapt
-from urbansound_hf.training.augmented_dataset import AugmentedRows
-from urbansound_hf.training.callbacks import TellEpoch, TrainingBar, WeightAverage
+from urbansound_hf.training.augmented_dataset import AugmentedDataset
+from urbansound_hf.training.callbacks import SetEpoch, TrainingBar, WeightAverage
 from urbansound_hf.training.finite import FiniteGuard, check_scores
 from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss
 
@@ -65,11 +65,11 @@ class SoundTrainer(Trainer):
         self.class_weights = None if weights is None else weights.to(self.args.device)
         self.average = WeightAverage(recipe.ema_decay, self.continued) if recipe.ema_decay else None
         self.remove_callback(WeightAverage)
-        self.remove_callback(TellEpoch)
+        self.remove_callback(SetEpoch)
         if self.average:
             self.add_callback(self.average)
-        if isinstance(self.train_dataset, AugmentedRows):
-            self.add_callback(TellEpoch(self.train_dataset))
+        if isinstance(self.train_dataset, AugmentedDataset):
+            self.add_callback(SetEpoch(self.train_dataset))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains; raises NotFiniteError if a loss or a weight is not finite, see `FiniteGuard`."""
