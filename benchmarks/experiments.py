@@ -31,7 +31,6 @@ RESIDUAL_CNN = (
 sys.path.insert(0, str(ROOT))
 
 from urbansound_hf.config.parse import parse_run_config  # noqa: E402
-from urbansound_hf.evaluation.receipts import read_receipt  # noqa: E402
 from urbansound_hf.evaluation.runs import read_run  # noqa: E402
 from urbansound_hf.layout import finished  # noqa: E402
 from urbansound_hf.training.cross_validation import run_experiment  # noqa: E402
@@ -93,7 +92,7 @@ def gather(jobs: Iterable[Job], outputs: Path) -> list[dict[str, Any]]:
 
 
 def _row(job: Job, folder: Path) -> dict[str, Any]:
-    found, receipt = read_run(folder), read_receipt(folder)
+    found = read_run(folder)
     order = found.predictions.paths.argsort()
     facts = ("parameters", "trained_parameters", "train_seconds", "train_clips_per_second", "train_peak_memory_gib")
     return {
@@ -103,7 +102,7 @@ def _row(job: Job, folder: Path) -> dict[str, Any]:
         "accuracy": found.metrics["test_accuracy"],
         "macro_f1": found.metrics["test_macro_f1"],
         **{fact: found.metrics[fact] for fact in facts},
-        "code": receipt["environment"]["code"]["source"],  # the hash of the package's modules
+        "code": (found.receipt or {})["environment"]["code"]["source"],  # the hash of the package's modules
         "correct": "".join("01"[int(right)] for right in found.predictions.correct[order]),
         "groups": found.predictions.groups[order].tolist(),
     }

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "urbansound_hf"
 
 ORDER = [
-    "cli", "app", "training", "hub", "reports", "plots", "evaluation", "inference", "models", "config", "augment",
+    "cli", "app", "training", "hub", "reports", "plots", "inference", "models", "config", "evaluation", "augment",
     "features", "data", "audio", "layout", "text", "progress", "lazy", "errors",
 ]  # fmt: skip
 """Top first; a module imports from its own package and from those that stand after it."""

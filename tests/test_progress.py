@@ -28,7 +28,8 @@ from urbansound_hf import cli, progress
 from urbansound_hf.data import __main__, synthetic
 from urbansound_hf.data.download import fetch
 from urbansound_hf.errors import exit_code
-from urbansound_hf.evaluation.receipts import INCIDENTAL, read_receipt
+from urbansound_hf.evaluation.receipts import INCIDENTAL
+from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.progress import Bar, computed, duration, library_bars, quietly, remaining, say
 from urbansound_hf.training.cross_validation import run_experiment
 
@@ -223,7 +224,7 @@ def test_quiet_training_prints_nothing_but_the_result(configure, synthetic_root,
     assert written() == ""
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "" and out[1].startswith("test accuracy") and out[-1] == f"report: {tmp_path / 'out/report.html'}"
-    assert read_receipt(tmp_path / "out/fold1")["config"]["quiet"] is True and "quiet" in INCIDENTAL
+    assert Run(tmp_path / "out/fold1").receipt["config"]["quiet"] is True and "quiet" in INCIDENTAL
 
 
 @pytest.fixture(scope="module")

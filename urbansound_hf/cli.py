@@ -18,7 +18,7 @@ COMMANDS = {
     "infer": ("urbansound_hf.cli:infer", "classify files, folders and long recordings"),
     "report": ("urbansound_hf.reports.__main__:main", "write and print the report of a run"),
     "compare": ("urbansound_hf.reports.__main__:compare_main", "compare two runs, paired by clip"),
-    "crossval": ("urbansound_hf.training.cross_validation:main", "gather the finished folds of one experiment"),
+    "crossval": ("urbansound_hf.reports.__main__:crossval_main", "gather the finished folds of one experiment"),
     "leaks": ("urbansound_hf.data.leaks:main", "report what the folds of a metadata table share"),
     "data": ("urbansound_hf.data.__main__:main", "prepare UrbanSound8K, or write the synthetic data set"),
     "figures": ("urbansound_hf.plots.__main__:main", "draw a sound, a data set or runs"),

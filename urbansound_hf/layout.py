@@ -1,4 +1,4 @@
-"""The file names of a run folder, and whether a run is finished."""
+"""File names: those of a run's folder, and where this package lies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,26 @@ PACKAGE_ROOT = Path(__file__).resolve().parent
 CONFIGS = next(folder for folder in (PACKAGE_ROOT / "configs", PACKAGE_ROOT.parent / "configs") if folder.is_dir())
 """The folder of the shipped configs: inside an installed package, beside it in a checkout."""
 
-PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
+# Written by training
+PREDICTIONS = "predictions.csv"  # a line per test clip, with the score of every class
+METRICS = "metrics.json"  # of a run, and of a cross-validation
+HISTORY = "log_history.json"  # what Trainer logged
+RESOLVED = "run.yaml"  # the resolved config; `urbansound-hf train run.yaml` repeats the run
+CHECKPOINTS = "checkpoints"  # of Trainer; removed when the run is finished
+BEGUN = f"{CHECKPOINTS}/begun.json"  # the receipt of an unfinished run, removed with its checkpoints
+RECEIPT = "run.json"  # written last: a folder with it holds a finished run
+MODEL_CONFIG = "config.json"  # of Transformers, as its weights and its feature extractor's config
 
-RECEIPT = "run.json"
-BEGUN = "checkpoints/begun.json"  # whose checkpoints these are; it goes when they go
+# Written by the report
+REPORT_NUMBERS = "report.json"
+REPORT = "report.md"
+REPORT_PAGE = "report.html"
+REPORT_CLIPS = "report_clips.json"  # the sounds and spectrograms of report.html; holds audio, never published
+CARD = "README.md"
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run in this folder came to its end."""
+    """Whether the folder holds a finished run, that is, one with a receipt."""
     return (folder / RECEIPT).is_file()
 
 
@@ -30,8 +42,3 @@ def expand_user(name: str | Path) -> Path:
         return path.expanduser()
     except RuntimeError:  # there is no such user
         return path
-
-
-REPORT_PAGE = "report.html"
-
-RESOLVED = "run.yaml"  # the resolved config of a run: `train.py` takes it again

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 
 
 def first_ten(names: Sequence[str]) -> str:
-    """Ten of the names, and how many more there are."""
-    return ", ".join(names[:10]) + f" and {len(names) - 10:,} more" * (len(names) > 10)
+    """Lists the first ten names and the number of the others: "a, b, c and 3 more"."""
+    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
 
 
 def listed(values: Sequence[object]) -> str:
+    """Joins values by commas: "1, 2, 3"."""
     return ", ".join(str(value) for value in values)
 
 
@@ -25,7 +27,14 @@ def alternatives(names: Sequence[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "", texts: int = 1) -> str:
-    """A table with columns of even width, the first `texts` of them to the left; `note` stands above it."""
+    """Formats a Markdown table with aligned columns.
+
+    Args:
+        header: the titles of the columns.
+        rows: as many cells each; a `|` inside a cell is escaped.
+        note: a line in italics above the table.
+        texts: how many columns, from the first, are aligned left; the others are numbers and aligned right.
+    """
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
     lines = [[f"{cell:{'<' if i < texts else '>'}{widths[i]}}" for i, cell in enumerate(row)] for row in cells]

@@ -16,8 +16,9 @@ from urbansound_hf.evaluation.confidence import (
     mean_interval,
     paired_difference,
     reliability,
+    resampled_interval,
 )
-from urbansound_hf.evaluation.metrics import AudioClassificationMetric
+from urbansound_hf.evaluation.metrics import accuracy, macro_f1, per_class_scores
 
 
 @pytest.fixture
@@ -38,11 +39,11 @@ def scores_of(true, predicted, classes):
 def test_the_scores_are_those_of_the_metric(clips):
     labels = ["a", "b", "c", "d", "never"]  # the last neither occurs nor is predicted
     scores = scores_of(clips["true"], clips["predicted"], len(labels))
-    expected = AudioClassificationMetric(labels).compute(predictions=clips["predicted"], references=clips["true"])
-    assert scores[0] == pytest.approx(expected["accuracy"])
-    assert scores[1] == pytest.approx(expected["macro_f1"])
+    of_clips = (clips["true"], clips["predicted"])
+    assert scores[:2] == pytest.approx([accuracy(*of_clips, None), macro_f1(*of_clips, None)])
+    expected = per_class_scores(*of_clips, labels)
     for i, name in enumerate(labels):
-        row = expected["per_class"][name]
+        row = expected[name]
         of_class = np.nan_to_num(scores[[2 + i, 7 + i, 12 + i]])
         assert of_class == pytest.approx([row["precision"], row["recall"], row["f1"]])
     assert np.isnan(scores[[6, 11, 16]]).all()  # nothing can be said of "never"
@@ -85,6 +86,15 @@ def test_intervals_hold_the_score_and_come_out_alike_in_any_order(clips):
     order = np.random.default_rng(1).permutation(600)
     assert mean_interval(correct[order], clips["groups"][order]) == pytest.approx((low, high))
     assert mean_interval(correct, clips["groups"], seed=1) != (low, high)
+
+
+def test_the_interval_of_any_score_agrees_with_that_of_a_mean(clips):
+    correct, groups = clips["true"] == clips["predicted"], clips["groups"]
+    slow = resampled_interval(lambda rows: correct[rows].mean(), groups)
+    assert slow == pytest.approx(mean_interval(correct, groups), abs=0.01)
+    assert slow == resampled_interval(lambda rows: correct[rows].mean(), groups), "the same seed draws the same"
+    median = resampled_interval(lambda rows: float(np.median(rows)), groups)  # no mean, and no sum over recordings
+    assert 0 < median[0] < 300 < median[1] < 600
 
 
 def test_clips_that_fall_together_make_the_interval_wider(clips):

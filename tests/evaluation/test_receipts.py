@@ -21,14 +21,11 @@ from urbansound_hf.evaluation.receipts import (
     INCIDENTAL,
     PACKAGES,
     Stopwatch,
-    begin_receipt,
-    begun_receipt,
     environment,
     mismatches,
-    read_receipt,
-    write_receipt,
+    peak_process_gib,
 )
-from urbansound_hf.layout import finished
+from urbansound_hf.evaluation.runs import Run
 
 RECEIPT = {
     "config": {"learning_rate": 3e-05, "model_config": ["hidden_size=16"], "output_dir": "outputs/a", "seed": 42},
@@ -43,8 +40,8 @@ RECEIPT = {
 }
 
 
-def write(folder: Path, **changes: object) -> Path:
-    """A finished run whose receipt differs from `RECEIPT`; `a__b=c` sets `receipt["a"]["b"]`."""
+def changed(**changes: object) -> dict:
+    """`RECEIPT` with other values; `a__b=c` sets `receipt["a"]["b"]`."""
     receipt = copy.deepcopy(RECEIPT)
     for path, value in changes.items():
         *keys, last = path.split("__")
@@ -52,23 +49,39 @@ def write(folder: Path, **changes: object) -> Path:
         for key in keys:
             place = place[key]
         place[last] = value
-    return write_receipt(folder, receipt).parent
+    return receipt
 
 
 # ---- the file
 
 
 def test_a_receipt_marks_the_end(tmp_path):
-    folder = tmp_path / "outputs" / "fold1"
-    begin_receipt(folder, RECEIPT)
-    assert begun_receipt(folder) == RECEIPT and not finished(folder)
-    assert write_receipt(folder, RECEIPT) == folder / "run.json"
-    assert finished(folder)
-    found = read_receipt(folder)
-    assert 0 < found.pop("peak_process_memory_gib") < 64 and found == RECEIPT
-    assert {path.name for path in folder.rglob("*.*")} == {"run.json", "begun.json"}
-    shutil.rmtree(folder / "checkpoints")
-    assert begun_receipt(folder) is None, "what there is to continue from and its receipt go together"
+    run = Run(tmp_path / "outputs" / "fold1")
+    assert run.receipt is run.begun_receipt is None
+    run.begin(RECEIPT)
+    assert run.begun_receipt == run.receipt == RECEIPT and not run.finished
+    run.finish(RECEIPT | {"seconds": 3})
+    assert run.finished
+    found = run.receipt
+    assert 0 < found.pop("peak_process_memory_gib") < 64 and found == RECEIPT | {"seconds": 3}
+    assert {path.name for path in run.folder.rglob("*.*")} == {"run.json", "begun.json"}
+    shutil.rmtree(run.folder / "checkpoints")
+    assert run.begun_receipt is None, "the checkpoints and their receipt are removed together"
+
+
+def test_peak_memory_without_the_resource_module(monkeypatch):
+    """As on Windows."""
+    block = np.ones(10_000_000)  # 80 MB
+    unix = peak_process_gib()
+    monkeypatch.setitem(sys.modules, "resource", None)
+    resident = psutil.Process().memory_info().rss / 2**30
+    assert 0.08 < peak_process_gib() == pytest.approx(resident, abs=0.05) and peak_process_gib() <= unix + 0.01
+    assert block.sum() == 10_000_000
+
+
+def test_nothing_imports_resource_at_once():
+    code = "import sys, psutil; sys.modules['resource'] = None; import urbansound_hf.evaluation.runs"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_environment_names_no_person_and_no_place():
@@ -185,9 +198,8 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("change", "told"), DIFFERENT, ids=[next(iter(change)) for change, _ in DIFFERENT])
-def test_what_makes_another_experiment(tmp_path, change, told):
-    runs = [write(tmp_path / "fold1"), write(tmp_path / "fold2", **change), write(tmp_path / "fold3")]
-    assert mismatches(runs) == [told]
+def test_what_makes_another_experiment(change, told):
+    assert mismatches({"fold1": changed(), "fold2": changed(**change), "fold3": changed()}) == [told]
 
 
 @pytest.mark.parametrize(
@@ -197,16 +209,15 @@ def test_what_makes_another_experiment(tmp_path, change, told):
      {"config__per_device_eval_batch_size": 2}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
-def test_what_does_not(tmp_path, change):
-    assert mismatches([write(tmp_path / "fold1"), write(tmp_path / "fold2", **change)]) == []
+def test_what_does_not(change):
+    assert mismatches({"fold1": changed(), "fold2": changed(**change)}) == []
 
 
-def test_all_differences_are_told_against_a_run_that_is_not_finished(tmp_path):
-    now = copy.deepcopy(RECEIPT)
-    now["config"] |= {"learning_rate": 1.0, "seed": 1}
+def test_all_differences_are_listed():
+    now = changed(config__learning_rate=1.0, config__seed=1)
     told = ["learning_rate is 3e-05 in fold1 and 1.0 in this run", "seed is 42 in fold1 and 1 in this run"]
-    assert mismatches([write(tmp_path / "fold1")], {"this run": now}) == told
-    assert mismatches([], {"this run": now}) == []
+    assert mismatches({"fold1": RECEIPT, "this run": now}) == told
+    assert mismatches({"this run": now}) == mismatches({}) == []
 
 
 def test_every_incidental_flag_exists():

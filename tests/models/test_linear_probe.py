@@ -15,8 +15,7 @@ from tests.helpers import tiny
 from urbansound_hf.audio.io import SAMPLING_RATE
 from urbansound_hf.config.parse import key_values, parse_run_config
 from urbansound_hf.data.urbansound8k import CLASSES
-from urbansound_hf.evaluation.receipts import read_receipt
-from urbansound_hf.evaluation.runs import read_predictions
+from urbansound_hf.evaluation.runs import Run, read_predictions
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.features.extract import KEPT, as_tensors
 from urbansound_hf.inference.classifier import SoundClassifier
@@ -181,6 +180,6 @@ def test_an_interrupted_probe_is_continued(run, whole, monkeypatch):
         patched.setattr(SoundTrainer, "_save_checkpoint", save_and_stop)
         run("out")
     out = run("out")
-    assert read_receipt(out)["continued"]
+    assert Run(out).receipt["continued"]
     scores = [read_predictions(place / "predictions.csv").probabilities for place in (whole, out)]
     np.testing.assert_allclose(*scores, rtol=0, atol=1.5e-6)

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tests.helpers import tiny
-from tests.reports.test_run_report import write_run as write_tiny_run
+from tests.helpers.runs import write_run as write_tiny_run
 from urbansound_hf.audio.io import AudioError, load_audio, window_bounds
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.runs import Predictions, Run, read_predictions, read_run
+from urbansound_hf.evaluation.runs import Predictions, Run, read_run
 from urbansound_hf.features.extract import extract
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models.linear_probe import embed
@@ -187,7 +187,7 @@ def test_clips_that_sound_alike_lie_together(clips):
 
 
 def test_three_clips_make_no_map():
-    with pytest.raises(UserError, match="takes 4 clips or more, found 3"):
+    with pytest.raises(UserError, match="needs 4 clips or more, found 3"):
         embeddings.project(np.zeros((3, 8)))
 
 
@@ -271,7 +271,7 @@ def test_a_run_without_its_model_says_what_is_left_out(tmp_path, capsys):
     out, err = capsys.readouterr()
     names = [Path(line).stem for line in out.splitlines()]
     assert names == ["confusion_matrix", "reliability", "per_class", "conditions", "confusion_rates", "learning_curves"]
-    assert err.startswith("no embedding map: the run left no run.json")
+    assert err.startswith("no embedding map: the run has no run.json")
 
 
 def test_a_cross_validation_and_several_runs(tmp_path, capsys):
@@ -280,8 +280,8 @@ def test_a_cross_validation_and_several_runs(tmp_path, capsys):
             write_tiny_run(tmp_path / model / f"fold{fold}", fold, seed=len(model), parameters=1e6)
     assert "folds.png" in drawn(capsys, tmp_path / "base", "--output", tmp_path / "out")
     assert drawn(capsys, tmp_path / "base", tmp_path / "new", "--output", tmp_path / "out") == ["comparison.png"]
-    told = __main__._told_apart({str(tmp_path / name / "fold1"): [] for name in ("base", "new")})
-    assert list(told) == ["base", "new"]
+    named = __main__._by_differing_parts({str(tmp_path / name / "fold1"): [] for name in ("base", "new")})
+    assert list(named) == ["base", "new"]
 
 
 def test_what_cannot_be_drawn_is_refused_by_name(tmp_path):
@@ -292,7 +292,7 @@ def test_what_cannot_be_drawn_is_refused_by_name(tmp_path):
         ("text.wav", AudioError, "not a sound that libsndfile can read"),
         ("gone.wav", AudioError, "does not exist"),
         ("gone", UserError, "does not exist"),
-        ("begun", UserError, "the run has not come to its end"),
+        ("begun", UserError, "the run is not finished"),
         (".", UserError, "a data folder has one folder of sounds a class"),
     ]:
         with pytest.raises(kind, match=what):
@@ -315,7 +315,7 @@ def test_the_test_clips_of_a_run_are_embedded_by_its_own_backbone(tmp_path, synt
     (model / "run.json").write_text(
         json.dumps({"config": {"dataset": "urbansound8k", "clip_seconds": 1.0}}), encoding="utf-8"
     )
-    run = Run(model, {}, read_predictions(model / "predictions.csv"))
+    run = Run(model)
     found = embeddings.embed(run, {"data_dir": str(synthetic_root)})
     classifier = SoundClassifier.from_pretrained(model, device="cpu")
     waveform = load_audio(told[3])

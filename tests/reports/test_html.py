@@ -18,25 +18,26 @@ import soundfile
 from PIL import Image
 
 from tests.conftest import ROOT, TINY
-from tests.reports.test_run_report import rewrite
-from tests.reports.test_run_report import write_run as write_tiny_run
+from tests.helpers.runs import rewrite
+from tests.helpers.runs import write_run as write_tiny_run
 from urbansound_hf.audio.io import load_audio, to_wav
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.data.loading import Sounds
-from urbansound_hf.evaluation.runs import read_predictions, read_run
+from urbansound_hf.evaluation.runs import Run, read_predictions, read_run
+from urbansound_hf.layout import REPORT_CLIPS
 from urbansound_hf.reports.html import (
-    HEARD_SECONDS,
-    MISTAKES,
-    MOST,
-    OF_ONE_RECORDING,
-    draw_mistakes,
+    CLIP_SECONDS,
+    MAX_MISTAKES,
+    MAX_OF_ONE_RECORDING,
     encoded,
-    media_of,
     mistake_card,
-    picture,
+    select_mistakes,
+    spectrogram_png,
+    validated_on,
 )
-from urbansound_hf.reports.run_report import write_report, write_run
-from urbansound_hf.training.cross_validation import gather_folds, run_experiment
+from urbansound_hf.reports.markdown import MISTAKES
+from urbansound_hf.reports.run_report import gather_folds, write_report, write_run
+from urbansound_hf.training.cross_validation import run_experiment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -146,7 +147,9 @@ def test_the_mistakes_are_those_of_the_predictions_with_their_sounds(whole, soun
         f"{true}\n{predicted}" for _, true, predicted, _ in expected
     ]
     assert all(f"{score:.3f}" in told.text for *_, score in expected)
-    assert f"The {len(expected)} wrong answers of highest score among {len(expected)}" in " ".join(told.text.split())
+    assert f"The {len(expected)} wrong predictions with the highest scores, of {len(expected)} in all" in " ".join(
+        told.text.split()
+    )
     for clip in told.of("audio"):
         heard, rate = soundfile.read(io.BytesIO(decoded(clip["src"])), dtype="float32")
         waveform = load_audio(original[clip["data-clip"]], rate)
@@ -163,7 +166,7 @@ def test_a_page_needs_nothing_else(whole):
         assert "url(" not in path.read_text(encoding="utf-8") and "@import" not in path.read_text(encoding="utf-8")
         assert any("default-src 'none'" in meta.get("content", "") for meta in told.of("meta"))
         assert path.stat().st_size < 5e6
-        assert "holds audio of the data set, do not publish it" in told.text
+        assert "contains audio of the data set: do not publish it" in told.text
         assert all(attrs.get("alt") for attrs in told.of("img"))
         assert {attrs.get("scope") for attrs in told.of("th")} == {None, "row"}
 
@@ -176,51 +179,55 @@ def test_a_cross_validation_takes_the_sounds_of_its_folds(whole):
     clips = {clip["data-clip"]: clip["src"] for clip in told.of("audio")}
     expected = sorted([*wrong(whole / "fold1"), *wrong(whole / "fold2")], key=lambda row: -row[3])
     assert list(clips) == [path for path, *_ in expected]
-    of_folds = media_of(whole / "fold1/report.html") | media_of(whole / "fold2/report.html")
+    of_folds = Run(whole / "fold1").report_clips | Run(whole / "fold2").report_clips
     assert all(clips[path] == of_folds[path]["audio"] for path in clips)
 
 
 def test_a_report_written_again_without_the_data_keeps_the_sounds(copy):
-    before = media_of(copy / "fold1/report.html")
-    write_report(copy / "fold1")
-    assert media_of(copy / "fold1/report.html") == before and before
-
-
-def test_without_data_and_an_earlier_page_it_says_so(copy):
-    mistakes = len(wrong(copy / "fold1"))
+    before = (copy / "fold1/report.html").read_text(encoding="utf-8")
     (copy / "fold1/report.html").unlink()
     write_report(copy / "fold1")
-    told = Page(copy / "fold1/report.html")
-    assert not told.of("audio") and "do not publish" not in told.text
-    assert f"Without a sound here: {mistakes} of them, as the report was written without the data" in told.text
+    assert (copy / "fold1/report.html").read_text(encoding="utf-8") == before and "data:audio" in before
+
+
+def test_without_data_and_earlier_sounds_it_says_so(copy):
+    mistakes = len(wrong(copy / "fold1"))
+    (copy / "fold1" / REPORT_CLIPS).unlink()
+    write_report(copy / "fold1")
+    page = Page(copy / "fold1/report.html")
+    assert not page.of("audio") and "do not publish" not in page.text
+    expected = f"{mistakes} of them are listed without their sound, as the report was written without the data."
+    assert expected in page.text
     gather_folds(copy)
-    assert "Without a sound here" not in Page(copy / "report.html").text, "the page of the two folds still had them"
-    (copy / "report.html").unlink()
-    gather_folds(copy)
-    told = Page(copy / "report.html")
-    assert f"Without a sound here: {mistakes} of them" in told.text and len(told.of("audio")) == len(
-        wrong(copy / "fold2")
-    )
+    page = Page(copy / "report.html")
+    assert expected in page.text and len(page.of("audio")) == len(wrong(copy / "fold2"))
+
+
+def test_a_checkpoint_selected_on_validation_clips_without_a_fold_is_not_called_the_last():
+    metrics = {"checkpoint": "best", "validation_fold": None, "clips": {"validation": 80}}
+    assert validated_on(metrics) == "80 clips" and validated_on(metrics | {"validation_fold": 2}) == "2"
+    assert validated_on(metrics | {"checkpoint": "last"}) == "none: the last"
+    assert validated_on(metrics | {"clips": {"validation": 0}}) == "none: the last"
 
 
 def test_two_mistakes_of_a_recording_are_enough(tmp_path):
     predictions = read_predictions(write_tiny_run(tmp_path / "run", clips=300) / "predictions.csv")
-    rows = draw_mistakes(predictions)
+    rows = select_mistakes(predictions)
     assert not predictions.correct[rows].any()
     scores = predictions.probabilities[rows].max(axis=1)
     assert (np.diff(scores) <= 0).all()
     recordings, counts = np.unique(predictions.groups[rows], return_counts=True)
-    assert counts.max() == OF_ONE_RECORDING and len(rows) <= MOST
+    assert counts.max() == MAX_OF_ONE_RECORDING and len(rows) <= MAX_MISTAKES
     for recording in recordings:  # the most confident ones of each
         mask = (predictions.groups == recording) & ~predictions.correct
-        best = np.sort(predictions.probabilities[mask].max(axis=1))[::-1][:OF_ONE_RECORDING]
+        best = np.sort(predictions.probabilities[mask].max(axis=1))[::-1][:MAX_OF_ONE_RECORDING]
         np.testing.assert_allclose(scores[predictions.groups[rows] == recording], best)
 
 
 def test_at_most_so_many_are_on_a_page(tmp_path):
     folder = write_tiny_run(tmp_path / "run", clips=300)
     rewrite(folder / "predictions.csv", lambda rows: [rows[0], *([*row[:2], "", *row[3:]] for row in rows[1:])])
-    assert len(draw_mistakes(read_predictions(folder / "predictions.csv"))) == MOST
+    assert len(select_mistakes(read_predictions(folder / "predictions.csv"))) == MAX_MISTAKES
 
 
 def test_a_run_without_mistakes_has_a_page_without_them(tmp_path):
@@ -250,7 +257,7 @@ def test_of_a_long_sound_the_beginning_is_heard_at_a_rate_that_mp3_knows():
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 96_000 * 12).astype(np.float32)
     sound = soundfile.info(io.BytesIO(decoded(encoded(to_wav(noise, 96_000))["audio"])))
     assert (sound.samplerate, sound.format) == (48_000, "MP3")
-    assert sound.duration == pytest.approx(HEARD_SECONDS, abs=0.1)
+    assert sound.duration == pytest.approx(CLIP_SECONDS, abs=0.1)
 
 
 @pytest.mark.parametrize("samples", [1, 400, 872])  # the shortest clip of UrbanSound8K has 872
@@ -258,17 +265,17 @@ def test_the_shortest_sounds_have_a_page_too(samples):
     tone = np.sin(np.arange(samples) / 5).astype(np.float32) / 2
     told = encoded(to_wav(tone))
     assert soundfile.info(io.BytesIO(decoded(told["audio"]))).frames > 0
-    assert Image.open(io.BytesIO(decoded(told["img"]))).size[1] == 64
+    assert Image.open(io.BytesIO(decoded(told["image"]))).size[1] == 64
 
 
 def test_a_picture_has_low_sounds_below_and_silence_is_black():
     time = np.arange(16_000, dtype=np.float32) / 16_000
     bright = []
     for hertz in (200, 4000):
-        image = Image.open(io.BytesIO(picture(np.sin(2 * np.pi * hertz * time) / 2, 16_000))).convert("L")
+        image = Image.open(io.BytesIO(spectrogram_png(np.sin(2 * np.pi * hertz * time) / 2, 16_000))).convert("L")
         bright.append(int(np.asarray(image).sum(axis=1).argmax()))  # the row, from the top
     assert bright[0] > 50 and bright[1] < 25
-    silence = Image.open(io.BytesIO(picture(np.zeros(16_000, np.float32), 16_000))).convert("L")
+    silence = Image.open(io.BytesIO(spectrogram_png(np.zeros(16_000, np.float32), 16_000))).convert("L")
     assert np.asarray(silence).max() < 5
 
 
@@ -409,6 +416,6 @@ def test_print_leaves_out_what_paper_cannot_do(opened, whole):
 
 def test_a_run_read_again_is_what_the_page_was_made_from(whole):
     run = read_run(whole / "fold1")
-    cards = [mistake_card(run.predictions, row, {}) for row in draw_mistakes(run.predictions)]
+    cards = [mistake_card(run.predictions, row, {}) for row in select_mistakes(run.predictions)]
     assert [(each["path"], each["true"], each["predicted"]) for each in cards] == [row[:3] for row in wrong(run.folder)]
     assert all(each["score"] >= each["score_of_true"] for each in cards)

@@ -2,82 +2,41 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.helpers.runs import finish, rewrite, write_run
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.metrics import AudioClassificationMetric
 from urbansound_hf.evaluation.runs import find_runs, read_predictions, read_run, scope
 from urbansound_hf.evaluation.summary import confident_mistakes
 from urbansound_hf.reports import markdown, run_report
 from urbansound_hf.reports.comparison import compare
-from urbansound_hf.reports.run_report import gather_runs, run_summary, write_cross_validation, write_report
+from urbansound_hf.reports.run_report import (
+    gather_folds,
+    gather_metrics,
+    run_summary,
+    write_cross_validation,
+    write_report,
+)
 
 FIGURES = ["confusion_matrix.png", "per_class.png", "reliability.png"]
 TOLD = ["group", "salience", "seconds"]
-
-
-def write_run(folder: Path, fold: int | None = 1, seed: int = 0, labels=CLASSES, clips: int = 60, **changes) -> Path:
-    """A run's folder as training leaves it; the clips are the fold's own, the model is as good as the seed."""
-    folder.mkdir(parents=True)
-    facts, luck = np.random.default_rng(fold or 0), np.random.default_rng([fold or 0, seed])
-    recordings = facts.integers(0, 15, clips)
-    true = recordings % len(labels)
-    logits = luck.normal(size=(clips, len(labels)))
-    logits[np.arange(clips), true] += 1.5 + luck.normal(size=15)[recordings]
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    predicted = probabilities.argmax(axis=1)
-    seconds, salience = facts.choice([0.4, 1.5, 3.2, 4.0], clips), facts.integers(1, 3, clips)
-    with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "fold", *TOLD, "true", "predicted", *labels])
-        for i in range(clips):
-            told = [f"audio/fold{fold}/{i}.wav", fold or "", f"r{fold}-{recordings[i]}", salience[i], seconds[i]]
-            writer.writerow([*told, labels[true[i]], labels[predicted[i]], *(f"{p:.6f}" for p in probabilities[i])])
-    result = AudioClassificationMetric(labels).compute(predictions=predicted, references=true)
-    metrics = {
-        "test_accuracy": result["accuracy"],
-        "test_macro_f1": result["macro_f1"],
-        "per_class": result["per_class"],
-        "confusion_matrix": result["confusion_matrix"],
-        "labels": list(labels),
-        "split": f"fold{fold}" if fold else "random",
-        "test_fold": fold,
-        "validation_fold": fold % 10 + 1 if fold else None,
-        "train_folds": [other for other in range(1, 11) if other not in (fold, fold % 10 + 1)] if fold else [],
-        "notes": [],
-        "clips": {"train": 500, "validation": 60, "test": clips},
-        "train_seconds": 12.5,
-        "train_clips_per_second": 40.0,
-        "train_peak_memory_gib": 1.25,
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics | changes), encoding="utf-8")
-    (folder / "config.json").write_text(json.dumps({"model_type": "wav2vec2"}), encoding="utf-8")
-    return folder
-
-
-def rewrite(path: Path, change) -> None:
-    """Changes the rows (lists of cells, header first) of a CSV."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(change(rows))
 
 
 @pytest.fixture(scope="module")
 def ten(tmp_path_factory):
     """A whole cross-validation, reported."""
     root = tmp_path_factory.mktemp("runs") / "base"
-    write_cross_validation(root, [write_run(root / f"fold{fold}", fold) for fold in (10, *range(1, 10))])
+    for fold in (10, *range(1, 10)):
+        finish(write_run(root / f"fold{fold}", fold), test_fold=str(fold))
+    gather_folds(root)
     return root
 
 
@@ -137,7 +96,7 @@ def test_a_damaged_line_is_named(tmp_path):
 def test_predictions_of_another_run_are_refused(tmp_path):
     folder = write_run(tmp_path / "run")
     rewrite(folder / "predictions.csv", lambda rows: rows[:31])
-    with pytest.raises(UserError, match=r"are not of one run: accuracy .* over 30 clips"):
+    with pytest.raises(UserError, match=r"are not of one run: accuracy .* over the 30 clips"):
         read_run(folder)
 
 
@@ -183,7 +142,7 @@ def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path):
         assert "> synthetic sounds" in text
         assert f"accuracy **{metrics['test_accuracy']:.3f} [" in text
         assert "**1 of 10 folds, not comparable.** Tested on 60 clips of" in text
-        assert "trained on folds 1, 2, 5, 6, 7, 8, 9, 10; the checkpoint was chosen on fold 4" in text
+        assert "trained on folds 1, 2, 5, 6, 7, 8, 9, 10; the checkpoint was selected on fold 4" in text
     assert all(f"({name})" in page for name in [*FIGURES, "conditions.png"])
     assert "trust_remote_code" not in card
 
@@ -264,19 +223,19 @@ def test_ten_folds_are_gathered(ten):
     low, high = metrics["pooled_accuracy_interval"]
     assert low < metrics["pooled_accuracy"] < high
     page = (ten / "report.md").read_text(encoding="utf-8")
-    assert f"Accuracy **{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}**" in page
+    assert f"accuracy **{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}**, macro-F1 " in page
     assert "not comparable" not in page
     assert all((ten / name).is_file() and f"({name})" in page for name in [*FIGURES, "folds.png", "conditions.png"])
 
 
 def test_three_folds_say_so_wherever_a_number_stands(tmp_path):
-    folders = [write_run(tmp_path / f"fold{fold}", fold, notes=["subset: 180 clips"]) for fold in (1, 2, 3)]
-    metrics = write_cross_validation(tmp_path, folders, cautions=["gathered by force"])
+    runs = [read_run(write_run(tmp_path / f"fold{fold}", fold, notes=["subset: 180 clips"])) for fold in (1, 2, 3)]
+    metrics = write_cross_validation(tmp_path, runs, cautions=["gathered by force"])
     assert metrics["complete"] is False
     assert metrics["notes"] == ["gathered by force", "subset: 180 clips"]
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert page.count("*3 of 10 folds, not comparable*\n\n|") == page.count("\n\n|") == 5
-    assert page.index("> subset: 180 clips") < page.index("**3 of 10 folds, not comparable.** Accuracy")
+    assert page.index("> subset: 180 clips") < page.index("**3 of 10 folds, not comparable.** Mean")
 
 
 def test_tables_are_tidy(ten):
@@ -289,16 +248,16 @@ def test_tables_are_tidy(ten):
 
 
 def test_one_fold_has_no_standard_deviation(tmp_path):
-    metrics = write_cross_validation(tmp_path, [write_run(tmp_path / "fold1")])
+    metrics = write_cross_validation(tmp_path, [read_run(write_run(tmp_path / "fold1"))])
     assert metrics["std_accuracy"] is None
-    assert f"Accuracy **{metrics['mean_accuracy']:.3f}** (mean" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"(ddof=1): accuracy **{metrics['mean_accuracy']:.3f}**, macro-F1 " in (tmp_path / "report.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_folds_of_different_experiments_say_so(tmp_path):
     for fold, rate in ((1, 1e-4), (2, 3e-5)):
-        receipt = {"config": {"learning_rate": rate}, "data": {"fingerprint": "f"}}
-        receipt["environment"] = {"urbansound_hf": "0", "code": {}}
-        (write_run(tmp_path / f"fold{fold}", fold) / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
+        finish(write_run(tmp_path / f"fold{fold}", fold), learning_rate=rate)
     with pytest.raises(UserError, match=r"not of one experiment: learning_rate is 0.0001 in fold1 and 3e-05 in fold2"):
         write_report(tmp_path)
     page = write_report(tmp_path, force=True)
@@ -309,18 +268,18 @@ def test_folds_of_different_experiments_say_so(tmp_path):
 def test_only_different_folds_can_be_gathered(tmp_path, folds):
     folders = [write_run(tmp_path / str(i), fold) for i, fold in enumerate(folds)]
     with pytest.raises(UserError, match="one run for each test fold, found"):
-        gather_runs(folders)
+        gather_metrics([read_run(folder) for folder in folders])
 
 
 def test_runs_of_other_classes_or_of_the_same_clips_are_not_pooled(tmp_path):
     one = write_run(tmp_path / "1", 1)
-    with pytest.raises(UserError, match=r"different classes apart: .* in 1, .* rain in 2"):
-        gather_runs([one, write_run(tmp_path / "2", 2, labels=[*CLASSES[:-1], "rain"])])
+    with pytest.raises(UserError, match=r"these runs have different classes: .* in 1, .* rain in 2"):
+        gather_metrics([read_run(one), read_run(write_run(tmp_path / "2", 2, labels=[*CLASSES[:-1], "rain"]))])
     three = write_run(tmp_path / "3", 3)
     renamed = (three / "predictions.csv").read_text(encoding="utf-8").replace("audio/fold3/", "audio/fold1/")
     (three / "predictions.csv").write_text(renamed, encoding="utf-8")
     with pytest.raises(UserError, match=r"60 clips were tested more than once, first audio/fold1/0.wav"):
-        gather_runs([one, three])
+        gather_metrics([read_run(one), read_run(three)])
 
 
 # ---- two against each other
@@ -329,7 +288,7 @@ def test_runs_of_other_classes_or_of_the_same_clips_are_not_pooled(tmp_path):
 def test_a_model_against_itself_is_no_better(ten):
     page = compare(ten, ten)
     assert "+0.000 [+0.000, +0.000]" in page
-    assert "do not tell which is better" in page
+    assert "do not show which is better" in page
     assert "Only A is right on 0 clips, only B on 0; McNemar's exact test: p = 1.0000" in page
 
 
@@ -360,7 +319,7 @@ def test_a_clear_winner_is_called_one(tmp_path, ten):
         }
         (tmp_path / f"fold{fold}" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     page = compare(ten, tmp_path)
-    assert "**B is better: the interval of the difference leaves out 0.** Only A is right on 0 clips" in page
+    assert "**B is better: the interval of the difference excludes 0.** Only A is right on 0 clips" in page
     assert "p < 0.0001" in page
     row = next(line for line in page.splitlines() if line.startswith("| accuracy"))
     assert row.count("+0.") == 3  # the difference and both ends of its interval
@@ -383,7 +342,7 @@ def test_other_clips_are_counted_and_refused(tmp_path, ten):
     with pytest.raises(UserError, match="share 0") as error:
         compare(a, ten / "fold2", common=True)
     assert error.value.fix == "compare runs of the same test fold"
-    with pytest.raises(UserError, match="only A knows street_music, only B rain"):
+    with pytest.raises(UserError, match="only A has street_music, only B rain"):
         compare(a, write_run(tmp_path / "c", labels=[*CLASSES[:-1], "rain"]))
 
 
@@ -413,5 +372,5 @@ def test_reading_reports_needs_neither_torch_nor_matplotlib():
 
 def test_the_protocol_says_which_checkpoint_was_taken():
     metrics = {"test_fold": 3, "validation_fold": 1, "train_folds": [2], "split": "fold3"}
-    assert markdown.protocol(metrics | {"checkpoint": "best"}).endswith("the checkpoint was chosen on fold 1.")
-    assert markdown.protocol(metrics | {"checkpoint": "last"}).endswith("the last checkpoint was taken.")
+    assert markdown.protocol(metrics | {"checkpoint": "best"}).endswith("the checkpoint was selected on fold 1.")
+    assert markdown.protocol(metrics | {"checkpoint": "last"}).endswith("the last checkpoint was used.")

@@ -22,10 +22,12 @@ from urbansound_hf import layout
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.data import loading, splits
 from urbansound_hf.errors import UserError, exit_code
-from urbansound_hf.evaluation.receipts import INCIDENTAL, code_state, read_receipt
-from urbansound_hf.evaluation.runs import read_predictions
+from urbansound_hf.evaluation.receipts import INCIDENTAL, code_state
+from urbansound_hf.evaluation.runs import Run, read_predictions
 from urbansound_hf.layout import BEGUN
-from urbansound_hf.training.cross_validation import gather_folds, main, run_experiment
+from urbansound_hf.reports.__main__ import crossval_main
+from urbansound_hf.reports.run_report import gather_folds
+from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.loading import configured_extractor, configured_model
 from urbansound_hf.training.preprocessing import prepare_inputs
 
@@ -129,7 +131,7 @@ def test_what_is_told_of_each_fold(whole):
         leaks = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["leaks"]
         assert (leaks["train_clips"], leaks["test_clips"], leaks["validation"]["clips"]) == (80, 10, 10)
         assert leaks["shared_recording_clips"] == leaks["time_overlap_clips"] == leaks["exact_duplicates"] == 0
-        receipt = read_receipt(folder)
+        receipt = Run(folder).receipt
         assert (receipt["config"]["learning_rate"], receipt["data"]["clips"], receipt["continued"]) == (
             0.01,
             100,
@@ -145,7 +147,7 @@ def test_the_resolved_config_repeats_its_own_fold(whole):
     again = parse_run_config([str(whole / "fold2" / "run.yaml")], ROOT / "absent.yaml")
     assert (again.data.test_fold, again.training.learning_rate, again.training.overwrite) == ("2", 0.01, False)
     assert again.training.output_dir == "outputs/run", "it must not run into the finished folder"
-    now, then = again.as_dict(), read_receipt(whole / "fold2")["config"]
+    now, then = again.as_dict(), Run(whole / "fold2").receipt["config"]
     assert {name for name in now if now[name] != then.get(name)} <= INCIDENTAL
 
 
@@ -194,7 +196,7 @@ def test_killed_in_the_middle_and_continued_gives_the_same_table(run, flags, who
     assert "fold1 is finished already: skipped" in capsys.readouterr().err
     assert f"continuing the interrupted run from {out / 'fold2' / 'checkpoints' / 'checkpoint-2'}" in caplog.text
     assert {path: time for path, time in before.items() if "fold1" in path.parts} == changed(out / "fold1")
-    assert [read_receipt(out / f"fold{fold}")["continued"] for fold in (1, 2, 3)] == [False, True, False]
+    assert [Run(out / f"fold{fold}").receipt["continued"] for fold in (1, 2, 3)] == [False, True, False]
     assert_same_result(out, whole)
 
 
@@ -239,7 +241,7 @@ def test_when_all_folds_fail_nothing_is_gathered(run, tmp_path):
 
 def gather_by_hand(monkeypatch, *argv: object) -> int:
     monkeypatch.setattr(sys, "argv", ["crossval", *map(str, argv)])
-    return exit_code(main)
+    return exit_code(crossval_main)
 
 
 def test_folds_of_single_commands_are_gathered_by_hand(run, copy, whole, monkeypatch, capsys):
@@ -258,10 +260,10 @@ def test_folds_of_single_commands_are_gathered_by_hand(run, copy, whole, monkeyp
 
 
 def test_what_cannot_be_gathered(whole, tmp_path):
-    with pytest.raises(UserError, match="no finished fold is there to gather") as caught:
+    with pytest.raises(UserError, match="found no finished fold") as caught:
         gather_folds(tmp_path)
     assert caught.value.fix == "train with --test_fold all"
-    with pytest.raises(UserError, match="no finished fold is there to gather") as caught:
+    with pytest.raises(UserError, match="found no finished fold") as caught:
         gather_folds(whole / "fold1")
     assert caught.value.fix == f"this is a single run; give {whole}"
 
@@ -278,7 +280,7 @@ MISMATCHES = [
 
 @pytest.mark.parametrize(("keys", "value", "told"), MISMATCHES, ids=[keys[-1] for keys, *_ in MISMATCHES])
 def test_mismatched_folds_are_refused_with_both_values(copy, keys, value, told, monkeypatch, capsys):
-    receipt = inner = read_receipt(copy / "fold2")
+    receipt = inner = Run(copy / "fold2").receipt
     for key in keys[:-1]:
         inner = inner[key]
     found = inner.get(keys[-1])
@@ -332,7 +334,7 @@ def test_a_finished_run_is_refused_and_overwritten_only_on_demand(run, copy, cap
     assert f"note: {copy} holds folds of another experiment: seed is 42 in fold2, fold3 and 7 in this run" in (
         capsys.readouterr().err
     )
-    assert read_receipt(copy / "fold1")["seed"] == 7 and not (copy / "fold1" / "stray").exists()
+    assert Run(copy / "fold1").receipt["seed"] == 7 and not (copy / "fold1" / "stray").exists()
     gathered = {copy / "metrics.json", copy / "report.md", copy / "report.html"}  # they spoke of the run that is gone
     kept = {path: time for path, time in before.items() if "fold1" not in path.parts and path not in gathered}
     assert kept.items() <= changed(copy).items() and not any(path.exists() for path in gathered)
@@ -386,7 +388,7 @@ def test_a_random_split_carries_its_warning_everywhere(run, configure, synthetic
     assert all(warning in text and scope in text for text in told)
     for name in ("metrics.json", "report.json"):
         assert any(warning in note for note in json.loads((folder / name).read_text(encoding="utf-8"))["notes"])
-    with pytest.raises(UserError, match="no finished fold is there to gather"):
+    with pytest.raises(UserError, match="found no finished fold"):
         gather_folds(tmp_path / "out")
 
 

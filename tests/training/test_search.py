@@ -33,17 +33,17 @@ from urbansound_hf.reports import search as search_report
 from urbansound_hf.reports.search import (
     FEWEST,
     draw_history,
+    draw_importance,
     finished_trials,
     flag_importance,
     trial_table,
-    what_mattered,
 )
 from urbansound_hf.training import search
 from urbansound_hf.training.callbacks import WeightAverage
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import Experiment
 from urbansound_hf.training.preprocessing import prepare_training
-from urbansound_hf.training.search import Trials, open_study, run_trials
+from urbansound_hf.training.search import Trials, open_study, run_trials, searched_flags
 
 optuna = pytest.importorskip("optuna")
 
@@ -471,9 +471,9 @@ def test_nothing_is_told_of_few_trials_or_of_equal_scores(study):
 
 
 def test_the_figures(study):
-    space = parsed(*SPACE)
+    space = searched_flags(parsed(*SPACE))
     shares = flag_importance(study)
-    panels = what_mattered(study, space, shares, "validation accuracy").axes
+    panels = draw_importance(study, space, shares, "validation accuracy").axes
     assert panels[0].get_title(loc="left").startswith("learning_rate: ") and panels[0].get_xscale() == "log"
     assert sorted(axes.get_title(loc="left").split(":")[0] for axes in panels) == sorted(line.name for line in space)
     (axes,) = draw_history(study, "validation accuracy").axes
@@ -482,7 +482,7 @@ def test_the_figures(study):
 
 
 def test_the_table_is_ranked(study):
-    lines = trial_table(study, parsed(*SPACE), "validation accuracy", 5).splitlines()
+    lines = trial_table(study, searched_flags(parsed(*SPACE)), "validation accuracy", 5).splitlines()
     scores = [float(line.split("|")[2]) for line in lines[2:]]
     assert scores == sorted(scores, reverse=True) and len(scores) == 5
     assert int(lines[2].split("|")[1]) == study.best_trial.number

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from urbansound_hf.config.flags import flag
+from urbansound_hf.evaluation.metrics import ALL_METRICS
 
 Arguments = TypeVar("Arguments")
 
@@ -177,8 +178,8 @@ class RunArguments(TrainingArguments, OwnRunArguments):
     save_strategy: SaveStrategy | str = inherited("save_strategy", "epoch")
     save_total_limit: int | None = inherited("save_total_limit", 1)
     load_best_model_at_end: bool = inherited("load_best_model_at_end", True)
-    metric_for_best_model: Literal["accuracy", "macro_f1", "loss"] = flag(
-        "accuracy", "validation metric that selects the checkpoint"
+    metric_for_best_model: str = flag(
+        "accuracy", "validation metric that selects the checkpoint", choices=ALL_METRICS.keys()
     )
     logging_steps: float = inherited("logging_steps", 10)
     logging_nan_inf_filter: bool = inherited("logging_nan_inf_filter", False)  # it waits for the device at each step
@@ -203,6 +204,8 @@ class RunArguments(TrainingArguments, OwnRunArguments):
         self.bf16, self.fp16 = mixed_precision(self.bf16, self.fp16, self.use_cpu, launched)
         if isinstance(self.report_to, str):  # from the command line or a file
             self.report_to = [name.strip() for name in self.report_to.split(",")]
+        if self.greater_is_better is None:
+            self.greater_is_better = ALL_METRICS[str(self.metric_for_best_model)].greater_is_better
         super().__post_init__()
         _check_installed(self.report_to or [])
 

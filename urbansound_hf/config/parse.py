@@ -15,6 +15,7 @@ from urbansound_hf.config.arguments import DataArguments, ModelArguments, Recipe
 from urbansound_hf.config.checks import check_settings
 from urbansound_hf.config.flags import FlagParser, Flags, keyword_pairs, read_flags, split_command_line
 from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.evaluation.receipts import INCIDENTAL
 from urbansound_hf.layout import CONFIGS
 
 TRAIN = "urbansound-hf train"
@@ -96,6 +97,31 @@ ABOUT = (
 def flag_parser(prog: str = TRAIN) -> FlagParser:
     """The parser of all flags."""
     return FlagParser(SCHEMA, prog=prog, usage="%(prog)s [CONFIG] [--flag value ...]", description=ABOUT)
+
+
+DERIVED = frozenset({
+    "accelerator_config", "greater_is_better", "do_train", "do_eval", "do_predict", "hub_strategy", "hub_always_push",
+    "include_num_input_tokens_seen",
+})  # fmt: skip
+"""Values of `TrainingArguments` that follow from others."""
+SELECTION = frozenset({"eval_strategy", "load_best_model_at_end", "metric_for_best_model"})  # of a checkpoint
+
+
+def changed_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that determine the result of a run, where their values differ from the defaults.
+
+    Args:
+        settings: the resolved values of a run, as `RunConfig.as_dict` returns them.
+    """
+    defaults = vars(flag_parser().parse_args([]))
+    unused = SELECTION if settings["validation"] == "none" else frozenset()
+    omitted = (INCIDENTAL | DERIVED | unused) - {"dataset", "test_fold"}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in omitted and value != (default := defaults.get(name))
+        if value or default or name == "bf16"  # an explicit false equals an absent flag, but bf16 depends on hardware
+    }
 
 
 def _part(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:

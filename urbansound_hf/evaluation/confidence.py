@@ -1,8 +1,8 @@
-"""How sure a score is: intervals by resampling recordings, calibration, and the paired comparison of two models.
+"""Uncertainty of scores: bootstrap intervals over recordings, calibration, and paired comparison of two models.
 
-The slices of one recording sound alike and are right or wrong together. So whole recordings are resampled; resampling
-clips would make the intervals too narrow. The intervals say how a score depends on the recordings that happened to be
-tested. How it depends on the seed of the training, only more trainings can say.
+The slices of one recording sound alike, so their errors are correlated. The bootstrap therefore resamples recordings;
+resampling clips would give intervals that are too narrow. The intervals cover the choice of test recordings. They do
+not cover the random seed of the training, which only repeated trainings can measure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 RESAMPLES = 2000
 COVERAGE = 0.95
@@ -21,23 +20,41 @@ COVERAGE = 0.95
 def bootstrap_interval(
     metric: Callable[[np.ndarray], np.ndarray], per_recording: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
-    """Percentile-bootstrap intervals (Efron 1979) of any scores that are functions of sums over recordings.
+    """Percentile-bootstrap intervals (Efron 1979) of scores that are functions of sums over recordings.
 
     Args:
         metric: `(…, *quantities)` sums over a sample of recordings → `(…, scores)`; NaN where a score is undefined.
-        per_recording: `(recordings, *quantities)`, what each recording adds to the sums.
+        per_recording: `(recordings, *quantities)`, the summands of each recording.
 
     Returns:
         `(2, scores)` lower and upper ends at 95 %, over the resamples in which a score is defined; NaN if it never is.
     """
     recordings, *shape = per_recording.shape
-    # Recordings that add the same are interchangeable: drawing how often each kind occurs is the same draw, and small.
+    # Recordings with equal summands are interchangeable, so it suffices to draw how often each kind occurs.
     kinds, occurs = np.unique(per_recording.reshape(recordings, -1), axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(recordings, occurs / recordings, size=resamples)
     sums = drawn.astype(np.float64) @ kinds  # (resamples, quantities)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a score that is undefined in every one
         ends = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
         return np.nanquantile(metric(sums.reshape(resamples, *shape)), ends, axis=0)
+
+
+def resampled_interval(
+    score: Callable[[np.ndarray], float], groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % percentile-bootstrap interval of any score of clips; slower than `bootstrap_interval`.
+
+    Args:
+        score: row numbers `(n,)` of the clips in a resample, with repetitions → the score.
+        groups: `(clips,)` the recording of each clip.
+    """
+    names, recording = np.unique(groups, return_inverse=True)
+    chances = np.full(len(names), 1 / len(names))
+    drawn = np.random.default_rng(seed).multinomial(len(names), chances, size=resamples)  # (resamples, recordings)
+    rows = np.arange(len(groups))
+    values = [score(np.repeat(rows, times[recording])) for times in drawn]
+    low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return float(low), float(high)
 
 
 def sum_by_recording(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -49,14 +66,14 @@ def sum_by_recording(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def count_by_recording(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
-    """All that accuracy, precision, recall and F1 need to know of each recording.
+    """Counts each recording's clips for accuracy, precision, recall and F1.
 
     Args:
         true, predicted: `(clips,)` class ids.
         groups: `(clips,)` the recording of each clip.
 
     Returns:
-        `(recordings, 3, classes)` int64: clips of the class that were recognised, clips of it, clips predicted as it.
+        `(recordings, 3, classes)` int64: correctly classified clips of the class, its clips, clips predicted as it.
     """
     names, recording = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), 3, classes), dtype=np.int64)
@@ -89,12 +106,12 @@ def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tupl
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: how often a model that says "90 %" is right; `(bins,)` arrays, NaN where a bin is empty.
+    """A reliability diagram: accuracy against confidence; `(bins,)` arrays, NaN where a bin is empty.
 
     Args:
-        counts: clips whose highest score lies in the bin.
+        counts: number of clips whose highest score lies in the bin.
         confidence: the mean of those scores.
-        accuracy: the share of those clips that were right.
+        accuracy: the share of those clips that were classified correctly.
     """
 
     counts: np.ndarray
@@ -122,7 +139,7 @@ def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> 
 
 
 def expected_calibration_error(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> float:
-    """ECE of `(clips, classes)` probabilities, in [0, 1]: 0.05 means that scores are 5 points off on average."""
+    """ECE of `(clips, classes)` probabilities, in [0, 1]: the mean gap between confidence and accuracy."""
     return reliability(probabilities, true, bins).error
 
 
@@ -131,18 +148,20 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """The accuracy of B minus that of A on the same `(clips,)`, and the ends of its 95 % interval.
 
-    Both models are resampled together: what makes a recording hard for both cancels out.
+    Both models are resampled together, so that the difficulty of a recording, common to both, cancels out.
     """
     gain = correct_b.astype(np.float64) - correct_a
     return float(gain.mean()), *mean_interval(gain, groups, seed)
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
-    """McNemar's exact test: the two-sided p of "where only one of them is right, it is either with equal chance".
+    """McNemar's exact test: the two-sided p-value of the hypothesis that both models have the same accuracy.
 
-    It takes clips for independent, which slices of one recording are not, so its p is too small where recordings
-    bring many clips; `paired_difference` heeds them.
+    It assumes independent clips. Slices of one recording are not independent, so p is too small where recordings have
+    many clips; `paired_difference` accounts for them.
     """
+    from scipy.stats import binomtest
+
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 

@@ -1,55 +1,118 @@
-"""Accuracy, macro-F1, per-class scores, confusion: an `evaluate.Metric` of our own, so that nothing is downloaded."""
+"""Metrics of single-label classification and the registry that training, reports and cards iterate over.
+
+A new metric is one function of `(true, predicted, probabilities)` under the decorator `metric`, which names its column:
+
+    @metric("top-3 accuracy")
+    def top_3_accuracy(true, predicted, probabilities):
+        return np.mean((np.argsort(-probabilities)[:, :3] == true[:, None]).any(axis=1))
+
+It then stands in metrics.json as `test_top_3_accuracy`, in reports, cards and summaries, and
+`--metric_for_best_model top_3_accuracy` selects the checkpoint by it. scikit-learn is imported when a metric is
+computed, as the flags need the names only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+MetricFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+"""`true (clips,)` and `predicted (clips,)` class ids, `probabilities (clips, classes)` → the value."""
 
 
-class AudioClassificationMetric(evaluate.Metric):
-    """Scores of single-label classification; `compute(predictions=…, references=…)` of class ids.
+@dataclass(frozen=True)
+class Metric:
+    """A registered metric.
 
     Args:
-        labels: the class names in the order of their ids.
-
-    `compute` returns `accuracy`, `macro_f1` (over the classes that occur in the references or the predictions),
-    `per_class` ({class: precision, recall, f1, support}) and `confusion_matrix` (rows: true, columns: predicted).
+        name: its key: `test_<name>` in metrics.json, `<name>` for `metric_for_best_model`.
+        title: the heading of its column in reports and cards.
+        function: computes it.
+        greater_is_better: whether the checkpoint with the greatest value is the best.
+        hub_type: the Hub's name of this metric, for the metadata of model cards; None: the Hub has none.
     """
 
-    def __init__(self, labels: Sequence[str], **kwargs: Any) -> None:
-        self.labels = list(labels)
-        super().__init__(**{"keep_in_memory": True, **kwargs})  # processes would share its file
+    name: str
+    title: str
+    function: MetricFunction
+    greater_is_better: bool = True
+    hub_type: str | None = None
 
-    def _info(self) -> evaluate.MetricInfo:
-        ids = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
-        return evaluate.MetricInfo(
-            description="Accuracy, macro-F1, per-class scores, confusion matrix",
-            citation="",
-            inputs_description="predictions, references: class ids",
-            features=ids,
-        )
 
-    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, Any]:
-        ids = np.arange(len(self.labels))
-        precision, recall, f1, support = precision_recall_fscore_support(
-            references, predictions, labels=ids, zero_division=0.0
-        )
-        occurs = np.isin(ids, [*references, *predictions])
-        per_class = {
-            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-            for name, p, r, f, n in zip(self.labels, precision, recall, f1, support, strict=True)
-        }
-        return {
-            "accuracy": float(np.mean(np.equal(predictions, references))),
-            "macro_f1": float(f1[occurs].mean()),
-            "per_class": per_class,
-            "confusion_matrix": confusion_matrix(references, predictions, labels=ids).tolist(),
-        }
+ALL_METRICS: dict[str, Metric] = {}
+"""The registered metrics by name; reports show them in this order."""
+
+
+def metric(
+    title: str, greater_is_better: bool = True, hub_type: str | None = None
+) -> Callable[[MetricFunction], MetricFunction]:
+    """Registers a function as the metric of its name; the arguments are those of `Metric`."""
+
+    def register(function: MetricFunction) -> MetricFunction:
+        name = getattr(function, "__name__", "")
+        ALL_METRICS[name] = Metric(name, title, function, greater_is_better, hub_type)
+        return function
+
+    return register
+
+
+@metric("accuracy", hub_type="accuracy")
+def accuracy(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:
+    """The share of clips whose highest score is that of the true class."""
+    return float(np.mean(true == predicted))
+
+
+@metric("macro-F1", hub_type="f1")
+def macro_f1(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:
+    """The unweighted mean of the F1 of all classes that occur as true or predicted class."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(true, predicted, average="macro", zero_division=0.0))
+
+
+@metric("loss", greater_is_better=False)
+def loss(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:
+    """The mean negative log-likelihood of the true classes, in nats."""
+    likelihood = probabilities[np.arange(len(true)), true]
+    return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
+
+
+def compute_metrics(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """The values of all registered metrics, by name.
+
+    Args:
+        true, predicted: class ids `(clips,)`.
+        probabilities: `(clips, classes)`.
+    """
+    return {name: each.function(true, predicted, probabilities) for name, each in ALL_METRICS.items()}
+
+
+def present_metrics(values: Mapping[str, Any], prefix: str = "") -> list[Metric]:
+    """The registered metrics that `values` has under `<prefix><name>`; results of earlier versions may lack some."""
+    return [each for name, each in ALL_METRICS.items() if f"{prefix}{name}" in values]
+
+
+def per_class_scores(true: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`{class: {precision, recall, f1, support}}` of `(clips,)` class ids; 0 where a ratio has no denominator."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, support = precision_recall_fscore_support(
+        true, predicted, labels=np.arange(len(labels)), zero_division=0.0
+    )
+    return {
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+        for name, p, r, f, n in zip(labels, precision, recall, f1, support, strict=True)
+    }
+
+
+def confusion_counts(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """The confusion matrix `(classes, classes)` int64 of `(clips,)` class ids; rows: true, columns: predicted."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (true, predicted), 1)
+    return counts
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -75,34 +138,17 @@ def mean_over_windows(probabilities: np.ndarray, clips: np.ndarray) -> tuple[np.
 
 
 def clip_scores(logits: Any, targets: Any) -> dict[str, np.ndarray]:
-    """Windows → clips, in the order of their rows.
+    """Combines the logits of windows to probabilities of clips, in the order of the clips' rows.
 
     Args:
         logits: `(windows, classes)`.
         targets: of each window, its class `(windows,)` and its clip's row `(windows,)`.
 
     Returns:
-        `rows`, `predicted` and `true` `(clips,)`, and `probabilities` `(clips, classes)` float32.
+        `true` and `predicted` class ids `(clips,)`, and `probabilities` `(clips, classes)` float32: the arguments of
+        `compute_metrics`.
     """
     labels, clips = targets
-    rows, probabilities = mean_over_windows(softmax(logits), clips)
+    probabilities = mean_over_windows(softmax(logits), clips)[1]
     first = np.unique(clips, return_index=True)[1]
-    return {"rows": rows, "probabilities": probabilities, "predicted": probabilities.argmax(1), "true": labels[first]}
-
-
-def scores(test: Mapping[str, np.ndarray], labels: list[str]) -> dict[str, Any]:
-    """The test part of metrics.json."""
-    result = AudioClassificationMetric(labels).compute(predictions=test["predicted"], references=test["true"])
-    return {
-        "test_accuracy": result["accuracy"],
-        "test_macro_f1": result["macro_f1"],
-        "test_loss": clip_loss(test),
-        "per_class": result["per_class"],
-        "confusion_matrix": result["confusion_matrix"],
-    }
-
-
-def clip_loss(whole: Mapping[str, np.ndarray]) -> float:
-    """Mean negative log-likelihood (nats) of the true classes, of what `clip_scores` returns."""
-    likelihood = whole["probabilities"][np.arange(len(whole["true"])), whole["true"]]
-    return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
+    return {"true": labels[first], "predicted": probabilities.argmax(1), "probabilities": probabilities}

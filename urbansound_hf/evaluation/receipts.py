@@ -1,25 +1,23 @@
-"""The receipt of a run (`run.json`): everything needed to believe its number and to get it again."""
+"""The content of a run's receipt (`run.json`): versions, code, hardware, costs, and the comparison of receipts."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import importlib.metadata
-import json
 import platform
-import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from urbansound_hf import __version__
-from urbansound_hf.layout import BEGUN, PACKAGE_ROOT, RECEIPT
+from urbansound_hf.layout import PACKAGE_ROOT
 from urbansound_hf.progress import worker_count
 
 PACKAGES = ("transformers", "datasets", "evaluate", "torch", "torchaudio", "accelerate", "soundfile", "numpy")
@@ -114,38 +112,26 @@ def code_state() -> dict[str, Any]:
         return source
 
 
-def begin_receipt(folder: Path, receipt: Mapping[str, Any]) -> None:
-    """Notes beside a run's checkpoints which experiment they belong to."""
-    _write_json(folder / BEGUN, receipt)
+def peak_process_gib() -> float:
+    """The peak resident memory of this process since its start, in GiB; where the system keeps no peak, the present."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        memory = psutil.Process().memory_info()
+        return round(getattr(memory, "peak_wset", memory.rss) / 2**30, 2)  # peak_wset: Windows' peak, in bytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
 
 
-def begun_receipt(folder: Path) -> dict[str, Any] | None:
-    """The receipt that an interrupted run began with; None where there is nothing to continue."""
-    path = folder / BEGUN
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def write_receipt(folder: Path, receipt: Mapping[str, Any]) -> Path:
-    """Writes `run.json`, the last file of a run: where it stands, the run is finished."""
-    return _write_json(folder / RECEIPT, {**receipt, "peak_process_memory_gib": _peak_process_gib()})
-
-
-def read_receipt(folder: Path) -> dict[str, Any]:
-    """The receipt of a finished run."""
-    return json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
-
-
-def mismatches(runs: Sequence[Path], others: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
-    """What keeps runs from being one experiment: settings, data or code that differ; empty if nothing does.
+def mismatches(receipts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lists the settings, data and code in which runs of one experiment must not differ, and do.
 
     Args:
-        runs: folders of finished runs.
-        others: receipts of runs that are not finished, by what to call them.
+        receipts: by the name of their run.
 
     Returns:
         `["learning_rate is 3e-05 in fold1, fold2 and 0.0001 in fold3", …]`
     """
-    receipts = {**{run.name: read_receipt(run) for run in runs}, **(others or {})}
     facts = {name: _identity(receipt) for name, receipt in receipts.items()}
     found = []
     for key in sorted({key for values in facts.values() for key in values}):
@@ -172,18 +158,6 @@ def _identity(receipt: Mapping[str, Any]) -> dict[str, str]:
         ),  # `source` knows better
     }
     return {name: str(value) for name, value in facts.items()}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    return partial.replace(path)  # whole or not at all
-
-
-def _peak_process_gib() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
 
 
 def _cpu() -> str:

@@ -1,36 +1,45 @@
-"""Finished runs as their folders tell them: metrics.json, and what was predicted of every test clip."""
+"""The folder of a run: `Run` reads and writes its files; finding runs, pooling their predictions, scope and notes."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from urbansound_hf import layout
+from urbansound_hf.audio.io import audio_seconds
 from urbansound_hf.data.urbansound8k import CLASSES, CLIPS_PER_FOLD
 from urbansound_hf.errors import UserError
+from urbansound_hf.evaluation.receipts import peak_process_gib
 from urbansound_hf.layout import METRICS, PREDICTIONS
+
+if TYPE_CHECKING:
+    import datasets
 
 NOT_COMPARABLE = "not comparable"
 UNKNOWN_RECORDINGS = (
-    "which clips share a recording is unknown: each is taken for a recording of its own, and if they do share, "
-    "the intervals are too narrow"
+    "it is unknown which clips share a recording: each counts as a recording of its own, and the intervals are too "
+    "narrow if some share one"
 )
+CLIP_FACTS = ("fold", "group", "salience")
+"""Columns of the data that predictions.csv repeats where they exist."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted of `clips` sounds; every array has one row a clip.
+    """The predictions for `clips` sounds; every array has one row per clip.
 
     Args:
         paths: the clips' names `(clips,)` str.
         folds: `(clips,)` int; 0 if the data have none.
-        groups: the recordings `(clips,)` str; a clip of unknown recording is one of its own.
+        groups: the recordings `(clips,)` str; a clip of unknown recording has its path here.
         salience: `(clips,)` int; 1 foreground, 2 background, 0 unknown.
         seconds: the clips' lengths `(clips,)` float; NaN if unknown.
         true, predicted: class ids `(clips,)`.
@@ -53,14 +62,16 @@ class Predictions:
 
     @property
     def correct(self) -> np.ndarray:
+        """Whether the predicted class is the true one, `(clips,)` bool."""
         return self.true == self.predicted
 
     @property
     def recordings_known(self) -> bool:
+        """Whether the data name the recordings of their clips."""
         return bool((self.groups != self.paths).any())
 
     def select(self, rows: np.ndarray) -> Predictions:
-        """Those rows only: a mask or row numbers."""
+        """A copy with some rows only: a mask `(clips,)` or row numbers."""
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
 
@@ -69,7 +80,20 @@ COLUMNS = [field.name for field in dataclasses.fields(Predictions) if field.name
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: its folder, the content of its metrics.json, and its test clips.
+    """The folder of one run: its results, receipt and report.
+
+    A file is read when its attribute is first asked for, and kept; what `write_…` writes is read anew.
+
+    Args:
+        folder: where training wrote the run, such as `outputs/cnn/fold1`.
+
+    Attributes:
+        metrics: the content of metrics.json.
+        predictions: those for the test clips, from predictions.csv.
+        report: the content of report.json.
+
+    Raises:
+        UserError: when an attribute is asked for whose file is missing or damaged.
 
     >>> run = ush.read_run("outputs/base/fold10")
     >>> bool(run.predictions.correct.mean() == run.metrics["test_accuracy"])
@@ -77,12 +101,99 @@ class Run:
     """
 
     folder: Path
-    metrics: dict[str, Any]
-    predictions: Predictions
+
+    @property
+    def finished(self) -> bool:
+        """Whether training and report are complete: the receipt is written last."""
+        return layout.finished(self.folder)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return self._read_json(METRICS, "let the run finish: the same command continues it")
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        return read_predictions(self.folder / PREDICTIONS)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        return self._read_json(layout.REPORT_NUMBERS, f"urbansound-hf report {self.folder}")
+
+    @property
+    def receipt(self) -> dict[str, Any] | None:
+        """The receipt of a finished run, else the one that an unfinished run began with, else None."""
+        return self._read_json(layout.RECEIPT, "train again") if self.finished else self.begun_receipt
+
+    @property
+    def begun_receipt(self) -> dict[str, Any] | None:
+        """The receipt that lies beside the checkpoints of an unfinished run; None without one."""
+        return self._read_json(layout.BEGUN, "train again") if (self.folder / layout.BEGUN).is_file() else None
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """The model's config.json."""
+        return self._read_json(layout.MODEL_CONFIG, "train again")
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The entries that Trainer logged; none without a log."""
+        return self._read_json(layout.HISTORY, "train again") if (self.folder / layout.HISTORY).is_file() else []
+
+    @property
+    def report_clips(self) -> dict[str, dict[str, str]]:
+        """The sounds and spectrograms of report.html by the paths of their clips: see `reports.html.encoded`."""
+        path = self.folder / layout.REPORT_CLIPS
+        return self._read_json(path.name, "train again, or remove it") if path.is_file() else {}
+
+    def begin(self, receipt: Mapping[str, Any]) -> None:
+        """Writes the receipt of an unfinished run beside its checkpoints."""
+        self._write_json(layout.BEGUN, receipt)
+
+    def write_results(self, metrics: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
+        """Writes metrics.json and log_history.json."""
+        self._write_json(METRICS, metrics)
+        vars(self).pop("metrics", None)
+        self._write_json(layout.HISTORY, history)
+
+    def write_predictions(self, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str]) -> None:
+        """Writes predictions.csv, see `write_predictions`."""
+        write_predictions(self.folder / PREDICTIONS, clips, probabilities, labels)
+        vars(self).pop("predictions", None)
+
+    def write_report(self, numbers: Mapping[str, Any], text: str) -> None:
+        """Writes report.json and report.md."""
+        write_json(self.folder / layout.REPORT_NUMBERS, numbers, allow_nan=False)
+        vars(self).pop("report", None)
+        (self.folder / layout.REPORT).write_text(text, encoding="utf-8")
+
+    def write_report_clips(self, clips: Mapping[str, Mapping[str, str]]) -> None:
+        """Writes the sounds and spectrograms of report.html, so that it can be written again without the data."""
+        self._write_json(layout.REPORT_CLIPS, clips)
+
+    def finish(self, receipt: Mapping[str, Any]) -> None:
+        """Writes the receipt, the last file of a run, with the peak memory of this process."""
+        self._write_json(layout.RECEIPT, {**receipt, "peak_process_memory_gib": peak_process_gib()})
+
+    def _read_json(self, name: str, fix: str) -> Any:
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot be read: {error}", str(self.folder / name), fix) from error
+
+    def _write_json(self, name: str, content: Any) -> None:
+        write_json(self.folder / name, content)
+
+
+def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
+    """Writes a JSON file completely or not at all; raises ValueError for NaN and infinity unless `allow_nan`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(content, indent=2, default=str, allow_nan=allow_nan) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """The run in `folder`, or, if it is the folder of a cross-validation, the runs in it, by test fold.
+    """Reads the run in `folder` or, if it is the folder of a cross-validation, the runs in it, by test fold.
 
     Raises:
         UserError: there is none, or one of them is damaged.
@@ -94,42 +205,69 @@ def find_runs(folder: Path) -> list[Run]:
             str(folder),
             "give the --output_dir of a training, or the folder of one test fold in it",
         )
-    return sorted((read_run(place) for place in places), key=lambda run: (run.metrics["test_fold"] or 0, run.folder))
+    return by_fold(read_run(place) for place in places)
+
+
+def finished_folds(folder: Path) -> list[Run]:
+    """Reads the finished runs of one test fold each in the folder of a cross-validation, by test fold.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    runs = [read_run(path.parent) for path in folder.glob(f"*/{layout.RECEIPT}")]
+    return by_fold(run for run in runs if run.metrics["test_fold"] is not None)
+
+
+def by_fold(runs: Iterable[Run]) -> list[Run]:
+    """Sorts runs by their test fold."""
+    return sorted(runs, key=lambda run: (run.metrics["test_fold"] or 0, run.folder))
 
 
 def read_run(folder: str | Path) -> Run:
-    """Reads the folder of a finished run.
+    """Reads the results of one run.
 
     Raises:
-        UserError: metrics.json is missing, or tells of other clips than predictions.csv.
+        UserError: metrics.json or predictions.csv is missing or damaged, or they belong to different runs.
 
     >>> run = ush.read_run("outputs/base/fold10")
     >>> run.metrics["test_fold"], run.predictions.probabilities.shape  # (clips, classes)
     (10, (10, 10))
     """
-    folder = Path(folder)
-    try:
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read: {error}", str(folder / METRICS), "let the run come to its end") from error
-    predictions = read_predictions(folder / PREDICTIONS)
-    if abs(predictions.correct.mean() - metrics["test_accuracy"]) > 1e-6:
+    run = Run(Path(folder))
+    accuracy = run.predictions.correct.mean()
+    if abs(accuracy - run.metrics["test_accuracy"]) > 1e-6:
         raise UserError(
-            f"{METRICS} and {PREDICTIONS} are not of one run: accuracy {metrics['test_accuracy']:.4f} there, "
-            f"{predictions.correct.mean():.4f} over {len(predictions)} clips here",
+            f"{METRICS} and {PREDICTIONS} are not of one run: accuracy {run.metrics['test_accuracy']:.4f} in the first,"
+            f" {accuracy:.4f} over the {len(run.predictions)} clips of the second",
             str(folder),
             "train again, with --overwrite",
         )
-    return Run(folder, metrics, predictions)
+    return run
+
+
+def write_predictions(path: Path, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str]) -> None:
+    """Writes a predictions.csv: a line per clip with its facts, true and predicted class, and every class's score.
+
+    Args:
+        clips: columns audio and label, and those of `CLIP_FACTS` that the data have.
+        probabilities: `(clips, classes)`; six significant digits are kept.
+        labels: the class names in the order of their ids.
+    """
+    facts = [clips[name] if name in clips.column_names else [""] * len(clips) for name in CLIP_FACTS]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", *CLIP_FACTS, "seconds", "true", "predicted", *labels])
+        for clip, true, scores, *known in zip(clips["audio"], clips["label"], probabilities, *facts, strict=True):
+            seconds = f"{audio_seconds(clip['bytes']):.3f}"
+            names = (labels[true], labels[int(scores.argmax())])
+            writer.writerow([clip["path"], *known, seconds, *names, *(f"{score:.6g}" for score in scores)])
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Reads a predictions.csv: path, fold, group, salience, seconds, true, predicted, then every class's score.
-
-    Group, salience and seconds may be empty or absent.
+    """Reads a predictions.csv; group, salience and seconds may be empty or absent.
 
     Raises:
-        UserError: the file or a column is missing, or a line is not one of predictions; it names the line.
+        UserError: the file or a column is missing, or a line is damaged; it names the line.
     """
     if not path.is_file():
         raise UserError(f"there is no {path.name}", str(path.parent), "give the folder of a finished run")
@@ -144,35 +282,35 @@ def read_predictions(path: Path) -> Predictions:
     clips = []
     for line, row in enumerate(rows, start=2):
         try:
-            told = dict(zip(header[:first_score], row[:first_score], strict=True))
-            clips.append(_clip(told, row[first_score:], labels))
+            facts = dict(zip(header[:first_score], row[:first_score], strict=True))
+            clips.append(_clip(facts, row[first_score:], labels))
         except ValueError as error:
             raise UserError(f"is not a line of predictions: {error}", f"{path}:{line}", "train again") from error
     columns = dict(zip(COLUMNS, map(np.array, zip(*clips, strict=True)), strict=True))
     return Predictions(**columns, labels=labels)
 
 
-def _clip(told: dict[str, str], scores: list[str], labels: list[str]) -> tuple[Any, ...]:
-    """One line as a row of `COLUMNS`; ValueError if it is none."""
+def _clip(facts: dict[str, str], scores: list[str], labels: list[str]) -> tuple[Any, ...]:
+    """One line as a row of `COLUMNS`; raises ValueError if it is damaged."""
     if len(scores) != len(labels):
         raise ValueError(f"{len(scores)} scores for {len(labels)} classes")
-    for name in (told["true"], told["predicted"]):
+    for name in (facts["true"], facts["predicted"]):
         if name not in labels:
             raise ValueError(f"{name} is not one of the classes in the header ({', '.join(labels)})")
     return (
-        told["path"],
-        int(told["fold"] or 0),
-        told.get("group") or told["path"],
-        int(told.get("salience") or 0),
-        float(told.get("seconds") or "nan"),
-        labels.index(told["true"]),
-        labels.index(told["predicted"]),
+        facts["path"],
+        int(facts["fold"] or 0),
+        facts.get("group") or facts["path"],
+        int(facts.get("salience") or 0),
+        float(facts.get("seconds") or "nan"),
+        labels.index(facts["true"]),
+        labels.index(facts["predicted"]),
         [float(score) for score in scores],
     )
 
 
 def pooled(runs: Sequence[Run]) -> Predictions:
-    """The test clips of several runs as one table.
+    """Joins the test clips of several runs.
 
     Raises:
         UserError: they do not share their classes, or a clip was tested twice.
@@ -181,48 +319,48 @@ def pooled(runs: Sequence[Run]) -> Predictions:
     for run in runs:
         if run.predictions.labels != labels:
             raise UserError(
-                f"these runs tell different classes apart: {', '.join(labels)} in {runs[0].folder.name}, "
+                f"these runs have different classes: {', '.join(labels)} in {runs[0].folder.name}, "
                 f"{', '.join(run.predictions.labels)} in {run.folder.name}",
                 str(run.folder),
                 "give runs of one cross-validation",
             )
     parts = [run.predictions for run in runs]
-    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
-    paths, times = np.unique(whole["paths"], return_counts=True)
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
+    paths, times = np.unique(joined["paths"], return_counts=True)
     if (times > 1).any():
         raise UserError(
             f"{int((times > 1).sum())} clips were tested more than once, first {paths[times > 1][0]}",
             ", ".join(str(run.folder) for run in runs),
             "give one run for each test fold",
         )
-    return Predictions(**whole, labels=labels)
+    return Predictions(**joined, labels=labels)
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What every number from these runs must say, each note once."""
-    told = [note for run in runs for note in run.metrics["notes"]]
+    """The notes that every number of these runs must carry, each once."""
+    noted = [note for run in runs for note in run.metrics["notes"]]
     known = all(run.predictions.recordings_known for run in runs)
-    return list(dict.fromkeys([*told, *[UNKNOWN_RECORDINGS] * (not known)]))
+    return list(dict.fromkeys([*noted, *([] if known else [UNKNOWN_RECORDINGS])]))
 
 
 def expected_folds(metrics: Mapping[str, Any]) -> int:
-    """How many folds make a whole cross-validation: UrbanSound8K's ten, or as many as other data have."""
+    """The number of folds in a complete cross-validation: UrbanSound8K's ten, or as many as other data have."""
     if tuple(metrics["labels"]) == CLASSES:
         return len(CLIPS_PER_FOLD)
     return len({metrics["test_fold"], metrics["validation_fold"], *metrics["train_folds"]} - {None})
 
 
 def scope(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """What stands beside every number of these runs: "3 of 10 folds, not comparable", "10 of 10 folds", …"""
+    """The part of the protocol that these runs cover: "3 of 10 folds, not comparable", "10 of 10 folds", …"""
     first = metrics[0]
     if first["split"] == "split":
         return "the data's own test part"
     if first["test_fold"] is None:
         return f"{first['split']} split, {NOT_COMPARABLE}"
-    tested, whole = len({run["test_fold"] for run in metrics}), expected_folds(first)
-    return f"{tested} of {whole} folds" + f", {NOT_COMPARABLE}" * (tested < whole)
+    tested, expected = len({run["test_fold"] for run in metrics}), expected_folds(first)
+    return f"{tested} of {expected} folds" + (f", {NOT_COMPARABLE}" if tested < expected else "")
 
 
 def scope_caution(scope: str) -> str:
-    """The scope where it must stand beside every number: a whole cross-validation needs to say it only once."""
-    return scope if "not comparable" in scope else ""
+    """The scope if it must stand beside every number; empty for a complete cross-validation."""
+    return scope if NOT_COMPARABLE in scope else ""

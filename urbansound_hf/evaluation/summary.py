@@ -1,4 +1,4 @@
-"""All that a report says of a table of predictions, as plain values for JSON."""
+"""The numbers of a report, computed from predictions, as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from typing import Any
 import numpy as np
 
 from urbansound_hf.evaluation import confidence
+from urbansound_hf.evaluation.metrics import ALL_METRICS, Metric, compute_metrics, confusion_counts
 from urbansound_hf.evaluation.runs import Predictions
 
-LENGTHS = {"< 1 s": 0.0, "1–2 s": 1.0, "2–4 s": 2.0, "≥ 4 s": 3.99}  # from so many seconds; whole slices are 3.99… s
+LENGTHS = {"< 1 s": 0.0, "1–2 s": 1.0, "2–4 s": 2.0, "≥ 4 s": 3.99}  # lower ends in seconds; full slices have 3.99… s
 SALIENCES = {"foreground": 1, "background": 2}
 MISTAKES = 10
 
 
 def measure(predictions: Predictions) -> dict[str, Any]:
-    """All that can be said of a table of predictions, ready for JSON; an interval that does not exist is None."""
+    """Computes the numbers of a report, ready for JSON; an undefined interval is None.
+
+    Returns:
+        every registered metric by its name, with `<name>_interval`; `clips`, `recordings`, `per_class`,
+        `confusion_matrix`, `labels`, `ece`, `reliability`, `by_length`, `by_salience`, `confident_mistakes`.
+    """
     true, predicted, groups = predictions.true, predictions.predicted, predictions.groups
     counts = confidence.count_by_recording(true, predicted, groups, len(predictions.labels))
     values = np.nan_to_num(confidence.classification_scores(counts.sum(axis=0)))
     intervals = [known(ends) for ends in confidence.bootstrap_interval(confidence.classification_scores, counts).T]
-    confusion = np.zeros((len(predictions.labels),) * 2, dtype=np.int64)
-    np.add.at(confusion, (true, predicted), 1)
+    from_counts = dict(zip(("accuracy", "macro_f1"), intervals, strict=False))
     diagram = confidence.reliability(predictions.probabilities, true)
     seconds, salience = predictions.seconds, predictions.salience
     length = np.digitize(seconds, list(LENGTHS.values())) - 1
     return {
         "clips": len(predictions),
         "recordings": len(counts),
-        "accuracy": float(values[0]),
-        "accuracy_interval": intervals[0],
-        "macro_f1": float(values[1]),
-        "macro_f1_interval": intervals[1],
+        **_metrics(predictions, from_counts),
         "per_class": _per_class(predictions.labels, counts, values[2:], intervals[2:]),
-        "confusion_matrix": confusion.tolist(),
+        "confusion_matrix": confusion_counts(true, predicted, len(predictions.labels)).tolist(),
         "labels": predictions.labels,
         "ece": diagram.error,
         "reliability": {key: _gaps(getattr(diagram, key)) for key in ("counts", "confidence", "accuracy")},
@@ -42,6 +44,30 @@ def measure(predictions: Predictions) -> dict[str, Any]:
         "by_salience": _by(predictions, {name: salience == code for name, code in SALIENCES.items()}),
         "confident_mistakes": confident_mistakes(predictions),
     }
+
+
+def _metrics(predictions: Predictions, intervals: Mapping[str, list[float] | None]) -> dict[str, Any]:
+    """Every registered metric with its interval; `intervals` has those that are known already."""
+    values: dict[str, Any] = {}
+    for name, value in compute_metrics(predictions.true, predictions.predicted, predictions.probabilities).items():
+        values[name] = value
+        values[f"{name}_interval"] = (
+            intervals[name] if name in intervals else metric_interval(ALL_METRICS[name], predictions)
+        )
+    return values
+
+
+def metric_interval(metric: Metric, *of: Predictions) -> list[float]:
+    """The 95 % interval of a metric, or of the last `Predictions`' value less the first's if two are given.
+
+    Two must be of the same clips in the same order.
+    """
+
+    def value(rows: np.ndarray) -> float:
+        parts = [metric.function(one.true[rows], one.predicted[rows], one.probabilities[rows]) for one in of]
+        return parts[-1] - parts[0] if len(parts) > 1 else parts[0]
+
+    return list(confidence.resampled_interval(value, of[0].groups))
 
 
 def _per_class(

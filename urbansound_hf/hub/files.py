@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.receipts import read_receipt
-from urbansound_hf.layout import RECEIPT, finished
+from urbansound_hf.evaluation.runs import Run
+from urbansound_hf.layout import CARD, METRICS, MODEL_CONFIG, PREDICTIONS, RECEIPT, REPORT_NUMBERS, finished
 
 MODEL = (
-    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json",
+    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", MODEL_CONFIG,
     "preprocessor_config.json",
 )  # fmt: skip
-RESULTS = ("README.md", "metrics.json", "report.json", "predictions.csv", "*.onnx", "*.onnx_data")
+RESULTS = (CARD, METRICS, REPORT_NUMBERS, PREDICTIONS, "*.onnx", "*.onnx_data")
 """predictions.csv names the clips and holds no audio: with it, anybody can compute every number of the card again."""
 FIGURES = ("*.png",)
 TEXTS = (".json", ".md", ".csv", ".py")
@@ -53,7 +53,7 @@ def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
     files = _select(folder, [*MODEL, *RESULTS, *FIGURES, *_code(folder)])
     private = private_paths(folder)
     checked = {name: _cleaned_file(path, private) for name, path in files.items() if isinstance(path, Path)}
-    return checked | ({"README.md": cleaned(card, private).encode()} if card else {})
+    return checked | ({CARD: cleaned(card, private).encode()} if card else {})
 
 
 def belongs(name: str) -> bool:
@@ -63,7 +63,7 @@ def belongs(name: str) -> bool:
 
 def private_paths(folder: Path) -> dict[str, str]:
     """Every path of this machine that a run's files may name, the longest first, and what stands for it in public."""
-    receipt = read_receipt(folder)
+    receipt = Run(folder).receipt
     told = [part for text in _strings(receipt) for part in re.split(r"[=,\s]+", text)]
     paths = {Path(part) for part in told if Path(part).is_absolute() and len(Path(part).parts) > 1}
     paths |= {folder.absolute(), folder.resolve(), Path.cwd()}

@@ -24,10 +24,10 @@ from huggingface_hub.errors import (
 )
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.receipts import read_receipt
 from urbansound_hf.evaluation.runs import read_run, scope
 from urbansound_hf.hub.files import File, belongs, run_files
 from urbansound_hf.hub.space import SDK, write_space
+from urbansound_hf.layout import CARD
 from urbansound_hf.reports.model_card import render_card
 
 logger = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ def push_run(folder: Path, target: Target) -> str:
         UserError: the run is not finished, or the Hub does not take it.
     """
     run_files(folder)  # what is wrong with the run is told before the Hub is asked
-    untouched = (folder / "README.md").read_text(encoding="utf-8") == render_card(folder)
+    untouched = (folder / CARD).read_text(encoding="utf-8") == render_card(folder)
     target = check_upload(target)  # whose id the card's snippet names, unless somebody wrote a card of their own
     files = run_files(folder, render_card(folder, target.repo_id) if untouched else None)
     message, description = commit_message(folder)
@@ -261,8 +261,9 @@ def push_space(model: str, target: Target) -> str:
 
 def commit_message(folder: Path) -> tuple[str, str]:
     """What a push of this run says it is: model, accuracy and protocol, and below it the data and the code."""
-    run, receipt = read_run(folder), read_receipt(folder)
-    metrics, environment = run.metrics, receipt["environment"]
+    run = read_run(folder)
+    metrics, receipt = run.metrics, run.receipt or {}
+    environment = receipt["environment"]
     named = receipt["config"]["model_name_or_path"]
     model = Path(named).name if Path(named).is_absolute() else named
     fold = f", test fold {metrics['test_fold']}" if metrics["test_fold"] is not None else ""

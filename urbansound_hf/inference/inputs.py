@@ -18,7 +18,7 @@ from urbansound_hf import progress
 from urbansound_hf.audio.files import SUFFIXES, find_audio_files
 from urbansound_hf.audio.io import AudioError, Source, load_audio, window_bounds
 from urbansound_hf.errors import UserError
-from urbansound_hf.layout import expand_user
+from urbansound_hf.layout import MODEL_CONFIG, RECEIPT, expand_user
 
 THREADS = min(4, progress.worker_count())  # decoding and resampling release the GIL
 Item = TypeVar("Item")
@@ -60,7 +60,7 @@ def find_sounds(inputs: Iterable[str]) -> tuple[list[Source], list[AudioError]]:
 
 def newest_run(root: Path = Path("outputs")) -> Path:
     """The newest finished run under `root`: a checkpoint folder with a receipt, which training writes last."""
-    receipts = [receipt for receipt in root.rglob("run.json") if (receipt.parent / "config.json").is_file()]
+    receipts = [receipt for receipt in root.rglob(RECEIPT) if (receipt.parent / MODEL_CONFIG).is_file()]
     if not receipts:
         raise UserError(
             "no model was named and no finished run was found",

@@ -1,4 +1,4 @@
-"""Figures of whatever there is: a sound, a data set, a run, a cross-validation, or several runs beside each other.
+"""The command `figures`: draws a sound, a data set, a run, a cross-validation, or a comparison of several runs.
 
 urbansound-hf figures clip.wav               waveform, spectrograms, MFCC; with --augment, effects
 urbansound-hf figures FOLDER | synthetic     clips by class and fold, lengths, rates, loudness
@@ -25,7 +25,6 @@ from urbansound_hf.data.loading import NAMED, SoundRequest, load_sounds
 from urbansound_hf.data.urbansound8k import find_root
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import confidence
-from urbansound_hf.evaluation.receipts import begun_receipt
 from urbansound_hf.evaluation.runs import Run, find_runs, pooled, scope
 from urbansound_hf.evaluation.summary import measure
 from urbansound_hf.layout import PREDICTIONS
@@ -34,22 +33,22 @@ from urbansound_hf.plots.sounds import distinct
 from urbansound_hf.plots.style import FORMATS
 
 DATA_FLAGS = {
-    "data_dir": "where UrbanSound8K lies",
+    "data_dir": "folder of UrbanSound8K",
     "dataset_config": "of a Hub data set",
     "dataset_revision": "of a Hub data set",
     "audio_column": "of a data set",
     "label_column": "of a data set",
 }
 Figures = Iterator[tuple[str, Callable[..., Any]]]
-"""What each figure is called, and what draws it to a `path`."""
+"""The name of each figure, and a function that draws it to a `path`."""
 
 
 def of_sound(path: Path, augment: Sequence[str] | None = None) -> Figures:
-    """A sound at its own rate, and what effects do to it: none, those of `augment`, or all where that is empty.
+    """Figures of a sound at its own rate, and of effects on it: none, those of `augment`, or all if that is empty.
 
     Raises:
-        AudioError: it is no sound.
-        UserError: an effect is not one.
+        AudioError: the file cannot be read as a sound.
+        UserError: `augment` names an unknown effect.
     """
     samples, rate = read_audio(path)
     yield "waveform", partial(sounds.waveform, samples, rate, f"{path.name}: waveform")
@@ -63,7 +62,7 @@ def of_sound(path: Path, augment: Sequence[str] | None = None) -> Figures:
 
 
 def of_dataset(request: SoundRequest) -> Figures:
-    """What a data set is made of. Raises UserError as `load_sounds` does."""
+    """Figures of a data set. Raises UserError as `load_sounds` does."""
     from urbansound_hf.plots import dataset
 
     named = request.dataset == "urbansound8k"
@@ -77,12 +76,12 @@ def of_dataset(request: SoundRequest) -> Figures:
 
 
 def of_runs(runs: Sequence[Run], changes: Mapping[str, Any]) -> Figures:
-    """A run, or the folds of a cross-validation; `changes` as for `embedding_map.embed`."""
-    told, note = pooled(runs), evaluation.caution(runs)
-    measured = {"scope": scope([run.metrics for run in runs]), **measure(told)}
+    """Figures of a run, or of the folds of a cross-validation; `changes` as for `embeddings.embed`."""
+    predictions, note = pooled(runs), evaluation.caution(runs)
+    measured = {"scope": scope([run.metrics for run in runs]), **measure(predictions)}
     yield from evaluation.shared(measured).items()
     counts = np.array(measured["confusion_matrix"])
-    yield "confusion_rates", partial(evaluation.confusion_matrix, counts, told.labels, note=note, rates=True)
+    yield "confusion_rates", partial(evaluation.confusion_matrix, counts, predictions.labels, note=note, rates=True)
     yield from _curves({run.folder.name: run for run in runs}, note)
     if len(runs) > 1:
         values = [run.metrics["test_accuracy"] for run in runs]
@@ -93,16 +92,16 @@ def of_runs(runs: Sequence[Run], changes: Mapping[str, Any]) -> Figures:
 
 
 def of_several(named: Mapping[str, Sequence[Run]]) -> Figures:
-    """Several models beside each other, and how each learned (of a cross-validation, its first fold)."""
+    """Figures that compare several models, and their learning curves (of a cross-validation, its first fold)."""
     yield "comparison", partial(evaluation.comparison, named)
     yield from _curves({name: runs[0] for name, runs in named.items()}, "")
 
 
 def jobs(args: argparse.Namespace) -> dict[str, Figures]:
-    """The figures of each input, by a name for their folder; two runs or more are compared instead of drawn alone.
+    """The figures of each input, by the name of their folder; two or more runs are compared instead of drawn alone.
 
     Raises:
-        UserError: an input is nothing that could be drawn; it is told before the first figure.
+        UserError: an input cannot be drawn; it is raised before the first figure is drawn.
     """
     found: dict[str, Figures] = {}
     runs: dict[str, Sequence[Run]] = {}
@@ -120,7 +119,7 @@ def jobs(args: argparse.Namespace) -> dict[str, Figures]:
             found[name] = of_dataset(request)
     if len(runs) > 1:
         alone = [name for name, each in zip(names, args.inputs, strict=True) if each not in runs]
-        return {name: found[name] for name in alone} | {"comparison": of_several(_told_apart(runs))}
+        return {name: found[name] for name in alone} | {"comparison": of_several(_by_differing_parts(runs))}
     return found
 
 
@@ -129,8 +128,8 @@ def _dataset(name: str) -> str:
     path = Path(name)
     if path.is_file() and find_csv(path.parent) == path:
         return str(path.parent)
-    if begun_receipt(path) is not None:
-        raise UserError("the run has not come to its end", name, "let it finish: the same command continues it")
+    if Run(path).begun_receipt is not None:
+        raise UserError("the run is not finished", name, "let it finish: the same command continues it")
     hub_id = name.count("/") == 1 and not path.parent.exists()
     if name in NAMED or path.is_dir() or hub_id:
         return name
@@ -139,8 +138,8 @@ def _dataset(name: str) -> str:
     raise UserError(what, name, fix)
 
 
-def _told_apart(runs: Mapping[str, Sequence[Run]]) -> dict[str, Sequence[Run]]:
-    """The runs by the parts of their paths that tell them apart: base/fold3 and new/fold3 are "base" and "new"."""
+def _by_differing_parts(runs: Mapping[str, Sequence[Run]]) -> dict[str, Sequence[Run]]:
+    """The runs by the parts in which their paths differ: base/fold3 and new/fold3 are "base" and "new"."""
     parts = [Path(name).resolve().parts for name in runs]
     longest = max(map(len, parts))
     padded = [("",) * (longest - len(each)) + each for each in parts]
@@ -150,7 +149,7 @@ def _told_apart(runs: Mapping[str, Sequence[Run]]) -> dict[str, Sequence[Run]]:
 
 
 def _effects(name: str, samples: np.ndarray, rate: int, words: Sequence[str]) -> Figures:
-    """Each effect for itself, on the whole sound, whatever its probability in training."""
+    """Each effect alone on the sound, regardless of its probability in training."""
     from urbansound_hf.augment.chain import apply_effects, parse_effects
     from urbansound_hf.augment.effects import EFFECTS
 
@@ -163,7 +162,7 @@ def _effects(name: str, samples: np.ndarray, rate: int, words: Sequence[str]) ->
 
 
 def _curves(runs: Mapping[str, Run], note: str) -> Figures:
-    logged = {name: rows for name, run in runs.items() if (rows := evaluation.history(run.folder))}
+    logged = {name: rows for name, run in runs.items() if (rows := evaluation.plotted_history(run))}
     if logged:
         yield "learning_curves", partial(evaluation.learning_curves, logged, note=note)
 
@@ -174,7 +173,7 @@ def _fold(run: Run) -> dict[str, Any]:
 
 
 def _map(run: Run, changes: Mapping[str, Any], note: str) -> Figures:
-    """The embedding map, which needs the run's model and its data; without them, the reason on standard error."""
+    """The embedding map; without the run's model or data, the reason on standard error instead."""
     from urbansound_hf.plots import embeddings
 
     try:
@@ -191,12 +190,15 @@ def main(argv: Sequence[str]) -> int:
     )
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="a sound, a data set (folder, its CSV, Hub id, synthetic), a run")
-    add("--output", type=Path, default=Path("figures"), metavar="DIR", help="a folder in it for each input (figures)")
+    add("--output", type=Path, default=Path("figures"), metavar="DIR", help="each input gets a folder in it (figures)")
     add("--format", choices=FORMATS, default="png", help="default: png")
     add(
-        "--augment", nargs="*", metavar="EFFECT", help="of a sound: before and after these effects, or (none named) all"
+        "--augment",
+        nargs="*",
+        metavar="EFFECT",
+        help="of a sound: before and after these effects; of all if none is named",
     )
-    add("--allow_missing_files", action="store_true", help="of a data set: draw the clips that are there")
+    add("--allow_missing_files", action="store_true", help="of a data set: ignore clips without a file")
     for name, text in DATA_FLAGS.items():
         add(f"--{name}", help=text)
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""The map of a run's test clips: what its backbone hears as alike lies close together."""
+"""Map of a run's test clips: the embeddings of its backbone, projected to two dimensions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 
 from urbansound_hf.data.loading import SoundRequest, load_sounds
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.receipts import read_receipt
 from urbansound_hf.evaluation.runs import Predictions, Run
 from urbansound_hf.features.dataset import prepare_features
-from urbansound_hf.layout import RECEIPT, finished
+from urbansound_hf.layout import RECEIPT
 from urbansound_hf.models import checkpoint, linear_probe
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.plots.style import GREY, MARKERS, TEN, drawing, readable
@@ -26,25 +25,28 @@ if TYPE_CHECKING:
 
 DATA = ("dataset", "data_dir", "dataset_config", "dataset_revision", "audio_column", "label_column",
         "allow_missing_files")  # fmt: skip
-"""The values of a run's config that say what it heard."""
-FEWEST = 4  # clips that can be told near from far in a plane
-MOST_CLASSES = 30  # that a legend has room to name
-PERPLEXITY = 30.0  # of t-SNE: so many neighbours each clip keeps close
+"""The values of a run's config that name its data."""
+FEWEST = 4  # clips that t-SNE can project
+MOST_CLASSES = 30  # that fit into a legend
+PERPLEXITY = 30.0  # of t-SNE: the effective number of neighbours of a clip
 
 
 def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 16) -> np.ndarray:
-    """The test clips as the run's backbone embeds them, pooled over time and over the windows of a long clip.
+    """Embeds the test clips by the run's backbone, averaged over time and over the windows of a long clip.
 
     Args:
-        changes: values of `SoundRequest` that are no longer what they were, as `data_dir` where the data have moved.
+        changes: values of `SoundRequest` that replace those of the run, such as `data_dir` where the data have moved.
+        batch_size: windows per forward pass.
 
     Returns:
         `(clips, hidden)` float32, in the order of `run.predictions`.
 
     Raises:
-        UserError: the run left no receipt or no model, or its clips are not in the data.
+        UserError: the run has no receipt or no model, or its clips are not in the data.
     """
-    config = _config(run.folder)
+    if not run.finished or run.receipt is None:
+        raise UserError(f"the run has no {RECEIPT}, which names its data", str(run.folder))
+    config = run.receipt["config"]
     model, extractor = checkpoint.load_checkpoint(run.folder)
     rate = extractor.to_dict()["sampling_rate"]
     request = SoundRequest(
@@ -58,30 +60,30 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
             f"{len(missing):,} of the run's {len(run.predictions):,} test clips are not in the data, "
             f"first {missing[0]}",
             str(run.folder),
-            "say where its data lie, with --data_dir or --dataset",
+            "name its data with --data_dir or --dataset",
         )
     wanted = table.select([row_of[path] for path in run.predictions.paths])
     shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
-    heard = prepare_features(wanted, extractor, config["clip_seconds"], shortest_samples=shortest)
-    embedded = linear_probe.embeddings(model, heard, batch_size)
+    features = prepare_features(wanted, extractor, config["clip_seconds"], shortest_samples=shortest)
+    embedded = linear_probe.embeddings(model, features, batch_size)
     vectors, clips = np.asarray(embedded["embedding"]), np.asarray(embedded["clip"])
-    vectors = vectors.reshape(len(vectors), -1)  # under a weighted sum of layers, one layer beside the other
+    vectors = vectors.reshape(len(vectors), -1)  # with a weighted sum of layers, the layers are concatenated
     sums = np.zeros((len(wanted), vectors.shape[1]), np.float32)
     np.add.at(sums, clips, vectors)
     return sums / np.bincount(clips, minlength=len(wanted))[:, None]
 
 
 def project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
-    """`(clips, hidden)` → `(clips, 2)`: the first 50 principal components, then t-SNE (van der Maaten 2008).
+    """Projects `(clips, hidden)` to `(clips, 2)`: the first 50 principal components, then t-SNE (van der Maaten 2008).
 
     Raises:
-        UserError: there are fewer clips than a map takes.
+        UserError: there are fewer than 4 clips.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     if len(embeddings) < FEWEST:
-        raise UserError(f"a map takes {FEWEST} clips or more, found {len(embeddings)}")
+        raise UserError(f"a map needs {FEWEST} clips or more, found {len(embeddings)}")
     components = PCA(min(50, *embeddings.shape), random_state=seed).fit_transform(embeddings)
     perplexity = min(PERPLEXITY, (len(embeddings) - 1) / 3)
     return TSNE(perplexity=perplexity, init="random", random_state=seed).fit_transform(components)
@@ -90,7 +92,7 @@ def project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
 def draw_embedding_map(
     places: np.ndarray, predictions: Predictions, path: Path | None = None, note: str = ""
 ) -> Figure:
-    """Draws clips at their `(clips, 2)` places: colour and shape are the true class, hollow is misclassified."""
+    """Draws clips at their `(clips, 2)` places; colour and shape: true class, hollow: misclassified."""
     common = [number for number, _ in Counter(predictions.true.tolist()).most_common(MOST_CLASSES)]
     names = readable(predictions.labels)
     title = "Map of the test clips by their embeddings (t-SNE)"
@@ -102,7 +104,7 @@ def draw_embedding_map(
         if others.any():
             label = f"{len(names) - len(common)} others"
             axes.scatter(places[others, 0], places[others, 1], s=6, color=GREY, alpha=0.5, label=label)
-        axes.set(xticks=[], yticks=[], xlabel="near: alike to the model; the axes have no unit")
+        axes.set(xticks=[], yticks=[], xlabel="close clips have similar embeddings; the axes have no unit")
         axes.set_aspect("equal", adjustable="datalim")
         axes.spines[:].set_visible(False)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="true class\n(hollow: misclassified)")
@@ -117,9 +119,3 @@ def _scatter(axes: Axes, places: np.ndarray, predictions: Predictions, number: i
             places[which, 0], places[which, 1], s=28, marker=marker, facecolor=face, edgecolor=colour, linewidth=1.1
         )
     axes.scatter([], [], s=28, marker=marker, color=colour, label=name)  # the legend shows each class once, filled
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    if not finished(folder):
-        raise UserError(f"the run left no {RECEIPT}, which says what it heard", str(folder))
-    return read_receipt(folder)["config"]

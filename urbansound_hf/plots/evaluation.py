@@ -1,12 +1,12 @@
-"""The figures of a report, in one quiet style: colours that colour-blind people tell apart, axes with their units.
+"""Figures of evaluation results: confusion, calibration, scores by class, fold and condition, learning curves, costs.
 
-Every figure is returned, and saved where a path is given: as PNG, SVG or PDF, by its suffix. Figures are made without
-pyplot, so that drawing touches neither the screen nor the figures of a notebook.
+Colours are safe for colour-blind readers, axes have their units. Every figure is returned, and saved as PNG, SVG or PDF
+(by the suffix) where a path is given. Figures are made without pyplot, so that neither the screen nor the figures of a
+notebook are affected.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -159,14 +159,13 @@ def _condition(axes: Axes, title: str, table: Mapping[str, Mapping[str, Any]]) -
     axes.grid(axis="y")
 
 
-HISTORY, CURVES = "log_history.json", "learning_curves"
-MOST_RUNS = 30  # that a legend has room to name
+MOST_RUNS = 30  # that fit into a legend
 History = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a run, or a cross-validation, scored and cost; of several folds the means, and the largest memory."""
+    """Accuracy and cost of a run or of a cross-validation; of several folds the means, and the largest memory."""
 
     name: str
     accuracy: float
@@ -177,10 +176,10 @@ class Score:
 
 
 def shared(measured: Mapping[str, Any]) -> dict[str, Callable[..., Figure]]:
-    """The figures that a run and a cross-validation share: what each is called, and what draws it to a `path`.
+    """The figures that a run and a cross-validation share: by its name, a function that draws it to a `path`.
 
     Args:
-        measured: what `measure` says of their clips, with their `scope`.
+        measured: the result of `summary.measure`, with `scope`.
     """
     note, counts = scope_caution(measured["scope"]), np.array(measured["confusion_matrix"])
     drawn: dict[str, Callable[..., Figure]] = {
@@ -194,24 +193,23 @@ def shared(measured: Mapping[str, Any]) -> dict[str, Callable[..., Figure]]:
     return drawn
 
 
-def history(folder: Path) -> History:
-    """What a run logged while it learned; nothing where it left no log, or a log of a single point."""
-    path = folder / HISTORY
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return rows if max(len(curve(rows, key)[0]) for key in ("loss", "eval_accuracy")) > 1 else []
+def plotted_history(run: Run) -> History:
+    """The log of a run if it has the two points that a curve needs; else empty."""
+    history = run.history
+    return history if max(len(curve(history, key)[0]) for key in ("loss", "eval_accuracy")) > 1 else []
 
 
 def curve(rows: History, key: str) -> tuple[list[float], list[float]]:
     """The epochs at which `key` was logged, and its values."""
-    told = [(row["epoch"], row[key]) for row in rows if key in row and "epoch" in row]
-    return [epoch for epoch, _ in told], [value for _, value in told]
+    points = [(row["epoch"], row[key]) for row in rows if key in row and "epoch" in row]
+    return [epoch for epoch, _ in points], [value for _, value in points]
 
 
 def learning_curves(histories: Mapping[str, History], path: Path | None = None, note: str = "") -> Figure:
     """Draws the training loss over the epochs (validation loss dashed), and below it the validation accuracy.
 
     Args:
-        histories: what each run logged, by its name; one run needs none.
+        histories: the log of each run by its name; the name of a single run may be empty.
     """
     validated = any(curve(rows, "eval_accuracy")[0] for rows in histories.values())
     with drawing(path, "Learning curves", note, (8, 5.6 if validated else 3.8)) as figure:
@@ -238,7 +236,7 @@ def learning_curves(histories: Mapping[str, History], path: Path | None = None, 
 
 def score(name: str, runs: Sequence[Run]) -> Score:
     """The score of the runs of one model: of a run alone, or of a cross-validation's folds pooled."""
-    told = pooled(runs)
+    predictions = pooled(runs)
     numbers = {
         key: [float(run.metrics.get(key, np.nan)) for run in runs]
         for key in ("parameters", "train_seconds", "train_peak_memory_gib", "train_peak_gpu_memory_gib")
@@ -246,8 +244,8 @@ def score(name: str, runs: Sequence[Run]) -> Score:
     gpu = max(numbers["train_peak_gpu_memory_gib"])
     return Score(
         name,
-        float(told.correct.mean()),
-        mean_interval(told.correct, told.groups),
+        float(predictions.correct.mean()),
+        mean_interval(predictions.correct, predictions.groups),
         float(np.mean(numbers["parameters"])),
         float(np.mean(numbers["train_seconds"])),
         max(numbers["train_peak_memory_gib"]) if np.isnan(gpu) else gpu,
@@ -280,7 +278,7 @@ def model_comparison(scores: Sequence[Score], path: Path | None = None, note: st
 
 
 def comparison(named: Mapping[str, Sequence[Run]], path: Path | None = None) -> Figure:
-    """`model_comparison` of runs by name; says so where they were not tested on the same clips."""
+    """Draws `model_comparison` of runs by name, with a note if they were not tested on the same clips."""
     clips = {name: frozenset(pooled(runs).paths) for name, runs in named.items()}
     same = len(set(clips.values())) == 1
     note = next((text for runs in named.values() if (text := caution(runs))), "")
@@ -292,7 +290,7 @@ def comparison(named: Mapping[str, Sequence[Run]], path: Path | None = None) -> 
 
 
 def caution(runs: Sequence[Run]) -> str:
-    """What must stand below every figure of these runs."""
+    """The scope of these runs if it must stand below every figure of them."""
     return scope_caution(scope([run.metrics for run in runs]))
 
 

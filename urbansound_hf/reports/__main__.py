@@ -1,4 +1,4 @@
-"""The commands `report` and `compare`: one run described, or two compared clip by clip."""
+"""The commands `report`, `compare` and `crossval`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from urbansound_hf.errors import exit_code
 from urbansound_hf.reports.comparison import compare
-from urbansound_hf.reports.run_report import write_report
+from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report of a run or of a cross-validation, and prints it."""
     parser = argparse.ArgumentParser("urbansound-hf report", description=main.__doc__)
-    parser.add_argument("run", type=Path, help="the folder of a run, or of a cross-validation")
-    parser.add_argument("--force", action="store_true", help="report folds that differ all the same, and say so")
+    parser.add_argument("run", type=Path, help="folder of a run, or of a cross-validation")
+    parser.add_argument("--force", action="store_true", help="report folds of different experiments, and say so")
     args = parser.parse_args(argv)
     print(write_report(args.run, args.force), end="")
     return 0
@@ -24,11 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare_main(argv: Sequence[str] | None = None) -> int:
     """Compares two runs or cross-validations, paired by clip, and prints the comparison."""
     parser = argparse.ArgumentParser("urbansound-hf compare", description=compare_main.__doc__)
-    parser.add_argument("run", type=Path, help="the folder of a run, or of a cross-validation")
-    parser.add_argument("other", type=Path, help="the folder of another")
-    parser.add_argument("--common", action="store_true", help="compare only the clips that both were tested on")
+    parser.add_argument("run", type=Path, help="folder of a run, or of a cross-validation")
+    parser.add_argument("other", type=Path, help="folder of another one")
+    parser.add_argument("--common", action="store_true", help="compare only the clips on which both were tested")
     args = parser.parse_args(argv)
     print(compare(args.run, args.other, args.common), end="")
+    return 0
+
+
+def crossval_main(argv: Sequence[str] | None = None) -> int:
+    """Gathers the finished folds of one experiment: a table, metrics.json, report and figures."""
+    parser = argparse.ArgumentParser("urbansound-hf crossval", description=crossval_main.__doc__)
+    parser.add_argument("output_dir", type=Path, help="folder that contains fold1, fold2, …")
+    parser.add_argument("--force", action="store_true", help="gather folds of different experiments, and say so")
+    args = parser.parse_args(argv)
+    print(cross_validation_summary(gather_folds(args.output_dir, args.force), args.output_dir))
     return 0
 
 

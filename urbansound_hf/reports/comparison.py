@@ -1,4 +1,4 @@
-"""Two models on the same clips: the difference of their scores, how sure it is, and where it comes from."""
+"""Comparison of two models on the same clips: differences of scores with intervals, by fold and by class."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import confidence
+from urbansound_hf.evaluation.metrics import ALL_METRICS
 from urbansound_hf.evaluation.runs import Predictions, find_runs, notes, pooled, scope, scope_caution
-from urbansound_hf.evaluation.summary import known
+from urbansound_hf.evaluation.summary import known, metric_interval
 from urbansound_hf.reports import markdown
 from urbansound_hf.text import table
 
 MCNEMAR = (
-    "McNemar's test takes clips for independent, which slices of one recording are not; where it and the interval "
-    "disagree, believe the interval."
+    "McNemar's test assumes independent clips, and slices of one recording are not independent; where it and the "
+    "interval disagree, rely on the interval."
 )
 
 
@@ -26,36 +27,34 @@ def compare(a: Path, b: Path, common: bool = False) -> str:
 
     Args:
         a, b: their folders.
-        common: leave out the clips that only one of them was tested on, instead of refusing.
+        common: leave out clips on which only one of them was tested, instead of raising an error.
 
     Returns:
         a Markdown page; every difference is B − A.
 
     Raises:
-        UserError: they were not tested on the same clips, or do not tell the same classes apart.
+        UserError: they were not tested on the same clips, or have different classes.
     """
     runs = [find_runs(folder) for folder in (a, b)]
     of_a, of_b = paired(pooled(runs[0]), pooled(runs[1]), common)
     names, scopes = _names(a, b), [scope([run.metrics for run in one]) for one in runs]
     note = next(filter(None, map(scope_caution, scopes)), "")
-    found = differences(of_a, of_b)
     parts = [
         f"# {names[1]} against {names[0]}",
         *[f"> {text}" for text in notes([*runs[0], *runs[1]])],
         f"A is {names[0]} ({scopes[0]}), B is {names[1]} ({scopes[1]}); differences are B − A, over the {len(of_a):,} "
-        f"clips of {len(np.unique(of_a.groups)):,} recordings that both were tested on.",
-        table(("", "A", "B", "B − A"), [found["accuracy"], found["macro-F1"]], note),
+        f"clips of {len(np.unique(of_a.groups)):,} recordings on which both were tested.",
+        table(("", "A", "B", "B − A"), metric_differences(of_a, of_b), note),
         _verdict(of_a, of_b),
     ]
     if len(np.unique(of_a.folds)) > 1:
         parts += ["## Folds", _fold_table(of_a, of_b, note)]
-    classes = [found[label] for label in of_a.labels]
-    parts += ["## F1 of each class", table(("class", "A", "B", "B − A"), classes, note)]
-    return "\n\n".join([*parts, "## How sure", markdown.HOW_SURE]) + "\n"
+    parts += ["## F1 of each class", table(("class", "A", "B", "B − A"), class_differences(of_a, of_b), note)]
+    return "\n\n".join([*parts, "## Uncertainty", markdown.UNCERTAINTY]) + "\n"
 
 
 def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predictions, Predictions]:
-    """The same clips of both, in the same order, B's class ids as A's.
+    """Selects the clips of both in the same order, and gives B the class ids of A.
 
     Raises:
         UserError: the classes, the clips (unless `common`) or their true classes differ.
@@ -63,7 +62,7 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
     if set(a.labels) != set(b.labels):
         raise UserError(
             "two runs are compared on the same classes, and "
-            f"only A knows {_listed(set(a.labels) - set(b.labels))}, only B {_listed(set(b.labels) - set(a.labels))}",
+            f"only A has {_listed(set(a.labels) - set(b.labels))}, only B {_listed(set(b.labels) - set(a.labels))}",
             fix="compare runs on the same data",
         )
     paths, rows_a, rows_b = np.intersect1d(a.paths, b.paths, assume_unique=True, return_indices=True)
@@ -71,7 +70,7 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
         raise UserError(
             f"two runs are compared on the same clips, and these share {len(paths):,}: A was tested on {len(a):,}, "
             f"B on {len(b):,}; {len(a) - len(paths):,} only in A, {len(b) - len(paths):,} only in B",
-            fix="give --common to compare those they share" if len(paths) else "compare runs of the same test fold",
+            fix="give --common to compare the shared ones" if len(paths) else "compare runs of the same test fold",
         )
     a, b = a.select(rows_a), _relabelled(b.select(rows_b), a.labels)
     if (a.true != b.true).any():
@@ -85,7 +84,7 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
 
 
 def _relabelled(predictions: Predictions, labels: Sequence[str]) -> Predictions:
-    """The same predictions with class ids in the order of `labels`."""
+    """A copy with class ids in the order of `labels`."""
     own = np.array([predictions.labels.index(label) for label in labels])
     new = np.argsort(own)  # own id → new id
     return dataclasses.replace(
@@ -97,31 +96,47 @@ def _relabelled(predictions: Predictions, labels: Sequence[str]) -> Predictions:
     )
 
 
-def differences(a: Predictions, b: Predictions) -> dict[str, tuple[str, str, str, str]]:
-    """Table rows (name, A, B, B − A with its interval) of the accuracy, the macro-F1 and each class's F1."""
+Row = tuple[str, str, str, str]
+"""A line of a table: name, score of A, score of B, B − A with its interval."""
+
+
+def metric_differences(a: Predictions, b: Predictions) -> list[Row]:
+    """The rows of all registered metrics."""
+    rows = []
+    for metric in ALL_METRICS.values():
+        of_a, of_b = (metric.function(of.true, of.predicted, of.probabilities) for of in (a, b))
+        ends = metric_interval(metric, a, b)
+        rows.append((metric.title, f"{of_a:.3f}", f"{of_b:.3f}", markdown.signed(of_b - of_a, ends)))
+    return rows
+
+
+def class_differences(a: Predictions, b: Predictions) -> list[Row]:
+    """The rows of each class's F1."""
     counts = np.stack(
         [confidence.count_by_recording(of.true, of.predicted, a.groups, len(a.labels)) for of in (a, b)], axis=1
     )  # (recordings, 2, 3, classes)
 
-    def gain(sums: np.ndarray) -> np.ndarray:
-        scores = confidence.classification_scores(sums)  # (…, 2, scores)
+    def f1(sums: np.ndarray) -> np.ndarray:
+        return confidence.classification_scores(sums)[..., -len(a.labels) :]  # (…, 2, classes)
+
+    def difference(sums: np.ndarray) -> np.ndarray:
+        scores = f1(sums)
         return scores[..., 1, :] - scores[..., 0, :]
 
-    of_a, of_b = np.nan_to_num(confidence.classification_scores(counts.sum(axis=0)))
-    ends = confidence.bootstrap_interval(gain, counts).T
-    wanted = {"accuracy": 0, "macro-F1": 1} | {label: i - len(a.labels) for i, label in enumerate(a.labels)}
-    return {
-        name: (name, f"{of_a[i]:.3f}", f"{of_b[i]:.3f}", markdown.signed(of_b[i] - of_a[i], known(ends[i])))
-        for name, i in wanted.items()
-    }
+    of_a, of_b = np.nan_to_num(f1(counts.sum(axis=0)))
+    ends = confidence.bootstrap_interval(difference, counts).T
+    return [
+        (label, f"{of_a[i]:.3f}", f"{of_b[i]:.3f}", markdown.signed(of_b[i] - of_a[i], known(ends[i])))
+        for i, label in enumerate(a.labels)
+    ]
 
 
 def _verdict(a: Predictions, b: Predictions) -> str:
-    """What the difference in accuracy allows to say."""
+    """Which model has the higher accuracy, or that the difference is within its uncertainty."""
     gain, low, high = confidence.paired_difference(a.correct, b.correct, a.groups)
-    verdict = "These recordings do not tell which is better: the interval of the difference holds 0."
+    verdict = "The test recordings do not show which is better: the interval of the difference contains 0."
     if low > 0 or high < 0:
-        verdict = f"{'B' if gain > 0 else 'A'} is better: the interval of the difference leaves out 0."
+        verdict = f"{'B' if gain > 0 else 'A'} is better: the interval of the difference excludes 0."
     only_a, only_b = (a.correct & ~b.correct).sum(), (b.correct & ~a.correct).sum()
     p = confidence.mcnemar(a.correct, b.correct)
     return (
@@ -141,7 +156,7 @@ def _fold_table(a: Predictions, b: Predictions, note: str) -> str:
 
 
 def _names(a: Path, b: Path) -> tuple[str, str]:
-    """The folders' names, with their parents' where both are called alike (as in base/fold3 and new/fold3)."""
+    """The folders' names, with their parents' if the names are equal (as in base/fold3 and new/fold3)."""
     a, b = a.resolve(), b.resolve()
     return (a.name, b.name) if a.name != b.name else (f"{a.parent.name}/{a.name}", f"{b.parent.name}/{b.name}")
 

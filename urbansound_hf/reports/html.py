@@ -1,15 +1,15 @@
-"""A run's own page, report.html: its report and figures in one file, with its most confident mistakes to hear and see.
+"""report.html: the report of a run or a cross-validation as one file, with the sounds of its most confident mistakes.
 
-The page needs no network and no other file. It holds audio of the data set, so it stays where it was written; it is
-not among the files that are published.
+The page needs no network and no other file. It holds audio of the data set, so it is not among the files that are
+published. The sounds are encoded when a run is trained and kept in report_clips.json, so that the page can be written
+again without the data.
 """
 
 from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
-from html.parser import HTMLParser
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -20,6 +20,7 @@ from urbansound_hf.audio.io import read_audio
 from urbansound_hf.audio.resampling import resample
 from urbansound_hf.evaluation.runs import Predictions, Run, pooled
 from urbansound_hf.layout import REPORT_PAGE
+from urbansound_hf.reports.markdown import MISTAKES
 from urbansound_hf.text import table
 
 if TYPE_CHECKING:
@@ -27,56 +28,53 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-MOST = 30  # mistakes on a page: 20 kB of MP3 and 15 kB of picture each
-OF_ONE_RECORDING = 2  # of them: its slices sound alike, and the others are worth hearing too
-SCROLLS = {"class": "scroll", "role": "region", "tabindex": "0"}  # sideways, on a phone; also by the keyboard
-MISTAKES = "Most confident mistakes"  # the section of report.md in whose place the sounds stand
+MAX_MISTAKES = 30  # on a page: each takes 20 kB of MP3 and 15 kB of PNG
+MAX_OF_ONE_RECORDING = 2  # of them, as slices of one recording sound alike
+SCROLLS = {"class": "scroll", "role": "region", "tabindex": "0"}  # sideways on a phone; also by the keyboard
+
+EncodedClip = dict[str, str]
+"""A clip in a page: data URIs of its "audio" (MP3) and of its mel spectrogram, "image" (PNG)."""
 
 
-def write_page(folder: Path, runs: Sequence[Run], clips: datasets.Dataset | None = None) -> Path:
-    """Writes report.html beside a report.md and its figures.
+def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str, EncodedClip]) -> Path:
+    """Writes report.html.
 
     Args:
-        folder: the folder of a run or of a cross-validation.
+        folder: of a run or of a cross-validation, with the figures that the report names.
+        text: the report as Markdown.
         runs: the run, or those of the folds.
-        clips: the sounds of a run, its test rows in the order of its predictions. Without them, sounds are taken from
-            the pages that are there already: this one, or those of the folds.
+        clips: the encoded clips by their paths, as `encode_mistakes` returns them; a mistake without one is listed
+            without its sound.
 
     Returns:
         the page's path.
     """
-    runs = sorted(runs, key=lambda run: run.metrics["test_fold"] or 0)
     predictions = pooled(runs)
-    rows = draw_mistakes(predictions)
-    known: dict[str, Media] = {}
-    for place in (folder, *(run.folder for run in runs)):
-        known |= media_of(place / REPORT_PAGE)
-    if clips is not None:
-        known |= {str(predictions.paths[row]): encoded(clips[row]["audio"]["bytes"]) for row in rows}
-    cards = [mistake_card(predictions, row, known.get(str(predictions.paths[row]), {})) for row in rows]
-    title, lead, sections = split_sections((folder / "report.md").read_text(encoding="utf-8"))
-    sections.insert(-1, ("Protocol and leaks", protocol_table(runs)))  # the last says how sure all this is
+    cards = [
+        mistake_card(predictions, row, clips.get(str(predictions.paths[row]))) for row in select_mistakes(predictions)
+    ]
+    title, lead, sections = split_sections(text)
+    sections.insert(-1, ("Protocol and leaks", protocol_table(runs)))  # before the section on uncertainty
+    shown = {name for card in cards for name in (card["true"], card["predicted"])}
     page = render_page(
         title=title,
         lead=to_html(lead, folder),
-        sections=[(name, to_html(text, folder)) for name, text in sections],
+        sections=[(name, to_html(body, folder)) for name, body in sections],
         mistakes_section=MISTAKES,
         mistakes=cards,
         wrong=int((~predictions.correct).sum()),
-        of_one_recording=OF_ONE_RECORDING,
-        silent=sum("audio" not in each for each in cards),
-        heard_seconds=HEARD_SECONDS,
-        classes=[
-            name for name in predictions.labels if any(name in (each["true"], each["predicted"]) for each in cards)
-        ],
-        folds=sorted({each["fold"] for each in cards}),
+        of_one_recording=MAX_OF_ONE_RECORDING,
+        silent=sum("audio" not in card for card in cards),
+        clip_seconds=CLIP_SECONDS,
+        classes=[name for name in predictions.labels if name in shown],
+        folds=sorted({card["fold"] for card in cards}),
     )
     (folder / REPORT_PAGE).write_text(page, encoding="utf-8")
     return folder / REPORT_PAGE
 
 
 def render_page(**values: Any) -> str:
-    """The page of these values."""
+    """Renders the template of the page."""
     import jinja2
 
     loader = jinja2.PackageLoader("urbansound_hf.reports")
@@ -86,21 +84,21 @@ def render_page(**values: Any) -> str:
     return environment.get_template("report.html.jinja").render(**values)
 
 
-def draw_mistakes(predictions: Predictions) -> list[int]:
-    """Rows of the wrong predictions of highest score, `OF_ONE_RECORDING` at most."""
+def select_mistakes(predictions: Predictions) -> list[int]:
+    """Row numbers of the wrong predictions with the highest scores, `MAX_OF_ONE_RECORDING` at most of a recording."""
     scores = np.where(predictions.correct, -1, predictions.probabilities.max(axis=1))
-    chosen: list[int] = []
-    taken: dict[str, int] = {}
+    selected: list[int] = []
+    counts: dict[str, int] = {}
     for row in np.argsort(-scores, kind="stable")[: (~predictions.correct).sum()]:
         recording = str(predictions.groups[row])
-        taken[recording] = taken.get(recording, 0) + 1
-        if taken[recording] <= OF_ONE_RECORDING and len(chosen) < MOST:
-            chosen.append(int(row))
-    return chosen
+        counts[recording] = counts.get(recording, 0) + 1
+        if counts[recording] <= MAX_OF_ONE_RECORDING and len(selected) < MAX_MISTAKES:
+            selected.append(int(row))
+    return selected
 
 
-def mistake_card(predictions: Predictions, row: int, media: Media) -> dict[str, Any]:
-    """What the page says of one clip; `media` as `encoded` returns it, or empty."""
+def mistake_card(predictions: Predictions, row: int, clip: EncodedClip | None) -> dict[str, Any]:
+    """The values that the page shows of one clip."""
     true, predicted = int(predictions.true[row]), int(predictions.predicted[row])
     return {
         "path": str(predictions.paths[row]),
@@ -110,37 +108,43 @@ def mistake_card(predictions: Predictions, row: int, media: Media) -> dict[str, 
         "predicted": predictions.labels[predicted],
         "score": float(predictions.probabilities[row, predicted]),
         "score_of_true": float(predictions.probabilities[row, true]),
-        **media,
+        **(clip or {}),
     }
 
 
 def protocol_table(runs: Iterable[Run]) -> str:
-    """What trained, what chose the checkpoint, and what the test clips share with the training clips, a line a run."""
-    header = ("test fold", "trained on", "checkpoint chosen on", "test clips", "of a recording heard in training",
+    """A line per run: its training and validation data, and what test clips share with training clips."""
+    header = ("test fold", "trained on", "checkpoint selected on", "test clips", "of a recording in training",
               "overlapping a training clip in time", "identical to one", "nearly identical")  # fmt: skip
     keys = ("shared_recording_clips", "time_overlap_clips", "exact_duplicates", "near_duplicates")
     rows = []
     for run in runs:
-        told, leaks = run.metrics, run.metrics.get("leaks", {})
-        fold = told["split"] if told["test_fold"] is None else told["test_fold"]
-        trained = ", ".join(map(str, told["train_folds"])) or f"{told['clips']['train']:,} clips"
-        chosen = told["validation_fold"] if told.get("checkpoint", "best") == "best" else None
+        metrics, leaks = run.metrics, run.metrics.get("leaks", {})
+        fold = metrics["split"] if metrics["test_fold"] is None else metrics["test_fold"]
+        trained = ", ".join(map(str, metrics["train_folds"])) or f"{metrics['clips']['train']:,} clips"
         counts = ["not known" if leaks.get(key) is None else f"{leaks[key]:,}" for key in keys]
-        chosen = "none: the last" if chosen is None else chosen
-        rows.append((fold, trained, chosen, f"{told['clips']['test']:,}", *counts))
+        rows.append((fold, trained, validated_on(metrics), f"{metrics['clips']['test']:,}", *counts))
     return table(header, rows, texts=3)
 
 
+def validated_on(metrics: Mapping[str, Any]) -> str:
+    """The data that selected the checkpoint: a fold, or the number of validation clips of a split without folds."""
+    if metrics.get("checkpoint", "best") != "best" or not metrics["clips"]["validation"]:
+        return "none: the last"
+    fold = metrics["validation_fold"]
+    return f"{metrics['clips']['validation']:,} clips" if fold is None else str(fold)
+
+
 def split_sections(report: str) -> tuple[str, str, list[tuple[str, str]]]:
-    """The title of a Markdown report, what stands before its first section, and its sections with their names."""
+    """Splits a Markdown report into its title, the text before the first section, and (name, text) of each section."""
     head, *parts = report.split("\n## ")
     title, _, lead = head.partition("\n")
     sections = [part.partition("\n") for part in parts]
-    return title.removeprefix("# "), lead, [(name, text) for name, _, text in sections]
+    return title.removeprefix("# "), lead, [(name, body) for name, _, body in sections]
 
 
 def to_html(text: str, folder: Path) -> Markup:
-    """Markdown as HTML, with the images of `folder` inside; the first cell of a row is its header."""
+    """Converts Markdown to HTML with the images of `folder` embedded; the first cell of a row is its header."""
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
@@ -166,30 +170,41 @@ def image_uri(path: Path) -> str:
     return data_uri("image/svg+xml" if path.suffix == ".svg" else "image/png", path.read_bytes())
 
 
-HEARD_SECONDS = 10.0  # of a longer sound
-Media = dict[str, str]
-"""What a page has of a clip, by tag: the data URIs of its "audio" and of its picture, "img"; empty if it has none."""
-
+CLIP_SECONDS = 10.0  # of a longer sound, the beginning
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 
 
-def encoded(sound: bytes) -> Media:
-    """The bytes of a sound file as an MP3 and as a PNG of its mel spectrogram; of a long one, the beginning."""
+def encode_mistakes(predictions: Predictions, clips: datasets.Dataset) -> dict[str, EncodedClip]:
+    """Encodes the sounds of the mistakes on a page.
+
+    Args:
+        clips: the test clips, in the order of the predictions.
+
+    Returns:
+        the encoded clips by their paths.
+    """
+    rows = select_mistakes(predictions)
+    return {str(predictions.paths[row]): encoded(clips[row]["audio"]["bytes"]) for row in rows}
+
+
+def encoded(sound: bytes) -> EncodedClip:
+    """Encodes the first `CLIP_SECONDS` of a sound file as an MP3 and a PNG of its mel spectrogram."""
     import soundfile
 
     waveform, rate = read_audio(sound)
     if rate not in MP3_RATES:
         waveform, rate = resample(waveform, rate, MP3_RATES[-1]), MP3_RATES[-1]
-    waveform = waveform[: round(HEARD_SECONDS * rate)]
+    waveform = waveform[: round(CLIP_SECONDS * rate)]
     file = io.BytesIO()
     soundfile.write(
         file, waveform, rate, "MPEG_LAYER_III", format="MP3", bitrate_mode="VARIABLE", compression_level=0.3
     )
-    return {"audio": data_uri("audio/mpeg", file.getvalue()), "img": data_uri("image/png", picture(waveform, rate))}
+    image = data_uri("image/png", spectrogram_png(waveform, rate))
+    return {"audio": data_uri("audio/mpeg", file.getvalue()), "image": image}
 
 
-def picture(waveform: np.ndarray, rate: int) -> bytes:
-    """The mel spectrogram of a `(samples,)` waveform as a PNG: a pixel for each band and frame, low bands below."""
+def spectrogram_png(waveform: np.ndarray, rate: int) -> bytes:
+    """The mel spectrogram of a `(samples,)` waveform as a PNG: a pixel per band and frame, low bands at the bottom."""
     from matplotlib import colormaps
     from PIL import Image
 
@@ -205,26 +220,6 @@ def picture(waveform: np.ndarray, rate: int) -> bytes:
     return file.getvalue()
 
 
-def data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{b64encode(content).decode()}"
-
-
-class Collector(HTMLParser):
-    """Collects the sounds and pictures of a page by the names of their clips."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, Media] = {}
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = dict(attrs)
-        if "data-clip" in told:
-            self.found.setdefault(str(told["data-clip"]), {})[tag] = str(told["src"])
-
-
-def media_of(page: Path) -> dict[str, Media]:
-    """The sounds and pictures in a page by the names of their clips; nothing where there is no page."""
-    collector = Collector()
-    if page.is_file():
-        collector.feed(page.read_text(encoding="utf-8"))
-    return collector.found
+def data_uri(media_type: str, content: bytes) -> str:
+    """`data:<media type>;base64,…`"""
+    return f"data:{media_type};base64,{b64encode(content).decode()}"

@@ -1,17 +1,20 @@
-"""Reports as Markdown that also reads well in a terminal."""
+"""Markdown of reports: numbers with their intervals, tables, and the page of a run or a cross-validation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import scope_caution
 from urbansound_hf.text import table
 
-HOW_SURE = (
-    "Intervals hold the scores of 95 % of 2,000 resamples of the test recordings (not of clips: the slices of one "
-    "recording stand or fall together). They do not cover another seed of the training. An interval without width "
-    "means that every recording agreed, not that there is no doubt."
+MISTAKES = "Most confident mistakes"
+"""The section in whose place report.html has the sounds."""
+UNCERTAINTY = (
+    "Intervals are 95 % bootstrap intervals over 2,000 resamples of the test recordings (not of clips: the errors of "
+    "slices of one recording are correlated). They do not cover the random seed of the training. An interval of width "
+    "0 means that all recordings agree, not that the score is certain."
 )
 
 
@@ -26,7 +29,7 @@ def score(value: float, ends: Sequence[float] | None) -> str:
 
 
 def signed(value: float, ends: Sequence[float] | None) -> str:
-    """A difference: "+0.021 [-0.008, +0.051]"; with three decimals, as all turns on which side of 0 the ends lie."""
+    """A difference: "+0.021 [-0.008, +0.051]"; with three decimals, as the signs of the ends matter."""
     return f"{value:+.3f} " + ("–" if ends is None else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]")
 
 
@@ -36,10 +39,26 @@ def spread(mean: float, std: float | None) -> str:
 
 
 def scores(measured: Mapping[str, Any], prefix: str = "") -> str:
-    """ "accuracy **0.672 [0.61, 0.73]**, macro-F1 0.651 [0.59, 0.71]"."""
-    keys = [f"{prefix}accuracy", f"{prefix}macro_f1"]
-    accuracy, macro_f1 = (score(measured[key], measured[f"{key}_interval"]) for key in keys)
-    return f"accuracy **{accuracy}**, macro-F1 {macro_f1}"
+    """ "accuracy **0.672 [0.61, 0.73]**, macro-F1 0.651 [0.59, 0.71], …": every metric that `measured` has."""
+    shown = [
+        (each.title, score(measured[f"{prefix}{each.name}"], measured.get(f"{prefix}{each.name}_interval")))
+        for each in present_metrics(measured, prefix)
+    ]
+    return _first_in_bold(shown)
+
+
+def spreads(metrics: Mapping[str, Any]) -> str:
+    """ "accuracy **0.672 ± 0.041**, macro-F1 0.651 ± 0.037, …" of a cross-validation."""
+    shown = [
+        (each.title, spread(metrics[f"mean_{each.name}"], metrics[f"std_{each.name}"]))
+        for each in present_metrics(metrics, "mean_")
+    ]
+    return _first_in_bold(shown)
+
+
+def _first_in_bold(shown: Sequence[tuple[str, str]]) -> str:
+    (title, value), *others = shown
+    return ", ".join([f"{title} **{value}**", *(f"{title} {value}" for title, value in others)])
 
 
 def amount(measured: Mapping[str, Any]) -> str:
@@ -48,12 +67,12 @@ def amount(measured: Mapping[str, Any]) -> str:
 
 
 def protocol(metrics: Mapping[str, Any]) -> str:
-    """One sentence on which rows trained, validated and tested."""
+    """One sentence on the parts of the data for training, validation and test."""
     if metrics["test_fold"] is None:
         return f"Split: {metrics['split']}."
-    chosen = "the last checkpoint was taken"
+    chosen = "the last checkpoint was used"
     if metrics["validation_fold"] is not None and metrics.get("checkpoint", "best") == "best":
-        chosen = f"the checkpoint was chosen on fold {metrics['validation_fold']}"
+        chosen = f"the checkpoint was selected on fold {metrics['validation_fold']}"
     trained = ", ".join(str(fold) for fold in metrics["train_folds"])
     plural = "s" * (len(metrics["train_folds"]) > 1)
     return f"Tested once on fold {metrics['test_fold']}; trained on fold{plural} {trained}; {chosen}."
@@ -69,10 +88,10 @@ def page(
     """The report of a run or of a cross-validation.
 
     Args:
-        headline: the lines on top, before everything else but the notes.
-        measured: what `report.measure` returns, with `scope` and `notes`.
+        headline: the lines after the notes.
+        measured: the result of `summary.measure`, with `scope` and `notes`.
         folds: of a cross-validation, the metrics of each fold.
-        learned: whether there are learning curves.
+        learned: whether there is a figure of learning curves.
     """
     note = scope_caution(measured["scope"])
     parts = [f"# {title}", *[f"> {text}" for text in measured["notes"]], "\n".join(headline)]
@@ -84,8 +103,8 @@ def page(
     parts += ["## Confusion", "![confusion matrix](confusion_matrix.png)"]
     parts += [
         "## Calibration",
-        f"Expected calibration error **{measured['ece']:.3f}** over 15 bins{f' ({note})' * bool(note)}: how far the "
-        "scores are, on average, from the share of clips that are right at that score.",
+        f"Expected calibration error **{measured['ece']:.3f}** over 15 bins{f' ({note})' if note else ''}: the "
+        "mean gap between confidence (the highest class score) and accuracy.",
         "![reliability diagram](reliability.png)",
     ]
     conditions = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
@@ -94,31 +113,36 @@ def page(
         parts += ["## Conditions", *(condition_table(name, rows, note) for name, rows in known.items())]
         parts += ["![accuracy by condition](conditions.png)"]
     if measured["confident_mistakes"]:
-        parts += ["## Most confident mistakes", mistake_table(measured["confident_mistakes"], note)]
-    return "\n\n".join([*parts, "## How sure", HOW_SURE]) + "\n"
+        parts += [f"## {MISTAKES}", mistake_table(measured["confident_mistakes"], note)]
+    return "\n\n".join([*parts, "## Uncertainty", UNCERTAINTY]) + "\n"
 
 
 def fold_table(folds: Sequence[Mapping[str, Any]], note: str) -> str:
-    """A line a fold."""
+    """A line per fold, with a column for every metric that all folds have."""
+    metrics = [each for each in present_metrics(folds[0], "test_") if all(f"test_{each.name}" in row for row in folds)]
     rows = [
         (
             fold["test_fold"],
             f"{fold['clips']['test']:,}",
             f"{fold['recordings']:,}",
-            score(fold["test_accuracy"], fold["test_accuracy_interval"]),
-            f"{fold['test_macro_f1']:.3f}",
+            *(fold_score(fold, f"test_{each.name}") for each in metrics),
             "none" if fold["validation_fold"] is None else fold["validation_fold"],
             f"{fold['train_seconds']:,.0f} s",
         )
         for fold in folds
     ]
-    return table(
-        ("fold", "clips", "recordings", "accuracy", "macro-F1", "checkpoint chosen on", "training"), rows, note, texts=0
-    )
+    titles = [each.title for each in metrics]
+    header = ("fold", "clips", "recordings", *titles, "checkpoint selected on", "training")
+    return table(header, rows, note, texts=0)
+
+
+def fold_score(fold: Mapping[str, Any], key: str) -> str:
+    """The score of one fold, with its interval if it has one."""
+    return score(fold[key], fold[f"{key}_interval"]) if f"{key}_interval" in fold else f"{fold[key]:.3f}"
 
 
 def class_table(per_class: Mapping[str, Mapping[str, Any]], note: str) -> str:
-    """A line a class, in the order of the data set."""
+    """A line per class, in the order of the data set."""
     rows = [
         (
             name,
@@ -132,7 +156,7 @@ def class_table(per_class: Mapping[str, Mapping[str, Any]], note: str) -> str:
 
 
 def condition_table(name: str, rows: Mapping[str, Mapping[str, Any]], note: str) -> str:
-    """A line a condition: clip lengths, or saliences."""
+    """A line per condition: clip lengths, or saliences."""
     lines = [
         (condition, score(row["accuracy"], row["accuracy_interval"]), f"{row['clips']:,}", f"{row['recordings']:,}")
         for condition, row in rows.items()
@@ -141,6 +165,6 @@ def condition_table(name: str, rows: Mapping[str, Mapping[str, Any]], note: str)
 
 
 def mistake_table(mistakes: Sequence[Mapping[str, Any]], note: str) -> str:
-    """A line a mistake, the most confident first."""
+    """A line per wrong prediction, the most confident first."""
     rows = [(row["path"], row["true"], row["predicted"], f"{row['score']:.3f}") for row in mistakes]
     return table(("clip", "true", "predicted", "score"), rows, note, texts=3)

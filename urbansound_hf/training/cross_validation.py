@@ -9,7 +9,6 @@ gathers what is there.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import shutil
 import sys
@@ -28,16 +27,14 @@ from urbansound_hf import progress
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation import receipts
-from urbansound_hf.evaluation.receipts import Stopwatch, begin_receipt, write_receipt
-from urbansound_hf.layout import RESOLVED, finished
-from urbansound_hf.reports.model_card import write_card
-from urbansound_hf.reports.run_report import refuse_mismatches, run_summary, write_cross_validation, write_run
+from urbansound_hf.evaluation.receipts import Stopwatch
+from urbansound_hf.evaluation.runs import Run
+from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED
+from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, run_summary, write_run
 from urbansound_hf.training.experiment import (
     Experiment,
     check_checkpoint,
     check_push,
-    finished_folds,
     interrupted,
     locked_folder,
     planned_splits,
@@ -49,8 +46,6 @@ from urbansound_hf.training.experiment import (
 )
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.search import run_search
-
-ABOUT = "Gathers the finished folds of one experiment into one table, with figures, metrics.json and report.md."
 
 
 def run_experiment(config: RunConfig) -> int:
@@ -163,7 +158,6 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
         facts, callbacks = {"leaks": leaks[split.name]}, [pusher] if pusher else []
         metrics = train_and_evaluate(config, experiment.sounds, split, folder, facts, callbacks)
     if config.training.process_index == 0:
-        write_run(folder, experiment.sounds.dataset.select(split.test))
         measured = {
             "test_accuracy": metrics["test_accuracy"],
             "continued": continued,  # then the seconds are those of the last part
@@ -171,10 +165,10 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
             "peak_memory_gib": round(watch.peak_memory_gib, 2),
         }
         receipt = {**experiment.receipt, **measured}
-        write_card(folder, receipt)
-        write_receipt(folder, receipt)
+        write_run(folder, experiment.sounds.dataset.select(split.test), receipt)
+        Run(folder).finish(receipt)
         if not config.training.keep_checkpoints:  # not before: a kill in between would train all of it again
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         print(run_summary(metrics, folder))
     return pusher.finish(folder) if pusher else None
 
@@ -184,11 +178,11 @@ def make_folder(experiment: Experiment, split: Split) -> None:
     config, folder = experiment.config, experiment.folder(split)
     if config.training.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
-        for gathered in ("metrics.json", "report.md", "report.html"):  # they speak of the run that is replaced
+        for gathered in (METRICS, REPORT, REPORT_PAGE):  # they include the run that is replaced
             (folder.parent / gathered).unlink(missing_ok=True)
     if not interrupted(experiment, split):
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    begin_receipt(folder, experiment.receipt)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    Run(folder).begin(experiment.receipt)
     settings = {
         **config.as_dict(),
         "test_fold": str(config.data.test_fold if split.test_fold is None else split.test_fold),
@@ -198,47 +192,3 @@ def make_folder(experiment: Experiment, split: Split) -> None:
     (folder / RESOLVED).write_text(
         f"# this run's resolved config: urbansound-hf train {RESOLVED} repeats it\n{resolved}", encoding="utf-8"
     )
-
-
-def gather_folds(output_dir: Path, force: bool = False) -> dict[str, Any]:
-    """Gathers the finished folds in a folder into its metrics.json, report and figures.
-
-    Args:
-        force: gather runs that differ, and say so in the report.
-
-    Returns:
-        the content of its metrics.json.
-
-    Raises:
-        UserError: there is no finished fold, or their configs, data or code differ.
-    """
-    runs = finished_folds(output_dir)
-    if not runs:
-        alone = finished(output_dir)
-        fix = f"this is a single run; give {output_dir.resolve().parent}" if alone else "train with --test_fold all"
-        raise UserError("no finished fold is there to gather", str(output_dir), fix)
-    mismatches = receipts.mismatches(runs)
-    refuse_mismatches(mismatches, output_dir, force)
-    cautions = [f"gathered by force: {mismatch}" for mismatch in mismatches]
-    return write_cross_validation(output_dir, runs, cautions)
-
-
-def cross_validation_summary(metrics: dict[str, Any], output_dir: Path) -> str:
-    """The last lines that a cross-validation prints."""
-    lines = [f"{'fold':>4}  accuracy  macro-F1"]
-    lines += [
-        f"{row['test_fold']:>4}  {row['test_accuracy']:8.4f}  {row['test_macro_f1']:8.4f}" for row in metrics["folds"]
-    ]
-    spread = "" if metrics["std_accuracy"] is None else f" ± {metrics['std_accuracy']:.4f} (std over folds, ddof=1)"
-    lines.append(f"mean  {metrics['mean_accuracy']:8.4f}{spread}; pooled {metrics['pooled_accuracy']:.4f}")
-    lines += [metrics["scope"], *metrics["notes"], f"report: {output_dir / 'report.html'}"]
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="urbansound-hf crossval", description=ABOUT)
-    parser.add_argument("output_dir", type=Path, help="the folder that holds fold1, fold2, …")
-    parser.add_argument("--force", action="store_true", help="gather folds that differ, and say so")
-    options = parser.parse_args(argv)
-    print(cross_validation_summary(gather_folds(options.output_dir, options.force), options.output_dir))
-    return 0

@@ -10,25 +10,29 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers.trainer_utils import HubStrategy
 
 from urbansound_hf import progress
 from urbansound_hf.audio import resampling
 from urbansound_hf.config.arguments import RunConfig
-from urbansound_hf.config.parse import key_values
+from urbansound_hf.config.parse import changed_flags, key_values
 from urbansound_hf.data.fingerprints import audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
 from urbansound_hf.data.splits import Split, fold_numbers, split_notes, wanted_splits
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.receipts import begun_receipt, environment, mismatches
-from urbansound_hf.evaluation.runs import read_run
+from urbansound_hf.evaluation.receipts import environment, mismatches
+from urbansound_hf.evaluation.runs import Run, finished_folds
 from urbansound_hf.hub.callback import Pusher
 from urbansound_hf.hub.files import TOKEN
 from urbansound_hf.hub.push import Target, check_upload
-from urbansound_hf.layout import RECEIPT, finished
+from urbansound_hf.layout import finished
 from urbansound_hf.models import checkpoint
 from urbansound_hf.models.linear_probe import linear_layers
+from urbansound_hf.models.loading import starts_from_config
+from urbansound_hf.models.registry import register
 from urbansound_hf.training.loading import configured_extractor, configured_model
 
 
@@ -88,18 +92,44 @@ def prepare_experiment(config: RunConfig) -> Experiment:
     receipt = {
         "command": [TOKEN.sub("$HF_TOKEN", word) for word in config.command],
         "config": config.as_dict(),
-        "data": {
-            "name": sounds.name,
-            "fingerprint": sounds.fingerprint,
-            "clips": len(sounds.dataset),
-            "resampler": resampling.DESCRIPTION,
-        },
+        **recorded_facts(config, sounds),
         "seed": config.training.seed,
         "processes": config.training.world_size,
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "environment": environment(),
     }
     return Experiment(config, sounds, receipt)
+
+
+def recorded_facts(config: RunConfig, sounds: Sounds) -> dict[str, Any]:
+    """The facts of a receipt that a model card needs and that later readers could only guess.
+
+    Returns:
+        `data` (name, fingerprint, clips, resampler, Hub id), `model` (the Hub id of the base model, whether training
+        started from random weights) and `changed_flags`.
+    """
+    register()
+    name, dataset = config.model.model_name_or_path, config.data.dataset
+    return {
+        "data": {
+            "name": sounds.name,
+            "fingerprint": sounds.fingerprint,
+            "clips": len(sounds.dataset),
+            "resampler": resampling.DESCRIPTION,
+            "hub_dataset": dataset if dataset == sounds.name and is_hub_id(dataset) else None,
+        },
+        "model": {"base_model": name if is_hub_id(name) else None, "from_scratch": starts_from_config(name)},
+        "changed_flags": changed_flags(config.as_dict()),
+    }
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is owner/name on the Hub and not a folder here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1 and not Path(name).is_dir()
 
 
 @contextmanager
@@ -165,8 +195,8 @@ def refuse_mixtures(experiment: Experiment, wanted: Sequence[Split], waiting: Se
     """
     now = {"this run": experiment.receipt}
     for split in filter(lambda split: interrupted(experiment, split), waiting):
-        before = begun_receipt(experiment.folder(split))
-        differ = mismatches([], {"the interrupted run": before, **now}) if before else ["no record of its values"]
+        before = Run(experiment.folder(split)).begun_receipt
+        differ = mismatches({"the interrupted run": before, **now}) if before else ["no record of its values"]
         if differ:
             raise UserError(
                 f"an interrupted run of another experiment lies here: {'; '.join(differ)}",
@@ -174,8 +204,8 @@ def refuse_mixtures(experiment: Experiment, wanted: Sequence[Split], waiting: Se
                 "give the same values to continue it, another --output_dir, or --overwrite; or remove the folder",
             )
     replaced = {experiment.folder(split) for split in waiting}
-    kept = [folder for folder in finished_folds(experiment.output_dir) if folder not in replaced]
-    differ = mismatches(kept, now)
+    kept = [run for run in finished_folds(experiment.output_dir) if run.folder not in replaced]
+    differ = mismatches({**{run.folder.name: run.receipt or {} for run in kept}, **now})
     if differ and len(wanted) > 1:
         raise UserError(
             f"finished folds of another experiment lie here: {'; '.join(differ)}",
@@ -208,12 +238,6 @@ def interrupted(experiment: Experiment, split: Split) -> bool:
     if arguments.overwrite or str(arguments.resume_from_checkpoint).lower() == "false":
         return False
     return any(experiment.folder(split).glob("checkpoints/checkpoint-*/trainer_state.json"))
-
-
-def finished_folds(output_dir: Path) -> list[Path]:
-    """The folders of finished runs, each of one test fold, in the folder of a cross-validation."""
-    runs = [read_run(path.parent) for path in sorted(output_dir.glob(f"*/{RECEIPT}"))]
-    return [run.folder for run in runs if run.metrics["test_fold"] is not None]
 
 
 def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:

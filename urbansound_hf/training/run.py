@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,21 +18,20 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from urbansound_hf.audio.io import audio_seconds
 from urbansound_hf.config.arguments import RunArguments, RunConfig, replaced
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split, split_notes
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.metrics import AudioClassificationMetric, clip_loss, clip_scores, scores
+from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
+from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores
 from urbansound_hf.evaluation.receipts import Stopwatch
+from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.models import adapt
 from urbansound_hf.models.linear_probe import LinearProbe
 from urbansound_hf.training.preprocessing import Prepared, prepare_training
 from urbansound_hf.training.trainer import SoundTrainer
 
 logger = logging.get_logger(__name__)
-
-CLIP_FACTS = ("fold", "group", "salience")  # columns of the data that predictions.csv repeats where they exist
 
 
 def train_and_evaluate(
@@ -75,7 +72,7 @@ def train_and_evaluate(
     save_run(trainer, folder, model, prepared.extractor)
     test = predict_clips(trainer, prepared.test)
     metrics = {
-        **scores(test, sounds.labels),
+        **score_test_clips(test, sounds.labels),
         "labels": sounds.labels,
         "split": split.name,
         "test_fold": split.test_fold,
@@ -93,11 +90,9 @@ def train_and_evaluate(
         **(facts or {}),
     }
     if trainer.is_world_process_zero():
-        write_predictions(folder / "predictions.csv", sounds, split.test, test["probabilities"])
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        (folder / "log_history.json").write_text(
-            json.dumps(trainer.state.log_history, indent=2) + "\n", encoding="utf-8"
-        )
+        run = Run(folder)
+        run.write_predictions(sounds.dataset.select(split.test), test["probabilities"], sounds.labels)
+        run.write_results(metrics, trainer.state.log_history)
     return metrics
 
 
@@ -114,9 +109,9 @@ def make_trainer(
     metric = AudioClassificationMetric(labels)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        whole = clip_scores(prediction.predictions, prediction.label_ids)
-        result = metric.compute(predictions=whole["predicted"], references=whole["true"])
-        return {"accuracy": result["accuracy"], "macro_f1": result["macro_f1"], "loss": clip_loss(whole)}
+        clips = clip_scores(prediction.predictions, prediction.label_ids)
+        result = metric.compute(predictions=clips["probabilities"], references=clips["true"])
+        return {name: result[name] for name in ALL_METRICS}
 
     return SoundTrainer(
         recipe=config.recipe,
@@ -206,6 +201,12 @@ def predict_clips(trainer: SoundTrainer, dataset: Any) -> dict[str, np.ndarray]:
     return clip_scores(prediction.predictions, prediction.label_ids)
 
 
+def score_test_clips(test: Mapping[str, np.ndarray], labels: list[str]) -> dict[str, Any]:
+    """The test part of metrics.json: every metric as `test_<name>`, per_class and confusion_matrix."""
+    result = AudioClassificationMetric(labels).compute(predictions=test["probabilities"], references=test["true"])
+    return {**{f"test_{name}": result.pop(name) for name in ALL_METRICS}, **result}
+
+
 def share_trained(trainer: SoundTrainer, begun: str | None) -> float:
     """The fraction of the steps trained since the last interruption, 0 to 1."""
     before = int(begun.rpartition("-")[2]) if begun and begun.rpartition("-")[2].isdecimal() else 0
@@ -225,16 +226,3 @@ def gpu_memory() -> dict[str, float]:
     if not torch.cuda.is_available():
         return {}
     return {"train_peak_gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
-
-
-def write_predictions(path: Path, sounds: Sounds, clips: np.ndarray, probabilities: np.ndarray) -> None:
-    """predictions.csv, a line a test clip: what is known of it, its true and predicted class, every class's score."""
-    told = sounds.dataset.select(clips)
-    known = {name: told[name] if name in told.column_names else [""] * len(clips) for name in CLIP_FACTS}
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", *CLIP_FACTS, "seconds", "true", "predicted", *sounds.labels])
-        for clip, true, row, *facts in zip(told["audio"], told["label"], probabilities, *known.values(), strict=True):
-            seconds = f"{audio_seconds(clip['bytes']):.3f}"
-            names = (sounds.labels[true], sounds.labels[int(row.argmax())])
-            writer.writerow([clip["path"], *facts, seconds, *names, *(f"{score:.6f}" for score in row)])

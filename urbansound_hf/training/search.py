@@ -12,12 +12,13 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
+import yaml
 from accelerate.utils import broadcast_object_list
 from transformers import (
     EarlyStoppingCallback,
@@ -32,12 +33,13 @@ from urbansound_hf import progress
 from urbansound_hf.config import search_space
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import flag_parser
+from urbansound_hf.config.search_space import Range
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
-from urbansound_hf.reports.search import finished_trials, write_search_report
+from urbansound_hf.reports.search import SearchedFlag, finished_trials, ranked, trial_values, write_search_report
 from urbansound_hf.training.experiment import (
     Experiment,
     locked_folder,
@@ -79,7 +81,41 @@ def _search(experiment: Experiment, split: Split, folder: Path, study: optuna.St
     if left[0] > 0:
         run_trials(experiment, split, folder, left[0], study)
     if study:
-        print(write_search_report(folder, study, config, split))
+        space = search_space.parse_search_space(config.training.search_space or [], flag_parser())
+        flags = searched_flags(space)
+        text = write_search_report(folder, study, flags, f"validation {config.training.metric_for_best_model}", split)
+        write_best(folder, study, flags, config, split)
+        print(text)
+
+
+def searched_flags(space: search_space.Space) -> list[SearchedFlag]:
+    """The lines of a search space as the report needs them."""
+    return [
+        SearchedFlag(line.name, log=line.log) if isinstance(line, Range) else SearchedFlag(line.name, line.values)
+        for line in space
+    ]
+
+
+def write_best(
+    folder: Path, study: optuna.Study, flags: Sequence[SearchedFlag], config: RunConfig, split: Split
+) -> None:
+    """Writes best.yaml: the config of a run with the best values, with their origin in a comment."""
+    best = ranked(study)[0]
+    values = trial_values(flags, best)
+    settings = config.with_values({**values, "output_dir": str(folder / "best")}).as_dict()
+    own = {name: value for name, value in settings.items() if name not in ("search", "search_space", "overwrite")}
+    trained = f", trained on folds {', '.join(map(str, split.train_folds))}" if split.train_folds else ""
+    validated = f"fold {split.validation_fold}{trained}" if split.validation_fold else "the validation part"
+    held_out = f"fold {split.test_fold}" if split.test_fold else "the test part"
+    header = [
+        f"The best of {len(finished_trials(study))} trials of a search ({folder}, trial {best.number}).",
+        f"Score    {config.training.metric_for_best_model} {best.value:.4f} on {validated}.",
+        f"Test     on {held_out}, which was not used; the scores of other folds would be biased by the search.",
+        f"Command  urbansound-hf train {folder / search.BEST}",
+        f"Values   {search.shown(values)}",
+    ]
+    text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
+    (folder / search.BEST).write_text("".join(f"# {line}\n" for line in header) + text, encoding="utf-8")
 
 
 def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Study:
@@ -99,7 +135,7 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
     receipt = {**experiment.receipt, "config": {**values, "held-out fold": split.name}}
     receipt = json.loads(json.dumps(receipt, default=str))
     begun = study.user_attrs.get(BEGUN, receipt)
-    if differ := mismatches([], {"the search": begun, "this command": receipt}):
+    if differ := mismatches({"the search": begun, "this command": receipt}):
         raise UserError(
             f"a search of another experiment lies here: {'; '.join(differ)}",
             str(folder),
