@@ -1,4 +1,4 @@
-"""The scores against numbers computed by hand."""
+"""Metrics against numbers computed by hand, and the registry."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from evaluate import config
 
+from urbansound_hf.errors import UserErrors
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
-from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores, mean_over_windows, softmax
+from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores, mean_over_windows, metric, softmax
+from urbansound_hf.evaluation.runs import read_run
+from urbansound_hf.reports.run_report import write_cross_validation
+from urbansound_hf.training.cross_validation import run_experiment
 
 LABELS = ["bark", "horn", "rain", "silence"]
 TRUE = [0, 0, 0, 1, 1, 2]
@@ -80,3 +84,61 @@ def test_clip_scores_are_in_the_order_of_the_rows():
     clips = clip_scores(logits, (np.array([1, 0, 1]), np.array([7, 3, 7])))
     assert clips["true"].tolist() == [0, 1] and clips["predicted"].tolist() == [0, 1]
     np.testing.assert_allclose(clips["probabilities"], [[0.9, 0.1], [0.4, 0.6]], rtol=1e-6)
+
+
+# ---- a metric of one's own
+
+
+@pytest.fixture
+def top_2():
+    """A metric that is registered for one test: one function and its column title."""
+
+    @metric("top-2 accuracy")
+    def top_2_accuracy(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:
+        return float(np.mean((np.argsort(-probabilities)[:, :2] == true[:, None]).any(axis=1)))
+
+    yield top_2_accuracy
+    del ALL_METRICS["top_2_accuracy"]
+
+
+def test_a_registered_metric_selects_the_checkpoint_and_is_reported(top_2, configure, synthetic_root, tmp_path, capsys):
+    flags = ["--data_dir", synthetic_root, "--preprocessing_num_workers", 1, "--output_dir", tmp_path / "out"]
+    config = configure(*flags, "--test_fold", 1, "--metric_for_best_model", "top_2_accuracy")
+    assert config.training.greater_is_better is True
+    assert run_experiment(config) == 0
+    run = read_run(tmp_path / "out" / "fold1")
+    clips = run.predictions
+    value = run.metrics["test_top_2_accuracy"]
+    assert value == pytest.approx(top_2(clips.true, clips.predicted, clips.probabilities))
+    assert value == run.report["top_2_accuracy"] > run.metrics["test_accuracy"]
+    low, high = run.report["top_2_accuracy_interval"]
+    assert low <= value <= high
+    assert run.metrics["checkpoint"] == "best"
+    evaluated = [row["eval_top_2_accuracy"] for row in run.history if "eval_top_2_accuracy" in row]
+    assert len(evaluated) == 2 and run.metrics["best_validation_top_2_accuracy"] == max(evaluated)
+    shown = f"top-2 accuracy {value:.3f} [{low:.2f}, {high:.2f}]"
+    for name in ("report.md", "report.html", "README.md"):
+        assert shown in (run.folder / name).read_text(encoding="utf-8"), name
+    assert f"top-2 accuracy {value:.4f}" in capsys.readouterr().out
+    write_cross_validation(tmp_path / "out", [run])
+    assert f"top-2 accuracy {value:.3f}" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_metric_of_which_less_is_better_selects_the_least(configure):
+    @metric("error rate", greater_is_better=False)
+    def error_rate(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:
+        return float(np.mean(true != predicted))
+
+    try:
+        assert configure("--metric_for_best_model", "error_rate").training.greater_is_better is False
+    finally:
+        del ALL_METRICS["error_rate"]
+    assert configure("--metric_for_best_model", "loss").training.greater_is_better is False
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest_name(configure):
+    with pytest.raises(UserErrors) as caught:
+        configure("--metric_for_best_model", "macro_f")
+    (problem,) = caught.value.problems
+    assert "must be one of accuracy, macro_f1, loss, found 'macro_f'" in problem.what
+    assert problem.fix == "did you mean macro_f1?"
