@@ -126,15 +126,9 @@ SAYS = "import json; from urbansound_hf.evaluation import receipts; print(json.d
 def checkout(folder: Path) -> Path:
     """A repository with what the receipts need of this project."""
     (folder / "urbansound_hf" / "evaluation").mkdir(parents=True)
-    for name in (
-        "__init__.py",
-        "errors.py",
-        "layout.py",
-        "progress.py",
-        "evaluation/__init__.py",
-        "evaluation/receipts.py",
-    ):
-        shutil.copy(ROOT / "urbansound_hf" / name, folder / "urbansound_hf" / name)
+    package = ROOT / "urbansound_hf"
+    for path in (*package.glob("*.py"), package / "evaluation" / "__init__.py", package / "evaluation" / "receipts.py"):
+        shutil.copy(path, folder / path.relative_to(ROOT))
     for name in ("pyproject.toml", "README.md"):
         (folder / name).write_text("\n", encoding="utf-8")
     (folder / ".gitignore").write_text("__pycache__\n", encoding="utf-8")
