@@ -126,6 +126,7 @@ SAYS = "import json; from urbansound_hf.evaluation import receipts; print(json.d
 def checkout(folder: Path) -> Path:
     """A repository with what the receipts need of this project."""
     (folder / "urbansound_hf" / "evaluation").mkdir(parents=True)
+    (folder / "configs").mkdir()
     package = ROOT / "urbansound_hf"
     for path in (*package.glob("*.py"), package / "evaluation" / "__init__.py", package / "evaluation" / "receipts.py"):
         shutil.copy(path, folder / path.relative_to(ROOT))
