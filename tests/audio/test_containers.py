@@ -238,6 +238,42 @@ def test_a_few_samples_beyond_full_scale_are_nothing_unusual():
     assert load_audio(encode(samples, subtype="FLOAT"), notes=notes).max() == 1.5 and not notes
 
 
+@pytest.mark.parametrize("rate", [1, 7, 999, 4_000_001, 2**31 - 1])
+def test_a_rate_that_is_none_of_sound_is_an_error(rate):
+    content = encode(noise())
+    with pytest.raises(AudioError, match=f"has a sampling rate of {rate:,} Hz, which is none of sound"):
+        load_audio(content[:24] + struct.pack("<I", rate) + content[28:])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # soundfile seeks before the beginning
+def test_damaged_files_are_sounds_or_errors():
+    """Whatever bytes are changed, deleted, inserted or added: no other exception, and never much more than is there."""
+    random = np.random.default_rng(0)
+    kinds = [("WAV", "PCM_16"), ("WAV", "IMA_ADPCM"), ("WAVEX", "FLOAT"), ("RF64", "PCM_16"), ("W64", "PCM_16")]
+    kinds += [("AIFF", "PCM_16"), ("AU", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("FLAC", "PCM_16")]
+    contents, read = [encode(noise(2000), *kind) for kind in kinds], 0
+    for _ in range(3000):
+        content = bytearray(contents[random.integers(len(contents))])
+        for _ in range(random.integers(1, 6)):
+            place, count = random.integers(min(len(content), 120)), random.integers(1, 60)
+            change = random.integers(5)
+            if change == 0:
+                content[place] = random.choice([0, 1, 127, 128, 255])
+            elif change == 1:
+                del content[place : place + count]
+            elif change == 2:
+                content[place:place] = random.bytes(count)
+            elif change == 3:
+                content += contents[random.integers(len(contents))][:count]
+            else:
+                content[place : place + 8] = bytes([random.choice([0, 255])]) * 8
+        try:
+            read += bool(len(load_audio(bytes(content))))
+        except AudioError:
+            continue
+    assert read > 300
+
+
 def test_a_long_file_is_read_in_blocks(monkeypatch):
     from urbansound_hf.audio import io as audio_io
 

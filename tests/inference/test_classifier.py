@@ -88,6 +88,24 @@ def test_a_file_of_any_rate_scores_as_in_the_stock_pipeline(folders, tmp_path, f
         assert ours == pytest.approx({answer["label"]: answer["score"] for answer in theirs}, abs=1e-4)
 
 
+@pytest.mark.parametrize("family", ["wav2vec2", "whisper", "ast"])
+def test_a_longer_sound_is_scored_by_windows_unlike_in_the_stock_pipeline(folders, tmp_path, family):
+    classifier, seconds = SoundClassifier.from_pretrained(folders[family], device="cpu"), 2.5
+    path = write(tmp_path / "long.wav", np.concatenate([sound(1.25, 0), sound(1.25, 1)]))
+    window = min(1.0, classifier.longest_seconds or seconds)
+    result = classifier.classify(path, top_k=len(CLASSES), window_seconds=window)
+    stock = pipeline("audio-classification", model=str(folders[family]), device="cpu")
+    samples, rate = soundfile.read(path, dtype="float32")
+    theirs = {
+        answer["label"]: answer["score"] for answer in stock({"array": samples, "sampling_rate": rate}, top_k=None)
+    }
+    difference = max(abs(dict(result.summary.top)[label] - score) for label, score in theirs.items())
+    assert difference > 1e-3, "the documents say that they differ"
+    if not classifier.longest_seconds:
+        whole = dict(classifier.classify(path, top_k=len(CLASSES), window_seconds=seconds).windows[0].top)
+        assert whole == pytest.approx(theirs, abs=1e-4)
+
+
 def test_padding_would_change_the_scores_of_a_group_norm_model(classifier):
     padded = np.pad(CLIPS[2], (0, RATE // 2))
     alone, beside = classifier.probabilities([CLIPS[2], padded])

@@ -279,5 +279,8 @@ def _rebuilt(file: BinaryIO, layout: Layout, start: int, chunks: list[Chunk], sa
 
 
 def _read(file: BinaryIO, position: int, size: int) -> bytes:
+    if position + size > TAIL_BYTES:  # a header may give any number
+        end = file.seek(0, io.SEEK_END)
+        position, size = min(position, end), min(size, max(0, end - position))
     file.seek(position)
     return file.read(size)

@@ -12,6 +12,7 @@ import struct
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +35,7 @@ from urbansound_hf.errors import UserError
 SAMPLING_RATE = 16_000  # Hz; what nearly every pretrained audio model hears
 
 BLOCK_FRAMES = 2**20  # frames decoded at a time: 24 s at 44.1 kHz
+LOWEST_RATE, HIGHEST_RATE = 1000, 4_000_000  # Hz; beyond, a header is damaged, and resampling would fill the memory
 STREAMS = {rb"OggS": split_ogg, rb"fLaC": split_flac, rb"ID3|\xff[\xe0-\xff]": split_mp3}  # by the first bytes
 
 Source = str | Path | bytes | BinaryIO
@@ -148,22 +150,23 @@ def _decode(
     if not isinstance(content, (str, Path)):
         content.seek(0)
     try:
-        with Decoder(content) as sound:
+        with np.errstate(over="ignore", invalid="ignore"), Decoder(content) as sound:  # NaN is refused afterwards
             rate, promised, header = sound.samplerate, sound.frames, sound.extra_info
-            blocks = list(_blocks(sound))
+            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+                raise AudioError(f"{part}has a sampling rate of {rate:,} Hz, which is none of sound", name)
+            waveform, samples = _resampled(_blocks(sound), rate, to_rate or rate)
     except soundfile.LibsndfileError as error:
         reason = str(error.error_string).strip().rstrip(".")
         what = f"{part + 'is ' * bool(part)}not a sound that libsndfile can read ({reason})"
         raise AudioError(what, name, "convert it to WAV or FLAC") from None
     except (RuntimeError, ValueError) as error:
         raise AudioError(f"{part}cannot be read ({error})", name) from None
-    samples = sum(map(len, blocks))
     if not recording.checked:
         _check_length(samples, promised, header, name)
     elif samples and samples < recording.least:
         found = f"{samples:,} of at least {recording.least:,} samples"
         raise AudioError(f"{part}is damaged: {found} can be decoded", name, "copy or download it again")
-    return _resampled(blocks, rate, to_rate or rate), to_rate or rate
+    return waveform, to_rate or rate
 
 
 def _blocks(sound: Decoder) -> Iterator[np.ndarray]:
@@ -180,11 +183,16 @@ def _blocks(sound: Decoder) -> Iterator[np.ndarray]:
         remaining -= len(frames)
 
 
-def _resampled(blocks: list[np.ndarray], from_rate: int, to_rate: int) -> np.ndarray:
-    if len(blocks) <= 1:
-        return resample(blocks[0] if blocks else np.zeros(0, np.float32), from_rate, to_rate)
-    resampler = Resampler(from_rate, to_rate)
-    return np.concatenate([*map(resampler.push, blocks), resampler.finish()])
+def _resampled(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int) -> tuple[np.ndarray, int]:
+    """The blocks at another rate, joined, and the number of samples that came in."""
+    first, second = next(blocks, np.zeros(0, np.float32)), next(blocks, None)
+    if second is None:
+        return resample(first, from_rate, to_rate), len(first)
+    resampler, outputs, samples = Resampler(from_rate, to_rate), [], 0
+    for block in chain((first, second), blocks):
+        outputs.append(resampler.push(block))
+        samples += len(block)
+    return np.concatenate([*outputs, resampler.finish()]), samples
 
 
 def _level_notes(waveform: np.ndarray, name: str) -> list[str]:

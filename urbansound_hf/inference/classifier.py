@@ -1,7 +1,9 @@
 """Serving: a checkpoint folder or Hub id in, labels for clips, folders and long recordings out.
 
-All that is known comes from the checkpoint. The scores are those of the stock `pipeline("audio-classification")`: each
-window goes alone through the feature extractor, and only windows of equal shape share a batch.
+All that is known comes from the checkpoint. For a sound no longer than the window, the scores are those of the stock
+`pipeline("audio-classification")` to 1e-4: each window goes alone through the feature extractor, and only windows of
+equal shape share a batch. A longer sound is scored window by window, as in evaluation; the pipeline passes it to the
+model at once, and some models ignore all but its beginning. Test-time shifts are not known to the pipeline either.
 """
 
 from __future__ import annotations
