@@ -90,7 +90,7 @@ class SoundClassifier:
         """Scores whole clips, without windows.
 
         Args:
-            waveforms: each `(samples,)` float32 in [-1, 1] at `sampling_rate`.
+            waveforms: each `(samples,)` float32, full scale 1.0, at `sampling_rate`.
             batch_size: clips of equal length that go through the model together; it does not change the scores.
 
         Returns:

@@ -72,7 +72,7 @@ def occlusion(
 
     Args:
         classifier: any model; its scores are all that is asked of it, once for each tile.
-        waveform: `(samples,)` float32 in [-1, 1] at the model's rate, no longer than its window.
+        waveform: `(samples,)` float32, full scale 1.0, at the model's rate, no longer than its window.
         label: the class to explain (default: the one the model chooses).
         track: wraps the loop over the bands, as `tqdm` does, to show progress.
 
