@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from urbansound_hf.augment.chain import Effect, apply_effects, parse_effects
-from urbansound_hf.augment.effects import EFFECTS
+from urbansound_hf.augment.effects import EFFECTS, EffectKind
 from urbansound_hf.data import synthetic
 from urbansound_hf.errors import UserErrors
 
@@ -183,3 +183,17 @@ def test_above_full_scale_the_whole_clip_is_softened_not_cut():
     np.testing.assert_allclose(run(["gain:1:12..12"]), sound / np.abs(sound).max(), atol=1e-6)
     loud = run(["gain:1:12..12", "gain:1:-12..-12"])
     np.testing.assert_allclose(loud, sound, atol=1e-6), "and only once, at the end"
+
+
+def test_an_effect_is_one_entry(monkeypatch):
+    """The flag, its errors, the chain and the tour's table all read the registry."""
+
+    def halve(waveform, rate, factor, generator):
+        return waveform * factor
+
+    monkeypatch.setitem(EFFECTS, "halve", EffectKind(halve, "halves it", "never", 1.0, "times", (0.5, 0.5), (0.1, 1)))
+    np.testing.assert_allclose(run(["halve"]), clip() / 2, atol=1e-6)
+    with pytest.raises(UserErrors, match=r"the range of halve must be LOW..HIGH within 0.1..1 times"):
+        parse_effects(["halve:1:0.5..2"])
+    with pytest.raises(UserErrors, match="did you mean halve"):
+        parse_effects(["halv"])

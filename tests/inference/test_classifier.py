@@ -170,7 +170,7 @@ def test_windows_that_leave_gaps_are_refused_before_any_work(classifier, window,
 
 def test_a_window_longer_than_the_model_hears_is_refused(folders):
     whisper = SoundClassifier.from_pretrained(folders["whisper"], device="cpu")
-    with pytest.raises(UserError, match=r"window of 2.5 s is longer than the 2 s that this model hears"):
+    with pytest.raises(UserError, match=r"window of 2.5 s is longer than the 2 s that this model takes"):
         whisper.classify_many([], window_seconds=2.5)
     assert list(whisper.classify_many([], window_seconds=2.0)) == []
 

@@ -289,9 +289,9 @@ def test_infer_chooses_from_the_labels_it_is_given(run, clap):
     assert sum(entry["score"] for entry in top) == pytest.approx(1)
     soundfile.write("clip.wav", sound(11.0), RATE)
     code, out, _ = run("--labels", "dog bark,siren", "--model", str(clap))
-    assert code == 0 and "mean of 2 windows" in out, "of 10 s, all that CLAP hears at once"
+    assert code == 0 and "mean of 2 windows" in out, "of 10 s, the longest that CLAP takes"
     code, _, err = run("--labels", "dog bark,siren", "--model", str(clap), "--window_seconds", "11")
-    assert code == 2 and "longer than the 10 s that this model hears" in err
+    assert code == 2 and "longer than the 10 s that this model takes" in err
 
 
 @pytest.mark.parametrize("labels", ["", "siren", "siren, siren", "siren,,dog bark"])

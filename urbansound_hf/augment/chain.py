@@ -1,4 +1,4 @@
-"""Which effects a training clip goes through: `--augment NAME[:PROBABILITY][:LOW..HIGH] …`, in that order.
+"""The chain of effects of a training clip: `--augment NAME[:PROBABILITY][:LOW..HIGH] …`, applied in that order.
 
 gain  gain:0.8  gain:0.8:-12..12  noise_folder:0.5:5..20:recordings/traffic  room_folder:recordings/rooms
 """

@@ -1,4 +1,4 @@
-"""What can happen to a sound that stays the same sound: noise, gaps, level, speed, pitch, filters, rooms.
+"""Waveform effects that keep the class of a sound: noise, gaps, level, speed, pitch, filters, rooms.
 
 Every effect takes a `(samples,)` float32 waveform, its sampling rate in Hz, a value in the effect's own unit, and the
 generator for all else that it draws; it returns a new `(samples,)` float32 waveform, of the same length unless it says
@@ -170,8 +170,8 @@ def _reverberate(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
     """The sound in the room of an impulse response, whose strongest sample is taken as t = 0: it keeps its time."""
     from scipy import signal
 
-    heard = signal.oaconvolve(waveform, response[np.abs(response).argmax() :])[: len(waveform)]
-    return heard * (_level(waveform) / _level(heard)) if heard.any() else waveform
+    wet = signal.oaconvolve(waveform, response[np.abs(response).argmax() :])[: len(waveform)]
+    return wet * (_level(waveform) / _level(wet)) if wet.any() else waveform
 
 
 # ---- shared
@@ -194,7 +194,7 @@ def _add(waveform: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
 
 
 def _stretch(waveform: np.ndarray, samples: int, generator: Generator) -> np.ndarray:
-    """So many samples from a random place; a shorter waveform as it is."""
+    """`samples` samples from a random place; a shorter waveform is returned unchanged."""
     start = generator.integers(max(0, len(waveform) - samples) + 1)
     return waveform[start : start + samples]
 
@@ -211,7 +211,7 @@ FLAG = "--augment"
 
 @dataclass(frozen=True)
 class EffectKind:
-    """What there is to know of an effect before it is used.
+    """The registry entry of an effect.
 
     Args:
         run: `(waveform, sampling_rate, value, generator)` → waveform; of a folder also `sounds`.

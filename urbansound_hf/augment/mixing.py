@@ -23,7 +23,7 @@ def mix(
     Args:
         one, other: float32 of the same shape: waveforms `(samples,)` or a spectrogram each; they stay as they are.
         target_one, target_other: `(classes,)` float32 that sum to 1.
-        alpha: the share of `one` is drawn from Beta(alpha, alpha): below 1 mostly one clip, above 1 mostly both.
+        alpha: the weight of `one` is drawn from Beta(alpha, alpha): below 1 mostly one clip, above 1 mostly both.
         how: "mixup" adds them up; "cutmix" replaces a stretch of `one` by the same stretch of `other`.
         time_axis: along which CutMix cuts.
 

@@ -1,4 +1,4 @@
-"""Model inputs for a whole data set: the cached `map` step and the batch collators."""
+"""Model inputs of a data set: the cached `map` step and the batch collators."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def prepare_features(
         clip_seconds: window; a longer clip becomes several rows, one every half window, as serving cuts it.
         filled: how short clips are brought to the window (see `fill`), for training batches of one shape.
         num_proc: processes (default: `progress.worker_count()`).
-        shortest_samples: what the model needs to hear anything.
-        shifts: so many rows more for each window, of the sound shifted in a circle.
+        shortest_samples: fewest samples that the model accepts (`Lengths.shortest_samples`).
+        shifts: number of further rows for each window, of the sound shifted in a circle.
 
     Returns:
         Rows of the extractor's outputs plus `labels` and `clip` (the clip's row in `dataset`), as numpy arrays.
@@ -75,12 +75,12 @@ def prepare_features(
 
 
 def source_code(*objects: Any) -> str:
-    """The source of the modules of some functions and classes, of which the cache's key knows otherwise only names."""
+    """Source of the modules of functions and classes, for the cache's key, which has only their names otherwise."""
     return "".join(inspect.getsource(module) for module in map(inspect.getmodule, objects) if module)
 
 
 def collate_training(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A training batch: inputs `(batch, …)` of one shape each; `labels` `(batch,)`, or `(batch, classes)` shares."""
+    """A training batch: inputs `(batch, …)` of one shape each; `labels` `(batch,)`, or soft `(batch, classes)`."""
     inputs = [{name: values for name, values in row.items() if name not in KEPT} for row in rows]
     ((_, batch),) = equal_shapes(inputs)
     return {**as_tensors(batch), "labels": torch.from_numpy(np.stack([row["labels"] for row in rows]))}

@@ -17,7 +17,7 @@ import torch
 from urbansound_hf.audio.io import AudioError
 
 Features = dict[str, np.ndarray]
-KEPT = ("labels", "clip")  # columns that are no input of the model
+KEPT = ("labels", "clip")  # columns that are not model inputs
 WAVEFORM = "waveform"
 FeatureExtractor = Any  # transformers' FeatureExtractionMixin, which declares neither its call nor its sampling_rate
 
@@ -37,10 +37,10 @@ def extract(feature_extractor: FeatureExtractor, waveform: np.ndarray) -> Featur
 
 
 def extract_or_refuse(feature_extractor: FeatureExtractor, waveform: np.ndarray, name: str, shortest: int) -> Features:
-    """`extract`, or an AudioError that calls the clip by `name` where the model cannot hear it.
+    """`extract`, or an AudioError that names the clip where it is too short for the model.
 
     Args:
-        shortest: the samples that the model needs for one frame.
+        shortest: fewest samples that the model accepts.
     """
     reason = f"it needs {shortest}"
     if len(waveform) >= shortest:
@@ -68,12 +68,12 @@ def equal_shapes(features: Iterable[Mapping[str, Any]]) -> Iterator[tuple[list[i
 
 
 def shifted(waveform: np.ndarray, shifts: int) -> list[np.ndarray]:
-    """A `(samples,)` waveform, and the same begun at `shifts` more places evenly over it, in a circle."""
+    """A `(samples,)` waveform and `shifts` copies of it, shifted in a circle by equal steps."""
     return [np.roll(waveform, -len(waveform) * number // (shifts + 1)) for number in range(shifts + 1)]
 
 
 class Waveforms:
-    """Stands for a feature extractor where the waveforms themselves are prepared: `waveform` `(samples,)` float32."""
+    """In place of a feature extractor, keeps the waveforms themselves: `waveform` `(samples,)` float32."""
 
     def __init__(self, sampling_rate: int) -> None:
         self.sampling_rate = sampling_rate
@@ -83,7 +83,7 @@ class Waveforms:
 
 
 def fills_window(feature_extractor: FeatureExtractor, window: int) -> bool:
-    """Whether the extractor itself brings every clip to one shape (Whisper, AST) or follows its length (wav2vec2)."""
+    """Whether the extractor brings every clip to one shape (Whisper, AST), whatever its length (unlike wav2vec2's)."""
     short, full = (extract(feature_extractor, np.zeros(samples, np.float32)) for samples in (window // 2, window))
     return all(short[name].shape == full[name].shape for name in full)
 

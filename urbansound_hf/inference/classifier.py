@@ -27,8 +27,8 @@ from urbansound_hf.models import checkpoint
 from urbansound_hf.models.clap import zero_shot
 from urbansound_hf.models.registry import family_of
 
-BATCHES_AHEAD = 4  # so many batches of windows are sorted by shape at once
-DEFAULT_WINDOW_SECONDS = 10.0  # where the checkpoint says nothing and the model takes any length
+BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once
+DEFAULT_WINDOW_SECONDS = 10.0  # of a checkpoint without clip_seconds whose family takes any length
 
 
 class SoundClassifier:
@@ -83,11 +83,11 @@ class SoundClassifier:
     def zero_shot(
         cls, name_or_path: str | Path, labels: Sequence[str], revision: str | None = None, device: str | None = None
     ) -> SoundClassifier:
-        """Chooses from labels that nobody trained it on, by the text tower of a CLAP; see `models.zero_shot.load`."""
+        """A classifier of any labels, without training, by the text tower of a CLAP; errors as of `load_zero_shot`."""
         return cls(*zero_shot.load_zero_shot(name_or_path, labels, revision), device)
 
     def probabilities(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> np.ndarray:
-        """Scores whole clips, without windows.
+        """Scores clips as they are, without windows.
 
         Args:
             waveforms: each `(samples,)` float32, full scale 1.0, at `sampling_rate`.
@@ -133,7 +133,7 @@ class SoundClassifier:
             batch_size: windows that go through the model together; it does not change the scores.
 
         Returns:
-            One result a source, in the order of the sources; an unreadable one says so in `error`.
+            one result for each source, in their order; for an unreadable one `error` is set.
 
         Raises:
             UserError: the window or the hop is impossible for this model.
@@ -161,7 +161,7 @@ class SoundClassifier:
         hop = window / 2 if hop_seconds is None else hop_seconds
         if self.longest_seconds and window > self.longest_seconds:
             raise UserError(
-                f"a window of {window:g} s is longer than the {self.longest_seconds:g} s that this model hears",
+                f"a window of {window:g} s is longer than the {self.longest_seconds:g} s that this model takes",
                 "--window_seconds",
                 f"give at most {self.longest_seconds:g}",
             )
@@ -191,8 +191,8 @@ class SoundClassifier:
         self, windows: Iterator[tuple[Window, list[Features] | AudioError]], batch_size: int
     ) -> Iterator[tuple[Window, np.ndarray | AudioError]]:
         while chunk := list(islice(windows, BATCHES_AHEAD * batch_size)):
-            heard = [features for _, features in chunk if not isinstance(features, AudioError)]
-            scores = iter(self._forward(heard, batch_size))
+            readable = [features for _, features in chunk if not isinstance(features, AudioError)]
+            scores = iter(self._forward(readable, batch_size))
             for window, features in chunk:
                 yield window, features if isinstance(features, AudioError) else next(scores)
 

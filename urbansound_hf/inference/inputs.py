@@ -1,4 +1,4 @@
-"""From what the user pointed at (files, folders, globs, standard input) to windows of sound; no model yet."""
+"""Inputs of inference: files, folders, globs and standard input, read and cut into windows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 class Window(NamedTuple):
-    """A stretch of an input: the input's number and name, start and end in samples."""
+    """A section of an input: number and name of the input, start and end in samples."""
 
     sound: int
     name: str

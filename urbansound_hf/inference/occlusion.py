@@ -1,4 +1,4 @@
-"""Which parts of a sound carried the decision? Each tile of its spectrogram is silenced in turn, and the score asked.
+"""Explanation of a score by occlusion: each tile of the spectrogram is silenced in turn, and the sound scored again.
 
 Occlusion (Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901) needs nothing of a model but its scores: the
 waveform goes through the short-time Fourier transform, one stretch of time in one band of frequencies is set to zero,
@@ -30,7 +30,7 @@ Track = Callable[[Iterable[int]], Iterable[int]]
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What the silence of each tile does to a score.
+    """The effect of silencing each tile on a score.
 
     Args:
         label: the class that is explained.

@@ -21,18 +21,18 @@ WIDTH = 120  # columns
 
 
 def as_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Two lines a family, in columns; the second is that of the checkpoint to start from."""
+    """Two lines for each family, in columns; the second describes the recommended checkpoint."""
     lines: list[tuple[str, ...]] = []
     for cells in (HEADER, *map(family_cells, rows)):
-        family, start_from, licence, pretraining, parameters, heard, environmental = cells
-        lines += [(family, parameters, heard, environmental), (f"  {start_from}", licence, pretraining, "")]
+        family, start_from, licence, pretraining, parameters, inputs, environmental = cells
+        lines += [(family, parameters, inputs, environmental), (f"  {start_from}", licence, pretraining, "")]
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     texts = ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([*texts[:2], "-" * WIDTH, *texts[2:]])
 
 
 def as_markdown(rows: Iterable[dict[str, Any]]) -> str:
-    """A line a family."""
+    """A Markdown table, one line for each family."""
     return table(HEADER, map(family_cells, rows), texts=len(HEADER))
 
 

@@ -23,8 +23,8 @@ NOTES = (
     "Percentages are published, on the ten official folds unless it says otherwise; 'expected': speech is the wrong "
     "domain, and no figure is known here.",
     "Unknown licences: the cards only point to the LICENSE of github.com/microsoft/UniSpeech. YAMNet's licence is "
-    "Google's, who trained it; Qualcomm's card of the ONNX export says 'other'. Weights that heard UrbanSound8K heard "
-    "CC BY-NC sounds, whatever their own licence.",
+    "Google's, who trained it; Qualcomm's card of the ONNX export says 'other'. Weights trained on UrbanSound8K were "
+    "trained on CC BY-NC sounds, whatever their own licence.",
     "yamnet and ecapa-tdnn are converted first: "
     f"{', '.join(conversion.command() for conversion in conversions().values())}.",
 )
@@ -69,7 +69,7 @@ def count_parameters(family: Family) -> int:
 
 
 def describe_input(family: Family) -> str:
-    """What its feature extractor makes of which sound: "16 kHz log-mel, fixed 30 s".
+    """Sampling rate, kind and length of its input: "16 kHz log-mel, fixed 30 s".
 
     Raises:
         UserError: the family's extra is not installed.
@@ -82,7 +82,7 @@ def describe_input(family: Family) -> str:
 
 def family_cells(row: dict[str, Any]) -> list[str]:
     """A row as text, in the order of `HEADER`."""
-    parameters, heard = row["parameters"], row["input"]
+    parameters, inputs = row["parameters"], row["input"]
     size = "–" if parameters is None else f"{parameters / 1e6:.3g}" if parameters < 1e8 else f"{parameters / 1e6:.0f}"
     texts = [row[name] for name in ("family", "start_from", "licence", "pretrained_on")]
-    return [*texts, size, heard or "needs its extra", row["environmental_sound"]]
+    return [*texts, size, inputs or "needs its extra", row["environmental_sound"]]

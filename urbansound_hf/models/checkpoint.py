@@ -56,7 +56,7 @@ def load_checkpoint(
 
 @contextmanager
 def quietly(local: bool) -> Iterator[None]:
-    """Without the load report, which our error says in a sentence; only a download shows progress, in a terminal."""
+    """Suppresses the load report of Transformers, and progress bars except of a download in a terminal."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if local or not progress.in_terminal():

@@ -1,4 +1,4 @@
-"""The classes of a pretrained head are known by their names; Transformers would keep its rows by their position."""
+"""Heads of pretrained models: weights assigned to classes by name, and a weighted sum of layers below the head."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from urbansound_hf.errors import UserError
 def rows_by_name(model: PreTrainedModel, before: Mapping[int, str], labels: Sequence[str]) -> None:
     """Puts each row of a loaded head under its own name, in place.
 
-    Transformers loads the rows of a checkpoint in their order, whatever names they are to have: what the checkpoint
-    calls `siren` would answer as `dog_bark`. The same names in another order: the rows move. Other names: those rows
-    mean nothing here, and the last layer starts anew. Another number of names: Transformers has already drawn it anew.
+    Transformers loads the rows of a checkpoint in their order, whatever the new names: the row that the checkpoint
+    calls `siren` would become `dog_bark`. With the same names in another order, the rows are moved. With other names
+    they have no meaning, and the last layer is initialised. With another number of names, Transformers has done that.
 
     Args:
         model: loaded for `labels`.
@@ -44,7 +44,7 @@ def rows_by_name(model: PreTrainedModel, before: Mapping[int, str], labels: Sequ
 
 @torch.no_grad()
 def rows_from(model: PreTrainedModel, known: PreTrainedModel, pairs: Mapping[str, str]) -> None:
-    """Begins some classes with what a checkpoint's own head knows of the same sounds under other names, in place.
+    """Initialises some classes with the weights of other classes of the checkpoint's own head, in place.
 
     Args:
         model: the one with the new head.
@@ -92,7 +92,7 @@ LAYER_DROPS = ("layerdrop", "encoder_layerdrop")
 
 
 def configure_layer_sum(config: PreTrainedConfig, wanted: bool) -> None:
-    """Asks for the sum, in place; and where there is one, for every layer at every step: a dropped one has no output.
+    """Turns on the weighted sum of layers, in place, and turns off layer drop where there is one: it needs all layers.
 
     Raises:
         UserError: it is wanted from a family that has none.

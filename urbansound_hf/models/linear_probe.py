@@ -65,14 +65,14 @@ def embed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tens
     if outputs.ndim != 3 + layered:
         return outputs.float()
     frames, mask = outputs.float(), inputs.get("attention_mask")  # (batch, [layers,] frames, hidden)
-    frames_heard: Any = getattr(model, "_get_feature_vector_attention_mask", None)
-    if mask is None or frames_heard is None:
+    frames_mask: Any = getattr(model, "_get_feature_vector_attention_mask", None)
+    if mask is None or frames_mask is None:
         return frames.mean(dim=-2)
     # wav2vec2-bert's extractor fills up an odd number of frames, and the model leaves the last one out
-    heard = frames_heard(frames.shape[-2], mask).unsqueeze(-1)  # (batch, frames, 1)
+    valid = frames_mask(frames.shape[-2], mask).unsqueeze(-1)  # (batch, frames, 1)
     if layered:
-        heard = heard.unsqueeze(1)
-    return (frames * heard).sum(dim=-2) / heard.sum(dim=-2)
+        valid = valid.unsqueeze(1)
+    return (frames * valid).sum(dim=-2) / valid.sum(dim=-2)
 
 
 @torch.no_grad()
@@ -86,8 +86,8 @@ def agrees(model: PreTrainedModel, dataset: datasets.Dataset, device: torch.devi
     for row in dataset.select(np.linspace(0, len(dataset) - 1, clips, dtype=int)):
         clip = {name: values[None] for name, values in row.items() if name not in KEPT}
         inputs = {name: values.to(model.device) for name, values in as_tensors(clip).items()}
-        whole = model(**inputs).logits
-        if not (probe(embed(model, inputs)).logits - whole).norm() <= 1e-3 * whole.norm():  # NaN does not agree
+        logits = model(**inputs).logits
+        if not (probe(embed(model, inputs)).logits - logits).norm() <= 1e-3 * logits.norm():  # NaN does not agree
             return False
     return True
 

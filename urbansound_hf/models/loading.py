@@ -1,4 +1,4 @@
-"""Every model family behind one door: a name in, an `AutoModelForAudioClassification` and its extractor out."""
+"""Loading of a model and its feature extractor by name, for training: any family, pretrained or with random weights."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def load_model(
 
 
 def check_path(path: Path) -> None:
-    """Tells a mistyped, unfinished or not yet converted folder from a Hub id before anybody waits for the network."""
+    """Raises UserError for a mistyped, unfinished or unconverted folder, before the Hub is asked for it."""
     if path.is_dir():
         if (path / "config.json").is_file():
             return
@@ -247,7 +247,7 @@ def _or_user_error(source: Source, load: Callable[[], Loaded]) -> Loaded:
 
 @contextmanager
 def _refusals(flag: str) -> Iterator[None]:
-    """What a config refuses (a wrong type, widths that do not divide) is a mistake of the flag that overrides it."""
+    """Turns what a config refuses (a wrong type, widths that do not divide) into an error of the overriding flag."""
     try:
         yield
     except ImportError as error:  # the family's extra is not installed

@@ -23,8 +23,8 @@ ADAPTER = "default"  # peft's name for the only one
 class ReadableLinear(lora.Linear):
     """peft's adapted linear layer, whose weight is the adapted one also for those who read it.
 
-    WavLM's attention hands the weights of its projections to PyTorch's and never calls them: adapters would not be
-    heard, nor learn.
+    WavLM's attention passes the weights of its projections to PyTorch's and never calls them: adapters would have no
+    effect and get no gradient.
     """
 
     @property

@@ -12,17 +12,17 @@ from urbansound_hf.features.extract import Features
 
 
 def model_masking(model: PreTrainedModel, features: Features, frequency_share: float, time_share: float) -> bool:
-    """Turns on a model's own masking of its hidden states in training, where it has one (the wav2vec2 kind).
+    """Turns on a model's own masking of its hidden states in training, where it has one (wav2vec2-style models).
 
-    The model itself is asked, as the config does not tell: Whisper's has the same values, which its audio classifier
+    The modules decide, not the config: Whisper's has the same values, which its audio classifier
     never reads. Of a model that was built without masking (`mask_time_prob: 0`), the vector that stands for what is
     masked is made here, so call this before the optimizer is made.
 
     Args:
         model: its `config` and, where needed, its mask vector are changed in place.
         features: one training clip's, without a batch axis: no mask is longer than its hidden states.
-        frequency_share: the share of the hidden dimensions to set to zero, 0 to 1.
-        time_share: the share of the hidden frames to replace, 0 to 1. Masks may overlap, so both are upper bounds.
+        frequency_share: fraction of the hidden dimensions to set to zero, 0 to 1.
+        time_share: fraction of the hidden frames to replace, 0 to 1. Masks may overlap, so both are upper bounds.
 
     Returns:
         whether the model has a masking of its own.

@@ -4,9 +4,9 @@
 
 A clip becomes the 512 numbers that CLAP compares with those of a caption (tower, then projection); scaled to a length
 of √512, they go through one linear layer. The published linear probe (86.9 % on the official folds of UrbanSound8K,
-EVAR, arXiv 2503.22104) hears these very numbers, and captions turn into a head of the same shape (`zero_shot.py`).
+EVAR, arXiv 2503.22104) uses these very numbers, and captions turn into a head of the same shape (`zero_shot.py`).
 
-CLAP hears 48 kHz, mel bands from 50 Hz to 14 kHz. So the data must come from the original files in one step: a detour
+CLAP takes 48 kHz, mel bands from 50 Hz to 14 kHz. So the data must come from the original files in one step: a detour
 over 16 kHz would leave the bands above 8 kHz empty, which in pretraining they never were.
 
 This file travels with every checkpoint (`trust_remote_code=True`), so it imports nothing of this package.
@@ -101,14 +101,14 @@ class ClapAudioFeatureExtractor(ClapFeatureExtractor):
         """
         several = len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         clips = raw_speech if several else [raw_speech]
-        heard = [self._one(np.asarray(clip, np.float32), sampling_rate) for clip in clips]
+        features = [self._one(np.asarray(clip, np.float32), sampling_rate) for clip in clips]
         names = self.model_input_names[: 2 if self.truncation == "fusion" else 1]
-        return BatchFeature({name: [clip[name][0] for clip in heard] for name in names}, return_tensors)
+        return BatchFeature({name: [clip[name][0] for clip in features] for name in names}, return_tensors)
 
     def _one(self, waveform: np.ndarray, sampling_rate: int | None) -> BatchFeature:
         """One clip on its own: in a batch the original draws one at random to be called longer than it is."""
         if waveform.ndim != 1 or not len(waveform):
-            raise ValueError(f"CLAP hears mono waveforms (samples,), found the shape {waveform.shape}")
+            raise ValueError(f"CLAP takes mono waveforms (samples,), found the shape {waveform.shape}")
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         return super().__call__(waveform[: self.nb_max_samples], sampling_rate=rate)
 

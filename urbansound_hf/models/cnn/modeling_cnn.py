@@ -1,4 +1,4 @@
-"""Two small convolutional networks on pictures of sound, trained from nothing: the tutorial's and a residual one.
+"""Two small convolutional networks on spectrograms, trained from random weights: the tutorial's and a residual one.
 
 A checkpoint carries a copy of this file, so it imports nothing of the rest of the package and opens anywhere with
 `pipeline("audio-classification", trust_remote_code=True)`.
@@ -57,9 +57,9 @@ class CnnConfig(PreTrainedConfig):
 
 
 class CnnFeatureExtractor(FeatureExtractionMixin):
-    """Turns a clip into a picture `(bands, num_frames)` whose size does not depend on the clip.
+    """Turns a clip into a spectrogram `(bands, num_frames)` whose size does not depend on the clip.
 
-    The defaults are the tutorial's MFCC picture of 40 × 174 for 4 s. It took windows of 2,048 and steps of 512 samples
+    The defaults are the tutorial's MFCC of 40 × 174 for 4 s. It took windows of 2,048 and steps of 512 samples
     at 22,050 Hz, 93 and 23 ms: at 16 kHz 1,536 (a fast FFT length) and 368. Mel filters and decibels are librosa's.
     Raises `ValueError` for a feature or scaling that there is not, or for more MFCCs than mel bands.
 
@@ -69,7 +69,7 @@ class CnnFeatureExtractor(FeatureExtractionMixin):
         n_mels, n_mfcc: mel bands, and the coefficients made from them (at most as many).
         num_frames: the width: longer clips are cut there, shorter ones padded with zeros after scaling.
         scaling: to mean 0 and deviation 1 "per_coefficient" (each row over time; hides the mean spectrum), "per_clip"
-            (the whole picture; hides loudness only) or "none".
+            (the whole spectrogram; hides loudness only) or "none".
     """
 
     model_input_names = ["input_features"]
@@ -116,21 +116,21 @@ class CnnFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"the sampling rate must be {self.sampling_rate} Hz; found {sampling_rate}: resample it")
         several = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and not np.isscalar(raw_speech[0])
         clips = raw_speech if several or np.ndim(raw_speech) > 1 else [raw_speech]
-        pictures = [self._picture(np.array(clip, dtype=np.float32)) for clip in clips]
-        return BatchFeature({"input_features": np.stack(pictures)}, tensor_type=return_tensors)
+        spectrograms = [self._spectrogram(np.array(clip, dtype=np.float32)) for clip in clips]
+        return BatchFeature({"input_features": np.stack(spectrograms)}, tensor_type=return_tensors)
 
-    def _picture(self, waveform: np.ndarray) -> np.ndarray:
+    def _spectrogram(self, waveform: np.ndarray) -> np.ndarray:
         if waveform.ndim != 1 or not len(waveform):
             raise ValueError(f"a waveform must be mono and not empty, (samples,); found the shape {waveform.shape}")
         samples = torch.from_numpy(waveform[: self.num_frames * self.hop_length])
         n_mfcc = self.n_mfcc if self.feature == "mfcc" else None
         transform = _transform(self.sampling_rate, self.n_fft, self.hop_length, self.n_mels, n_mfcc)
-        picture = transform(samples)[:, : self.num_frames]  # (bands, frames)
+        features = transform(samples)[:, : self.num_frames]  # (bands, frames)
         if self.scaling != "none":
             dim = 1 if self.scaling == "per_coefficient" else (0, 1)
-            deviation, mean = torch.std_mean(picture, dim=dim, correction=0, keepdim=True)
-            picture = (picture - mean) / deviation.clamp(min=1e-3)  # silence, or a single frame, becomes zeros
-        return F.pad(picture, (0, self.num_frames - picture.shape[1])).numpy()
+            deviation, mean = torch.std_mean(features, dim=dim, correction=0, keepdim=True)
+            features = (features - mean) / deviation.clamp(min=1e-3)  # silence, or a single frame, becomes zeros
+        return F.pad(features, (0, self.num_frames - features.shape[1])).numpy()
 
 
 @lru_cache(maxsize=8)  # outside the extractor, which so stays small in JSON, pickles and cache fingerprints
@@ -144,7 +144,7 @@ def _transform(sampling_rate: int, n_fft: int, hop_length: int, n_mels: int, n_m
 
 
 class TutorialBackbone(nn.Module):
-    """Four times 2×2 convolution, ReLU, 2×2 max pooling, dropout; then the mean of what is left of the picture."""
+    """Four times 2×2 convolution, ReLU, 2×2 max pooling, dropout; then the mean of what is left of the spectrogram."""
 
     def __init__(self, config: CnnConfig) -> None:
         super().__init__()
@@ -184,8 +184,8 @@ class ResidualBlock(nn.Module):
 class ResidualBackbone(nn.Module):
     """A 5×5 stem, then one residual block a width; the mean over bands, then mean plus maximum over time.
 
-    A second channel holds the height in the picture, because a pattern means something else an octave higher and
-    convolutions alone tell that only near an edge. A short event survives in the maximum (PANNs, arXiv:1912.10211).
+    A second channel holds the position of each band, because a pattern means something else an octave higher and
+    convolutions alone detect that only near an edge. A short event survives in the maximum (PANNs, arXiv:1912.10211).
     """
 
     def __init__(self, config: CnnConfig) -> None:
@@ -198,8 +198,8 @@ class ResidualBackbone(nn.Module):
 
     def forward(self, input_features: torch.Tensor) -> torch.Tensor:  # (batch, bands, frames) → (batch, hidden)
         height = torch.linspace(-1, 1, input_features.shape[1]).to(input_features)  # (bands,)
-        pictures = torch.stack([input_features, height[:, None].expand_as(input_features)], dim=1)
-        hidden = self.stem(pictures.contiguous(memory_format=torch.channels_last))  # trains 1.4 times as fast on a CPU
+        images = torch.stack([input_features, height[:, None].expand_as(input_features)], dim=1)
+        hidden = self.stem(images.contiguous(memory_format=torch.channels_last))  # trains 1.4 times as fast on a CPU
         for block in self.blocks:
             hidden = block(hidden)
         frames = hidden.mean(dim=2)  # (batch, hidden, frames / 16)
@@ -229,7 +229,7 @@ class CnnForAudioClassification(PreTrainedModel):
 
     # No **kwargs: Trainer would take them for a promise to average over accumulated batches in here.
     def forward(self, input_features: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        """Scores pictures `(batch, bands, frames)`; `labels` are class numbers, or `(batch, classes)` probabilities."""
+        """Scores spectrograms `(batch, bands, frames)`; `labels`: numbers, or `(batch, classes)` probabilities."""
         logits = self.classifier(self.backbone(input_features))
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -77,7 +77,7 @@ class EcapaTdnnConfig(PreTrainedConfig):
 
     @property
     def shortest_frames(self) -> int:
-        """What a convolution needs to reflect the ends of a clip over half its width."""
+        """Frames that a convolution needs to reflect the ends of a clip over half its width."""
         reaches = ((size - 1) // 2 * step for size, step in zip(self.kernel_sizes, self.dilations, strict=True))
         return max(reaches) + 1
 

@@ -114,7 +114,7 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
             ValueError: another sampling rate, not mono, or a tensor of clips of different lengths without padding.
         """
         if sampling_rate not in (None, self.sampling_rate):
-            raise ValueError(f"YAMNet hears {self.sampling_rate} Hz, the waveform has {sampling_rate} Hz; resample it")
+            raise ValueError(f"YAMNet takes {self.sampling_rate} Hz, the waveform has {sampling_rate} Hz; resample it")
         several = len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         features = [self._log_mel(np.asarray(clip, np.float32)) for clip in (raw_speech if several else [raw_speech])]
         kwargs.setdefault("return_attention_mask", len({len(feature) for feature in features}) > 1)
@@ -123,7 +123,7 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
     def _log_mel(self, waveform: np.ndarray) -> np.ndarray:
         """`(samples,)` → `(frames, 64)` float32, at least 96 frames."""
         if waveform.ndim != 1:
-            raise ValueError(f"YAMNet hears mono waveforms (samples,), found the shape {waveform.shape}")
+            raise ValueError(f"YAMNet takes mono waveforms (samples,), found the shape {waveform.shape}")
         if self.peak_normalize and waveform.any():
             waveform = waveform / np.abs(waveform).max()
         patch, hop = WINDOW + (PATCH_FRAMES - 1) * HOP, PATCH_HOP_FRAMES * HOP  # in samples: 15600, 7680
