@@ -1,4 +1,4 @@
-"""Every shipped config is executed: its own flags, on a few synthetic clips, with a tiny model of its own kind."""
+"""Every shipped config introduces itself and is executed: its flags, few clips, a tiny model."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import json
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import AutoConfig, AutoModelForAudioClassification
 
 from tests.conftest import ROOT
+from urbansound_hf.config.parse import parse_run_config
+from urbansound_hf.models.registry import known_types
+from urbansound_hf.training.cross_validation import run_experiment
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 
 TRANSFORMER = [
     "hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2", "intermediate_size=16", "classifier_proj_size=8",
@@ -29,19 +35,11 @@ STAND_INS = {
     "ecapa-tdnn": ("ecapa-tdnn", ["channels=[16,16,16,16,48]"]),
     "outputs/yamnet_audioset": ("yamnet", ["channels=[8,8,16,16]", "strides=[2,1,2,2]"]),
 }
-"""What cannot be downloaded here, or takes long → the same architecture, tiny and with random weights."""
-
-
-def test_there_are_configs():
-    assert len(CONFIGS) >= 8
+"""Models that need a download, and the same architecture, tiny and with random weights."""
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_trains(path, synthetic_root, tmp_path):
-    from urbansound_hf.config.parse import parse_run_config
-    from urbansound_hf.models.registry import known_types
-    from urbansound_hf.training.cross_validation import run_experiment
-
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     name, sizes = STAND_INS.get(given["model_name_or_path"], (given["model_name_or_path"], []))
     assert name in known_types(), f"{name} needs the network: give it one of STAND_INS"
@@ -56,10 +54,46 @@ def test_every_config_trains(path, synthetic_root, tmp_path):
     assert (tmp_path / "fold10" / "run.json").is_file()
 
 
+def test_there_are_configs_to_test():
+    assert {"wav2vec2_base", "demo"} <= {path.stem for path in CONFIGS} and len(ACCELERATE) >= 4
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_introduces_itself(path):
-    header = [line for line in path.read_text(encoding="utf-8").splitlines()[:25] if line.startswith("#")]
-    text = "\n".join(header)
-    for heading in ("Needs", "Command", "Expect"):
-        assert heading in text, f"{path.name} does not say: {heading}"
-    assert f"train.py configs/{path.name}" in text
+def test_every_shipped_config_is_a_run(path):
+    run = parse_run_config([str(path)], ROOT / "absent.yaml")
+    assert run.training.output_dir == f"outputs/{path.stem}" and run.source == path
+    if "/" not in run.model.model_name_or_path:
+        assert run.model.model_name_or_path in known_types()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_introduces_itself(path):
+    head = path.read_text(encoding="utf-8").split("\n\n")[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert all(f"# {word} " in head for word in ("Trains", "Needs", "Command", "Expect"))
+    assert f"train.py configs/{path.name}" in head
+
+
+def test_the_demo_model_is_small():
+    run = parse_run_config([str(ROOT / "configs/demo.yaml")], ROOT / "absent.yaml")
+    values = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in run.model.model_config)}
+    model_config = AutoConfig.for_model(run.model.model_name_or_path)
+    assert not [key for key in values if not hasattr(model_config, key)]
+    model_config.update(values)
+    model = AutoModelForAudioClassification.from_config(model_config)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 500_000
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
+def test_accelerate_reads_its_configs(path):
+    launch = load_config_from_file(str(path))
+    expected = {
+        "cpu_2proc": ("MULTI_GPU", 2),
+        "single_gpu": ("NO", 1),
+        "multi_gpu": ("MULTI_GPU", 8),
+        "fsdp": ("FSDP", 8),
+    }
+    assert (launch.distributed_type.value, launch.num_processes) == expected[path.stem]
+    assert f"--config_file configs/accelerate/{path.name} train.py configs/" in path.read_text(encoding="utf-8")
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert written.keys() <= set(launch.to_dict()) and launch.mixed_precision == "no"

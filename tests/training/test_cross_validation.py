@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
-from transformers import set_seed
 
 from tests.conftest import ROOT, TINY
 from urbansound_hf import layout
 from urbansound_hf.config.parse import parse_run_config
-from urbansound_hf.data import loading, splits
+from urbansound_hf.data import loading
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.evaluation.receipts import INCIDENTAL, code_state
 from urbansound_hf.evaluation.runs import Run, read_predictions
@@ -28,8 +27,6 @@ from urbansound_hf.layout import BEGUN
 from urbansound_hf.reports.__main__ import crossval_main
 from urbansound_hf.reports.run_report import gather_folds
 from urbansound_hf.training.cross_validation import run_experiment
-from urbansound_hf.training.loading import configured_extractor, configured_model
-from urbansound_hf.training.preprocessing import prepare_inputs
 
 KILLED_IN_FOLD_2 = """
 import json, os, signal, sys
@@ -149,22 +146,6 @@ def test_the_resolved_config_repeats_its_own_fold(whole):
     assert again.training.output_dir == "outputs/run", "it must not run into the finished folder"
     now, then = again.as_dict(), Run(whole / "fold2").receipt["config"]
     assert {name for name in now if now[name] != then.get(name)} <= INCIDENTAL
-
-
-def test_features_and_embeddings_are_computed_once_for_all_ten(configure, sounds):
-    run_config = configure("--clip_seconds", 3, "--freeze", "backbone", "--preprocessing_num_workers", 1)
-    extractor = configured_extractor(run_config)
-    cache = Path(sounds.dataset.cache_files[0]["filename"]).parent
-    made = [changed(cache)]
-    for fold in range(1, 11):
-        set_seed(run_config.training.seed)
-        model = configured_model(run_config, sounds.labels)
-        split = splits.official(sounds.dataset["fold"], fold)
-        parts, _ = prepare_inputs(run_config, sounds.dataset, split, extractor, model)
-        assert parts["test"].column_names == ["labels", "clip", "embedding"]
-        made.append(changed(cache))
-    assert len(made[1].keys() - made[0].keys()) == 4, "features and embeddings, of training and of evaluation windows"
-    assert all(after == made[1] for after in made[2:])
 
 
 # ---- interrupted

@@ -12,24 +12,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets.fingerprint import Hasher
 from safetensors.torch import load_file
-from transformers import set_seed
 
-from urbansound_hf.audio.io import AudioError, load_audio, to_wav
-from urbansound_hf.config.arguments import RunConfig
-from urbansound_hf.data.builder import PreparedSounds, sound_features
+from urbansound_hf.audio.io import load_audio
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.dataset import collate_evaluation
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.training import preprocessing
 from urbansound_hf.training.cross_validation import run_experiment
-from urbansound_hf.training.loading import configured_extractor, configured_model
-from urbansound_hf.training.preprocessing import prepare_inputs, prepare_training
-from urbansound_hf.training.run import make_trainer, resume_point, train_and_evaluate
-from urbansound_hf.training.trainer import SoundTrainer
+from urbansound_hf.training.run import resume_point, train_and_evaluate
 
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json",
          "metrics.json", "predictions.csv", "log_history.json"}  # fmt: skip
@@ -130,16 +122,6 @@ def test_bf16_is_used_in_training(train):
 # The three parts
 
 
-def test_each_part_hears_its_own_rows_and_no_others(configure, sounds):
-    config, split = configure(), small_split(validation=3)
-    extractor = configured_extractor(config)
-    model = configured_model(config, sounds.labels)
-    parts, _ = prepare_inputs(config, sounds.dataset, split, extractor, model)
-    assert {part: part_rows["clip"][:].tolist() for part, part_rows in parts.items()} == {
-        part: getattr(split, part).tolist() for part in ("train", "validation", "test")
-    }
-
-
 def test_the_test_rows_are_not_looked_at_during_training(train):
     run = train("--learning_rate", 1e-2, "--eval_steps", 1, "--save_steps", 1)
     other = train("--learning_rate", 1e-2, "--eval_steps", 1, "--save_steps", 1, name="other", split=swapped_test())
@@ -189,17 +171,6 @@ def test_a_long_clip_is_the_mean_of_its_windows_as_in_serving(train, sounds):
     assert max(len(answer.windows) for answer in answers) == 7, "4 s, a window of 1 s every half second"
     served = [dict((answer.summary or answer.windows[0]).top) for answer in answers]
     np.testing.assert_allclose(scores, [[row[label] for label in sounds.labels] for row in served], atol=2e-6)
-
-
-def test_a_clip_too_short_for_the_model_is_told_before_training(train):
-    wavs = [to_wav(np.full(samples, 0.1, np.float32)) for samples in (16_000, 16_000, 399, 400)]
-    rows = [{"source": wav, "path": f"{i}.wav", "label": i % 2} for i, wav in enumerate(wavs)]
-    prepared = PreparedSounds(rows, sound_features(["a", "b"], {}), Hasher.hash(wavs), "short").load(num_proc=1)
-    data = Sounds("short", prepared, ["a", "b"], [], "")
-    parts = [np.array([row]) for row in (0, 1, 2)]
-    with pytest.raises(AudioError, match="399 samples at 16000 Hz; it needs 400") as caught:
-        train(data=data, split=Split("random", *parts))
-    assert caught.value.where == "2.wav"
 
 
 # Going on after an interruption
@@ -286,37 +257,6 @@ def test_the_batch_does_not_change_the_scores(train):
     for run in runs[1:]:
         np.testing.assert_allclose(logged(run.log, "eval_loss"), logged(runs[0].log, "eval_loss"), rtol=1e-6)
         assert run.metrics["test_loss"] == pytest.approx(runs[0].metrics["test_loss"], rel=1e-6)
-
-
-# The Trainer's inside
-
-
-def trainer_of(config: RunConfig, sounds: Sounds, folder: Path) -> SoundTrainer:
-    set_seed(0)
-    return make_trainer(config, prepare_training(config, sounds, small_split()), sounds.labels, folder)
-
-
-def test_the_rates_reach_the_optimizer_that_was_asked_for(configure, sounds, tmp_path):
-    flags = ["--optim", "sgd", "--head_learning_rate", 0.5, "--layer_decay", 0.1, "--weight_decay", 0.01]
-    optimizer = trainer_of(configure(*flags), sounds, tmp_path).create_optimizer()
-    assert type(optimizer) is torch.optim.SGD
-    rates = {round(group["lr"], 9) for group in optimizer.param_groups}
-    assert rates == {0.5, 1e-3, 1e-4, 1e-5}, "the head, two layers, and what stands before them"
-    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.01}
-
-
-def test_processes_that_must_stay_in_step_score_the_same(configure, sounds, tmp_path, monkeypatch):
-    trainer = trainer_of(configure(), sounds, tmp_path)
-    batch = collate_evaluation([trainer.eval_dataset[i] for i in range(10)])
-    calls: list[int] = []
-    trainer.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    _, alone, _ = trainer.prediction_step(trainer.model.eval(), dict(batch), False)
-    assert len(calls) == len(batch["groups"]) > 1
-    monkeypatch.setattr(trainer, "is_fsdp_enabled", True)
-    monkeypatch.setattr(trainer.accelerator, "gather", lambda mine: torch.cat([mine, mine + 2]))  # a second process
-    _, together, _ = trainer.prediction_step(trainer.model, dict(batch), False)
-    assert len(calls) == 2 * len(batch["groups"]) + 2, "as often as the process with most groups"
-    torch.testing.assert_close(alone, together)
 
 
 def test_tensorboard_logs_outlive_the_checkpoints(configure, synthetic_root, tmp_path):
