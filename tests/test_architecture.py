@@ -120,6 +120,11 @@ def test_only_training_knows_trainer_only_models_load_weights_and_only_hub_uploa
         assert ("HfApi" in text) <= module.startswith("hub.")
 
 
+def test_config_stops_at_the_door_of_training():
+    users = {module for module in MODULES if any(name.startswith("config.") for name in IMPORTS[module])}
+    assert {module.partition(".")[0] for module in users} == {"cli", "config", "training"}
+
+
 def test_modeling_files_travel_alone():
     for module in (module for module in MODULES if ".modeling_" in module):
         assert not IMPORTS[module] & set(MODULES), f"{module} goes along with checkpoints, where this package is not"

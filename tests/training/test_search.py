@@ -1,4 +1,4 @@
-"""A search for real, with a tiny model: what may be searched, what reaches a trial, and what is left of it."""
+"""Real searches with a tiny model: the values that reach a trial, its score, interruption, and the files written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,160 +23,22 @@ from tests.conftest import ROOT, TINY
 from tests.training.test_run import small_split
 from urbansound_hf.audio.io import AudioError
 from urbansound_hf.config import search_space
-from urbansound_hf.config.parse import flag_parser, parse_run_config
-from urbansound_hf.config.search_space import Choices, Range
-from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.config.parse import parse_run_config
+from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.receipts import code_state, environment
 from urbansound_hf.models import adapt
 from urbansound_hf.reports import search as search_report
-from urbansound_hf.reports.search import (
-    FEWEST,
-    draw_history,
-    draw_importance,
-    finished_trials,
-    flag_importance,
-    trial_table,
-)
+from urbansound_hf.reports.search import finished_trials
 from urbansound_hf.training import search
 from urbansound_hf.training.callbacks import WeightAverage
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import Experiment
 from urbansound_hf.training.preprocessing import prepare_training
-from urbansound_hf.training.search import Trials, open_study, run_trials, searched_flags
+from urbansound_hf.training.search import Trials, open_study, run_trials
 
 optuna = pytest.importorskip("optuna")
 
 SPACE = ["learning_rate=1e-4..1e-1 log", "mixup_alpha=0|0.2", "augment=|gain|polarity gain"]
-
-
-def parsed(*lines: str) -> list[Range | Choices]:
-    return search_space.parse_search_space(lines, flag_parser())
-
-
-# ---- the space
-
-
-def test_what_lines_mean():
-    assert parsed("learning_rate=1e-5..1e-3 log", "num_train_epochs=3..12", "layer_decay = 0.6..1.0") == [
-        Range("learning_rate", 1e-5, 1e-3, True),
-        Range("num_train_epochs", 3, 12, False),
-        Range("layer_decay", 0.6, 1.0, False),
-    ]
-    assert parsed("mixup_alpha=0|0.2", "augment=none|gain|gain white_noise:0.5:0..10", "class_weights=true|false") == [
-        Choices("mixup_alpha", {"0": 0.0, "0.2": 0.2}),
-        Choices(
-            "augment", {"none": None, "gain": ["gain"], "gain white_noise:0.5:0..10": ["gain", "white_noise:0.5:0..10"]}
-        ),
-        Choices("class_weights", {"true": True, "false": False}),
-    ]
-
-
-@pytest.mark.parametrize("line", ["num_train_epochs=3..12", "unfreeze_last_n=1..4", "lora_rank=1..8 log"])
-def test_ends_written_as_whole_numbers_mean_whole_numbers(line):
-    (flag,) = parsed(line)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    drawn = [flag.suggest(study.ask()) for _ in range(30)]
-    assert all(type(value) is int for value in drawn) and {min(drawn), max(drawn)} == set(flag.extremes)
-
-
-def test_every_searchable_flag_is_a_flag():
-    assert set(search_space.SEARCHABLE) <= set(flag_parser().names)
-
-
-@pytest.mark.parametrize(
-    ("line", "what", "fix"),
-    [
-        ("learning_rate", "takes FLAG=LOW..HIGH, FLAG=LOW..HIGH log or FLAG=CHOICE|CHOICE", "learning_rate=1e-5..1e-3"),
-        ("lerning_rate=0.1..0.2", "there is no flag `lerning_rate`", "did you mean learning_rate?"),
-        ("lr=0.1..0.2", "there is no flag `lr`", "did you mean learning_rate?"),
-        ("test_fold=1|2", "with the same data and initial weights; found `test_fold`", "leave it out"),
-        ("seed=1|2", "with the same data and initial weights; found `seed`", "learning_rate, num_train_epochs"),
-        ("layer_decay=0.5..one", "`layer_decay` must be a number, found 'one'", "default, 1.0"),
-        ("unfreeze_last_n=0..1.5", "`unfreeze_last_n` must be a whole number, found '1.5'", "default, 0"),
-        ("freeze=none|backbon", "must be one of none, feature_encoder, backbone, found 'backbon'", "mean backbone?"),
-        (
-            "freeze=none..backbone",
-            "takes FLAG=CHOICE|CHOICE of a flag that is no number",
-            "freeze=none|feature_encoder",
-        ),
-        ("mixup_alpha=0.2", "takes FLAG=LOW..HIGH", "mixup_alpha=0.1..0.4"),
-        ("mixup_alpha=0|0", "has a choice twice in 'mixup_alpha=0|0'", "keep one"),
-        ("mixup_alpha=0.4..0.1", "takes LOW..HIGH, found 'mixup_alpha=0.4..0.1'", "lower end comes first"),
-        ("mixup_alpha=0..0.4 log", "`log` needs a range above 0", "leave log out"),
-        (
-            "layer_decay=0..1",
-            "a range of whole numbers must hold more than its two ends",
-            "0.0..1.0 for all numbers between",
-        ),
-    ],
-)
-def test_mistakes_of_a_line(line, what, fix):
-    with pytest.raises(UserErrors) as caught:
-        parsed(line)
-    (problem,) = caught.value.problems
-    assert what in problem.what and fix in problem.fix
-
-
-def test_all_mistakes_come_at_once_with_their_place(configure, tmp_path):
-    (tmp_path / "mine.yaml").write_text(
-        f"{TINY}search_space:\n  - lr=1..2\n  - seed=1|2\n  - freeze=none|all\n", encoding="utf-8"
-    )
-    with pytest.raises(UserErrors) as caught:
-        configure(tmp_path / "mine.yaml", "--search", 3)
-    line = TINY.count("\n") + 1
-    assert [problem.where for problem in caught.value.problems] == [f"{tmp_path}/mine.yaml:{line}"] * 3
-
-
-@pytest.mark.parametrize(
-    ("lines", "what"),
-    [
-        (["mixup_alpha=-1.0..0.5"], "`mixup_alpha` must be 0 or more, found -1.0"),
-        (["ema_decay=0.5..1.0"], "`ema_decay` must be 0 to below 1, found 1.0"),
-        (["augment=|gian"], "there is no effect 'gian'"),
-        (["unfreeze_last_n=0..2"], "`unfreeze_last_n` needs `freeze: backbone`, found `freeze: none`"),
-        (["class_weights=true|false", "layer_decay=0.5..0.9", "balanced_sampling=false|true"], "found both"),
-    ],
-)
-def test_no_trial_may_be_what_a_run_refuses(configure, lines, what):
-    with pytest.raises(UserErrors) as caught:
-        configure("--search_space", *lines)
-    (problem,) = caught.value.problems
-    assert problem.what.startswith("`search_space` would try what a run refuses: ") and what in problem.what
-    assert problem.where == "command line, --search_space"
-
-
-def test_lines_are_held_against_each_other_not_against_what_they_replace(configure):
-    assert configure("--freeze", "backbone", "--search_space", "unfreeze_last_n=0..2").training.search_space
-    assert configure("--class_weights", "--search_space", "class_weights=false|true").training.search is None
-
-
-@pytest.mark.parametrize(
-    ("flags", "what", "fix"),
-    [
-        (["--search", 0, "--search_space", *SPACE], "`search` must be 1 or more, found 0", ""),
-        (["--search", 3], "`search` needs `search_space`, found none", "--search_space 'learning_rate=1e-5..1e-3 log'"),
-        (
-            ["--search", 3, "--search_space", *SPACE, "--validation", "none"],
-            "`search` compares scores of validation clips, found `validation: none`",
-            "leave out validation",
-        ),
-        (["--search", 3, "--search_space", *SPACE, "--test_fold", "all"], "found `test_fold: all`", "give one"),
-        (["--search", 3, "--search_space", *SPACE, "--test_fold", "1,2"], "found `test_fold: 1,2`", "give one"),
-    ],
-)
-def test_what_a_search_needs(configure, flags, what, fix):
-    with pytest.raises(UserErrors) as caught:
-        configure(*flags)
-    (problem,) = caught.value.problems
-    assert what in problem.what and fix in problem.fix
-
-
-def test_without_optuna(configure, monkeypatch):
-    monkeypatch.setattr("urbansound_hf.config.checks.find_spec", lambda name: None if name == "optuna" else name)
-    with pytest.raises(UserErrors, match="needs Optuna, which is not installed") as caught:
-        configure("--search", 3, "--search_space", *SPACE)
-    assert caught.value.problems[0].fix == "pip install 'urbansound-hf[search]', or pip install optuna"
-    assert configure("--search_space", *SPACE), "a config with a space trains all the same"
 
 
 def test_optuna_waits_until_it_is_asked_for():
@@ -433,7 +294,7 @@ def test_the_best_config_gives_the_score_of_its_trial(searched):
     ],
 )
 def test_another_search_is_not_mixed_in(searched, command, flags, differs):
-    with pytest.raises(UserError, match="a search of another experiment lies here") as caught:
+    with pytest.raises(UserError, match="the folder holds a search of another experiment") as caught:
         run(command, "--search", 9, *flags)
     assert differs in caught.value.what and "--overwrite" in caught.value.fix
 
@@ -441,48 +302,3 @@ def test_another_search_is_not_mixed_in(searched, command, flags, differs):
 def test_one_command_at_a_time(searched, command):
     with FileLock(searched.with_name(".search.lock")), pytest.raises(UserError, match="another command is searching"):
         run(command, "--search", 9)
-
-
-# ---- the report
-
-
-@pytest.fixture(scope="module")
-def study():
-    """Forty trials of a formula that only `learning_rate` matters to."""
-    made = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-    space = parsed(*SPACE)
-    made.optimize(lambda trial: -abs(np.log10(search_space.suggest(space, trial)["learning_rate"]) + 3), n_trials=40)
-    return made
-
-
-def test_what_mattered_is_told(study):
-    shares = flag_importance(study)
-    assert next(iter(shares)) == "learning_rate" and shares["learning_rate"] > 0.8
-    assert sum(shares.values()) == pytest.approx(1)
-
-
-def test_nothing_is_told_of_few_trials_or_of_equal_scores(study):
-    for value, count in ((None, FEWEST - 1), (0.5, 12)):
-        few = optuna.create_study()
-        for trial in study.trials[:count]:
-            values = {"params": trial.params, "distributions": trial.distributions}
-            few.add_trial(optuna.create_trial(**values, value=trial.value if value is None else value))
-        assert flag_importance(few) == {}
-
-
-def test_the_figures(study):
-    space = searched_flags(parsed(*SPACE))
-    shares = flag_importance(study)
-    panels = draw_importance(study, space, shares, "validation accuracy").axes
-    assert panels[0].get_title(loc="left").startswith("learning_rate: ") and panels[0].get_xscale() == "log"
-    assert sorted(axes.get_title(loc="left").split(":")[0] for axes in panels) == sorted(line.name for line in space)
-    (axes,) = draw_history(study, "validation accuracy").axes
-    best = axes.lines[0].get_ydata()
-    assert (np.diff(best) >= 0).all() and best[-1] == study.best_value
-
-
-def test_the_table_is_ranked(study):
-    lines = trial_table(study, searched_flags(parsed(*SPACE)), "validation accuracy", 5).splitlines()
-    scores = [float(line.split("|")[2]) for line in lines[2:]]
-    assert scores == sorted(scores, reverse=True) and len(scores) == 5
-    assert int(lines[2].split("|")[1]) == study.best_trial.number

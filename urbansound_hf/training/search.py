@@ -1,8 +1,8 @@
-"""`--search N`: the values of `search_space` that score best on the validation clips, found by Optuna through Trainer.
+"""Hyperparameter search (`--search N`) with Optuna and Trainer, scored on the validation clips.
 
-The test clips take no part: they are left out of the data before a model hears any of it. Every trial starts from the
-same seed and the same weights, and trains to its end. The trials lie in `search/study.db`; the same command goes on
-until there are N of them, after an interruption as well.
+The test clips are removed from the data before the search. Every trial starts from the same seed and weights and trains
+to its end. The trials are stored in `search/study.db`; the same command continues until there are N of them, also after
+an interruption.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ FOLDER, STUDY, BEGUN = "search", "study.db", "receipt"
 
 
 def run_search(config: RunConfig) -> int:
-    """Searches, and leaves trials, report and best config in the folder `search` of the run; returns the exit code.
+    """Runs a search and writes trials, report and best config to `search/` in the output folder; returns the exit code.
 
     Raises:
-        UserError: the data or what lies in the folder do not allow it, or no trial came to its end.
+        UserError: the data or the content of the folder do not allow it, or no trial was completed.
     """
     experiment = prepare_experiment(config)
     (split,) = planned_splits(experiment)
@@ -74,7 +74,7 @@ def run_search(config: RunConfig) -> int:
 
 
 def _search(experiment: Experiment, split: Split, folder: Path, study: optuna.Study | None) -> None:
-    """Completes the study, which only the first of several processes has, and reports it."""
+    """Completes the study and reports it; only the first of several processes has the study."""
     config = experiment.config
     left = [(config.training.search or 0) - len(finished_trials(study)) if study else 0]
     broadcast_object_list(left)  # the processes count the same trials
@@ -119,14 +119,14 @@ def write_best(
 
 
 def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Study:
-    """The study in the folder, or a new one; a trial that was running when its process ended has failed.
+    """Opens the study in the folder, or creates one; trials that were interrupted are marked as failed.
 
     Raises:
         UserError: the study there is of another experiment.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell of each trial, as `Trials` does
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # `Trials` prints a line per trial
     if experiment.config.training.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
@@ -137,9 +137,9 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
     begun = study.user_attrs.get(BEGUN, receipt)
     if differ := mismatches({"the search": begun, "this command": receipt}):
         raise UserError(
-            f"a search of another experiment lies here: {'; '.join(differ)}",
+            f"the folder holds a search of another experiment: {'; '.join(differ)}",
             str(folder),
-            "give the same values to go on with it, another --output_dir, or --overwrite",
+            "give the same values to continue it, another --output_dir, or --overwrite",
         )
     study.set_user_attr(BEGUN, receipt)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
@@ -148,7 +148,7 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
 
 
 def storage(folder: Path) -> dict[str, Any]:
-    """Where Optuna keeps the trials, and under which name."""
+    """Optuna's arguments for the database of the trials."""
     return {"storage": f"sqlite:///{folder / STUDY}", "study_name": FOLDER}
 
 
@@ -157,25 +157,24 @@ def direction(config: RunConfig) -> Literal["maximize", "minimize"]:
 
 
 def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, study: optuna.Study | None) -> None:
-    """Runs `count` trials more."""
+    """Runs `count` further trials."""
     import optuna
 
     trials = Trials(experiment, split, folder, count)
     tried = len(study.trials) if study else 0
+    caught = (NotFiniteError,) if experiment.config.training.world_size == 1 else ()
     try:
         trials.trainer.hyperparameter_search(
             backend="optuna",
             hp_space=trials.arguments,
             compute_objective=trials.score,
             n_trials=count,
-            catch=(NotFiniteError,)
-            if experiment.config.training.world_size == 1
-            else (),  # this trial fails, others go on
+            catch=caught,  # the trial fails, the search continues
             direction=direction(experiment.config),
             load_if_exists=True,
-            # The same seed again would draw the values of the first trials again.
+            # With the same seed, a continued search would repeat the values of the first trials.
             sampler=optuna.samplers.TPESampler(seed=experiment.config.training.seed + tried),
-            pruner=optuna.pruners.NopPruner(),  # one that learns slowly may be the best in the end
+            pruner=optuna.pruners.NopPruner(),  # a trial that learns slowly may be the best in the end
             **storage(folder),
         )
     except ValueError:  # Trainer asks for the best trial; where all have diverged, the report says so
@@ -185,7 +184,7 @@ def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, s
 
 
 def without_test(sounds: Sounds, split: Split) -> tuple[Sounds, Split]:
-    """The training and validation clips alone, and the split's numbers of them."""
+    """The training and validation clips without the test clips, and the split with their new indices."""
     kept = np.sort(np.concatenate([split.train, split.validation]))
     alone = dataclasses.replace(sounds, dataset=sounds.dataset.select(kept))
     train, validation = (np.searchsorted(kept, part) for part in (split.train, split.validation))
@@ -193,30 +192,30 @@ def without_test(sounds: Sounds, split: Split) -> tuple[Sounds, Split]:
 
 
 class Trials(TrainerCallback):
-    """What Trainer asks about a trial: its values, its model and rows, its score.
+    """Trainer's callbacks of a search: the values, model, data and score of each trial.
 
     Args:
-        count: the number of trials to come, to tell how far they are.
+        count: the number of trials, for the progress line.
 
     Attributes:
-        trainer: the one that trains them all.
+        trainer: the Trainer of all trials.
     """
 
     def __init__(self, experiment: Experiment, split: Split, folder: Path, count: int) -> None:
         self.experiment, self.count, self.done, self.started = experiment, count, 0, time.perf_counter()
         self.trial: Any = None
         self.scored: float | None = None
-        # A trial leaves its score and nothing else.
+        # A trial writes its score only: no checkpoints, no logs.
         self.config = experiment.config.with_values({"save_strategy": "no", "report_to": []})
         self.space = search_space.parse_search_space(self.config.training.search_space or [], flag_parser())
         self.sounds, self.split = without_test(experiment.sounds, split)
         prepared = prepare_training(self.config, self.sounds, self.split)
         self.trainer = make_trainer(self.config, prepared, self.sounds.labels, folder)
-        self.trainer.model_init = cast(Any, self.model)  # it may be the head of a probe
+        self.trainer.model_init = cast(Any, self.model)  # it may return the head of a probe
         self.trainer.add_callback(self)
 
     def arguments(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The values that belong to Trainer's arguments."""
+        """The values of the flags that are Trainer's arguments."""
         values = search_space.suggest(self.space, trial)
         return {name: value for name, value in values.items() if name in vars(self.config.training)}
 
@@ -229,13 +228,13 @@ class Trials(TrainerCallback):
         rates = config.model.head_learning_rate, config.model.layer_decay
         trainer.follow(config.recipe, prepared.train_labels, *rates)
         if patience := self.config.training.early_stopping_patience:
-            trainer.remove_callback(EarlyStoppingCallback)  # it would count on from where it stopped the trial before
+            trainer.remove_callback(EarlyStoppingCallback)  # its counter belongs to the trial before
             trainer.add_callback(EarlyStoppingCallback(patience))
-        set_seed(self.config.training.seed)  # as a run does, whose Trainer is made after its model: the same score
+        set_seed(self.config.training.seed)  # as in a run, where creating Trainer sets it
         return prepared.learner
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """That of the checkpoint which a run would keep: the best so far, or the last."""
+        """The score of the checkpoint that a run would keep: the best so far, or the last."""
         arguments, best = self.trainer.args, self.trainer.state.best_metric
         now = metrics[f"eval_{arguments.metric_for_best_model}"]
         if best is None or not math.isfinite(best) or not arguments.load_best_model_at_end:
