@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from functools import partial
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_keywords_with_their_own_splits(tmp_path, decoded):  # noqa: F811
     for row in sounds.dataset:
         waveform, rate = read_audio(row["audio"]["bytes"])
         assert (len(waveform), rate) == (800, 16_000)
-    assert sounds.dataset[1]["audio"]["path"] == "00000001_nohash_0.wav"
+    assert sounds.dataset[1]["audio"]["path"] == "train/no/00000001_nohash_0.wav", "the parts repeat the names"
     assert len(decoded) == 16
     again = load_sounds(SoundRequest(str(folder)))
     assert len(decoded) == 16 and again.fingerprint == sounds.fingerprint
@@ -115,7 +116,7 @@ def test_columns_can_be_named_and_are_listed_where_they_are_wrong(tmp_path):
     assert "--label_column" in error.value.fix
     with pytest.raises(UserError, match="does not exist"):
         load_sounds(SoundRequest(folder, audio_column="speaker_id"))
-    with pytest.raises(UserError, match="the column is_unknown holds no audio; there are is_unknown"):
+    with pytest.raises(UserError, match="the column is_unknown holds no audio; there are file .Value., sound .Audio."):
         load_sounds(SoundRequest(folder, audio_column="is_unknown"))
 
 
@@ -269,3 +270,134 @@ def test_what_a_table_must_not_do(tmp_path):
     (tmp_path / "metadata.csv").write_text("file,label\na.wav,x\nb.wav,x", encoding="utf-8")
     with pytest.raises(UserError, match="a classifier tells classes apart, found"):
         load_sounds(SoundRequest(str(tmp_path)))
+
+
+# ---- stored data: class ids are compared by name, names are unique
+
+
+def labelled(
+    names: list[str], order: list[str] | str | None, first: int = 0, kind: str = "ClassLabel"
+) -> datasets.Dataset:
+    """A clip for each name, whose ids are positions in `order` (or plain text, or plain numbers)."""
+    sounds = [{"bytes": wav(pitch=200 + 10 * (first + n)), "path": f"{first + n}.wav"} for n in range(len(names))]
+    values = names if kind == "string" else [order.index(name) for name in names]
+    feature = datasets.ClassLabel(names=order) if kind == "ClassLabel" else datasets.Value(kind)
+    table = datasets.Dataset.from_dict({"audio": sounds, "label": values})
+    return table.cast_column("audio", datasets.Audio(decode=False)).cast_column("label", feature)
+
+
+BIRDS = ["wren", "owl", "tit", "owl"]
+ORDERS = (["wren", "owl", "tit"], ["tit", "wren", "owl"], ["owl", "tit", "wren"])
+DIFFER = ["the parts of the data list the classes of label differently: mapped by name"]
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("train-00000-of-00002", "train-00001-of-00002")])
+def test_parquet_files_that_list_classes_in_another_order_are_mapped_by_name(tmp_path, names):
+    for number, (name, order) in enumerate(zip(names, ORDERS, strict=False)):
+        labelled(BIRDS, order, 10 * number).to_parquet(tmp_path / f"{name}.parquet")
+    sounds = load_sounds(SoundRequest(str(tmp_path)))
+    assert sounds.labels == ORDERS[0] and labels_of(sounds) == BIRDS * 2 and sounds.notes == DIFFER
+    assert ("split" in sounds.dataset.column_names) == (names[1] == "test")
+
+
+def test_files_with_more_classes_add_them(tmp_path):
+    labelled(BIRDS, ORDERS[0]).to_parquet(tmp_path / "train.parquet")
+    labelled(["crow", "owl"], ["crow", "owl"], 10).to_parquet(tmp_path / "test.parquet")
+    sounds = load_sounds(SoundRequest(str(tmp_path)))
+    assert sounds.labels == [*ORDERS[0], "crow"] and labels_of(sounds) == [*BIRDS, "crow", "owl"]
+
+
+def test_text_beside_class_ids_is_mapped_by_name(tmp_path):
+    labelled(BIRDS, ORDERS[1]).to_parquet(tmp_path / "train.parquet")
+    labelled([" owl", "wren"], None, 10, "string").to_parquet(tmp_path / "test.parquet")
+    sounds = load_sounds(SoundRequest(str(tmp_path)))
+    assert sounds.labels == ORDERS[1] and labels_of(sounds) == [*BIRDS, "owl", "wren"]
+
+
+@pytest.mark.parametrize("save", ["parquet", "disk"])
+def test_ids_without_names_beside_others_with_names_are_refused(tmp_path, save):
+    parts = {"train": labelled(BIRDS, ORDERS[0]), "test": labelled(BIRDS, ORDERS[1], 10, "int64")}
+    if save == "disk":
+        datasets.DatasetDict(parts).save_to_disk(tmp_path)
+    else:
+        parquet(tmp_path, **parts)
+    with pytest.raises(UserError, match="class names in some files or splits, and only ids in others"):
+        load_sounds(SoundRequest(str(tmp_path)))
+
+
+def test_the_card_of_a_data_set_does_not_rename_the_classes_of_its_files(tmp_path):
+    labelled(BIRDS, ORDERS[1]).to_parquet(tmp_path / "train.parquet")
+    classes = "".join(f"\n          '{number}': {name}" for number, name in enumerate(ORDERS[0]))
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: audio\n    dtype: audio\n  - name: label\n    dtype:\n"
+        f"      class_label:\n        names:{classes}\n---\n",
+        encoding="utf-8",
+    )
+    assert labels_of(load_sounds(SoundRequest(str(tmp_path)))) == BIRDS
+
+
+def test_save_to_disk_with_other_orders_is_mapped_by_name(tmp_path):
+    parts = {name: labelled(BIRDS, order) for name, order in zip(("train", "validation", "test"), ORDERS, strict=True)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path)
+    sounds = load_sounds(SoundRequest(str(tmp_path)))
+    assert labels_of(sounds) == BIRDS * 3 and sounds.notes == DIFFER
+    assert [row["path"] for row in sounds.dataset["audio"]] == [
+        f"{split}/{label}/{n}.wav" for split in parts for n, label in enumerate(BIRDS)
+    ]
+
+
+def test_folds_and_groups_that_are_class_ids_count_by_their_names(tmp_path):
+    table = labelled(BIRDS, ORDERS[0])
+    folds, groups = datasets.ClassLabel(names=["fold3", "fold1"]), datasets.ClassLabel(names=["b", "a"])
+    table = table.add_column("fold", [0, 1, 1, 0]).cast_column("fold", folds)
+    table = table.add_column("group", [0, 1, 1, 0]).cast_column("group", groups)
+    dataset = load_sounds(SoundRequest(str(parquet(tmp_path, train=table)))).dataset
+    assert dataset["fold"][:] == [3, 1, 1, 3] and dataset["group"][:] == ["b", "a", "a", "b"]
+
+
+@pytest.mark.parametrize("fold", [1.5, None, "one"])
+def test_a_fold_that_is_no_whole_number_is_refused(tmp_path, fold):
+    table = labelled(BIRDS, ORDERS[0]).add_column("fold", [str(fold) if isinstance(fold, str) else fold] * 4)
+    with pytest.raises(UserError, match="fold is a whole number"):
+        load_sounds(SoundRequest(str(parquet(tmp_path, train=table))))
+
+
+def test_parquet_replaced_with_the_same_size_and_times_is_read_again(tmp_path):
+    folder = parquet(tmp_path / "birds", train=labelled(BIRDS, ORDERS[0]))
+    (path,) = folder.rglob("*.parquet")
+    before, times = load_sounds(SoundRequest(str(folder))), path.stat()
+    labelled(BIRDS[::-1], ORDERS[0]).to_parquet(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = load_sounds(SoundRequest(str(folder)))
+    assert path.stat().st_size == times.st_size and labels_of(after) == BIRDS[::-1]
+    assert after.fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["a.wav", "b.wav", "c.wav", None], ["a.wav", "b.wav", "c.wav", "row 3"]),
+        (["a.wav", "a.wav", "a.wav", "b.wav"], ["wren/a.wav", "owl/a.wav", "tit/a.wav", "owl/b.wav"]),
+        (["a.wav", "a.wav", "b.wav", "a.wav"], ["0/a.wav", "1/a.wav", "2/b.wav", "3/a.wav"]),
+    ],
+)
+def test_names_that_repeat_are_made_unique(tmp_path, paths, expected):
+    table = labelled(BIRDS, ORDERS[0])
+    sounds = [{"bytes": row["bytes"], "path": path} for row, path in zip(table["audio"], paths, strict=True)]
+    table = datasets.Dataset.from_dict({"audio": sounds, "label": BIRDS}).cast_column(
+        "audio", datasets.Audio(decode=False)
+    )
+    loaded = load_sounds(SoundRequest(str(parquet(tmp_path, train=table))))
+    assert [row["path"] for row in loaded.dataset["audio"]] == expected
+
+
+def test_what_lies_beside_a_stored_data_set_is_noted(tmp_path):
+    for name in ("train-00000-of-00001", "test-00000-of-00001", "more"):
+        labelled(BIRDS, ORDERS[0], len(name)).to_parquet(tmp_path / f"{name}.parquet")
+    tone(tmp_path / "owl/1.wav")
+    sounds = load_sounds(SoundRequest(str(tmp_path)))
+    assert len(sounds.dataset) == 8
+    assert sounds.notes == [
+        "1 Parquet file of no split, left out: more.parquet",
+        "1 sound file beside the stored data set, left out",
+    ]

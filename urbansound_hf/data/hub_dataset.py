@@ -10,13 +10,17 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub.errors import HFValidationError
 
 from urbansound_hf import progress
-from urbansound_hf.data.builder import Row
-from urbansound_hf.data.columns import encode, find_column, find_columns, split_name
+from urbansound_hf.audio.files import find_audio_files, is_hidden
+from urbansound_hf.data.builder import Row, file_state
+from urbansound_hf.data.columns import clean_text, encode, find_column, find_columns, fold_number, split_name
 from urbansound_hf.errors import UserError
+from urbansound_hf.text import counted, first_ten
 
 EXPORT = "refs/convert/parquet"  # the branch where the Hub keeps Parquet copies of data sets that were once scripts
 
@@ -26,6 +30,7 @@ class StoredRows:
     """Rows whose sounds stay in the memory-mapped data set until they are asked for."""
 
     sounds: datasets.Dataset  # one column, "audio", not decoded
+    names: Sequence[str]  # of the sounds, each once
     columns: Mapping[str, Sequence[Any]]
 
     def __len__(self) -> int:
@@ -36,7 +41,7 @@ class StoredRows:
         return [
             {
                 "source": sound["bytes"] or sound["path"] or "",
-                "path": sound["path"] or f"row {number}",
+                "path": self.names[number],
                 **{name: values[number] for name, values in self.columns.items()},
             }
             for number, sound in zip(numbers, self.sounds[part]["audio"], strict=True)
@@ -53,9 +58,27 @@ class Stored:
     key: str  # changes with the source
 
 
+@dataclass(frozen=True)
+class Part:
+    """A split of a data set, or a file of one, with features of its own: class ids are positions in its own names."""
+
+    split: str
+    table: datasets.Dataset
+
+    def texts(self, column: str, where: str) -> list[str | None]:
+        """The cleaned text of each cell, class names for class ids; None for null, blank, and -1 as on the Hub."""
+        feature, values = self.table.features[column], self.table.select_columns([column])[:][column]
+        if isinstance(feature, datasets.ClassLabel):
+            names = [clean_text(name) for name in feature.names]
+            if values and max(value or 0 for value in values) >= len(names):
+                raise UserError(f"the column {column} has a class id beyond its {len(names)} classes", where)
+            return [names[value] if value is not None and value >= 0 else None for value in values]
+        return [None if value is None else clean_text(value) or None for value in values]
+
+
 def is_stored(folder: Path) -> bool:
     """Whether a folder holds a data set as Parquet or as `save_to_disk` writes it."""
-    return _on_disk(folder) or any(folder.rglob("*.parquet"))
+    return _on_disk(folder) or bool(_parquet_files(folder))
 
 
 def read_stored(
@@ -65,7 +88,7 @@ def read_stored(
     audio_column: str | None = None,
     label_column: str | None = None,
 ) -> Stored:
-    """Finds the sounds of a stored data set, their labels, and, where it has them, folds, groups and splits.
+    """Finds the sounds of a stored data set, their labels, and, where it has them, folds, groups, splits and times.
 
     Args:
         name: a Hub id or a folder.
@@ -78,46 +101,81 @@ def read_stored(
         UserError: there is no such data set, it cannot be read, or its columns or splits are not what they must be.
     """
     where = f"--dataset {name}"
-    parts = _parts(name, config, revision, where)
-    first = next(iter(parts.values()))
-    present = [column for column in first.column_names if all(column in part.column_names for part in parts.values())]
-    wanted = {"audio": audio_column or _only(first, datasets.Audio), "label": label_column}
-    if not label_column and not find_column(present, "label"):
-        wanted["label"] = _only(first, datasets.ClassLabel)
-    roles = find_columns(present, wanted, where)
-    used = list(dict.fromkeys(roles.values()))  # one column may be asked for in two roles
-    table = datasets.concatenate_datasets([part.select_columns(used) for part in parts.values()])
-    labels, ids = _labels(table, roles["label"], where)
-    columns = {"label": ids, **_optional(table, roles, parts, where)}
+    parts, notes = _parts(name, config, revision, where)
+    if beside := find_audio_files(Path(name)).sounds if Path(name).is_dir() else []:
+        notes.append(f"{counted(len(beside), 'sound file')} beside the stored data set, left out")
+    roles = _roles(parts, audio_column, label_column, where)
+    labels, ids = _labels(parts, roles["label"], where, notes)
+    columns: dict[str, list] = {"label": ids, **_optional(parts, roles, where)}
+    sounds = datasets.concatenate_datasets([_sounds(part.table, roles["audio"], where) for part in parts])
+    names = pyarrow.compute.struct_field(sounds.data.column("audio"), "path").to_pylist()
     kept = [number for number, label in enumerate(ids) if label is not None]
-    notes = [f"{len(ids) - len(kept):,} of {len(ids):,} sounds have no label and are left out"]
-    rows = StoredRows(
-        _sounds(table, roles["audio"], where).select(kept),
-        {name: [values[number] for number in kept] for name, values in columns.items()},
-    )
-    state = repr((roles, labels, rows.columns, [part._fingerprint for part in parts.values()]))
-    key = hashlib.sha256(state.encode()).hexdigest()[:16]
-    return Stored(rows, labels, notes * (len(kept) < len(ids)), key)
+    if len(kept) < len(ids):
+        notes.append(f"{len(ids) - len(kept):,} of {len(ids):,} sounds have no label and are left out")
+    columns = {name: [values[number] for number in kept] for name, values in columns.items()}
+    unique = _unique_names([names[number] for number in kept], columns, labels)
+    rows = StoredRows(sounds.select(kept), unique, columns)
+    state = repr((roles, labels, columns, [part.table._fingerprint for part in parts], _folder_state(Path(name))))
+    return Stored(rows, labels, notes, hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16])
+
+
+# ---- the parts of a data set
 
 
 def _on_disk(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def _parts(name: str, config: str | None, revision: str | None, where: str) -> dict[str, datasets.Dataset]:
-    """The splits of the data set. Raises UserError, with the way out, for whatever stops `datasets`."""
+def _parquet_files(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*.parquet") if path.is_file())
+    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
+
+
+def _folder_state(folder: Path) -> list[tuple[int, ...]]:
+    """What changes with the files of a stored data set; nothing for a Hub id, whose revision `datasets` knows."""
+    if not folder.is_dir():
+        return []
+    files = sorted(folder.rglob("*.arrow")) if _on_disk(folder) else _parquet_files(folder)
+    return [file_state(path) for path in [*files, *sorted(folder.glob("*.md"))]]
+
+
+def _parts(name: str, config: str | None, revision: str | None, where: str) -> tuple[list[Part], list[str]]:
+    """The parts, and notes. Raises UserError, with the way out, for whatever stops `datasets`."""
     try:
         with progress.library_bars():
             if _on_disk(Path(name)):
                 found = datasets.load_from_disk(name)
-            elif revision == EXPORT:  # that branch has no card, so its configurations are only folders
-                found = datasets.load_dataset(name, data_dir=config, revision=revision)
-            else:
-                found = datasets.load_dataset(name, config, revision=revision)
+                splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+                return [Part(str(split), table) for split, table in splits.items()], []
+            return _load(name, config, revision)
     except (DatasetsError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(f"the data set cannot be read: {reason}", where, _way_out(name, error, reason)) from None
-    return dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
+
+
+def _load(name: str, config: str | None, revision: str | None) -> tuple[list[Part], list[str]]:
+    """As `load_dataset`, which reads all files by the features of the first: those that disagree are read alone."""
+    cache = None
+    if Path(name).is_dir():  # `datasets` itself would tell local files apart only by their times of modification
+        state = hashlib.sha256(repr(_folder_state(Path(name))).encode()).hexdigest()[:16]
+        cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"stored_{state}")
+    # The branch of the Parquet copies has no card, so its configurations are only folders.
+    which = {"data_dir": config} if revision == EXPORT else {"name": config}
+    builder = datasets.load_dataset_builder(name, revision=revision, cache_dir=cache, **which)
+    files = _local_files(builder)
+    if _agree(builder.info.features, [_file_features(path) for paths in files.values() for path in paths]):
+        builder.download_and_prepare()
+        parts = [Part(str(split), table) for split, table in builder.as_dataset().items()]
+    else:
+        kind = {".parquet": "parquet", ".arrow": "arrow"}
+        parts = [
+            Part(
+                split, datasets.load_dataset(kind[Path(path).suffix], data_files=[path], split="train", cache_dir=cache)
+            )
+            for split, paths in files.items()
+            for path in paths
+        ]
+    return parts, _unused(Path(name), files)
 
 
 def _way_out(name: str, error: Exception, reason: str) -> str:
@@ -130,6 +188,61 @@ def _way_out(name: str, error: Exception, reason: str) -> str:
     if isinstance(error, ConnectionError):
         return "check the network (and HF_HUB_OFFLINE), or give a folder"
     return "see its page on the Hub for its configurations (--dataset_config) and revisions (--dataset_revision)"
+
+
+def _local_files(builder: datasets.DatasetBuilder) -> dict[str, list[str]]:
+    """The Parquet and Arrow files of each split, downloaded; nothing where `datasets` has others or its cache only."""
+    named = {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
+    suffixes = {Path(file).suffix for files in named.values() for file in files}
+    if not suffixes or not suffixes <= {".parquet", ".arrow"}:
+        return {}
+    manager = datasets.DownloadManager(
+        dataset_name=builder.dataset_name, download_config=datasets.DownloadConfig(token=builder.token)
+    )
+    return {split: manager.download(files) for split, files in named.items()}
+
+
+def _file_features(path: str) -> datasets.Features:
+    """The features that a Parquet or Arrow file holds itself."""
+    if Path(path).suffix == ".arrow":
+        with pa.memory_map(path) as source:
+            return datasets.Features.from_arrow_schema(pa.ipc.open_stream(source).schema)
+    return datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+
+
+def _agree(card: datasets.Features | None, files: Sequence[datasets.Features]) -> bool:
+    """Whether class ids mean the same in all files; without names of their own they are read by those of the card."""
+    for column in {name for features in [card or {}, *files] for name, kind in features.items() if _names(kind)}:
+        expected = _names((card or {}).get(column))
+        found = {_names(features.get(column)) or expected for features in files}
+        if len(found | {expected} if card else found) > 1:
+            return False
+    return True
+
+
+def _names(feature: Any) -> tuple[str, ...] | None:
+    return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+def _unused(folder: Path, files: Mapping[str, Sequence[str]]) -> list[str]:
+    """A note on Parquet files that `datasets` leaves out beside others whose names tell their split."""
+    if not folder.is_dir() or not files:
+        return []
+    used = {Path(path).resolve() for paths in files.values() for path in paths}
+    left = [path.relative_to(folder).as_posix() for path in _parquet_files(folder) if path.resolve() not in used]
+    return [f"{counted(len(left), 'Parquet file')} of no split, left out: {first_ten(left)}"] * bool(left)
+
+
+# ---- their columns
+
+
+def _roles(parts: Sequence[Part], audio_column: str | None, label_column: str | None, where: str) -> dict[str, str]:
+    first = parts[0].table
+    present = [name for name in first.column_names if all(name in part.table.column_names for part in parts)]
+    wanted = {"audio": audio_column or _only(first, datasets.Audio), "label": label_column}
+    if not label_column and not find_column(present, "label"):
+        wanted["label"] = _only(first, datasets.ClassLabel)
+    return find_columns(present, wanted, where)
 
 
 def _only(table: datasets.Dataset, kind: type) -> str | None:
@@ -147,36 +260,62 @@ def _sounds(table: datasets.Dataset, column: str, where: str) -> datasets.Datase
     return sounds if column == "audio" else sounds.rename_column(column, "audio")
 
 
-def _values(table: datasets.Dataset, column: str) -> list[Any]:
-    return table.select_columns([column])[:][column]
+def _unique_names(
+    paths: Sequence[str | None], columns: Mapping[str, Sequence[Any]], labels: Sequence[str]
+) -> list[str]:
+    """The names of the sounds; where they repeat, with their class before them, if need be their split or their row."""
+    names = [path or f"row {number}" for number, path in enumerate(paths)]
+    classes = [f"{labels[label]}/{name}" for label, name in zip(columns["label"], names, strict=True)]
+    splits = [f"{split}/{name}" for split, name in zip(columns.get("split", classes), classes, strict=True)]
+    rows = [f"{number}/{name}" for number, name in enumerate(names)]
+    return next(each for each in (names, classes, splits, rows) if len(set(each)) == len(each))
 
 
-def _labels(table: datasets.Dataset, column: str, where: str) -> tuple[list[str], list[int | None]]:
-    """The classes, and the class id of every sound; None for a sound without a label (null, or -1 as on the Hub)."""
-    feature, values = table.features[column], _values(table, column)
-    if isinstance(feature, datasets.ClassLabel):
-        return feature.names, [value if value is not None and value >= 0 else None for value in values]
-    if not isinstance(feature, datasets.Value) or feature.dtype.startswith(("float", "double")):
-        raise UserError(f"a label is one class; the column {column} holds {feature}", where, "--label_column")
-    names, _ = encode([str(value) for value in values if value is not None])
-    ids = {name: position for position, name in enumerate(names)}
-    return names, [ids[str(value)] if value is not None else None for value in values]
+def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) -> tuple[list[str], list[int | None]]:
+    """The classes, and the class id of every sound; None for a sound without a label.
+
+    Parts that list the classes in another order, or have others, are mapped by name.
+    """
+    features = [part.table.features[column] for part in parts]
+    lists = [names for feature in features if (names := _names(feature))]
+    for feature in features:
+        if isinstance(feature, datasets.ClassLabel):
+            continue
+        if not isinstance(feature, datasets.Value) or feature.dtype.startswith(("float", "double")):
+            raise UserError(f"a label is one class; the column {column} holds {feature}", where, "--label_column")
+        if lists and "string" not in feature.dtype:
+            what = f"the column {column} has class names in some files or splits, and only ids in others"
+            raise UserError(what, where, "store it with the same class names everywhere")
+    texts = [text for part in parts for text in part.texts(column, where)]
+    if len(set(lists)) > 1:
+        notes.append(f"the parts of the data list the classes of {column} differently: mapped by name")
+    named = {clean_text(name): None for names in lists for name in names}  # in order, each once
+    others, _ = encode([text for text in texts if text is not None and text not in named])
+    ids = {name: number for number, name in enumerate([*named, *others])}
+    return list(ids), [None if text is None else ids[text] for text in texts]
 
 
-def _optional(
-    table: datasets.Dataset, roles: Mapping[str, str], parts: Mapping[str, datasets.Dataset], where: str
-) -> dict[str, list]:
-    """The columns fold, group and split; the data set's own splits count before a column that names some."""
-    columns: dict[str, list] = {role: _values(table, roles[role]) for role in ("fold", "group") if role in roles}
-    if "group" in columns:
-        columns["group"] = ["" if value is None else str(value).strip() for value in columns["group"]]
-    if "fold" in columns:
-        try:
-            columns["fold"] = [int(value) for value in columns["fold"]]
-        except (TypeError, ValueError) as error:
-            raise UserError(f"fold is a whole number ({error})", f"{where}, column {roles['fold']}") from None
-    if len(parts) > 1:
-        columns["split"] = [split_name(name, where) for name, part in parts.items() for _ in range(len(part))]
-    elif "split" in roles:
-        columns["split"] = [split_name(str(name), where) for name in _values(table, roles["split"])]
+def _optional(parts: Sequence[Part], roles: Mapping[str, str], where: str) -> dict[str, list]:
+    """The columns fold, group, split, start and end; the data set's own splits come before a column that names some."""
+    texts = {
+        role: [text for part in parts for text in part.texts(roles[role], where)]
+        for role in ("fold", "group", "split")
+        if role in roles
+    }
+    columns: dict[str, list] = {}
+    if "fold" in texts:
+        columns["fold"] = [fold_number(text or "", f"{where}, column {roles['fold']}") for text in texts["fold"]]
+    if "group" in texts:
+        columns["group"] = [text or "" for text in texts["group"]]
+    if len({part.split for part in parts}) > 1:
+        columns["split"] = [split_name(part.split, where) for part in parts for _ in range(len(part.table))]
+    elif "split" in texts:
+        columns["split"] = [split_name(text or "", where) for text in texts["split"]]
+    times = [
+        part.table.select_columns([roles["start"], roles["end"]]) for part in parts if {"start", "end"} <= roles.keys()
+    ]
+    if times and all(
+        "float" in kind.dtype or "int" in kind.dtype for table in times for kind in table.features.values()
+    ):
+        columns |= {role: [value for table in times for value in table[roles[role]]] for role in ("start", "end")}
     return columns
