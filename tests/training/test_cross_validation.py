@@ -165,7 +165,7 @@ def test_killed_in_the_middle_and_continued_gives_the_same_table(run, flags, who
         UserError, match=r"learning_rate is 0\.01 in the interrupted run and 0\.02 in this run"
     ) as caught:
         run(out, "--learning_rate", 2e-2)
-    assert caught.value.where == str(out / "fold2") and "--overwrite" in caught.value.fix
+    assert caught.value.where == str(out / "fold2") and "--resume_from_checkpoint false" in caught.value.fix
     begun = out / "fold2" / BEGUN
     begun.rename(tmp_path / "begun.json")
     with pytest.raises(UserError, match="an interrupted run of another experiment lies here: no record of its values"):
@@ -199,8 +199,8 @@ def test_a_failed_fold_is_reported_and_the_others_run(run, copy, whole, capsys):
     finished = changed(copy / "fold3")
     assert run(copy) == 1
     told = capsys.readouterr()
-    assert "fold1 failed, the others go on: [Errno" in told.err and "fold3 is finished already: skipped" in told.err
-    assert told.err.rstrip().endswith("fix:   run the same command again; finished folds are skipped")
+    assert "fold1 failed, the others go on: a file cannot be read or written: " in told.err
+    assert "fold3 is finished already: skipped" in told.err and f"where: {copy / 'fold1'}" in told.err
     assert "2 of 10 folds, not comparable" in told.out
     assert [row["test_fold"] for row in table(copy)["folds"]] == [2, 3]
     assert changed(copy / "fold3") == finished
@@ -328,6 +328,7 @@ def test_a_checkpoint_that_would_be_lost_or_would_leak_is_refused(run, tmp_path)
     checkpoint.mkdir(parents=True)
     with pytest.raises(UserError, match="a checkpoint of one fold has been trained on the test clips of the others"):
         run(tmp_path, "--resume_from_checkpoint", checkpoint)
+    (tmp_path / "fold1" / "run.json").touch()
     with pytest.raises(UserError, match="--overwrite would remove the checkpoint to continue from"):
         run(tmp_path, "--test_fold", 1, "--resume_from_checkpoint", checkpoint, "--overwrite")
     assert checkpoint.is_dir()

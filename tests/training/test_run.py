@@ -17,11 +17,10 @@ from safetensors.torch import load_file
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.training import preprocessing
 from urbansound_hf.training.cross_validation import run_experiment
-from urbansound_hf.training.run import resume_point, train_and_evaluate
+from urbansound_hf.training.run import train_and_evaluate
 
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json",
          "metrics.json", "predictions.csv", "log_history.json"}  # fmt: skip
@@ -201,23 +200,6 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(train, tmp_
     assert resumed.metrics["test_loss"] == whole.metrics["test_loss"]
     anew = train(*flags, "--seed", 1, name="anew")
     assert logged(anew.log, "loss") != logged(whole.log, "loss")
-
-
-def test_where_a_run_continues(configure, tmp_path):
-    def point(*flags):
-        return resume_point(configure(*flags).training.resume_from_checkpoint, tmp_path)
-
-    assert point() is None
-    for step in (9, 10):
-        (tmp_path / f"checkpoints/checkpoint-{step}").mkdir(parents=True)
-        (tmp_path / f"checkpoints/checkpoint-{step}/trainer_state.json").write_text("{}", encoding="utf-8")
-    newest, older = (str(tmp_path / f"checkpoints/checkpoint-{step}") for step in (10, 9))
-    assert point() == point("--resume_from_checkpoint", "last") == newest
-    assert point("--resume_from_checkpoint", older) == older
-    assert point("--resume_from_checkpoint", "false") is None
-    with pytest.raises(UserError, match=r"is not a checkpoint of Trainer's \(it has no trainer_state.json\)") as caught:
-        point("--resume_from_checkpoint", tmp_path)
-    assert caught.value.where == "--resume_from_checkpoint" and "checkpoint-<step>, or last" in caught.value.fix
 
 
 # Equal by theory is equal in the log

@@ -296,7 +296,7 @@ def test_the_best_config_gives_the_score_of_its_trial(searched):
 def test_another_search_is_not_mixed_in(searched, command, flags, differs):
     with pytest.raises(UserError, match="the folder holds a search of another experiment") as caught:
         run(command, "--search", 9, *flags)
-    assert differs in caught.value.what and "--overwrite" in caught.value.fix
+    assert differs in caught.value.what and "--resume_from_checkpoint false" in caught.value.fix
 
 
 def test_one_command_at_a_time(searched, command):

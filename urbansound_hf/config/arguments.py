@@ -182,6 +182,7 @@ class RunArguments(TrainingArguments, OwnRunArguments):
         "accuracy", "validation metric that selects the checkpoint", choices=ALL_METRICS.keys()
     )
     logging_steps: float = inherited("logging_steps", 10)
+    restore_callback_states_from_checkpoint: bool = inherited("restore_callback_states_from_checkpoint", True)
     logging_nan_inf_filter: bool = inherited("logging_nan_inf_filter", False)  # it waits for the device at each step
     remove_unused_columns: bool = inherited("remove_unused_columns", False)
     bf16: bool | None = flag(  # type: ignore[assignment]  # None until the hardware was asked, as fp16

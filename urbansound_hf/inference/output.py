@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
 
-from urbansound_hf.errors import UserError, writing
+from urbansound_hf.errors import Interrupted, UserError, writing
 from urbansound_hf.progress import Bar, say
 
 BAR_WIDTH = 10  # characters
@@ -126,6 +126,8 @@ def destination(path: str | None) -> Iterator[TextIO]:
             with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 yield file
             part.replace(path)
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"interrupted; {path} was not written") from error
         finally:
             part.unlink(missing_ok=True)
 

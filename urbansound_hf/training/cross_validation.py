@@ -26,10 +26,10 @@ from transformers.utils import logging
 from urbansound_hf import progress
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import Interrupted, UserError, writing
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
-from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED
+from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
 from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, run_summary, write_run
 from urbansound_hf.training.experiment import (
     Experiment,
@@ -44,8 +44,11 @@ from urbansound_hf.training.experiment import (
     report_leaks,
     unfinished_splits,
 )
+from urbansound_hf.training.resume import kept_of, report_restart
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.search import run_search
+
+NOTHING_TRAINED = "interrupted before the training; prepared sounds are kept, and the same command continues"
 
 
 def run_experiment(config: RunConfig) -> int:
@@ -55,9 +58,12 @@ def run_experiment(config: RunConfig) -> int:
         UserError: the data, the folds or what lies in the output folder do not allow it; nothing was trained then.
     """
     with run_logging(config.training.quiet):
-        if config.training.search:
-            return run_search(config)
-        outcome = run_folds(config)
+        try:
+            if config.training.search:
+                return run_search(config)
+            outcome = run_folds(config)
+        except KeyboardInterrupt as error:
+            raise error if isinstance(error, Interrupted) else Interrupted(NOTHING_TRAINED) from error
     for name, reason in outcome.failed.items():
         print(f"failed: {name}: {reason}" if len(outcome.folders) > 1 else f"error: {reason}", file=sys.stderr)
     return 1 if outcome.failed else 0
@@ -144,8 +150,12 @@ def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) ->
     Raises:
         UserError: another command is at work in this folder.
     """
-    with locked_folder(experiment, experiment.folder(split), "training"):
-        return _run_split(experiment, split, leaks)
+    folder = experiment.folder(split)
+    with locked_folder(experiment, folder, "training"), writing(folder):
+        try:
+            return _run_split(experiment, split, leaks)
+        except KeyboardInterrupt as error:
+            raise Interrupted(kept_of(experiment.config, folder)) from error
 
 
 def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
@@ -176,11 +186,12 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
 def make_folder(experiment: Experiment, split: Split) -> None:
     """Makes the folder of a run; what an interrupted one left to continue from stays."""
     config, folder = experiment.config, experiment.folder(split)
-    if config.training.overwrite:
+    if config.training.overwrite and finished(folder):
         shutil.rmtree(folder, ignore_errors=True)
         for gathered in (METRICS, REPORT, REPORT_PAGE):  # they include the run that is replaced
             (folder.parent / gathered).unlink(missing_ok=True)
     if not interrupted(experiment, split):
+        report_restart(config, folder)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     Run(folder).begin(experiment.receipt)
     settings = {

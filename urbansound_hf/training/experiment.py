@@ -33,6 +33,7 @@ from urbansound_hf.models import checkpoint
 from urbansound_hf.models.linear_probe import linear_layers
 from urbansound_hf.models.loading import starts_from_config
 from urbansound_hf.models.registry import register
+from urbansound_hf.training import resume
 from urbansound_hf.training.loading import configured_extractor, configured_model
 
 
@@ -201,7 +202,7 @@ def refuse_mixtures(experiment: Experiment, wanted: Sequence[Split], waiting: Se
             raise UserError(
                 f"an interrupted run of another experiment lies here: {'; '.join(differ)}",
                 str(experiment.folder(split)),
-                "give the same values to continue it, another --output_dir, or --overwrite; or remove the folder",
+                "give the same values to continue it, another --output_dir, or --resume_from_checkpoint false",
             )
     replaced = {experiment.folder(split) for split in waiting}
     kept = [run for run in finished_folds(experiment.output_dir) if run.folder not in replaced]
@@ -228,16 +229,15 @@ def check_checkpoint(experiment: Experiment, wanted: Sequence[Split]) -> None:
             f"--resume_from_checkpoint {named}",
             "leave it out: each fold continues from its own checkpoint",
         )
-    if arguments.overwrite and experiment.folder(wanted[0]).resolve() in Path(named).resolve().parents:
+    folder = experiment.folder(wanted[0])
+    if arguments.overwrite and finished(folder) and folder.resolve() in Path(named).resolve().parents:
         raise UserError("--overwrite would remove the checkpoint to continue from", named, "give another --output_dir")
+    resume.check_named(experiment.config)
 
 
 def interrupted(experiment: Experiment, split: Split) -> bool:
-    """Whether this split's folder holds a complete checkpoint to continue from."""
-    arguments = experiment.config.training
-    if arguments.overwrite or str(arguments.resume_from_checkpoint).lower() == "false":
-        return False
-    return any(experiment.folder(split).glob("checkpoints/checkpoint-*/trainer_state.json"))
+    """Whether this split's run is to be continued from a complete checkpoint."""
+    return resume.interrupted(experiment.config, experiment.folder(split))
 
 
 def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:

@@ -16,12 +16,10 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.utils import logging
 
 from urbansound_hf.config.arguments import RunArguments, RunConfig, replaced
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split, split_notes
-from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
 from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores
 from urbansound_hf.evaluation.receipts import Stopwatch
@@ -29,9 +27,8 @@ from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.models import adapt
 from urbansound_hf.models.linear_probe import LinearProbe
 from urbansound_hf.training.preprocessing import Prepared, prepare_training
+from urbansound_hf.training.resume import resume_point
 from urbansound_hf.training.trainer import SoundTrainer
-
-logger = logging.get_logger(__name__)
 
 
 def train_and_evaluate(
@@ -58,7 +55,7 @@ def train_and_evaluate(
     """
     set_seed(config.training.seed)
     prepared = prepare_training(config, sounds, split)
-    model, begun = prepared.model, resume_point(config.training.resume_from_checkpoint, folder)
+    model, begun = prepared.model, resume_point(config, folder)
     trainer = make_trainer(config, prepared, sounds.labels, folder, begun)
     for callback in callbacks:
         trainer.add_callback(callback)
@@ -153,34 +150,6 @@ def tensorboard(folder: Path) -> TrainerCallback:
     from transformers.integrations import TensorBoardCallback
 
     return TensorBoardCallback(SummaryWriter(str(folder)))
-
-
-def resume_point(asked: str | None, folder: Path) -> str | None:
-    """The checkpoint to continue from: the one asked for, else the newest complete one of this run, else None.
-
-    Args:
-        asked: the folder of a checkpoint, "last" (as None) or "false".
-        folder: of the run.
-
-    Raises:
-        UserError: what was asked for is no checkpoint.
-    """
-    wanted = str(asked or "last")
-    if wanted.lower() == "false":
-        return None
-    if wanted.lower() not in ("last", "true"):
-        if not Path(wanted, "trainer_state.json").is_file():
-            raise UserError(
-                f"{wanted} is not a checkpoint of Trainer's (it has no trainer_state.json)",
-                "--resume_from_checkpoint",
-                "give outputs/<run>/<fold>/checkpoints/checkpoint-<step>, or last",
-            )
-        return wanted
-    whole = folder.glob("checkpoints/checkpoint-*/trainer_state.json")  # written last
-    newest = max((path.parent for path in whole), key=lambda path: int(path.name.split("-")[1]), default=None)
-    if newest:
-        logger.warning("continuing the interrupted run from %s", newest)
-    return str(newest) if newest else None
 
 
 def save_run(trainer: SoundTrainer, folder: Path, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> None:

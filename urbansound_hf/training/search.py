@@ -36,7 +36,7 @@ from urbansound_hf.config.parse import flag_parser
 from urbansound_hf.config.search_space import Range
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import Interrupted, UserError
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
 from urbansound_hf.reports.search import SearchedFlag, finished_trials, ranked, trial_values, write_search_report
@@ -69,7 +69,13 @@ def run_search(config: RunConfig) -> int:
     report_leaks(experiment, split)
     folder, first = experiment.output_dir / FOLDER, config.training.process_index == 0
     with locked_folder(experiment, folder, "searching"):
-        _search(experiment, split, folder, open_study(experiment, split, folder) if first else None)
+        try:
+            _search(experiment, split, folder, open_study(experiment, split, folder) if first else None)
+        except KeyboardInterrupt as error:
+            kept = (
+                f"interrupted; kept: the finished trials in {folder / STUDY}\nthe same command continues with the next"
+            )
+            raise Interrupted(kept) from error
     return 0
 
 
@@ -127,10 +133,14 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # `Trials` prints a line per trial
-    if experiment.config.training.overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
+    arguments = experiment.config.training
     folder.mkdir(exist_ok=True)
     study = optuna.create_study(**storage(folder), direction=direction(experiment.config), load_if_exists=True)
+    finished = len(finished_trials(study)) >= (arguments.search or 0)
+    if (arguments.overwrite and finished) or str(arguments.resume_from_checkpoint).lower() == "false":
+        shutil.rmtree(folder)
+        folder.mkdir()
+        study = optuna.create_study(**storage(folder), direction=direction(experiment.config))
     values = {name: value for name, value in experiment.receipt["config"].items() if name != "search"}
     receipt = {**experiment.receipt, "config": {**values, "held-out fold": split.name}}
     receipt = json.loads(json.dumps(receipt, default=str))
@@ -139,7 +149,7 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
         raise UserError(
             f"the folder holds a search of another experiment: {'; '.join(differ)}",
             str(folder),
-            "give the same values to continue it, another --output_dir, or --overwrite",
+            "give the same values to continue it, another --output_dir, or --resume_from_checkpoint false",
         )
     study.set_user_attr(BEGUN, receipt)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
