@@ -34,7 +34,7 @@ constraints: $(BIN)/uv  ## renew constraints.txt: the newest allowed versions on
 	rm constraints.all
 
 test-lowest: $(BIN)/uv  ## the test suite on the lowest allowed versions of what pyproject.toml names
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv venv --quiet --clear --seed --python $(BIN)/python $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
 	$(LOWEST)/bin/python -m pytest -n 2
 
