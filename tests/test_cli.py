@@ -87,7 +87,7 @@ def test_infer_help_imports_nothing_heavy():
         (["crossval", "outputs"], "no finished fold is there to gather"),
         (["leaks", "table.csv"], "table.csv"),
         (["figures", "clip.wav"], "clip.wav"),
-        (["hub", "push", "outputs", "me/run"], "no finished run"),
+        (["hub", "push", "outputs", "me/run"], "not a finished run"),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE_ROOT = Path(__file__).resolve().parent
 """The folder of this package: its source is hashed into receipts."""
 
-CONFIGS = next(folder for folder in (PACKAGE_ROOT / "configs", PACKAGE_ROOT.parent / "configs") if folder.is_dir())
+CONFIGS = PACKAGE_ROOT / "configs" if (PACKAGE_ROOT / "configs").is_dir() else PACKAGE_ROOT.parent / "configs"
 """The folder of the shipped configs: inside an installed package, beside it in a checkout."""
 
 # Written by training

@@ -28,7 +28,7 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.hub import __main__, push
 from urbansound_hf.hub.callback import Pusher
 from urbansound_hf.hub.dataset import main
-from urbansound_hf.hub.files import belongs, cleaned, model_files, run_files
+from urbansound_hf.hub.files import anonymized, describes_model, model_files, run_files
 from urbansound_hf.hub.push import NotPushed, Target, check_upload, push_run, push_space, upload
 from urbansound_hf.reports.model_card import render_card
 from urbansound_hf.training.cross_validation import run_experiment
@@ -156,7 +156,7 @@ def test_a_model_does_not_inherit_the_numbers_of_the_one_before(loopback, run_fo
     upload(target, {"model.onnx": b"old", "figures/mine.png": b"mine", "mine.txt": b"mine"}, "by hand")
     (run_folder / "predictions.csv").rename(run_folder / "elsewhere.csv")
     files = run_files(run_folder)
-    upload(target, files, "another run", replaces=belongs)
+    upload(target, files, "another run", replaces=describes_model)
     assert set(loopback.files("me/sounds")) == {*files, ".gitattributes", "figures/mine.png", "mine.txt"}
     assert "predictions.csv" not in files
 
@@ -201,10 +201,10 @@ def test_no_name_token_or_path_of_this_machine_leaves_it(loopback, run_folder, t
 def test_a_page_of_the_users_is_no_path_of_theirs(monkeypatch):
     monkeypatch.setenv("LOGNAME", "jane")
     text = "https://hub.org/jane/x /srv/jane/x jane janet/x /srv/janet"
-    assert cleaned(text, {}) == "https://hub.org/jane/x ~/x jane janet/x /srv/janet"
+    assert anonymized(text, {}) == "https://hub.org/jane/x ~/x jane janet/x /srv/janet"
 
 
-def test_an_exported_graph_that_names_a_path_is_told(run_folder):
+def test_an_exported_graph_that_names_a_path_is_refused(run_folder):
     (run_folder / "model.onnx").write_bytes(b"graph of " + str(run_folder).encode())
     with pytest.raises(UserError, match=r"names a path of this machine(.|\n)*model\.onnx"):
         run_files(run_folder)
@@ -219,18 +219,18 @@ def refused(**changes: object) -> Fault:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (refused(at="whoami", status=401), "does not know this token"),
-        (refused(at="auth-check", status=403), "has no right to write there"),
-        (refused(at="/commit/", status=403), "has no right to write there"),
-        (refused(at="/commit/", status=404, headers={"X-Error-Code": "RepoNotFound"}), "no such repository"),
-        (refused(at="/tree/", status=401, headers={"X-Error-Code": "GatedRepo"}), "may not see it"),
-        (refused(at="/commit/", status=413), "does not take it"),
-        (refused(at="/commit/", status=500), "has trouble .500."),
-        (refused(at="/commit/", status=429), "asks for fewer requests"),
+        (refused(at="whoami", status=401), "token is invalid"),
+        (refused(at="auth-check", status=403), "no write access"),
+        (refused(at="/commit/", status=403), "no write access"),
+        (refused(at="/commit/", status=404, headers={"X-Error-Code": "RepoNotFound"}), "does not exist"),
+        (refused(at="/tree/", status=401, headers={"X-Error-Code": "GatedRepo"}), "no access to it"),
+        (refused(at="/commit/", status=413), "refuses the upload"),
+        (refused(at="/commit/", status=500), "internal error .500."),
+        (refused(at="/commit/", status=429), "too many requests"),
         (refused(at="/commit/"), "cannot be reached"),
     ],
 )
-def test_what_does_not_pass_is_told_and_changes_nothing(loopback, run_folder, fault, words):
+def test_a_permanent_error_has_a_message_and_changes_nothing(loopback, run_folder, fault, words):
     target = check_upload(Target("me/sounds"))
     upload(target, {"config.json": b"old"}, "old")
     before = dict(loopback.files("me/sounds")), set(run_folder.iterdir())
@@ -258,7 +258,7 @@ def test_what_does_not_pass_is_told_and_changes_nothing(loopback, run_folder, fa
     ],
     ids=lambda fault: f"{fault.at}-{fault.status}-{fault.after}-{fault.takes_effect}",
 )
-def test_what_passes_is_waited_for(loopback, run_folder, fault):
+def test_a_temporary_error_is_retried(loopback, run_folder, fault):
     loopback.faults.append(fault)
     push_run(run_folder, Target("me/sounds"))
     assert fault.times == 0
@@ -279,12 +279,12 @@ def test_the_hub_says_how_long_to_wait(loopback, run_folder):
 @pytest.mark.parametrize(
     ("target", "token", "words"),
     [
-        (Target("me/sounds"), "", "there is no token(.|\n)*hf auth login"),
-        (Target("me/sounds"), "hf_unknown", "does not know this token"),
-        (Target("me/sounds"), READ_TOKEN, "may only read"),
-        (Target("you/sounds"), TOKEN, "no right to write there(.|\n)*of your own"),
+        (Target("me/sounds"), "", "there is none(.|\n)*hf auth login"),
+        (Target("me/sounds"), "hf_unknown", "token is invalid"),
+        (Target("me/sounds"), READ_TOKEN, "read access only"),
+        (Target("you/sounds"), TOKEN, "no write access(.|\n)*of your own"),
         (Target("me/clips"), TOKEN, "is a dataset, not a model"),
-        (Target("me/bad name"), TOKEN, "no repository's id"),
+        (Target("me/bad name"), TOKEN, "not a repository id"),
         (Target("https://huggingface.co/me/sounds"), TOKEN, "give me/sounds"),
     ],
 )
@@ -296,7 +296,7 @@ def test_each_mistake_has_its_message(loopback, monkeypatch, target, token, word
     assert list(loopback.repos) == [("datasets", "me/clips")]
 
 
-def test_offline_is_told_at_once(loopback, monkeypatch):
+def test_offline_is_an_error_at_once(loopback, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(NotPushed, match="HF_HUB_OFFLINE is set"):
         check_upload(Target("me/sounds"))
@@ -305,7 +305,7 @@ def test_offline_is_told_at_once(loopback, monkeypatch):
 
 def test_only_finished_runs_are_pushed(run_folder):
     (run_folder / "run.json").unlink()
-    with pytest.raises(UserError, match=r"no finished run(.|\n)*let the training finish"):
+    with pytest.raises(UserError, match=r"not a finished run(.|\n)*let the training finish"):
         run_files(run_folder)
 
 
@@ -367,18 +367,18 @@ def test_every_checkpoint_can_be_kept(loopback, configure, synthetic_root, tmp_p
 def test_a_run_that_could_not_be_pushed_is_whole(loopback, configure, synthetic_root, tmp_path, capsys):
     loopback.faults.append(Fault("/commit/", status=500, times=99))
     assert push_while_training(configure, synthetic_root, tmp_path, "--hub_strategy", "end", "--max_steps", "2") == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     command = f"urbansound-hf hub push {tmp_path / 'fold10'} me/sounds"
-    assert "the Hub has trouble (500)" in told
-    assert command in told
+    assert "the Hub has an internal error (500)" in printed
+    assert command in printed
     loopback.faults.clear()
     assert __main__.main(command.split()[2:]) == 0
     assert set(loopback.files("me/sounds")) == goes_up(tmp_path / "fold10")
 
 
-def test_mistakes_are_told_before_anything_is_prepared(loopback, configure, tmp_path, monkeypatch):
+def test_mistakes_are_reported_before_anything_is_prepared(loopback, configure, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
-    with pytest.raises(NotPushed, match="may only read"):
+    with pytest.raises(NotPushed, match="read access only"):
         push_while_training(configure, Path("nowhere"), tmp_path)
 
 
@@ -463,7 +463,7 @@ def test_a_pushed_model_of_ours_opens_where_this_project_is_not(loopback, tmp_pa
     assert {entry["label"]: entry["score"] for entry in json.loads(done.stdout)} == pytest.approx(expected, abs=1e-4)
 
 
-def test_infer_hears_with_a_revision_from_the_hub_and_keeps_it(loopback, synthetic_root, tmp_path):
+def test_infer_takes_a_revision_from_the_hub_and_caches_it(loopback, synthetic_root, tmp_path):
     target = check_upload(Target("me/yamnet", revision="first"))
     upload(target, model_files(tiny.save("yamnet", tmp_path / "yamnet")), "a tiny YAMNet")
     clip = next(synthetic_root.rglob("*.wav"))
@@ -488,15 +488,15 @@ def test_infer_hears_with_a_revision_from_the_hub_and_keeps_it(loopback, synthet
 
 
 def test_the_licence_is_asked_for(monkeypatch, capsys):
-    with pytest.raises(UserError, match=r"nobody is there to be asked(.|\n)*--yes"):
+    with pytest.raises(UserError, match=r"no terminal(.|\n)*--yes"):
         main(["me/clips"])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _: "no")
-    with pytest.raises(UserError, match="not agreed to: nothing was uploaded"):
+    with pytest.raises(UserError, match="nothing is uploaded"):
         main(["me/clips", "--public"])
-    told = capsys.readouterr().err
-    assert "non-commercial" in told
-    assert "PUBLIC" in told
+    printed = capsys.readouterr().err
+    assert "non-commercial" in printed
+    assert "PUBLIC" in printed
 
 
 @pytest.fixture
@@ -541,7 +541,7 @@ def test_the_data_set_goes_up_private_with_a_file_a_fold_and_comes_back(pushed_c
 def test_clips_are_not_added_to_a_public_repository_by_default(loopback, synthetic_root):
     check_upload(Target("me/clips", "dataset"))
     flags = ["me/clips", "--data_dir", str(synthetic_root), "--yes"]
-    with pytest.raises(UserError, match="is there, and public"):
+    with pytest.raises(UserError, match="exists and is public"):
         main(flags)
     assert set(loopback.files("me/clips", kind="datasets")) == {".gitattributes"}
     assert main([*flags, "--public"]) == 0

@@ -13,7 +13,7 @@ from urbansound_hf.hub.push import Target, add_target, push_run, push_space
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Pushes a finished run, the data set, or the page of a model to the Hub."""
+    """Pushes a finished run, the data set, or the browser page of a model to the Hub."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["data"]:
         return dataset.main(argv[1:])
@@ -21,12 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, dest="what")
     model = commands.add_parser("push", help="push a finished run")
     model.add_argument("run", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
-    commands.add_parser("data", help="push UrbanSound8K as prepared, privately: see `hub data --help`")
-    page = commands.add_parser("space", help="push the page of a model as a Space that runs")
+    commands.add_parser("data", help="push the prepared UrbanSound8K, private by default")
+    page = commands.add_parser("space", help="push the browser page of a model as a Space")
     page.add_argument("model", metavar="RUN_OR_REPO", help="the folder of a run, or a Hub id")
     for command in (model, page):
         add_target(command)
-        command.add_argument("--private", action="store_true", default=None, help="only its owner sees a new one")
+        command.add_argument("--private", action="store_true", default=None, help="a new repository is private")
     args = parser.parse_args(argv)
     kind = "space" if args.what == "space" else "model"
     target = Target(args.repo_id, kind, args.private, args.revision, args.create_pr)

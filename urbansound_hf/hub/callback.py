@@ -1,4 +1,4 @@
-"""Pushes while a model trains: its checkpoints beside the training, the finished run after it."""
+"""A Trainer callback that pushes checkpoints during the training, and the finished run after it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.hub.files import File, belongs, model_files
+from urbansound_hf.hub.files import File, describes_model, model_files
 from urbansound_hf.hub.push import Target, check_upload, push_run, upload
 
 logger = logging.get_logger(__name__)
 
 
 class Pusher(TrainerCallback):
-    """Pushes what Trainer saves, as `--hub_strategy` says, in a thread of its own.
+    """Pushes what Trainer saves, as `--hub_strategy` says, in a thread.
 
     Args:
-        target: where to; checked with the first push.
-        strategy: "end", "every_save", or "all_checkpoints", which keeps each in a folder of its name as well.
-        always: let a push wait for the one before it, instead of leaving it out.
+        target: the destination; checked with the first push.
+        strategy: "end", "every_save", or "all_checkpoints", which also keeps each in a folder of its name.
+        always: queue a push while the one before it is running, instead of skipping it.
     """
 
     def __init__(self, target: Target, strategy: str, always: bool) -> None:
@@ -34,11 +34,13 @@ class Pusher(TrainerCallback):
         self.last.set_result(None)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Takes the model's files of the checkpoint, never the optimizer's, and returns before they are sent."""
+        """Starts to push the model files of the checkpoint, never the optimizer's, and returns at once."""
         checkpoint = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
         files = model_files(checkpoint)
-        opens = "config.json" in files and any(name.startswith("model") for name in files)  # a linear probe's does not
-        if self.strategy == "end" or not opens or not (self.always or self.last.done()):
+        loadable = "config.json" in files and any(
+            name.startswith("model") for name in files
+        )  # not those of a linear probe
+        if self.strategy == "end" or not loadable or not (self.always or self.last.done()):
             return
         kept = keep(files, checkpoint.with_name(f"push-{state.global_step}"))
         message = f"Training in progress, step {state.global_step} of {state.max_steps}"
@@ -49,27 +51,27 @@ class Pusher(TrainerCallback):
         content: dict[str, File] = {**files, **(copies if self.strategy == "all_checkpoints" else {})}
         try:
             self.target = check_upload(self.target)
-            upload(self.target, content, message, replaces=belongs)
+            upload(self.target, content, message, replaces=describes_model)
         except UserError as error:
-            logger.warning("%s did not get to the Hub, the training goes on: %s", checkpoint, error)
+            logger.warning("%s was not pushed, the training continues: %s", checkpoint, error)
         finally:
             shutil.rmtree(next(iter(files.values())).parent)
 
     def finish(self, folder: Path) -> str | None:
-        """Pushes the finished run, after the last checkpoint; returns why it is not there, and the way to repeat."""
+        """Pushes the finished run, after the last checkpoint; returns the message of a failure, if any."""
         self.thread.shutdown()
         try:
             print(f"pushed         {push_run(folder, self.target)}")
         except UserError as error:
             where = f"{self.target.repo_id}{' --private' * bool(self.target.private)}"
             where += f" --revision {self.target.revision}" if self.target.revision else ""
-            return f"{error}\n  the run is whole; to push it: urbansound-hf hub push {folder} {where}"
+            return f"{error}\n  the run is complete; to push it: urbansound-hf hub push {folder} {where}"
         return None
 
 
 def keep(files: Mapping[str, File], folder: Path) -> dict[str, Path]:
-    """The same files under another name, which stay when Trainer removes the checkpoint to save room."""
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed while it pushed
+    """Links or copies files to another folder, where they stay when Trainer deletes the checkpoint."""
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed while it pushed
     folder.mkdir()
     for name, path in files.items():
         try:

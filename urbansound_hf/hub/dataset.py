@@ -1,4 +1,4 @@
-"""UrbanSound8K as a data set on the Hub, for those who may: Parquet, a file a fold, with its card and its credits.
+"""UrbanSound8K as a data set on the Hub: Parquet, one file for each fold, with its card and its credits.
 
 urbansound-hf hub data REPO_ID [--data_dir data] [--public] [--yes]
 """
@@ -19,31 +19,31 @@ from urbansound_hf import text
 from urbansound_hf.data import urbansound8k
 from urbansound_hf.errors import UserError
 from urbansound_hf.hub.files import File
-from urbansound_hf.hub.push import Target, add_target, check_upload, persistently, upload
+from urbansound_hf.hub.push import Target, add_target, check_upload, upload, with_retries
 from urbansound_hf.reports.model_card import data_card
 
 CREDITS = "FREESOUNDCREDITS.txt"
-ABOUT = "Uploads the prepared data set: non-commercial, with attribution, and private unless --public says otherwise."
+ABOUT = "Uploads the prepared data set: non-commercial, with attribution, and private unless --public is given."
 LICENCE = f"""UrbanSound8K is licensed {urbansound8k.LICENCE}.
-Whoever passes it on must do so for non-commercial purposes only, and must name its authors and those of every clip."""
+It may be shared for non-commercial purposes only, with attribution to its authors and to those of every clip."""
 
 
 def push_dataset(data_dir: Path | None, target: Target) -> str:
-    """Prepares UrbanSound8K if need be and uploads it as one commit.
+    """Prepares UrbanSound8K, unless it is prepared, and uploads it as one commit.
 
     Returns:
         the URL of the data set.
 
     Raises:
-        UserError: there is no such data, or the Hub does not take it; then what has arrived is not sent again.
+        UserError: the data set is missing, or the Hub refuses the upload; what arrived is not sent again.
     """
     target = check_upload(target)
-    found = persistently(target.repo_id, lambda: target.api.repo_info(target.repo_id, repo_type=target.kind))
+    found = with_retries(target.repo_id, lambda: target.api.repo_info(target.repo_id, repo_type=target.kind))
     if target.private and not found.private:
-        raise UserError("this repository is there, and public", target.repo_id, "give --public, or another name")
+        raise UserError("the repository exists and is public", target.repo_id, "give --public, or another name")
     builder = urbansound8k.UrbanSound8K(data_dir)
     builder.load()
-    dataset = builder.as_dataset(split="train")  # typed `Audio`: the Hub's viewer plays it
+    dataset = builder.as_dataset(split="train")  # typed `Audio`, so that the Hub's viewer plays it
     credits = builder.root / CREDITS
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, File] = {**write_parquet(dataset, Path(folder))}
@@ -57,7 +57,7 @@ def push_dataset(data_dir: Path | None, target: Target) -> str:
 
 
 def write_parquet(dataset: datasets.Dataset, folder: Path) -> dict[str, Path]:
-    """One file a fold, so that a fold can be had alone; returns them by their names on the Hub."""
+    """Writes one file for each fold; returns them by their path on the Hub."""
     folds = np.array(dataset["fold"])
     present = sorted(set(folds.tolist()))
     files = {}
@@ -78,25 +78,27 @@ def fold_table(dataset: datasets.Dataset) -> str:
 
 
 def confirm(public: bool) -> None:
-    """Asks whether the licence is kept.
+    """Asks for agreement to the licence.
 
     Raises:
-        UserError: the answer is not yes, or nobody is there to be asked.
+        UserError: the answer is not yes, or standard input is no terminal.
     """
     print(f"{LICENCE}\nThe new repository would be {'PUBLIC' if public else 'private'}.", file=sys.stderr)
     if not sys.stdin.isatty():
-        raise UserError("the licence must be agreed to, and nobody is there to be asked", "", "give --yes if you do")
-    if input("Do you keep to that? Type yes: ").strip().lower() != "yes":
-        raise UserError("the licence was not agreed to: nothing was uploaded")
+        raise UserError(
+            "the licence needs your agreement, and standard input is no terminal", "", "give --yes to agree"
+        )
+    if input("Do you agree? Type yes: ").strip().lower() != "yes":
+        raise UserError("without agreement to the licence nothing is uploaded")
 
 
 def main(argv: Sequence[str]) -> int:
-    """`urbansound-hf hub data …`, without these words."""
+    """Uploads the prepared data set: `urbansound-hf hub data`."""
     parser = argparse.ArgumentParser(prog="urbansound-hf hub data", description=ABOUT)
     add_target(parser)
-    parser.add_argument("--data_dir", type=Path, help="where the data set lies (default: data)")
-    parser.add_argument("--public", action="store_true", help="a new repository that everybody sees")
-    parser.add_argument("--yes", action="store_true", help="the licence is known and kept: do not ask")
+    parser.add_argument("--data_dir", type=Path, help="folder of the data set (default: data)")
+    parser.add_argument("--public", action="store_true", help="a new repository is public")
+    parser.add_argument("--yes", action="store_true", help="agree to the licence without being asked")
     args = parser.parse_args(argv)
     if not args.yes:
         confirm(args.public)

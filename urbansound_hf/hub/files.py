@@ -1,4 +1,4 @@
-"""What of a run may leave this machine: what a user of the model needs, and nothing that tells whose machine it was."""
+"""The files of a run that are uploaded, without tokens, paths or user names of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL = (
     "preprocessor_config.json",
 )  # fmt: skip
 RESULTS = (CARD, METRICS, REPORT_NUMBERS, PREDICTIONS, "*.onnx", "*.onnx_data")
-"""predictions.csv names the clips and holds no audio: with it, anybody can compute every number of the card again."""
+"""predictions.csv has the names of the clips and no audio; every number of the card can be computed from it."""
 FIGURES = ("*.png",)
 TEXTS = (".json", ".md", ".csv", ".py")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
@@ -34,14 +34,14 @@ def model_files(folder: Path) -> dict[str, File]:
 
 
 def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
-    """What of a finished run goes to the Hub: the model, its card, its numbers and figures.
+    """The files of a finished run that are uploaded: the model, its card, its metrics and figures.
 
     Args:
-        folder: the run's.
-        card: another README.md than the folder's own.
+        folder: the folder of the run.
+        card: the text of README.md, in place of the folder's own.
 
-    A text that names a token, or a path of this machine (the run's, those of its receipt, the user's home), goes as a
-    cleaned copy.
+    Text files that name a token or a path of this machine (the run's, those of its receipt, the user's home) are
+    replaced by an anonymized copy.
 
     Raises:
         UserError: the run is not finished, or a binary file names such a path.
@@ -49,30 +49,30 @@ def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
     if not finished(folder):
         inside = sorted(path.parent for path in folder.glob(f"*/{RECEIPT}"))
         fix = f"give one run: {', '.join(map(str, inside[:10]))}" if inside else "let the training finish"
-        raise UserError(f"this is no finished run: there is no {RECEIPT}", str(folder), fix)
+        raise UserError(f"this is not a finished run: it has no {RECEIPT}", str(folder), fix)
     files = _select(folder, [*MODEL, *RESULTS, *FIGURES, *_code(folder)])
     private = private_paths(folder)
-    checked = {name: _cleaned_file(path, private) for name, path in files.items() if isinstance(path, Path)}
-    return checked | ({CARD: cleaned(card, private).encode()} if card else {})
+    checked = {name: _anonymized_file(path, private) for name, path in files.items() if isinstance(path, Path)}
+    return checked | ({CARD: anonymized(card, private).encode()} if card else {})
 
 
-def belongs(name: str) -> bool:
-    """Whether a file of a repository speaks for the model in it, so that it must not outlive that model."""
+def describes_model(name: str) -> bool:
+    """Whether a file in a repository belongs to one model, so that it is deleted when another model is pushed."""
     return "/" not in name and any(fnmatch(name, pattern) for pattern in (*MODEL, *RESULTS))
 
 
 def private_paths(folder: Path) -> dict[str, str]:
-    """Every path of this machine that a run's files may name, the longest first, and what stands for it in public."""
+    """The paths of this machine that files of the run may name, longest first, each with its public replacement."""
     receipt = Run(folder).receipt
-    told = [part for text in _strings(receipt) for part in re.split(r"[=,\s]+", text)]
-    paths = {Path(part) for part in told if Path(part).is_absolute() and len(Path(part).parts) > 1}
+    words = [part for text in _strings(receipt) for part in re.split(r"[=,\s]+", text)]
+    paths = {Path(part) for part in words if Path(part).is_absolute() and len(Path(part).parts) > 1}
     paths |= {folder.absolute(), folder.resolve(), Path.cwd()}
     names = {str(path): path.name for path in paths} | {str(Path.home()): "~"}
     return dict(sorted(names.items(), key=lambda item: -len(item[0])))
 
 
-def cleaned(text: str, private: Mapping[str, str]) -> str:
-    """The text without tokens, without these paths, and without a folder of this user's name."""
+def anonymized(text: str, private: Mapping[str, str]) -> str:
+    """The text without tokens, without the given paths, and without folders named after the user."""
     for path, name in private.items():
         text = re.sub(rf"(?<![\w.~/-]){re.escape(path)}(?![\w-])", name, text)
     text = re.sub(rf"(?<![\w.~/:])(?:/[\w.-]+)*/{re.escape(getpass.getuser())}(?![\w.-])", "~", text)
@@ -85,7 +85,7 @@ def _select(folder: Path, patterns: Iterable[str]) -> dict[str, File]:
 
 
 def _code(folder: Path) -> list[str]:
-    """The modules that the configs name as the model's own code, for `trust_remote_code`."""
+    """The modules that the configs name as code of the model, for `trust_remote_code`."""
     named = []
     for path in (folder / name for name in ("config.json", "preprocessor_config.json")):
         if path.is_file():
@@ -101,16 +101,16 @@ def _strings(value: Any) -> list[str]:
     return [text for each in inside for text in _strings(each)]
 
 
-def _cleaned_file(path: Path, private: Mapping[str, str]) -> File:
+def _anonymized_file(path: Path, private: Mapping[str, str]) -> File:
     if path.suffix in TEXTS:
         text = path.read_text(encoding="utf-8")
-        clean = cleaned(text, private)
+        clean = anonymized(text, private)
         return path if clean == text else clean.encode()
-    if not path.stat().st_size:  # nothing that could be mapped
+    if not path.stat().st_size:  # an empty file cannot be mapped
         return path
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for secret in private:
-            if len(secret) > 5 and content.find(secret.encode()) >= 0:  # shorter ones are in any weights by chance
+            if len(secret) > 5 and content.find(secret.encode()) >= 0:  # shorter ones occur in weights by chance
                 what = f"the file names a path of this machine, {secret}"
                 raise UserError(what, str(path), "export it again from another folder, or remove it from the run")
     return path

@@ -1,4 +1,4 @@
-"""What stops a push: whether it passes with time, and what to say to people when it does not."""
+"""Uploads to the Hub: the target and its checks, one commit with retries, runs and Spaces, and messages for errors."""
 
 from __future__ import annotations
 
@@ -25,103 +25,112 @@ from huggingface_hub.errors import (
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import read_run, scope
-from urbansound_hf.hub.files import File, belongs, run_files
+from urbansound_hf.hub.files import File, describes_model, run_files
 from urbansound_hf.hub.space import SDK, write_space
 from urbansound_hf.layout import CARD
 from urbansound_hf.reports.model_card import render_card
 
 logger = logging.getLogger(__name__)
 
-WAITS_SECONDS = (1, 2, 4, 8)  # before the next attempts; the Hub's Retry-After wins
-PASSING = {408, 409, 412, 425, 429, 500, 502, 503, 504}  # 409 and 412: somebody else committed meanwhile
-TROUBLE = (HTTPError, OSError, RuntimeError, ValueError)  # what the client raises, of the network and of the Hub
+WAITS_SECONDS = (1, 2, 4, 8)  # before the next attempts; a longer Retry-After of the Hub wins
+TEMPORARY_STATUS = {408, 409, 412, 425, 429, 500, 502, 503, 504}  # 409 and 412: another commit came first
+CLIENT_ERRORS = (
+    HTTPError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)  # errors of the network and of the Hub, as the client raises them
 LOGIN = "hf auth login, or set HF_TOKEN, with a token from https://huggingface.co/settings/tokens that may write"
 
 Answer = TypeVar("Answer")
 
 
 class NotPushed(UserError):
-    """The Hub cannot or will not take it; what was to be pushed is still here."""
+    """The Hub cannot be reached or refuses the upload; the local files are unchanged."""
 
 
-def persistently(where: str, attempt: Callable[[], Answer], once: bool = False) -> Answer:
-    """The answer of the first attempt that is not stopped by something that passes.
+def with_retries(where: str, attempt: Callable[[], Answer], once: bool = False) -> Answer:
+    """Calls `attempt`, again after errors that are temporary, and returns its result.
 
     Args:
         where: the repository, for the message.
-        once: there is no second attempt.
+        attempt: a request, or several, that can be repeated.
+        once: do not retry.
 
     Raises:
-        NotPushed: the reason, in words.
+        NotPushed: the last attempt failed, or the error is not temporary.
     """
     for wait in (None,) if once else (*WAITS_SECONDS, None):
         try:
             return attempt()
-        except TROUBLE as error:
+        except CLIENT_ERRORS as error:
             cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-            if wait is None or not passes(cause):
+            if wait is None or not is_temporary(cause):
                 what, fix = explain_http_error(cause)
                 raise NotPushed(what, where, fix) from error
             seconds = max(wait, retry_after(cause))
-            logger.warning("%s; again in %g s", explain_http_error(cause)[0], seconds)
+            logger.warning("%s; next attempt in %g s", explain_http_error(cause)[0], seconds)
             time.sleep(seconds)
-    raise AssertionError("the last attempt answers or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def status_of(error: BaseException) -> int | None:
+    """The HTTP status of an error; None if it has none."""
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
-def passes(error: BaseException) -> bool:
-    """Whether the same request may well succeed later: the Hub is busy, or the connection broke."""
+def is_temporary(error: BaseException) -> bool:
+    """Whether the same request may succeed later: the Hub is busy, or the connection failed."""
     if isinstance(error, HfHubHTTPError):
-        return status_of(error) in PASSING
+        return status_of(error) in TEMPORARY_STATUS
     broken = isinstance(error, (HTTPError, ConnectionError, TimeoutError)) and not isinstance(
         error, OfflineModeIsEnabled
     )
-    return broken or isinstance(error, json.JSONDecodeError)  # a page in the place of an answer
+    return broken or isinstance(error, json.JSONDecodeError)  # an error page instead of JSON
 
 
 def retry_after(error: BaseException) -> float:
-    """The seconds that the Hub asks to wait; 0 if it does not."""
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return float(asked) if asked.isdecimal() else 0.0
+    """The Retry-After of the Hub, in seconds; 0 if it sent none."""
+    seconds = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    return float(seconds) if seconds.isdecimal() else 0.0
 
 
 def explain_http_error(error: BaseException) -> tuple[str, str]:
-    """What stopped a push, and the way out."""
+    """The message of a failed request, and the fix."""
     status = status_of(error)
-    said = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
+    reason = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set: nothing goes to the Hub", "unset HF_HUB_OFFLINE"
+        return "HF_HUB_OFFLINE is set, so nothing can be pushed", "unset HF_HUB_OFFLINE"
     if isinstance(error, HFValidationError):
-        return f"this is no repository's id: {said[0]}", "give owner/name, of letters, digits, - _ and ."
+        return f"this is not a repository id: {reason[0]}", "give owner/name, with letters, digits, - _ and ."
     if isinstance(error, RevisionNotFoundError):
-        return "there is no such branch", "leave --revision out for main"
+        return "the branch does not exist", "leave out --revision for main"
     if isinstance(error, RepositoryNotFoundError):
-        return "there is no such repository, or this token may not see it", "check the name, and who owns the token"
+        return "the repository does not exist, or the token has no access to it", "check the name and the token"
     if status == 401:
-        return "the Hub does not know this token: it is mistyped, expired or revoked", LOGIN
+        return "the token is invalid: mistyped, expired or revoked", LOGIN
     if status == 403:
-        fix = "give a repository of your own, or a token that may write there; --create_pr only asks its owner"
-        return f"this token has no right to write there ({said[0]})", fix
+        fix = (
+            "give a repository of your own, or a token with write access; --create_pr proposes the change to its owner"
+        )
+        return f"the token has no write access to the repository ({reason[0]})", fix
     if status == 429:
-        return "the Hub asks for fewer requests (429)", "run the same command later"
-    if passes(error):
-        what = f"the Hub has trouble ({status})" if status else f"the Hub cannot be reached ({said[0]})"
-        return what, "run the same command later; what has arrived is not sent again"
-    return f"the Hub does not take it: {' '.join(said)}", "mend it and push again"
+        return "too many requests (429)", "run the same command later"
+    if is_temporary(error):
+        what = f"the Hub has an internal error ({status})" if status else f"the Hub cannot be reached ({reason[0]})"
+        return what, "run the same command later; files that arrived are not sent again"
+    return f"the Hub refuses the upload: {' '.join(reason)}", "correct it and push again"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a push goes.
+    """The destination of a push.
 
     Args:
         repo_id: owner/name; a bare name belongs to the token's owner.
         kind: "model", "dataset" or "space".
-        private: of a new repository; None: as its owner's settings say.
-        revision: a branch, made if need be; None: main.
+        private: visibility of a new repository; None: the default of its owner.
+        revision: a branch, created if it does not exist; None: main.
         create_pr: open a pull request instead of changing main.
         token: default: the one that `hf auth login` or HF_TOKEN left.
     """
@@ -139,37 +148,37 @@ class Target:
 
 
 def check_upload(target: Target) -> Target:
-    """Tells every mistake that can be told before there is anything to push, and makes the repository.
+    """Checks token, name and write access before there is anything to push, and creates the repository.
 
     Returns:
         the target with its owner.
 
     Raises:
-        NotPushed: no token, no right to write there, a name of something else, no connection.
+        NotPushed: no token, no write access, a repository of another kind, no connection.
     """
     if not (target.token or get_token()):
-        raise NotPushed("the Hub wants to know who pushes, and there is no token", target.repo_id, LOGIN)
+        raise NotPushed("pushing needs a token, and there is none", target.repo_id, LOGIN)
     if target.repo_id.count("/") > 1:  # datasets/owner/name, or the address of its page
         fix = f"give {'/'.join(target.repo_id.split('/')[-2:])}"
-        raise NotPushed("a repository's id is owner/name and no more", target.repo_id, fix)
-    user = persistently(target.repo_id, target.api.whoami)
+        raise NotPushed("a repository id is owner/name", target.repo_id, fix)
+    user = with_retries(target.repo_id, target.api.whoami)
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise NotPushed("this token may only read", target.repo_id, LOGIN)
+        raise NotPushed("the token has read access only", target.repo_id, LOGIN)
     if "/" not in target.repo_id:
         target = dataclasses.replace(target, repo_id=f"{user['name']}/{target.repo_id}")
-    persistently(target.repo_id, lambda: _make(target))
+    with_retries(target.repo_id, lambda: _make(target))
     return target
 
 
 def _make(target: Target) -> None:
-    """The repository and its branch, unless they are there."""
+    """Creates the repository and its branch unless they exist."""
     api, name, kind = target.api, target.repo_id, target.kind
     if not api.repo_exists(name, repo_type=kind):
         for other in (other for other in KINDS if other != kind and api.repo_exists(name, repo_type=other)):
-            raise NotPushed(f"this repository is a {other}, not a {kind}", name, f"give the {kind} a name of its own")
+            raise NotPushed(f"this repository is a {other}, not a {kind}", name, "choose another name")
         sdk = SDK if kind == "space" else None
         api.create_repo(name, repo_type=kind, private=target.private, exist_ok=True, space_sdk=sdk)
-    if not target.create_pr:  # which anybody may open
+    if not target.create_pr:  # which needs no write access
         api.auth_check(name, repo_type=kind, write=True)
     if target.revision:
         api.create_branch(name, repo_type=kind, branch=target.revision, exist_ok=True)
@@ -182,24 +191,24 @@ def upload(
     description: str = "",
     replaces: Callable[[str], bool] = lambda name: False,
 ) -> str:
-    """One commit that brings `files`; a large file that is already there is not sent again.
+    """Uploads files as one commit; a large file that the repository already has is not sent again.
 
     Args:
-        target: checked, see `check`.
-        files: what to write, by its path in the repository.
+        target: as returned by `check_upload`.
+        files: local path or content, by path in the repository.
         message: the commit's first line.
         description: the lines below it.
-        replaces: which files of the repository go if they are not in `files`.
+        replaces: tells of a path in the repository whether it is deleted when it is not in `files`.
 
     Returns:
         the URL of the repository, of its branch, or of the pull request.
 
     Raises:
-        NotPushed: after several attempts; the repository then is as it was.
+        NotPushed: all attempts failed; the repository is unchanged.
     """
     place: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.kind, "revision": target.revision}
 
-    def commit() -> Any:  # anew each time: files that meanwhile arrived are noticed, and nothing is committed twice
+    def commit() -> Any:  # listed anew in each attempt, so that nothing is committed twice
         there = target.api.list_repo_files(**place)
         gone = [CommitOperationDelete(name) for name in there if replaces(name) and name not in files]
         new = [CommitOperationAdd(name, content) for name, content in files.items()]
@@ -211,30 +220,29 @@ def upload(
             create_pr=target.create_pr,
         )
 
-    done = persistently(
-        target.repo_id, commit, once=target.create_pr
-    )  # a second attempt may open a second pull request
+    # a second attempt could open a second pull request
+    done = with_retries(target.repo_id, commit, once=target.create_pr)
     page = done.commit_url.rpartition("/commit/")[0]
     if target.create_pr:
-        return done.pr_url or page  # main is so already
+        return done.pr_url or page  # nothing to change
     return f"{page}/tree/{target.revision}" if target.revision else page
 
 
 def push_run(folder: Path, target: Target) -> str:
-    """Pushes a finished run as one commit; files of an older run that this one lacks go with it.
+    """Pushes a finished run as one commit; files of an older run in the repository are deleted.
 
     Returns:
-        the URL to look at.
+        the URL of the repository.
 
     Raises:
-        UserError: the run is not finished, or the Hub does not take it.
+        UserError: the run is not finished, or the Hub refuses the upload.
     """
-    run_files(folder)  # what is wrong with the run is told before the Hub is asked
+    run_files(folder)  # errors of the run before any request
     untouched = (folder / CARD).read_text(encoding="utf-8") == render_card(folder)
-    target = check_upload(target)  # whose id the card's snippet names, unless somebody wrote a card of their own
+    target = check_upload(target)  # a generated card names its id
     files = run_files(folder, render_card(folder, target.repo_id) if untouched else None)
     message, description = commit_message(folder)
-    return upload(target, files, message, description, replaces=belongs)
+    return upload(target, files, message, description, replaces=describes_model)
 
 
 def push_space(model: str, target: Target) -> str:
@@ -245,10 +253,10 @@ def push_space(model: str, target: Target) -> str:
         target: of kind "space".
 
     Returns:
-        the URL to look at.
+        the URL of the repository.
 
     Raises:
-        UserError: the model is no checkpoint, or the Hub does not take it.
+        UserError: the model is no checkpoint, or the Hub refuses the upload.
     """
     target = check_upload(target)
     with tempfile.TemporaryDirectory() as folder:
@@ -260,7 +268,7 @@ def push_space(model: str, target: Target) -> str:
 
 
 def commit_message(folder: Path) -> tuple[str, str]:
-    """What a push of this run says it is: model, accuracy and protocol, and below it the data and the code."""
+    """Subject and body of the commit: model, accuracy and protocol; data and code."""
     run = read_run(folder)
     metrics, receipt = run.metrics, run.receipt or {}
     environment = receipt["environment"]
@@ -277,8 +285,8 @@ KINDS = ("model", "dataset", "space")
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """The flags that say where a push goes, but for privacy: its default depends on what is pushed."""
-    parser.add_argument("repo_id", metavar="REPO_ID", help="owner/name on the Hub; made if it is not there")
+    """Adds the flags of the destination, except visibility: its default depends on what is pushed."""
+    parser.add_argument("repo_id", metavar="REPO_ID", help="owner/name on the Hub; created if it does not exist")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--revision", metavar="BRANCH", help="a branch, made if need be (default: main)")
+    where.add_argument("--revision", metavar="BRANCH", help="a branch, created if it does not exist (default: main)")
     where.add_argument("--create_pr", action="store_true", help="open a pull request instead")
