@@ -93,11 +93,20 @@ def check_writable(folder: str | Path, flag: str) -> None:
     try:
         above = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
         if not above.is_dir():
-            raise UserError(f"must be a folder, but {above} is a file", place, "give another name")
+            raise UserError(f"the folder cannot be created: {above} is a file", place, "give another name")
         with tempfile.TemporaryFile(dir=above) as file:
             file.write(bytes(4096))
     except OSError as error:
         raise UserError(f"nothing can be written there: {_reason(error.errno, folder)}", place, _fix(error)) from error
+
+
+def check_free_space(folder: str | Path, flag: str, needed: int) -> None:
+    """Raises UserError if the disk of a folder has fewer than `needed` bytes free."""
+    if _free_bytes(folder) < needed:
+        what = (
+            f"the disk is full: {needed / 2**20:,.1f} MiB are needed, {_free_bytes(folder) / 2**20:,.1f} MiB are free"
+        )
+        raise UserError(what, f"{flag} {folder}", _fix(OSError(errno.ENOSPC, "")))
 
 
 def storage_problem(error: BaseException, place: str | Path = "") -> UserError | None:

@@ -400,5 +400,5 @@ def test_mistakes_of_model_and_folder_are_told_before_the_data_are_decoded(run, 
     with pytest.raises(UserError, match="there is no 'hidden_siz'"):
         run(tmp_path / "out", "--model_config", "hidden_siz=16")
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match=r"the output folder cannot be created: .*file is a file"):
+    with pytest.raises(UserError, match=r"the folder cannot be created: .*file is a file"):
         run(tmp_path / "file" / "out")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import struct
+import sys
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,6 +145,13 @@ def _recordings(file: BinaryIO, name: str, notes: list[str]) -> list[Recording]:
     return [Recording(file, checked=False)]
 
 
+def _path(content: str | Path | BinaryIO) -> bytes | str | BinaryIO:
+    """A path as bytes: soundfile cannot encode names that are not text in the locale; Windows has no such names."""
+    if not isinstance(content, (str, Path)):
+        return content
+    return str(content) if sys.platform == "win32" else os.fsencode(content)
+
+
 def _decode(
     content: str | Path | BinaryIO, recording: Recording, to_rate: int | None, part: str, name: str
 ) -> tuple[np.ndarray, int]:
@@ -150,7 +159,8 @@ def _decode(
     if not isinstance(content, (str, Path)):
         content.seek(0)
     try:
-        with np.errstate(over="ignore", invalid="ignore"), Decoder(content) as sound:  # NaN is refused afterwards
+        # NaN is refused afterwards.
+        with np.errstate(over="ignore", invalid="ignore"), Decoder(_path(content)) as sound:
             rate, promised, header = sound.samplerate, sound.frames, sound.extra_info
             if not LOWEST_RATE <= rate <= HIGHEST_RATE:
                 raise AudioError(f"{part}has a sampling rate of {rate:,} Hz, which is none of sound", name)

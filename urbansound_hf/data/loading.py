@@ -13,7 +13,7 @@ import datasets
 
 from urbansound_hf.audio.io import SAMPLING_RATE
 from urbansound_hf.data import synthetic, urbansound8k
-from urbansound_hf.data.builder import PreparedSounds, cache_key, sound_features, undecoded
+from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features, undecoded
 from urbansound_hf.data.columns import columns_of, encode
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
@@ -173,12 +173,23 @@ def _refuse_typos(name: str, folder: Path) -> None:
 
 def _folder(request: SoundRequest, folder: Path) -> Sounds:
     rows, notes = read_folder(folder, request.audio_column, request.label_column, request.allow_missing_files)
+    check_text(rows)
     names, ids = encode([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
     features = sound_features(names, columns_of(rows), request.sampling_rate)
     name = folder.resolve().name
     builder = PreparedSounds(rows, features, cache_key(rows, names), name, request.sampling_rate)
     return _loaded(builder, name, notes, request)
+
+
+def check_text(rows: list[Row]) -> None:
+    """Raises UserError for a label or file name that is not text, as Python reads UTF-8 names in an ASCII locale."""
+    for name in (row[column] for row in rows for column in ("label", "path")):
+        try:
+            str(name).encode("utf-8")
+        except UnicodeEncodeError:
+            what = f"the name is not text in this locale: {name!r}"
+            raise UserError(what, "--dataset", "set PYTHONUTF8=1 or LANG=C.UTF-8, or rename the file") from None
 
 
 def _stored(request: SoundRequest) -> Sounds:

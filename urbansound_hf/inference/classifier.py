@@ -58,8 +58,8 @@ class SoundClassifier:
         self.labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
         self.sampling_rate: int = feature_extractor.to_dict()["sampling_rate"]
         lengths = family_of(model.config.model_type).lengths
-        self.longest_seconds = lengths.longest_seconds(feature_extractor)
-        trained_on = getattr(model.config, "clip_seconds", None)
+        trained_on, longest = getattr(model.config, "clip_seconds", None), lengths.longest_seconds(feature_extractor)
+        self.longest_seconds = longest and max(longest, trained_on or 0.0)  # the window of training is always accepted
         self.window_seconds: float = trained_on or self.longest_seconds or DEFAULT_WINDOW_SECONDS
         self.shifts: int = getattr(model.config, "test_time_shifts", 0)
         self.shortest_samples = lengths.shortest_samples(model.config)

@@ -42,6 +42,11 @@ class WhisperLengths(Lengths):
         model.encoder.max_source_positions = model.config.max_source_positions = positions
 
 
+def frames_of(clip_seconds: float) -> int:
+    """The frames of 10 ms that cover a clip; 1.1 s are 110, although 1.1 * 100 is a little more."""
+    return math.ceil(round(clip_seconds * FRAMES_PER_SECOND, 6))
+
+
 class AstLengths(Lengths):
     """At least one patch of 16 frames, at most `max_length` frames of 10 ms."""
 
@@ -50,10 +55,10 @@ class AstLengths(Lengths):
 
     def fit_extractor(self, feature_extractor: FeatureExtractor, clip_seconds: float) -> None:
         check_length(clip_seconds, self.longest_seconds(feature_extractor))
-        feature_extractor.max_length = round(clip_seconds * FRAMES_PER_SECOND)
+        feature_extractor.max_length = frames_of(clip_seconds)
 
     def fit_model(self, model: Any, clip_seconds: float) -> None:
-        config, frames = model.config, round(clip_seconds * FRAMES_PER_SECOND)
+        config, frames = model.config, frames_of(clip_seconds)
         shortest, longest = config.patch_size / FRAMES_PER_SECOND, config.max_length / FRAMES_PER_SECOND
         check_length(clip_seconds, longest, shortest)
         bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1

@@ -44,6 +44,7 @@ from urbansound_hf.training.experiment import (
     report_leaks,
     unfinished_splits,
 )
+from urbansound_hf.training.preflight import check_serving
 from urbansound_hf.training.resume import kept_of, report_restart
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.search import run_search
@@ -176,6 +177,8 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
         }
         receipt = {**experiment.receipt, **measured}
         write_run(folder, experiment.sounds.dataset.select(split.test), receipt)
+        clip = experiment.sounds.dataset[int(split.test[0])]["audio"]["bytes"]
+        check_serving(folder, clip, config.model.trust_remote_code)
         Run(folder).finish(receipt)
         if not config.training.keep_checkpoints:  # not before: a kill in between would train all of it again
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

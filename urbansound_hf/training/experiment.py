@@ -33,7 +33,7 @@ from urbansound_hf.models import checkpoint
 from urbansound_hf.models.linear_probe import linear_layers
 from urbansound_hf.models.loading import starts_from_config
 from urbansound_hf.models.registry import register
-from urbansound_hf.training import resume
+from urbansound_hf.training import preflight, resume
 from urbansound_hf.training.loading import configured_extractor, configured_model
 
 
@@ -65,7 +65,6 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         UserError: a mistake in a flag of the model or the data, or in the output folder.
     """
     data = config.data
-    check_output_dir(Path(str(config.training.output_dir)))
     extractor = configured_extractor(config)
     # This takes seconds, and reports a mistake in the model's flags before an hour of decoding; two labels suffice.
     with checkpoint.quietly(local=True):
@@ -73,6 +72,8 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         model = configured_model(config, [*named, "a", "b"])
         if config.model.probe_first:
             linear_layers(model)
+        preflight.check_storage(config, model)
+        preflight.check_model(config, model, extractor)
     request = SoundRequest(
         dataset=data.dataset,
         data_dir=data.data_dir,
@@ -152,15 +153,6 @@ def locked_folder(experiment: Experiment, folder: Path, doing: str) -> Iterator[
         yield
     finally:
         lock.release()
-
-
-def check_output_dir(folder: Path) -> None:
-    """Raises UserError if the folder cannot be created because a file is in its way."""
-    above = next(path for path in [folder, *folder.absolute().parents] if path.exists())
-    if not above.is_dir():
-        raise UserError(
-            f"the output folder cannot be created: {above} is a file", "--output_dir", "give another folder"
-        )
 
 
 def planned_splits(experiment: Experiment) -> list[Split]:

@@ -1,5 +1,7 @@
 """The record of the CNN family."""
 
+import math
+
 from urbansound_hf.features.extract import FeatureExtractor, Spectrogram
 from urbansound_hf.models.family import Family, Lengths
 
@@ -11,8 +13,8 @@ class CnnLengths(Lengths):
         return feature_extractor.num_frames * feature_extractor.hop_length / feature_extractor.sampling_rate
 
     def fit_extractor(self, feature_extractor: FeatureExtractor, clip_seconds: float) -> None:
-        frames = clip_seconds * feature_extractor.sampling_rate / feature_extractor.hop_length
-        feature_extractor.num_frames = round(frames)
+        samples = round(clip_seconds * feature_extractor.sampling_rate)
+        feature_extractor.num_frames = math.ceil(samples / feature_extractor.hop_length)  # all of them
 
 
 FAMILY = Family(

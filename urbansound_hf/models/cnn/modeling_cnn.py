@@ -157,7 +157,7 @@ class TutorialBackbone(nn.Module):
         bands, frames = input_features.shape[1:]
         smallest = 2 ** (len(self.blocks) + 1) - 1  # every unpadded convolution and pooling turns 2n + 1 into n
         if min(bands, frames) < smallest:
-            fix = "raise n_mfcc, n_mels or num_frames, or take architecture=residual"
+            fix = "take longer clips, more n_mfcc or n_mels, a smaller hop_length, or architecture=residual"
             raise ValueError(f"needs at least {smallest} bands and frames; found {bands} × {frames}: {fix}")
         hidden = input_features[:, None]
         for block in self.blocks:

@@ -1,0 +1,92 @@
+"""Checks of a run that take seconds: before the work, that it can succeed; after it, that serving opens the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from urbansound_hf.config.arguments import RunConfig
+from urbansound_hf.errors import UserError, check_free_space, check_writable
+from urbansound_hf.features.extract import FeatureExtractor, extract
+from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.models.registry import family_of
+from urbansound_hf.training.preprocessing import adapt_model, mask_hidden_states, window_samples
+
+REFUSALS = (ValueError, RuntimeError, IndexError, TypeError, KeyError, AssertionError, UserError)
+"""What models and feature extractors raise for inputs and settings that do not fit."""
+
+
+def check_model(config: RunConfig, model: PreTrainedModel, extractor: FeatureExtractor) -> None:
+    """Runs a window of faint noise through a model as serving and as training do; the model is not usable afterwards.
+
+    Silence would not do: the features of some families divide by its deviation.
+
+    Raises:
+        UserError: model, feature extractor and clip length do not fit together, or the weights are not finite.
+    """
+    clip_seconds, rate = config.data.clip_seconds, extractor.sampling_rate
+    samples = window_samples(clip_seconds, extractor)
+    shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
+    if samples < shortest:
+        what = f"this model takes clips of {shortest / rate:g} s or more, found {clip_seconds:g} s"
+        raise UserError(what, "--clip_seconds", f"give at least {shortest / rate:g}")
+    noise = np.random.default_rng(0).normal(0, 0.01, max(1, samples)).astype(np.float32)
+    shape = ""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            inputs = extract(extractor, noise)
+            shape = "; features: " + ", ".join(f"{name} {values.shape}" for name, values in inputs.items())
+            if config.recipe.spec_augment:
+                mask_hidden_states(model, extractor, config.recipe, clip_seconds)
+            adapt_model(model, config.model, config.recipe.test_time_shifts)
+            batch = {name: torch.from_numpy(np.stack([values, values])) for name, values in inputs.items()}
+            with torch.no_grad():
+                model.train()(**batch, labels=torch.tensor([0, 1]))
+            classifier = SoundClassifier(model, extractor, "cpu")
+            classifier.classify_many([])  # accepts the window, or raises
+            scores = classifier.probabilities([noise])
+    except REFUSALS as error:
+        what = f"the model cannot process a clip of {clip_seconds:g} s: {_first_line(error)}{shape}"
+        fix = "values of --model_config and --feature_extractor_config must agree; --clip_seconds must be long enough"
+        raise UserError(what, "--clip_seconds, --model_config, --feature_extractor_config", fix) from error
+    if not np.isfinite(scores).all():
+        what = f"the scores of {config.model.model_name_or_path} are not finite before any training"
+        raise UserError(what, "--model_name_or_path", "its weights are damaged: download or convert them again")
+
+
+def check_storage(config: RunConfig, model: PreTrainedModel) -> None:
+    """Checks that runs can be written: to the output folder, with space for the weights and one checkpoint of them.
+
+    Raises:
+        UserError: not a folder, no permission, no space.
+    """
+    folder = str(config.training.output_dir)
+    check_writable(folder, "--output_dir")
+    check_free_space(folder, "--output_dir", 2 * sum(each.nbytes for each in model.parameters()))
+
+
+def check_serving(folder: Path, clip: bytes, trust_remote_code: bool = False) -> None:
+    """Opens a run as serving does and classifies one of its clips.
+
+    Args:
+        clip: the bytes of a sound file.
+
+    Raises:
+        UserError: it does not open, or gives no finite scores.
+    """
+    try:
+        classifier = SoundClassifier.from_pretrained(folder, device="cpu", trust_remote_code=trust_remote_code)
+        score = classifier.classify(clip).windows[0].score
+        if not np.isfinite(score):
+            raise ValueError(f"its score is {score}")
+    except REFUSALS as error:
+        what = f"the trained model cannot be served: {_first_line(error)}"
+        raise UserError(what, str(folder), "report it with this folder's run.yaml; its checkpoints are kept") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = error.what if isinstance(error, UserError) else str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0]
