@@ -30,7 +30,7 @@ INCIDENTAL = frozenset({
     "run_name", "project", "hub_model_id", "push_to_hub", "hub_strategy", "hub_always_push",
     "hub_private_repo", "hub_revision", "data_dir", "download",  # of the data, the fingerprint knows
 })  # fmt: skip
-"""Flags that do not change what a run learns: where it writes, which fold it tests, how it reads and reports."""
+"""Flags that do not affect the trained model: output folder, test fold, data loading, logging and the Hub."""
 
 
 class Stopwatch:
@@ -139,13 +139,13 @@ def mismatches(receipts: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for name, values in facts.items():
             holders.setdefault(values.get(key, "not set"), []).append(name)
         if len(holders) > 1:
-            told = [f"{value} in {', '.join(names)}" for value, names in holders.items()]
-            found.append(f"{key} is {' and '.join(told)}")
+            listed = [f"{value} in {', '.join(names)}" for value, names in holders.items()]
+            found.append(f"{key} is {' and '.join(listed)}")
     return found
 
 
 def _identity(receipt: Mapping[str, Any]) -> dict[str, str]:
-    """What must be the same in two runs for their scores to be folds of one experiment."""
+    """The settings, data and code that the runs of one experiment share."""
     environment, config = receipt["environment"], receipt["config"]
     code = {"version": environment["urbansound_hf"], **environment["code"]}
     facts = {
@@ -155,7 +155,7 @@ def _identity(receipt: Mapping[str, Any]) -> dict[str, str]:
         "data fingerprint": receipt["data"]["fingerprint"],
         "code": ", ".join(
             f"{key} {value}" for key, value in code.items() if key not in ("commit", "dirty")
-        ),  # `source` knows better
+        ),  # `source` is the hash of the code that ran
     }
     return {name: str(value) for name, value in facts.items()}
 

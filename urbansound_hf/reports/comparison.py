@@ -132,7 +132,7 @@ def class_differences(a: Predictions, b: Predictions) -> list[Row]:
 
 
 def _verdict(a: Predictions, b: Predictions) -> str:
-    """Which model has the higher accuracy, or that the difference is within its uncertainty."""
+    """One sentence on the difference in accuracy, and the counts of McNemar's test."""
     gain, low, high = confidence.paired_difference(a.correct, b.correct, a.groups)
     verdict = "The test recordings do not show which is better: the interval of the difference contains 0."
     if low > 0 or high < 0:
