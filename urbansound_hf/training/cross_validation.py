@@ -1,10 +1,10 @@
-"""One command, one run for each test fold: prepared once, continued after an interruption, gathered at the end.
+"""The runs of a command, one per test fold: data prepared once, interrupted runs continued, folds gathered at the end.
 
-A job array may share the work, one `--test_fold k` a job into the same output folder; then
+Jobs of an array can train one fold each, with `--test_fold k` and the same output folder; then
 
     urbansound-hf crossval OUTPUT_DIR [--force]
 
-gathers what is there.
+gathers the finished folds.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run_experiment(config: RunConfig) -> int:
     """Runs every test fold that the config asks for; returns the exit code (1: some fold failed).
 
     Raises:
-        UserError: the data, the folds or what lies in the output folder do not allow it; nothing was trained then.
+        UserError: the data, the folds or the content of the output folder do not allow it; nothing was trained then.
     """
     with run_logging(config.training.quiet):
         try:
@@ -78,7 +78,7 @@ def run_logging(quiet: bool) -> Iterator[None]:
         if quiet:
             logging.set_verbosity_error()
         if not progress.in_terminal():
-            logging.disable_progress_bar()  # of transformers and huggingface_hub, a hundred lines in a log
+            logging.disable_progress_bar()  # those of transformers and huggingface_hub fill a log
         try:
             yield
         finally:
@@ -107,7 +107,7 @@ def run_folds(config: RunConfig) -> Outcome:
     waiting = list(unfinished_splits(experiment, wanted))
     check_checkpoint(experiment, wanted)
     refuse_mixtures(experiment, wanted, waiting)
-    leaks = {split.name: report_leaks(experiment, split) for split in waiting}  # all, before an hour is wasted
+    leaks = {split.name: report_leaks(experiment, split) for split in waiting}  # all before the first training
     folders = {split.name: experiment.folder(split) for split in wanted}
     if len(wanted) == 1:
         problem = run_split(experiment, wanted[0], leaks)
@@ -119,15 +119,15 @@ def run_folds(config: RunConfig) -> Outcome:
 
 
 def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[str, Any]) -> dict[str, str]:
-    """One run after another, whatever becomes of each; returns the reasons of those that failed."""
+    """Runs all splits, even if some fail; returns the reasons of the failures by the names of the splits."""
     failed, started = {}, time.perf_counter()
     for done, split in enumerate(waiting, start=1):
         try:
             if problem := run_split(experiment, split, leaks):
                 failed[split.name] = problem
-        except Exception as error:  # of any kind: the hours of the other folds do not depend on this one
+        except Exception as error:  # of any kind: the other folds do not depend on this one
             if experiment.config.training.world_size > 1:
-                raise  # the other processes wait for this one: the launcher ends all, the same command goes on
+                raise  # the other processes wait for this one, so the launcher must end them all
             reason = str(error) or type(error).__name__
             if not isinstance(error, UserError):
                 traceback.print_exc()
@@ -135,21 +135,21 @@ def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[
             failed[split.name] = reason
             print(f"{split.name} failed, the others go on: {reason}", file=sys.stderr)
         experiment.say(progress.remaining("folds", done, len(waiting), time.perf_counter() - started))
-        gc.collect()  # a Trainer holds itself in a circle, and with it the memory of its GPU
+        gc.collect()  # a Trainer is in a reference cycle that holds GPU memory
     return failed
 
 
 def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
-    """One run by one command at a time, from its folder to its receipt, and to the Hub.
+    """Trains and evaluates one split, from its folder to its receipt and the push to the Hub.
 
     Args:
         leaks: the leak reports by the name of the split.
 
     Returns:
-        why the finished run did not get to the Hub, if it did not.
+        the reason if the finished run could not be pushed, else None.
 
     Raises:
-        UserError: another command is at work in this folder.
+        UserError: another command trains in this folder.
     """
     folder = experiment.folder(split)
     with locked_folder(experiment, folder, "training"), writing(folder):
@@ -171,7 +171,7 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
     if config.training.process_index == 0:
         measured = {
             "test_accuracy": metrics["test_accuracy"],
-            "continued": continued,  # then the seconds are those of the last part
+            "continued": continued,  # `seconds` then covers the part after the interruption
             "seconds": round(watch.seconds, 1),
             "peak_memory_gib": round(watch.peak_memory_gib, 2),
         }
@@ -180,14 +180,14 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
         clip = experiment.sounds.dataset[int(split.test[0])]["audio"]["bytes"]
         check_serving(folder, clip, config.model.trust_remote_code)
         Run(folder).finish(receipt)
-        if not config.training.keep_checkpoints:  # not before: a kill in between would train all of it again
+        if not config.training.keep_checkpoints:  # not earlier: a kill in between would lose the training
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         print(run_summary(metrics, folder))
     return pusher.finish(folder) if pusher else None
 
 
 def make_folder(experiment: Experiment, split: Split) -> None:
-    """Makes the folder of a run; what an interrupted one left to continue from stays."""
+    """Creates the folder of a run; the checkpoints of an interrupted one are kept."""
     config, folder = experiment.config, experiment.folder(split)
     if config.training.overwrite and finished(folder):
         shutil.rmtree(folder, ignore_errors=True)

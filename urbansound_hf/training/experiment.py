@@ -1,4 +1,4 @@
-"""What all runs of one command share: data, splits, receipt, and checks of the output folder and the Hub."""
+"""The common part of all runs of a command: data, splits, receipt, and checks of the output folder and the Hub."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from urbansound_hf.training.loading import configured_extractor, configured_mode
 
 @dataclass(frozen=True)
 class Experiment:
-    """What all runs of one command share: the config, the data, and the receipt begun when the command started."""
+    """The common part of all runs of a command: config, data, and the receipt begun when the command started."""
 
     config: RunConfig
     sounds: Sounds

@@ -183,7 +183,7 @@ def share_trained(trainer: SoundTrainer, begun: str | None) -> float:
 
 
 def chosen_checkpoint(trainer: SoundTrainer) -> dict[str, Any]:
-    """Which checkpoint was selected: the best, with its validation score, or the last."""
+    """The selected checkpoint: the best, with its validation score, or the last."""
     best = trainer.state.best_metric if trainer.args.load_best_model_at_end else None
     if best is None:
         return {"checkpoint": "last"}
