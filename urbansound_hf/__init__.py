@@ -9,7 +9,7 @@
 - models: `list_families`, `load_model`, `load_feature_extractor`
 - sound: `load_audio`, `spectrogram`, `mel_spectrogram`, `mfcc`, `augment`
 - training and serving: `train`, `SoundClassifier`, `launch_app`
-- results: `read_run`, `plots`
+- results: `read_run`, `report`, `compare_runs`, `plots`
 - `UserError` is raised for every mistake in the input; `quietly` switches progress output off.
 
 The names are imported on first use, so that importing the package takes no time.
@@ -22,10 +22,10 @@ from urbansound_hf.lazy import lazy_names
 __version__ = "0.1.0"
 
 __all__ = [
-    "Run", "SoundClassifier", "Sounds", "UserError", "augment", "describe_leaks", "launch_app", "leak_report",
-    "list_families", "load_audio", "load_feature_extractor", "load_model", "load_sounds", "load_urbansound8k",
-    "mel_spectrogram", "mfcc", "plots", "quietly", "read_run", "spectrogram", "splits", "synthetic_dataset",
-    "train",
+    "Run", "SoundClassifier", "Sounds", "UserError", "augment", "compare_runs", "describe_leaks", "launch_app",
+    "leak_report", "list_families", "load_audio", "load_feature_extractor", "load_model", "load_sounds",
+    "load_urbansound8k", "mel_spectrogram", "mfcc", "plots", "quietly", "read_run", "report", "spectrogram",
+    "splits", "synthetic_dataset", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:  # for type checkers and editors; the same names as below
@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from urbansound_hf.models.catalogue import list_families
     from urbansound_hf.models.loading import load_feature_extractor, load_model
     from urbansound_hf.progress import quietly
+    from urbansound_hf.reports.comparison import compare_runs
+    from urbansound_hf.reports.run_report import report
     from urbansound_hf.training.train import train
 else:
     __getattr__, __dir__ = lazy_names(
@@ -60,6 +62,8 @@ else:
             "models.catalogue": ["list_families"],
             "models.loading": ["load_feature_extractor", "load_model"],
             "progress": ["quietly"],
+            "reports.comparison": ["compare_runs"],
+            "reports.run_report": ["report"],
             "training.train": ["train"],
         },
         {"augment": "augment", "plots": "plots", "splits": "data.splits"},

@@ -36,7 +36,7 @@ from urbansound_hf.reports.html import (
     validated_on,
 )
 from urbansound_hf.reports.markdown import MISTAKES
-from urbansound_hf.reports.run_report import gather_folds, write_report, write_run
+from urbansound_hf.reports.run_report import gather_folds, report, write_run
 from urbansound_hf.training.cross_validation import run_experiment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -186,14 +186,14 @@ def test_a_cross_validation_takes_the_sounds_of_its_folds(whole):
 def test_a_report_written_again_without_the_data_keeps_the_sounds(copy):
     before = (copy / "fold1/report.html").read_text(encoding="utf-8")
     (copy / "fold1/report.html").unlink()
-    write_report(copy / "fold1")
+    report(copy / "fold1")
     assert (copy / "fold1/report.html").read_text(encoding="utf-8") == before and "data:audio" in before
 
 
 def test_without_data_and_earlier_sounds_it_says_so(copy):
     mistakes = len(wrong(copy / "fold1"))
     (copy / "fold1" / REPORT_CLIPS).unlink()
-    write_report(copy / "fold1")
+    report(copy / "fold1")
     page = Page(copy / "fold1/report.html")
     assert not page.of("audio") and "do not publish" not in page.text
     expected = f"{mistakes} of them are listed without their sound, as the report was written without the data."

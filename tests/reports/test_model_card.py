@@ -263,9 +263,9 @@ def test_rendering_needs_neither_torch_nor_transformers_nor_the_flags(run):
 import sys
 from pathlib import Path
 from urbansound_hf.reports.model_card import render_card
-from urbansound_hf.reports.run_report import write_report
+from urbansound_hf.reports.run_report import report
 folder = Path(sys.argv[1])
-print(len(render_card(folder)), len(write_report(folder)))
+print(len(render_card(folder)), len(report(folder)))
 loaded = {name for name in sys.modules for heavy in ("torch", "transformers", "urbansound_hf.config")
           if name == heavy or name.startswith(heavy + ".")}
 assert not loaded, loaded

@@ -17,13 +17,13 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import find_runs, read_predictions, read_run, scope
 from urbansound_hf.evaluation.summary import confident_mistakes
 from urbansound_hf.reports import markdown, run_report
-from urbansound_hf.reports.comparison import compare
+from urbansound_hf.reports.comparison import compare_runs
 from urbansound_hf.reports.run_report import (
     gather_folds,
     gather_metrics,
+    report,
     run_summary,
     write_cross_validation,
-    write_report,
 )
 
 FIGURES = ["confusion_matrix.png", "per_class.png", "reliability.png"]
@@ -259,8 +259,8 @@ def test_folds_of_different_experiments_say_so(tmp_path):
     for fold, rate in ((1, 1e-4), (2, 3e-5)):
         finish(write_run(tmp_path / f"fold{fold}", fold), learning_rate=rate)
     with pytest.raises(UserError, match=r"not of one experiment: learning_rate is 0.0001 in fold1 and 3e-05 in fold2"):
-        write_report(tmp_path)
-    page = write_report(tmp_path, force=True)
+        report(tmp_path)
+    page = report(tmp_path, force=True)
     assert "> gathered by force: learning_rate is 0.0001 in fold1 and 3e-05 in fold2" in page
 
 
@@ -286,7 +286,7 @@ def test_runs_of_other_classes_or_of_the_same_clips_are_not_pooled(tmp_path):
 
 
 def test_a_model_against_itself_is_no_better(ten):
-    page = compare(ten, ten)
+    page = compare_runs(ten, ten)
     assert "+0.000 [+0.000, +0.000]" in page
     assert "do not show which is better" in page
     assert "Only A is right on 0 clips, only B on 0; McNemar's exact test: p = 1.0000" in page
@@ -297,7 +297,7 @@ def test_two_runs_are_compared_clip_by_clip(tmp_path):
     rewrite(b / "predictions.csv", lambda rows: [rows[0], *rows[:0:-1]])  # the order of the lines is of no account
     told_a, told_b = (read_predictions(folder / "predictions.csv") for folder in (a, b))
     backwards = told_b.correct[::-1]
-    page = compare(a, b)
+    page = compare_runs(a, b)
     gain = told_b.correct.mean() - told_a.correct.mean()
     assert page.startswith("# b/fold1 against a/fold1")
     assert f"| accuracy | {told_a.correct.mean():.3f} | {told_b.correct.mean():.3f} | {gain:+.3f} [" in page
@@ -305,7 +305,7 @@ def test_two_runs_are_compared_clip_by_clip(tmp_path):
     assert f"Only A is right on {only_a} clips, only B on {only_b};" in page
     assert "*1 of 10 folds, not comparable*\n\n|" in page
     assert "## Folds" not in page
-    assert f"{-gain:+.3f} [" in compare(b, a)
+    assert f"{-gain:+.3f} [" in compare_runs(b, a)
 
 
 def test_a_clear_winner_is_called_one(tmp_path, ten):
@@ -318,32 +318,32 @@ def test_a_clear_winner_is_called_one(tmp_path, ten):
             "test_accuracy": 1.0
         }
         (tmp_path / f"fold{fold}" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    page = compare(ten, tmp_path)
+    page = compare_runs(ten, tmp_path)
     assert "**B is better: the interval of the difference excludes 0.** Only A is right on 0 clips" in page
     assert "p < 0.0001" in page
     row = next(line for line in page.splitlines() if line.startswith("| accuracy"))
     assert row.count("+0.") == 3  # the difference and both ends of its interval
     assert "## Folds" in page and "not comparable" not in page
-    assert "**A is better" in compare(tmp_path, ten)
+    assert "**A is better" in compare_runs(tmp_path, ten)
 
 
 def test_the_order_of_the_classes_is_of_no_account(tmp_path):
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     rewrite(b / "predictions.csv", lambda rows: [[*row[:7], *row[10:], *row[7:10]] for row in rows])
-    assert "+0.000 [+0.000, +0.000]" in compare(a, b)
+    assert "+0.000 [+0.000, +0.000]" in compare_runs(a, b)
 
 
 def test_other_clips_are_counted_and_refused(tmp_path, ten):
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", clips=50)
     with pytest.raises(UserError, match="share 50: A was tested on 60, B on 50; 10 only in A, 0 only in B") as error:
-        compare(a, b)
+        compare_runs(a, b)
     assert "--common" in error.value.fix
-    assert "over the 50 clips" in compare(a, b, common=True)
+    assert "over the 50 clips" in compare_runs(a, b, common=True)
     with pytest.raises(UserError, match="share 0") as error:
-        compare(a, ten / "fold2", common=True)
+        compare_runs(a, ten / "fold2", common=True)
     assert error.value.fix == "compare runs of the same test fold"
     with pytest.raises(UserError, match="only A has street_music, only B rain"):
-        compare(a, write_run(tmp_path / "c", labels=[*CLASSES[:-1], "rain"]))
+        compare_runs(a, write_run(tmp_path / "c", labels=[*CLASSES[:-1], "rain"]))
 
 
 def test_the_command_line(tmp_path, ten):

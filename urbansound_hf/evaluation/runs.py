@@ -245,6 +245,11 @@ def read_run(folder: str | Path) -> Run:
     return run
 
 
+def run_folder(run: Run | str | Path) -> Path:
+    """The folder of a run, or of a cross-validation, that is given as a `Run` or as its folder."""
+    return run.folder if isinstance(run, Run) else Path(run)
+
+
 def write_predictions(path: Path, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str]) -> None:
     """Writes a predictions.csv: a line per clip with its facts, true and predicted class, and every class's score.
 

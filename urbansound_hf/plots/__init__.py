@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 from urbansound_hf.lazy import lazy_names
 
 __all__ = [
-    "before_after", "mel_spectrogram", "mfcc", "spectrogram", "timeline", "waveform",
+    "before_after", "confusion_matrix", "learning_curves", "mel_spectrogram", "mfcc", "per_class",
+    "reliability", "spectrogram", "timeline", "waveform",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from urbansound_hf.plots.evaluation import confusion_matrix, learning_curves, per_class, reliability
     from urbansound_hf.plots.sounds import before_after, mel_spectrogram, mfcc, spectrogram, timeline, waveform
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "evaluation": ["confusion_matrix", "learning_curves", "per_class", "reliability"],
             "sounds": ["before_after", "mel_spectrogram", "mfcc", "spectrogram", "timeline", "waveform"],
         },
     )

@@ -44,7 +44,16 @@ def confusion_matrix(
     """Draws `(true, predicted)` counts: the colour is the share of the true class, the number the count.
 
     Args:
+        counts: `(classes, classes)` int; rows are true, columns predicted classes.
+        labels: the class names.
+        path: where to save the figure: .png, .svg or .pdf.
+        note: the text below the figure.
         rates: write the share instead of the count.
+
+    >>> metrics = ush.read_run("outputs/base/fold10").metrics
+    >>> figure = ush.plots.confusion_matrix(np.array(metrics["confusion_matrix"]), metrics["labels"])
+    >>> figure.axes[0].get_xlabel()
+    'predicted class'
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = min(max(2.2, 0.5 * len(labels)), 14)  # inches
@@ -73,6 +82,13 @@ def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path |
     Args:
         diagram: `counts`, `confidence` and `accuracy` of each bin, None where a bin is empty.
         error: the expected calibration error.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+
+    >>> numbers = ush.read_run("outputs/base/fold10").report
+    >>> figure = ush.plots.reliability(numbers["reliability"], numbers["ece"])
+    >>> figure.axes[0].get_ylabel()
+    'accuracy'
     """
     counts, confidence, accuracy = (
         np.array(diagram[key], dtype=np.float64) for key in ("counts", "confidence", "accuracy")
@@ -94,7 +110,15 @@ def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path |
 
 
 def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None, note: str = "") -> Figure:
-    """Draws precision, recall and F1 of each class with their intervals, the hardest class at the top."""
+    """Draws precision, recall and F1 of each class with their intervals, the hardest class at the top.
+
+    Args:
+        scores: by class, `f1`, `precision`, `recall` with their `…_interval`, and `support`; as in report.json.
+
+    >>> figure = ush.plots.per_class(ush.read_run("outputs/base/fold10").report["per_class"])
+    >>> [axes.get_xlabel().partition(",")[0] for axes in figure.axes]
+    ['F1', 'precision', 'recall']
+    """
     ranked = sorted(scores.items(), key=lambda item: item[1]["f1"])[:MOST_NAMED]
     hidden = f" ({len(ranked)} hardest of {len(scores)} classes)" * (len(ranked) < len(scores))
     names = [f"{name} ({row['support']:,})" for name, row in zip(readable(scores), scores.values(), strict=True)]
@@ -210,6 +234,10 @@ def learning_curves(histories: Mapping[str, History], path: Path | None = None, 
 
     Args:
         histories: the log of each run by its name; the name of a single run may be empty.
+
+    >>> figure = ush.plots.learning_curves({"": ush.read_run("outputs/base/fold10").history})
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['loss (dashed: validation)', 'validation accuracy']
     """
     validated = any(curve(rows, "eval_accuracy")[0] for rows in histories.values())
     with drawing(path, "Learning curves", note, (8, 5.6 if validated else 3.8)) as figure:

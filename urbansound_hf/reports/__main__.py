@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from urbansound_hf.errors import exit_code
-from urbansound_hf.reports.comparison import compare
-from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, write_report
+from urbansound_hf.reports.comparison import compare_runs
+from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of a run, or of a cross-validation")
     parser.add_argument("--force", action="store_true", help="report folds of different experiments, and say so")
     args = parser.parse_args(argv)
-    print(write_report(args.run, args.force), end="")
+    print(report(args.run, args.force), end="")
     return 0
 
 
@@ -28,7 +28,7 @@ def compare_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("other", type=Path, help="folder of another one")
     parser.add_argument("--common", action="store_true", help="compare only the clips on which both were tested")
     args = parser.parse_args(argv)
-    print(compare(args.run, args.other, args.common), end="")
+    print(compare_runs(args.run, args.other, args.common), end="")
     return 0
 
 

@@ -11,7 +11,16 @@ import numpy as np
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import confidence
 from urbansound_hf.evaluation.metrics import ALL_METRICS
-from urbansound_hf.evaluation.runs import Predictions, find_runs, notes, pooled, scope, scope_caution
+from urbansound_hf.evaluation.runs import (
+    Predictions,
+    Run,
+    find_runs,
+    notes,
+    pooled,
+    run_folder,
+    scope,
+    scope_caution,
+)
 from urbansound_hf.evaluation.summary import known, metric_interval
 from urbansound_hf.reports import markdown
 from urbansound_hf.text import table
@@ -22,11 +31,13 @@ MCNEMAR = (
 )
 
 
-def compare(a: Path, b: Path, common: bool = False) -> str:
-    """Compares two runs, or two cross-validations, clip by clip.
+def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False) -> str:
+    """Compares two runs, or two cross-validations, paired by clip.
+
+    The 95 % intervals of the differences come from a bootstrap over recordings, with both models resampled together.
 
     Args:
-        a, b: their folders.
+        a, b: runs, their folders, or the folders of cross-validations.
         common: leave out clips on which only one of them was tested, instead of raising an error.
 
     Returns:
@@ -34,7 +45,12 @@ def compare(a: Path, b: Path, common: bool = False) -> str:
 
     Raises:
         UserError: they were not tested on the same clips, or have different classes.
+
+    >>> a, b = ush.read_run("outputs/base/fold10"), ush.read_run("outputs/new/fold10")
+    >>> ush.compare_runs(a, b).splitlines()[0]
+    '# new/fold10 against base/fold10'
     """
+    a, b = run_folder(a), run_folder(b)
     runs = [find_runs(folder) for folder in (a, b)]
     of_a, of_b = paired(pooled(runs[0]), pooled(runs[1]), common)
     names, scopes = _names(a, b), [scope([run.metrics for run in one]) for one in runs]

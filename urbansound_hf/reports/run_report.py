@@ -19,6 +19,7 @@ from urbansound_hf.evaluation.runs import (
     notes,
     pooled,
     read_run,
+    run_folder,
     scope,
     scope_caution,
     write_json,
@@ -170,12 +171,24 @@ def gather_folds(folder: Path, force: bool = False) -> dict[str, Any]:
     return write_cross_validation(folder, runs, [f"gathered by force: {mismatch}" for mismatch in mismatches])
 
 
-def write_report(folder: Path, force: bool = False) -> str:
-    """Writes the report of a run, or of the finished folds of a cross-validation; returns the Markdown.
+def report(run: Run | str | Path, force: bool = False) -> str:
+    """Writes the report of a run, or of the finished folds of a cross-validation, and returns it as Markdown.
+
+    report.md, report.html, the figures and, for a run, the model card are written to the folder. Scores have 95 %
+    intervals from a bootstrap over recordings (Efron 1979).
+
+    Args:
+        run: a run, its folder, or the folder of a cross-validation.
+        force: report folds of different experiments, with a note, instead of raising.
 
     Raises:
         UserError: as `read_run` or `gather_folds` does.
+
+    >>> text = ush.report(ush.read_run("outputs/base/fold10"))
+    >>> text.splitlines()[0]
+    '# Run: fold10'
     """
+    folder = run_folder(run)
     if (folder / PREDICTIONS).is_file():
         write_run(folder)
     else:

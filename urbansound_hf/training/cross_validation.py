@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,16 @@ class Outcome:
     failed: dict[str, str]
 
 
-def run_folds(config: RunConfig) -> Outcome:
+def run_folds(config: RunConfig, silent: bool = False) -> Outcome:
     """Runs every test fold that the config asks for; those that are finished already are skipped.
+
+    With `silent`, the results are not printed.
 
     Raises:
         UserError: the data, the folds or the content of the output folder do not allow it; or the only run failed.
     """
     check_push(config)
-    experiment = prepare_experiment(config)
+    experiment = replace(prepare_experiment(config), silent=silent)
     wanted = planned_splits(experiment)
     waiting = list(unfinished_splits(experiment, wanted))
     check_checkpoint(experiment, wanted)
@@ -114,7 +116,8 @@ def run_folds(config: RunConfig) -> Outcome:
         return Outcome(folders, {wanted[0].name: problem} if problem else {})
     failed = run_splits(experiment, waiting, leaks)
     if len(failed) < len(wanted) and config.training.process_index == 0:
-        print(cross_validation_summary(gather_folds(experiment.output_dir), experiment.output_dir))
+        metrics = gather_folds(experiment.output_dir)
+        experiment.show(cross_validation_summary(metrics, experiment.output_dir))
     return Outcome(folders, failed)
 
 
@@ -182,7 +185,7 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
         Run(folder).finish(receipt)
         if not config.training.keep_checkpoints:  # not earlier: a kill in between would lose the training
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        print(run_summary(metrics, folder))
+        experiment.show(run_summary(metrics, folder))
     return pusher.finish(folder) if pusher else None
 
 

@@ -44,6 +44,7 @@ class Experiment:
     config: RunConfig
     sounds: Sounds
     receipt: dict[str, Any]
+    silent: bool = False  # prints no results
 
     @property
     def output_dir(self) -> Path:
@@ -51,6 +52,11 @@ class Experiment:
 
     def folder(self, split: Split) -> Path:
         return self.output_dir / split.name
+
+    def show(self, text: str) -> None:
+        """Prints a result in the first process only."""
+        if self.config.training.process_index == 0 and not self.silent:
+            print(text)
 
     def say(self, text: str) -> None:
         """Prints a line in the first process only; nothing with --quiet."""
