@@ -233,8 +233,8 @@ def test_rewriting_changes_nothing_else():
     assert readme.rewrite(text) == text
     spoilt = text.replace("`--clip_seconds`", "`--clip_hours`")
     assert spoilt != text == readme.rewrite(spoilt)
-    with pytest.raises(ValueError, match="has 0 places for layers"):
-        readme.rewrite(text.replace("<!-- end layers -->", ""))
+    with pytest.raises(ValueError, match="has 0 places for layout"):
+        readme.rewrite(text.replace("<!-- end layout -->", ""))
 
 
 # ---- the commands, run
