@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -38,6 +39,19 @@ HOLDS = {
 }
 
 
+ALL_BATCHES = "scores of clips are computed from the windows of all batches"
+UNSUPPORTED = {
+    "batch_eval_metrics": ALL_BATCHES, "eval_do_concat_batches": ALL_BATCHES,
+    "eval_use_gather_object": "scores and labels are tensors",
+    "include_for_metrics": "the metrics are computed from scores and labels",
+    "neftune_noise_alpha": "it adds noise to the embeddings of text",
+    "use_liger_kernel": "it replaces layers of language models",
+}  # fmt: skip
+"""Flags of `TrainingArguments` that must keep their default, and why."""
+WITH_WORKERS = ("dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context")
+DISTRIBUTED = ("fsdp", "ddp_backend")
+
+
 def check_settings(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[UserError]:
     """Checks all flags; returns one error for each rule that is broken.
 
@@ -46,6 +60,7 @@ def check_settings(settings: Mapping[str, Any], origin: Mapping[str, str]) -> li
         origin: the place (file and line, or command line) of each flag that was given.
     """
     broken = [*ranges(settings), *forms(settings), *conflicts(settings), *unused(settings, origin)]
+    broken += [*unsupported(settings, origin), *unavailable(settings)]
     problems = [UserError(what, _places(names, origin), fix) for names, what, fix in broken]
     return problems + _effects(settings["augment"] or [], origin.get("augment", ""))
 
@@ -111,6 +126,30 @@ def conflicts(settings: Mapping[str, Any]) -> Broken:
     yield from _validation_conflicts(settings)
     if settings["search"] is not None:
         yield from _search_conflicts(settings)
+
+
+def unsupported(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
+    """Inherited flags that do not apply to audio classification, or lack the flag that they belong to."""
+    for name in (name for name in UNSUPPORTED if name in origin):
+        value = settings[name]
+        if value not in (None, [], False) if name != "eval_do_concat_batches" else value is False:
+            what = f"`{name}` cannot be changed here: {UNSUPPORTED[name]}; found {value}"
+            yield [name], what, "leave it out"
+    for name in (name for name in WITH_WORKERS if settings[name] and not settings["dataloader_num_workers"]):
+        what = f"`{name}` needs `dataloader_num_workers` above 0, found `{name}: {settings[name]}`"
+        yield [name, "dataloader_num_workers"], what, f"add --dataloader_num_workers 2, or leave out {name}"
+
+
+def unavailable(settings: Mapping[str, Any]) -> Broken:
+    """Flags that need hardware, processes or packages which this machine or this command does not have."""
+    for name in (name for name in DISTRIBUTED if settings[name]):
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            what = f"`{name}` needs several processes, found one and `{name}: {settings[name]}`"
+            yield [name], what, "start the training with accelerate launch, or leave it out"
+    if "tpu_metrics_debug" in str(settings["debug"]) and not find_spec("torch_xla"):
+        yield ["debug"], "`debug: tpu_metrics_debug` needs a TPU and torch_xla", "leave it out"
+    if settings["deepspeed"] and not find_spec("deepspeed"):
+        yield ["deepspeed"], "`deepspeed` needs DeepSpeed, which is not installed", "pip install deepspeed"
 
 
 def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:

@@ -218,6 +218,13 @@ def unknown(pair: Pair, names: Sequence[str]) -> UserError:
     return UserError(f"there is no flag `{pair.name}`", pair.where, fix)
 
 
+def _is_json(values: Sequence[str]) -> bool:
+    try:
+        return json.loads(" ".join(values)) is not None
+    except ValueError:
+        return False
+
+
 def refused(pair: Pair, action: argparse.Action) -> UserError:
     """The error of a refused value: the rule, the value found, and the nearest allowed value or the default."""
     values, choices = pair.values or [], [str(choice) for choice in action.choices or ()]
@@ -231,5 +238,7 @@ def refused(pair: Pair, action: argparse.Action) -> UserError:
         rule, fix = f"must be one of {', '.join(choices)}", f"did you mean {near[0]}?" if near else fix
     else:
         rule = f"must be {KINDS.get(action.type, 'JSON')}"
+        if action.type not in KINDS and _is_json(values):
+            rule, fix = "cannot be given as text", "leave it out"
     found = ", ".join(repr(value) for value in values) or "no value"
     return UserError(f"`{pair.name}` {rule}, found {found}", pair.where, fix)

@@ -79,6 +79,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         if config.model.probe_first:
             linear_layers(model)
         preflight.check_storage(config, model)
+        preflight.check_optimizer(config, model)
         preflight.check_model(config, model, extractor)
     request = SoundRequest(
         dataset=data.dataset,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, SchedulerType, Trainer, get_scheduler
+from transformers.training_args import OptimizerNames
 
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.errors import UserError, check_free_space, check_writable
 from urbansound_hf.features.extract import FeatureExtractor, extract
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models.registry import family_of
-from urbansound_hf.training.preprocessing import adapt_model, mask_hidden_states, window_samples
+from urbansound_hf.training.preprocessing import adapt_model, is_probe, mask_hidden_states, window_samples
 
 REFUSALS = (ValueError, RuntimeError, IndexError, TypeError, KeyError, AssertionError, UserError)
 """What models and feature extractors raise for inputs and settings that do not fit."""
@@ -55,6 +57,40 @@ def check_model(config: RunConfig, model: PreTrainedModel, extractor: FeatureExt
     if not np.isfinite(scores).all():
         what = f"the scores of {config.model.model_name_or_path} are not finite before any training"
         raise UserError(what, "--model_name_or_path", "its weights are damaged: download or convert them again")
+
+
+def check_optimizer(config: RunConfig, model: PreTrainedModel) -> None:
+    """Makes the optimizer and the learning-rate schedule of a run, and checks gradient checkpointing.
+
+    Raises:
+        UserError: a package is not installed, an argument is missing or unknown, or the model has no checkpointing.
+    """
+    arguments = config.training
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    except (*REFUSALS, ImportError) as error:
+        raise UserError(
+            _first_line(error), f"--optim {OptimizerNames(arguments.optim).value}", "install it, or use adamw_torch"
+        ) from error
+    try:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
+        values = dict(cast(dict, arguments.lr_scheduler_kwargs) or {})
+        get_scheduler(arguments.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=values)
+    except REFUSALS as error:
+        name = SchedulerType(arguments.lr_scheduler_type).value
+        what = f"the schedule {name} cannot be made: {_first_line(error)}"
+        fix = f"--lr_scheduler_kwargs takes what {name} needs, as JSON: '{{\"num_decay_steps\": 100}}'"
+        raise UserError(what, "--lr_scheduler_type, --lr_scheduler_kwargs", fix) from error
+    if arguments.gradient_checkpointing or arguments.activation_checkpointing:
+        probe = is_probe(config.model, config.recipe)
+        if probe or not model.supports_gradient_checkpointing:
+            kind = (
+                "a linear probe has no backward pass to save memory in"
+                if probe
+                else f"{model.config.model_type} has none"
+            )
+            fix = "leave it out; a smaller --per_device_train_batch_size saves memory too"
+            raise UserError(f"gradient checkpointing is not available: {kind}", "--gradient_checkpointing", fix)
 
 
 def check_storage(config: RunConfig, model: PreTrainedModel) -> None:

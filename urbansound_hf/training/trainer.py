@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import TrainOutput
 
 from urbansound_hf.config.arguments import RecipeArguments
+from urbansound_hf.errors import UserError
 from urbansound_hf.features.dataset import collate_evaluation, collate_training
 from urbansound_hf.models import adapt
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
@@ -73,6 +75,10 @@ class SoundTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains; raises NotFiniteError if a loss or a weight is not finite, see `FiniteGuard`."""
+        clips, batch = len(cast(Sized, self.train_dataset)), self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and clips < batch:
+            what = f"`dataloader_drop_last` leaves no batch: {clips} windows, batches of {batch}"
+            raise UserError(what, "--dataloader_drop_last", "leave it out, or lower --per_device_train_batch_size")
         self.guard.reset()
         outcome = super().train(*args, **kwargs)
         self.guard.finish(cast(torch.nn.Module, self.model), self.args, self.state)
@@ -145,11 +151,12 @@ class SoundTrainer(Trainer):
         return self._with_evaluation_collator(super().get_test_dataloader, *args, **kwargs)
 
     def _with_evaluation_collator(self, get: Any, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
-        self.data_collator = collate_evaluation
+        self.data_collator, drop_last = collate_evaluation, self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = False  # of training batches only: every clip is evaluated
         try:
             return get(*args, **kwargs)
         finally:
-            self.data_collator = collate_training
+            self.data_collator, self.args.dataloader_drop_last = collate_training, drop_last
 
     def prediction_step(
         self,
@@ -160,8 +167,14 @@ class SoundTrainer(Trainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, Any]:
         """Logits `(batch, classes)` of clips of several shapes; the loss is computed with the metrics, over clips."""
         inputs = self._prepare_inputs(inputs)
+        groups = self._in_step(inputs["groups"])
+        if (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train:
+            dtype = next(model.parameters()).dtype  # Trainer has converted the model
+            groups = [
+                {name: x.to(dtype) if x.is_floating_point() else x for name, x in group.items()} for group in groups
+            ]
         with torch.no_grad():
-            scored = [model(**group).logits.float() for group in self._in_step(inputs["groups"])]
+            scored = [model(**group).logits.float() for group in groups]
         order = torch.cat(inputs["positions"]).argsort()
         logits = torch.cat(scored[: len(inputs["groups"])])[order]  # (batch, classes)
         return None, logits, (inputs["labels"], inputs["clip"])
@@ -172,3 +185,8 @@ class SoundTrainer(Trainer):
             return groups
         most = self.accelerator.gather(torch.tensor([len(groups)], device=self.args.device)).max()
         return groups + groups[:1] * (int(most) - len(groups))
+
+
+def as_dtype(inputs: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The inputs with their floating-point tensors converted."""
+    return {name: values.to(dtype) if values.is_floating_point() else values for name, values in inputs.items()}
