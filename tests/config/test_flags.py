@@ -195,8 +195,6 @@ def test_all_mistakes_at_once_in_the_order_of_the_file(folder, capsys):
     [
         (["--lr_scheduler_type", "reduce_lr_on_plateau", "--validation", "none"], "command line, --lr_scheduler_type",
          "lr_scheduler_type reduce_lr_on_plateau requires an eval strategy"),
-        (["--dataloader_prefetch_factor", "2"], "command line, --dataloader_prefetch_factor",
-         "--dataloader_prefetch_factor can only be set"),
         (["--deepspeed", "absent.json"], "command line, --deepspeed", ""),
         (["--lr_scheduler_kwargs", "{x}"], "run.yaml", "Expecting property name"),
         (["--report_to", "smoke_signals"], "command line, --report_to",

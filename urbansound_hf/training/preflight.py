@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, SchedulerType, Trainer, get_scheduler
+from transformers import PreTrainedModel, SchedulerType, get_scheduler
 from transformers.training_args import OptimizerNames
 
 from urbansound_hf.config.arguments import RunConfig
@@ -16,6 +16,7 @@ from urbansound_hf.features.extract import FeatureExtractor, extract
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.training.preprocessing import adapt_model, is_probe, mask_hidden_states, window_samples
+from urbansound_hf.training.trainer import SoundTrainer
 
 REFUSALS = (ValueError, RuntimeError, IndexError, TypeError, KeyError, AssertionError, UserError)
 """What models and feature extractors raise for inputs and settings that do not fit."""
@@ -67,7 +68,7 @@ def check_optimizer(config: RunConfig, model: PreTrainedModel) -> None:
     """
     arguments = config.training
     try:
-        Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+        SoundTrainer.get_optimizer_cls_and_kwargs(arguments, model)
     except (*REFUSALS, ImportError) as error:
         raise UserError(
             _first_line(error), f"--optim {OptimizerNames(arguments.optim).value}", "install it, or use adamw_torch"
