@@ -1,4 +1,4 @@
-"""How far a long step is: a bar in a terminal; in a log one line when it is done; nothing with --quiet."""
+"""Progress of long steps: a bar in a terminal, one line at the end in a log, nothing with --quiet."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ class Bar(tqdm):
     """
 
     def __init__(self, *args: Any, unit: str, disable: bool = False, **kwargs: Any) -> None:
-        self.in_log, self.told_at = not sys.stderr.isatty(), time.monotonic()
+        self.in_log, self.reported_at = not sys.stderr.isatty(), time.monotonic()
         look: dict[str, Any] = {"file": Nowhere()} if self.in_log else {"dynamic_ncols": True}
         look |= {"unit": "B", "unit_scale": True} if unit == "B" else {"unit": f" {unit}"}
         super().__init__(*args, disable=disable or QUIET.get(), **look, **kwargs)
 
     def display(self, *args: Any, **kwargs: Any) -> Any:
-        """Shows the bar as it stands; tqdm calls this at most ten times a second."""
-        late = time.monotonic() - self.told_at >= SIGN_OF_LIFE_SECONDS
+        """Shows the current state; tqdm calls this at most ten times a second."""
+        late = time.monotonic() - self.reported_at >= SIGN_OF_LIFE_SECONDS
         if self.in_log and late and not self.disable and self.n != self.total:
-            self.told_at = time.monotonic()
+            self.reported_at = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
         return super().display(*args, **kwargs)
 
     def close(self) -> None:
-        """Ends the bar; in a log, this is when a long step gets its line."""
+        """Ends the bar; in a log, a long step gets its line now."""
         shown = not getattr(self, "disable", True)
         super().close()
         if shown and self.in_log and self.leave and self.format_dict["elapsed"] >= SHORT_SECONDS:
@@ -61,10 +61,10 @@ class Bar(tqdm):
         """ "Classifying: 680 sounds in 2.1 s (324/s)", or how far it is: "300 of 680 sounds in …, 1.2 s to go"."""
         seconds, unfinished = self.format_dict["elapsed"], self.total is not None and self.n < self.total
         rate = (self.n - self.initial) / max(seconds, 1e-9)
-        done, whole, speed = f"{self.n:,}", f"{self.total or 0:,}{self.unit}", number(rate)
+        done, total, speed = f"{self.n:,}", f"{self.total or 0:,}{self.unit}", number(rate)
         if self.unit == "B":
-            done, whole, speed = (self.format_sizeof(count, "B") for count in (self.n, self.total or 0, rate))
-        amount = f"{done} of {whole}" if unfinished else done + self.unit.removeprefix("B")
+            done, total, speed = (self.format_sizeof(count, "B") for count in (self.n, self.total or 0, rate))
+        amount = f"{done} of {total}" if unfinished else done + self.unit.removeprefix("B")
         text = f"{self.desc}: {amount} in {duration(seconds)} ({speed}/s)"
         if unfinished and rate and not self.disable:
             text += f", {duration((self.total - self.n) / rate)} to go"
@@ -72,7 +72,7 @@ class Bar(tqdm):
 
 
 class Nowhere(io.TextIOBase):
-    """Where the bars of a log are drawn."""
+    """A file that drops what is written: in a log, bars are not drawn."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -93,18 +93,18 @@ def quietly(quiet: bool = True) -> Iterator[None]:
 
 
 def in_terminal() -> bool:
-    """Whether bars are seen: standard error is a terminal, and nobody asked for quiet."""
+    """Whether bars are drawn: standard error is a terminal, and not within `quietly`."""
     return sys.stderr.isatty() and not QUIET.get()
 
 
 def say(text: str) -> None:
-    """A line on standard error, above the bars that are there; nothing when quiet."""
+    """Prints a line on standard error, above the bars; nothing within `quietly`."""
     if not QUIET.get():
         Bar.write(text, file=sys.stderr)
 
 
 def computed(what: str, clips: int, work: Callable[[], datasets.Dataset]) -> datasets.Dataset:
-    """Does a step of `datasets` over `clips` sounds, which draws its own bar; what it finds in its cache gets no line.
+    """Runs a step of `datasets` over `clips` sounds, which draws its own bar; a result from its cache gets no line.
 
     Args:
         what: the step, for the line in a log: "Extracting features".
@@ -123,7 +123,7 @@ def computed(what: str, clips: int, work: Callable[[], datasets.Dataset]) -> dat
 
 
 def worker_count() -> int:
-    """How many processes or threads share out a piece of work by default: the cores that this process may use."""
+    """The default number of processes or threads: the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -149,7 +149,7 @@ def mapped(
 
 @contextmanager
 def library_bars() -> Iterator[None]:
-    """The bars of `datasets` within, where they are seen; in a log each would be a hundred lines."""
+    """Lets `datasets` draw its bars within, but only in a terminal; in a log each would be a hundred lines."""
     import datasets
 
     if in_terminal() or datasets.are_progress_bars_disabled():
@@ -177,5 +177,5 @@ def duration(seconds: float) -> str:
 
 
 def number(rate: float) -> str:
-    """A rate with as many digits as mean something."""
+    """A rate, rounded to two digits below ten and to whole numbers above."""
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

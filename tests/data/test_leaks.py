@@ -87,7 +87,7 @@ def test_counts_agree_with_counting_pairs():
 def test_unknown_recordings_share_nothing():
     found = metadata_leaks(["", "", "r", "s"], np.array([0, 2]), np.array([1, 3]), [0] * 4, [4] * 4)
     assert found["shared_recording_clips"] == found["time_overlap_clips"] == 0
-    assert metadata_leaks([None, None], np.array([0]), np.array([1]))["shared_recording_clips"] == 0
+    assert metadata_leaks([None, None], np.array([0]), np.array([1]))["shared_recording_clips"] is None
 
 
 # ---- audio
@@ -239,7 +239,7 @@ def test_official_runs_pass(fold):
         (["r", "q", "r", "t"], 0, 0),
         (["a", "r", "r", "r"], 2, 1),
         (["a", "b", "c", "d"], 0, 0),
-        (["", "", "", ""], 0, 0),
+        (["", "", "x", "y"], 0, 0),
     ],
 )
 def test_test_clips_that_share_a_recording_with_validation_are_counted(groups, recordings, overlaps):
@@ -262,3 +262,23 @@ def test_audio_that_validation_and_test_share_is_counted():
     found = leak_report(split([0], [2, 3], [1]), {}, heard)
     assert found["validation_test"]["exact_duplicates"] == 1 and found["exact_duplicates"] == 0
     assert "also in validation: not known" in describe_leaks(found), "without recordings nothing is claimed"
+
+
+@pytest.mark.parametrize(
+    ("groups", "shared", "said"),
+    [
+        ([""] * 4, None, "from a recording also in training: not known; the recording of 2 test clips is not known"),
+        ([None] * 4, None, "from a recording also in training: not known"),
+        (["r", "", "r", ""], 1, "1 (50.0%); 1 recording: r; the recording of 1 test clip is not known"),
+        (["r", "", "q", ""], 0, "from a recording also in training: none; the recording of 1 test clip is not known"),
+        (["r", "", "q", "t"], 0, "from a recording also in training: none\n"),
+    ],
+)
+def test_of_unknown_recordings_nothing_is_claimed(groups, shared, said):
+    columns = {"group": groups, "label": [0, 1, 0, 1], "start": [np.nan] * 4, "end": [np.nan] * 4}
+    found = leak_report(split([0, 1], [2, 3]), columns)
+    assert found["shared_recording_clips"] == shared and found["time_overlap_clips"] is None
+    assert said in describe_leaks(found) and json.loads(json.dumps(found)) == found
+    table = across_folds(columns | {"fold": [1, 1, 2, 2]})
+    assert table["recordings"] == len(set(groups) - {"", None}), "an unknown one is none"
+    assert table["leaking_recordings"] == (["r"] if shared else [])

@@ -1,7 +1,7 @@
-"""A big file over the network and out of its archive.
+"""Downloads and unpacks an archive.
 
-The download goes on where it broke off and is checked by md5 before anything is unpacked; the unpacking never writes
-outside its folder. What is unfinished is called `.part` or `.unpacking`, so what carries the right name is whole.
+An interrupted download is resumed; its md5 is checked before anything is unpacked, and unpacking never writes outside
+its folder. Unfinished files and folders end in `.part` and `.unpacking`, so those with the final name are complete.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ logger = logging.getLogger(__name__)
 
 
 def fetch(url: str, target: Path, md5: str, attempts: int = 5, backoff_seconds: float = 1.0) -> Path:
-    """Downloads a file once; an interrupted download goes on where it stopped, in this call or in the next.
+    """Downloads a file once; an interrupted download is resumed, in this call or in the next.
 
     Args:
         url: what to download, `http` or `https`.
-        target: the file to write; until it is whole and checked it is called `<target>.part`.
-        md5: the checksum of the whole file, 32 hexadecimal digits.
+        target: the file to write; until it is complete and checked it is called `<target>.part`.
+        md5: the checksum of the complete file, 32 hexadecimal digits.
         attempts: connections in a row that may bring nothing new (broken off, 429, 5xx) before giving up.
         backoff_seconds: the pause after the first of them; it doubles each time, unless `Retry-After` says otherwise.
 
     Returns:
-        `target`, whole. If it is there already it is not downloaded, and its md5 is computed only once:
+        `target`, complete. If it exists already it is not downloaded, and its md5 is computed only once:
         `<target>.md5` remembers it, together with size and time.
 
     Raises:
@@ -70,7 +70,7 @@ def fetch(url: str, target: Path, md5: str, attempts: int = 5, backoff_seconds: 
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpacks a `.tar.gz` and returns `folder`; one that is there and not empty is taken as whole and left as it is.
+    """Unpacks a `.tar.gz` and returns `folder`; one that exists and is not empty counts as complete.
 
     Names that lead outside, links and devices are refused, absolute names land inside the folder, and the litter
     of macOS (`.DS_Store`, `._*`) stays behind.
@@ -93,7 +93,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def _download(url: str, part: Path, attempts: int, backoff_seconds: float) -> None:
-    """Fills `part`, in as many connections as it takes."""
+    """Downloads the rest of `part`, in as many connections as it takes."""
     idle = 0  # connections in a row that brought nothing new
     while True:
         before = _size(part)
@@ -111,7 +111,7 @@ def _download(url: str, part: Path, attempts: int, backoff_seconds: float) -> No
 
 
 def _go_on(url: str, part: Path) -> None:
-    """One connection: asks for what `part` lacks and writes it there. Raises what requests raises."""
+    """Requests the missing rest of `part` over one connection and appends it. Raises the errors of requests."""
     have, known = _size(part), Path(f"{part}.etag")
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
@@ -132,7 +132,7 @@ def _go_on(url: str, part: Path) -> None:
 
 
 def _save(response: requests.Response, part: Path, start: int) -> None:
-    """Writes the body of a response to `part` from byte `start` on, wherever the server chose to start."""
+    """Writes the body of a response to `part` from byte `start` on, the first byte that the server sends."""
     length = int(response.headers.get("Content-Length", 0))  # bytes still to come; 0: the server does not say
     with part.open("ab") as file, Bar(desc=part.stem, total=start + length or None, initial=start, unit="B") as bar:
         file.truncate(start)
@@ -210,7 +210,7 @@ def _retry_after(error: requests.RequestException) -> float:
 
 
 def _reason(error: requests.RequestException) -> str:
-    """What the server or the machine said, without the libraries' wrapping."""
+    """The message of the server or the operating system, without those of the libraries around it."""
     if error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     cause: BaseException = error

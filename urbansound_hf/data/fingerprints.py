@@ -1,4 +1,4 @@
-"""The same sound twice: a hash of the samples finds identical clips, an acoustic fingerprint nearly identical ones.
+"""Duplicate detection: a hash of the samples for identical clips, an acoustic fingerprint for nearly identical ones.
 
 The fingerprint survives other gains, codecs, rates and padding. It does not find the same recording cut elsewhere:
 that is what the recording ids and times of the metadata are for (`leaks.metadata_leaks`).
@@ -27,7 +27,7 @@ WINDOW_SECONDS = 0.032
 
 
 class Fingerprints(NamedTuple):
-    """What is known of the audio of every row."""
+    """Hashes and acoustic fingerprints of every row."""
 
     names: list[str]
     hashes: np.ndarray  # (clips,) of the float32 samples, hexadecimal; "" for digital silence
@@ -38,9 +38,9 @@ def audio_fingerprints(dataset: datasets.Dataset, num_proc: int | None = None) -
     """Hash and acoustic fingerprint of every clip of a prepared data set; a cached, multi-process `map` step."""
     import datasets  # a second that `urbansound-hf leaks` need not wait
 
-    heard = progress.mapped(
+    prepared = progress.mapped(
         dataset.select_columns(["audio"]),
-        _listen,
+        _fingerprint_batch,
         batched=True,
         num_proc=num_proc,
         remove_columns=["audio"],
@@ -51,19 +51,19 @@ def audio_fingerprints(dataset: datasets.Dataset, num_proc: int | None = None) -
         ),
         desc="Looking for duplicates",
     )
-    columns = heard.with_format("numpy")[:]
+    columns = prepared.with_format("numpy")[:]
     return Fingerprints(columns["name"].tolist(), columns["hash"], columns["bits"].reshape(-1, 4).astype(np.uint64))
 
 
-def _listen(batch: dict[str, list]) -> dict[str, list]:
-    heard: dict[str, list] = {"name": [], "hash": [], "bits": []}
+def _fingerprint_batch(batch: dict[str, list]) -> dict[str, list]:
+    found: dict[str, list] = {"name": [], "hash": [], "bits": []}
     for clip in batch["audio"]:
         waveform, rate = read_audio(clip["bytes"], clip["path"] or "")
         samples = (waveform + 0.0).astype("<f4", copy=False)  # + 0.0: minus zero is zero
-        heard["name"].append(clip["path"] or "")
-        heard["hash"].append(hashlib.blake2b(samples.tobytes(), digest_size=16).hexdigest() if samples.any() else "")
-        heard["bits"].append(acoustic_fingerprint(waveform, rate))
-    return heard
+        found["name"].append(clip["path"] or "")
+        found["hash"].append(hashlib.blake2b(samples.tobytes(), digest_size=16).hexdigest() if samples.any() else "")
+        found["bits"].append(acoustic_fingerprint(waveform, rate))
+    return found
 
 
 def acoustic_fingerprint(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -76,10 +76,10 @@ def acoustic_fingerprint(waveform: np.ndarray, sampling_rate: int) -> np.ndarray
     Returns:
         `(4,)` uint64, 256 bits; all zero where too little changes to tell this sound from others.
     """
-    heard = np.cumsum(np.abs(waveform), dtype=np.float64)
-    if not len(heard) or not heard[-1]:
+    level = np.cumsum(np.abs(waveform), dtype=np.float64)
+    if not len(level) or not level[-1]:
         return np.zeros(4, np.uint64)
-    begin, end = np.searchsorted(heard, (0.002 * heard[-1], 0.998 * heard[-1]))  # leaves out silence added around it
+    begin, end = np.searchsorted(level, (0.002 * level[-1], 0.998 * level[-1]))  # leaves out silence added around it
     length = round(WINDOW_SECONDS * sampling_rate)
     sound = np.pad(waveform[begin : end + 1], (0, max(0, length - (end + 1 - begin))))
     count = SEGMENTS * max(8, len(sound) // (SEGMENTS * length) + 1)

@@ -1,7 +1,7 @@
 """The leak report: recordings, moments in time and identical or nearly identical audio that test and training share.
 
-A score on clips whose neighbours were trained on says little about new sounds, so this is counted before training.
-All functions take row numbers and columns, whatever the data set and however it was split.
+It is computed before training, since scores on clips that training has nearly seen say little about new sounds. All
+functions take row numbers and columns, for any data set and any split.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOLERATED_DUPLICATES = 0.01  # of UrbanSound8K's test clips, see `check`; they m
 
 
 class Rows(Protocol):
-    """Row numbers of the three parts, as `folds.Split` holds them."""
+    """Row numbers of the three parts, as in `splits.Split`."""
 
     @property
     def train(self) -> np.ndarray: ...
@@ -45,7 +45,7 @@ def metadata_leaks(
     ends: Sequence[float] | np.ndarray | None = None,
     labels: Sequence[Any] | np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Test clips that share a recording with training, and those that overlap a training clip in time.
+    """Counts test clips that share a recording with training, and those that overlap a training clip in time.
 
     Args:
         groups: the recording of every row; "" or None where it is not known.
@@ -54,14 +54,15 @@ def metadata_leaks(
         labels: the class of every row; with it, also what test clips share with training clips of their own class.
 
     Returns:
-        Counts, fractions of the test clips, and the recordings concerned.
+        Counts, fractions of the test clips, and the recordings concerned; None where no recording is known.
     """
     recordings, codes = np.unique(["" if group is None else str(group) for group in groups], return_inverse=True)
     train, test = np.asarray(train_rows, np.int64), np.asarray(test_rows, np.int64)
     shared = np.isin(codes[test], codes[train]) & (recordings[codes[test]] != "")
-    found = {"test_clips": len(test)} | _counted("shared_recording", shared) | _counted("time_overlap", None)
+    found = {"test_clips": len(test)} | _counted("shared_recording", shared if any(recordings) else None)
+    found |= _counted("time_overlap", None) | {"unknown_recording_clips": int((recordings[codes[test]] == "").sum())}
     found["shared_recordings"] = recordings[np.unique(codes[test[shared]])].tolist()
-    if starts is not None and ends is not None:
+    if starts is not None and ends is not None and any(recordings) and np.isfinite(np.asarray(starts, float)).any():
         overlaps = _overlapping(codes, np.asarray(starts, float), np.asarray(ends, float), train, test)
         found |= _counted("time_overlap", shared & overlaps)
     if labels is not None:
@@ -105,7 +106,10 @@ def across_folds(columns: Mapping[str, Any]) -> dict[str, Any]:
         The counts of `metadata_leaks` summed over the folds; `shared_recordings` with their clips, and labels by fold;
         `leaking_recordings`: those that UrbanSound8K's own folds do not explain.
     """
-    groups, folds = np.asarray([str(group) for group in columns["group"]]), np.asarray(columns["fold"])
+    groups, folds = (
+        np.asarray(["" if group is None else str(group) for group in columns["group"]]),
+        np.asarray(columns["fold"]),
+    )
     times, labels = (columns.get("start"), columns.get("end")), np.asarray(columns["label"])
     sides = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
     parts = [metadata_leaks(groups, train, test, *times, labels) for train, test in sides]
@@ -114,7 +118,7 @@ def across_folds(columns: Mapping[str, Any]) -> dict[str, Any]:
     shared = sorted({recording for part in parts for recording in part["shared_recordings"]})
     return {
         "clips": len(folds),
-        "recordings": len(set(groups)),
+        "recordings": len(set(groups) - {""}),
         "clips_per_fold": {int(fold): int((folds == fold).sum()) for fold in np.unique(folds)},
         **counts,
         "shared_recordings": [_where(recording, groups, folds, labels) for recording in shared],
@@ -137,7 +141,7 @@ def leak_report(split: Rows, columns: Mapping[str, Any], fingerprints: Fingerpri
     """The leak report of one run, as it stands in metrics.json.
 
     Args:
-        split: row numbers; a `folds.Split`.
+        split: row numbers; a `splits.Split`.
         columns: of every row, as far as they are known: `group`, `label`, `start` and `end` in seconds.
         fingerprints: from `audio_fingerprints`.
 
@@ -168,10 +172,10 @@ def _against(
         found["known_recordings"] = sorted(KNOWN.intersection(found["shared_recordings"]))
     if fingerprints is None:
         return found | {"exact_duplicates": None, "near_duplicates": None}
-    heard = audio_leaks(fingerprints.hashes, fingerprints.bits, train, test)
+    found |= audio_leaks(fingerprints.hashes, fingerprints.bits, train, test)
     for pairs in ("exact_duplicate_pairs", "near_duplicate_pairs"):
-        heard[pairs] = [[fingerprints.names[row] or f"row {row}" for row in pair] for pair in heard[pairs]]
-    return found | heard
+        found[pairs] = [[fingerprints.names[row] or f"row {row}" for row in pair] for pair in found[pairs]]
+    return found
 
 
 def check_leaks(report: Mapping[str, Any], split_kind: str, known: frozenset[str] = frozenset()) -> None:
@@ -184,7 +188,7 @@ def check_leaks(report: Mapping[str, Any], split_kind: str, known: frozenset[str
 
     Args:
         report: from `report`.
-        split_kind: the value of --split; only "official" is stopped, the others promise less or say what they are.
+        split_kind: the value of --split; only "official" is stopped, the others claim less.
         known: recordings that may be shared, `KNOWN` for UrbanSound8K.
 
     Raises:
@@ -226,6 +230,8 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
         apart = "" if report.get("shared_same_class_clips", 1) else ", always under another class there"
         own = " of UrbanSound8K's own five" if set(recordings) <= KNOWN else ""
         shared += f"{apart}; {counted(len(recordings), 'recording')}{own}: {_some(recordings)}"
+    if unknown := report.get("unknown_recording_clips"):
+        shared += f"; the recording of {counted(unknown, 'test clip')} is not known"
     if report["time_overlap_clips"] and "time_overlap_same_class_clips" in report:
         overlaps += f", of the same class: {_share(report['time_overlap_same_class_clips'], total)}"
     lines = [
@@ -279,8 +285,7 @@ def _column(table: MetadataCsv, column: str, role: str) -> np.ndarray:
 
 
 def table_report(columns: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-    """What the folds of a table leak, and as `random_80_20` what a random split of it would (None: too few clips)."""
-
+    """The leaks of a table's folds, and as `random_80_20` those of a random split of it (None: too few clips)."""
     found = across_folds(columns)
     try:
         drawn = random(np.unique(columns["label"], return_inverse=True)[1].tolist(), seed)
@@ -318,7 +323,7 @@ def _shares(found: dict[str, Any], total: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the leak report of a table; 1 where it shows more than UrbanSound8K's five known recordings."""
+    """Prints the leak report of a table; returns 1 if it has more than UrbanSound8K's five known recordings."""
     parser = argparse.ArgumentParser(prog="urbansound-hf leaks", description="The leak report of a table.")
     parser.add_argument(
         "table", type=Path, metavar="CSV", help="UrbanSound8K.csv, or: label, fold, group[, start, end]"

@@ -1,4 +1,4 @@
-"""UrbanSound8K straight from its archive on the web, clip by clip, for those who cannot hold its 6 GB."""
+"""Streams UrbanSound8K clip by clip from its archive on the web, without storing its 6 GB."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 60
 
 
 class UrbanSound8KStream(datasets.ArrowBasedBuilder):
-    """The clips as they come out of the archive on the web, for those who cannot hold it; see `load`."""
+    """The clips in the order of the archive on the web; see `loading.load_urbansound8k`."""
 
     def __init__(self, url: str, sampling_rate: int = SAMPLING_RATE) -> None:
         self.url, self.sampling_rate = url, sampling_rate
@@ -41,7 +41,7 @@ class UrbanSound8KStream(datasets.ArrowBasedBuilder):
 
 
 def _archived(url: str) -> Iterator[list[Row]]:
-    """The clips of an archive on the web, a table's worth at a time."""
+    """The clips of an archive on the web, `CLIPS_PER_TABLE` at a time."""
     described: dict[str, dict[str, str]] = {}
     rows: list[Row] = []
     try:

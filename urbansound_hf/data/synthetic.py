@@ -1,4 +1,4 @@
-"""Ten procedural sounds in ten folds, in the official layout: a data set for the demo and the tests, made in seconds.
+"""The synthetic data set: ten procedural sounds in ten folds, in the layout of UrbanSound8K, for demos and tests.
 
 A recording draws its own pitch, pace, room, noise and file format, and is cut into several slices that stay together
 in one fold, as in UrbanSound8K. Scores on it prove that the machinery works and say nothing about real sound.
@@ -28,7 +28,7 @@ from urbansound_hf.progress import Bar, quietly
 
 VERSION = 1  # part of the marker: count it up when the sounds change, so that old copies are written anew
 SYNTHESIS_RATE = 22_050  # Hz; files of higher rates hold nothing above 11 kHz, as many uploads do
-FULL_LENGTH = 0.84  # share of clips of the whole 4 s, as in UrbanSound8K
+FULL_LENGTH = 0.84  # share of clips of the full 4 s, as in UrbanSound8K
 FOREGROUND = 0.65  # share of recordings of salience 1, as in UrbanSound8K
 
 README = """Synthetic sounds in the layout of UrbanSound8K, written by urbansound_hf.synthetic.
@@ -89,7 +89,7 @@ def _complete(root: Path, marker: str) -> bool:
 
 
 def _clear(root: Path, marker: str) -> None:
-    """Removes what another or an interrupted set left, and nothing else."""
+    """Removes the files of another or an interrupted synthetic set, and nothing else."""
     readme, metadata = root / "README.txt", root / "metadata/UrbanSound8K.csv"
     ours = readme.is_file() and readme.read_text(errors="replace", encoding="utf-8").startswith(TITLE)
     if not ours and any(path.name != ".lock" for path in root.iterdir()):
