@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import inspect
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -129,6 +131,17 @@ def test_each_name_is_documented_with_examples_that_hold(name, place, monkeypatc
     for test in examples:
         runner.run(test, out=said.append)
     assert not runner.failures, "".join(said)
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_the_documents_use_names_that_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        ast.parse(block)
+    for name in re.findall(r"\bush((?:\.\w+)+)\(", text):
+        parts = name.split(".")[1:]
+        assert parts[0] in ush.__all__
+        functools.reduce(getattr, parts, ush)
 
 
 # ---- train

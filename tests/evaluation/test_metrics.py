@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from evaluate import config
+from sklearn.metrics import f1_score
 
 from urbansound_hf.errors import UserErrors
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
-from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores, mean_over_windows, metric, softmax
+from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores, macro_f1, mean_over_windows, metric, softmax
 from urbansound_hf.evaluation.runs import read_run
 from urbansound_hf.reports.run_report import write_cross_validation
 from urbansound_hf.training.cross_validation import run_experiment
@@ -142,3 +143,11 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name(configure):
     (problem,) = caught.value.problems
     assert "must be one of accuracy, macro_f1, loss, found 'macro_f'" in problem.what
     assert problem.fix == "did you mean macro_f1?"
+
+
+def test_macro_f1_is_that_of_scikit_learn():
+    draw = np.random.default_rng(0)
+    for classes in range(1, 12):
+        true, predicted = draw.integers(0, classes, (2, 40))
+        expected = f1_score(true, predicted, average="macro", zero_division=0.0)
+        assert macro_f1(true, predicted, np.zeros((40, 12))) == pytest.approx(expected, abs=1e-15)

@@ -68,9 +68,11 @@ def accuracy(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray)
 @metric("macro-F1", hub_type="f1")
 def macro_f1(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:
     """The unweighted mean of the F1 of all classes that occur as true or predicted class."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(true, predicted, average="macro", zero_division=0.0))
+    classes = 1 + max(true.max(), predicted.max())
+    hits = np.bincount(true[true == predicted], minlength=classes)
+    sizes = np.bincount(true, minlength=classes) + np.bincount(predicted, minlength=classes)
+    occurs = sizes > 0
+    return float(np.mean(2 * hits[occurs] / sizes[occurs]))  # as scikit-learn's, without its checks: resampled often
 
 
 @metric("loss", greater_is_better=False)
