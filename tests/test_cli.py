@@ -84,7 +84,7 @@ def test_infer_help_imports_nothing_heavy():
         (["infer", "clip.wav"], "urbansound-hf train demo"),
         (["report", "outputs"], "outputs"),
         (["compare", "one", "two"], "one"),
-        (["crossval", "outputs"], "no finished fold is there to gather"),
+        (["crossval", "outputs"], "found no finished fold"),
         (["leaks", "table.csv"], "table.csv"),
         (["figures", "clip.wav"], "clip.wav"),
         (["hub", "push", "outputs", "me/run"], "not a finished run"),

@@ -198,7 +198,7 @@ def test_the_end_is_padded_to_whole_patches(samples, frames):
 
 def test_what_the_extractor_refuses():
     extractor = YamnetFeatureExtractor()
-    with pytest.raises(ValueError, match="hears 16000 Hz, the waveform has 44100 Hz"):
+    with pytest.raises(ValueError, match="takes 16000 Hz, the waveform has 44100 Hz"):
         extractor(sound(1.0), sampling_rate=44_100)
     with pytest.raises(ValueError, match="mono waveforms"):
         extractor(np.zeros((1, 16_000, 2), np.float32))
