@@ -277,6 +277,6 @@ def test_every_real_clip() -> None:
     for row in rows:
         path = REAL_DATA / "audio" / f"fold{row['fold']}" / row["slice_file_name"]
         waveform, seconds = load_audio(path), float(row["end"]) - float(row["start"])
-        assert abs(len(waveform) - seconds * SAMPLING_RATE) <= 2, row  # a sample at 22,050 Hz, and the last one rounded up
+        assert abs(len(waveform) - seconds * SAMPLING_RATE) <= 2, row
         assert np.isfinite(waveform).all() and np.abs(read_audio(path)[0]).max() <= 1, row
         assert np.abs(waveform).max() < 1.5, row  # gun shots that were recorded clipped overshoot when resampled
