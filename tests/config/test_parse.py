@@ -61,7 +61,7 @@ def test_the_config_may_stand_anywhere(tmp_path, before):
         ("test_fold: 10", "test_fold", "10"),
         ("test_fold: [1, 3, 5]", "test_fold", "1,3,5"),
         ("test_fold: 1,3,5", "test_fold", "1,3,5"),
-        ("dataset_revision: 'null'", "dataset_revision", "null"),
+        ("run_name: 'null'", "run_name", "null"),
         ("model_config:\n- a=1\n- b=[1,2]", "model_config", ["a=1", "b=[1,2]"]),
         ("model_config: a=1", "model_config", ["a=1"]),
         ("lr_scheduler_kwargs: '{\"num_cycles\": 2}'", "lr_scheduler_kwargs", {"num_cycles": 2}),

@@ -366,7 +366,8 @@ def code(text: str, language: str) -> list[str]:
     ids=lambda argv: " ".join(argv[:4]),
 )
 def test_the_command_repeats_the_run(run, argv, tmp_path):
-    flags = ["--output_dir", str(tmp_path), "--data_dir", str(tmp_path / "data"), *argv]
+    data_dir = [] if "--dataset" in argv else ["--data_dir", str(tmp_path / "data")]
+    flags = ["--output_dir", str(tmp_path), *data_dir, *argv]
     Run(run).finish(receipt_of(resolved(tmp_path, *flags)))
     before = Run(run).receipt["config"]
     shell = code(render_card(run), "bash")[-1]

@@ -371,6 +371,6 @@ def test_reading_reports_needs_neither_torch_nor_matplotlib():
 
 
 def test_the_protocol_says_which_checkpoint_was_taken():
-    metrics = {"test_fold": 3, "validation_fold": 1, "train_folds": [2], "split": "fold3"}
+    metrics = {"test_fold": 3, "validation_fold": 1, "train_folds": [2], "split": "fold3", "clips": {"validation": 9}}
     assert markdown.protocol(metrics | {"checkpoint": "best"}).endswith("the checkpoint was selected on fold 1.")
     assert markdown.protocol(metrics | {"checkpoint": "last"}).endswith("the last checkpoint was used.")

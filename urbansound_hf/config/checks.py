@@ -52,6 +52,27 @@ WITH_WORKERS = ("dataloader_persistent_workers", "dataloader_prefetch_factor", "
 DISTRIBUTED = ("fsdp", "ddp_backend")
 
 
+USED_BY = {
+    "data_dir": ("urbansound8k",), "download": ("urbansound8k",), "allow_missing_files": ("urbansound8k", "folder"),
+    "dataset_config": ("stored",), "dataset_revision": ("stored",),
+    "audio_column": ("folder", "stored"), "label_column": ("folder", "stored"),
+}  # fmt: skip
+"""Flags that only some kinds of data sets use, and those kinds (see `kind_of_dataset`)."""
+KINDS = {"urbansound8k": "UrbanSound8K", "folder": "a folder of sounds", "stored": "a Hub id or stored data"}
+
+
+def unused_by_dataset(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[str]:
+    """The flags that were given and that the chosen data set does not use."""
+    given = [name for name in USED_BY if name in origin and settings[name]]
+    if not given:
+        return []
+    from urbansound_hf.data.loading import kind_of_dataset  # heavy, and not needed without such a flag
+
+    kind = kind_of_dataset(settings["dataset"])
+    named = settings["dataset"] == "urbansound8k"  # a folder of UrbanSound8K is its own data_dir
+    return [name for name in given if kind not in USED_BY[name] or (name in ("data_dir", "download") and not named)]
+
+
 def check_settings(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[UserError]:
     """Checks all flags; returns one error for each rule that is broken.
 
@@ -157,6 +178,10 @@ def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
     if origin.get("test_fold", "").startswith(OVERRIDES) and settings["split"] != "official":
         what = f"`test_fold` belongs to `split: official`, found `split: {settings['split']}`"
         yield ["test_fold", "split"], what, "leave out one of the two"
+    for name in unused_by_dataset(settings, origin):
+        kinds = " or ".join(KINDS[kind] for kind in USED_BY[name])
+        what = f"`{name}` belongs to {kinds} as `dataset`, found `dataset: {settings['dataset']}`"
+        yield [name, "dataset"], what, f"leave out {name}"
     if origin.get("hub_model_id", "").startswith(OVERRIDES) and not settings["push_to_hub"]:
         yield ["hub_model_id"], "`hub_model_id` belongs to `push_to_hub`, found it alone", "add --push_to_hub"
 

@@ -10,10 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from urbansound_hf import progress
 from urbansound_hf.config import search_space
 from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
-from urbansound_hf.config.checks import check_settings
-from urbansound_hf.config.flags import FlagParser, Flags, keyword_pairs, read_flags, split_command_line
+from urbansound_hf.config.checks import check_settings, unused_by_dataset
+from urbansound_hf.config.flags import OVERRIDES, FlagParser, Flags, keyword_pairs, read_flags, split_command_line
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.evaluation.receipts import INCIDENTAL
 from urbansound_hf.layout import CONFIGS
@@ -72,7 +73,11 @@ def keyword_run_config(config: str | Path, keywords: Mapping[str, Any], command:
 
 
 def _checked(parser: FlagParser, flags: Flags, command: Sequence[str]) -> RunConfig:
-    settings = {**vars(parser.parse_args([])), **flags.values}
+    defaults = vars(parser.parse_args([]))
+    settings = {**defaults, **flags.values}
+    for name in dropped_flags(settings, flags.origin):
+        settings[name] = defaults[name]
+        del flags.origin[name]
     problems = flags.problems + check_settings(settings, flags.origin)
     problems += search_space.check_search_space(parser, settings, flags.origin)
     if problems:
@@ -85,6 +90,16 @@ def _checked(parser: FlagParser, flags: Flags, command: Sequence[str]) -> RunCon
     model = ModelArguments(**_part(ModelArguments, settings))
     recipe = RecipeArguments(**_part(RecipeArguments, settings))
     return RunConfig(data, model, recipe, _training(settings, flags), flags.source, name, tuple(command))
+
+
+def dropped_flags(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[str]:
+    """The flags of a config that do not apply to the data set which the command line names in its place; says so."""
+    if not origin.get("dataset", "").startswith(OVERRIDES):
+        return []
+    names = [name for name in unused_by_dataset(settings, origin) if not origin[name].startswith(OVERRIDES)]
+    if names:
+        progress.say(f"note: left out, as --dataset {settings['dataset']} does not use it: {', '.join(names)}")
+    return names
 
 
 SCHEMA = (DataArguments, ModelArguments, RecipeArguments, RunArguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import datasets
 
@@ -139,17 +140,26 @@ def load_sounds(
             sampling_rate=sampling_rate,
             num_proc=num_proc,
         )
-    folder = expand_user(request.dataset)
-    if request.dataset == "urbansound8k":
-        return _urbansound8k(request, Path(request.data_dir) if request.data_dir else None)
-    if request.dataset == "synthetic":
+    folder, kind = expand_user(request.dataset), kind_of_dataset(request.dataset)
+    if kind == "urbansound8k":
+        data_dir = Path(request.data_dir) if request.data_dir else None
+        return _urbansound8k(request, data_dir if request.dataset == kind else folder)
+    if kind == "synthetic":
         return _synthetic(request)
-    if folder.is_dir() and find_root(folder, around=False):
-        return _urbansound8k(request, folder)
-    if folder.is_dir() and not is_stored(folder):
+    if kind == "folder":
         return _folder(request, folder)
     _refuse_typos(request.dataset, folder)
     return _stored(request)
+
+
+def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder", "stored"]:
+    """How a data set is read: "stored" are Hub ids and folders of Parquet or `save_to_disk`, "folder" any other one."""
+    folder = expand_user(name)
+    if name in NAMED:
+        return "synthetic" if name == "synthetic" else "urbansound8k"
+    if folder.is_dir() and find_root(folder, around=False):
+        return "urbansound8k"
+    return "folder" if folder.is_dir() and not is_stored(folder) else "stored"
 
 
 def _urbansound8k(request: SoundRequest, data_dir: Path | None) -> Sounds:

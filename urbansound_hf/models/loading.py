@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
@@ -232,7 +233,24 @@ def _pretrained_model(
     return model
 
 
+def check_reachable(source: Source) -> None:
+    """Raises UserError for a Hub id that is not in the cache, where the Hub cannot be reached."""
+    if Path(source.name).exists() or source.is_model_type:
+        return
+    try:
+        hf_hub_download(source.name, "config.json", revision=source.revision)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        what = f"the Hub cannot be reached, and {source.name} is neither in the cache nor a folder here"
+        fix = "check the name and the connection (or HF_HUB_OFFLINE), or give a checkpoint folder"
+        if near := difflib.get_close_matches(source.name, known_types(), n=1):
+            fix += f"; did you mean {near[0]}, for random weights?" * ("/" not in source.name)
+        raise UserError(what, "--model_name_or_path", fix) from error
+    except (OSError, ValueError):  # no such repository, file or revision: the caller says so
+        return
+
+
 def _or_user_error(source: Source, load: Callable[[], Loaded]) -> Loaded:
+    check_reachable(source)
     try:
         return load()
     except ImportError as error:

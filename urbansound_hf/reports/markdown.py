@@ -68,11 +68,14 @@ def amount(measured: Mapping[str, Any]) -> str:
 
 def protocol(metrics: Mapping[str, Any]) -> str:
     """One sentence on the parts of the data for training, validation and test."""
-    if metrics["test_fold"] is None:
-        return f"Split: {metrics['split']}."
+    clips, fold = metrics["clips"], metrics["validation_fold"]
     chosen = "the last checkpoint was used"
-    if metrics["validation_fold"] is not None and metrics.get("checkpoint", "best") == "best":
-        chosen = f"the checkpoint was selected on fold {metrics['validation_fold']}"
+    if clips["validation"] and metrics.get("checkpoint", "best") == "best":
+        part = f"{clips['validation']:,} clips" if fold is None else f"fold {fold}"
+        chosen = f"the checkpoint was selected on {part}"
+    if metrics["test_fold"] is None:
+        parts = f"tested once on {clips['test']:,} clips; trained on {clips['train']:,} clips"
+        return f"Split: {metrics['split']}; {parts}; {chosen}."
     trained = ", ".join(str(fold) for fold in metrics["train_folds"])
     plural = "s" * (len(metrics["train_folds"]) > 1)
     return f"Tested once on fold {metrics['test_fold']}; trained on fold{plural} {trained}; {chosen}."
