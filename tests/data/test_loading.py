@@ -401,3 +401,11 @@ def test_what_lies_beside_a_stored_data_set_is_noted(tmp_path):
         "1 Parquet file of no split, left out: more.parquet",
         "1 sound file beside the stored data set, left out",
     ]
+
+
+def test_a_stored_data_set_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parquet(tmp_path / "birds", train=labelled(BIRDS, ORDERS[0]))
+    assert load_sounds(SoundRequest("~/birds")).name == "birds"
+    monkeypatch.chdir(tmp_path / "birds")
+    assert load_sounds(SoundRequest(".")).name == "birds"

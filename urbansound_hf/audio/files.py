@@ -78,19 +78,21 @@ def find_audio_files(folder: Path) -> AudioFiles:
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while waiting:
         here, above = waiting.pop()
-        names, identity = _list_folder(here)
+        entries, identity = _list_folder(here)
         if identity in above:
             found.loops.append(here)
             continue
         folders.append(here)
-        for path in (here / name for name in names):
-            if path.is_dir():
+        for entry in entries:
+            path = here / entry.name
+            if path.is_dir() if entry.is_symlink() else entry.is_dir():  # only links take another look at the disk
                 waiting.append((path, above | {identity}))
             else:
-                _sort_file(path, found)
+                _sort_file(path, entry, found)
     for paths in (found.sounds, found.unread, found.broken_links, found.loops):
         paths.sort()
-    used = {folder, *(parent for sound in found.sounds for parent in sound.parents)}
+    with_sound = {sound.parent for sound in found.sounds}
+    used = {folder, *with_sound, *(parent for path in with_sound for parent in path.parents)}
     found.empty_folders = sorted(path for path in folders if path not in used and path.parent in used)
     return found
 
@@ -100,20 +102,21 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _list_folder(folder: Path) -> tuple[list[str], tuple[int, int]]:
-    """The names in a folder that are not hidden, and what identifies it however it is reached."""
+def _list_folder(folder: Path) -> tuple[list[os.DirEntry[str]], tuple[int, int]]:
+    """The entries of a folder that are not hidden, and what identifies it however it is reached."""
     try:
         status = folder.stat()
-        return [name for name in os.listdir(folder) if not is_hidden(name)], (status.st_dev, status.st_ino)  # noqa: PTH208
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_hidden(entry.name)], (status.st_dev, status.st_ino)
     except OSError as error:
         raise AudioError(f"the folder cannot be read ({error.strerror})", str(folder)) from None
 
 
-def _sort_file(path: Path, found: AudioFiles) -> None:
-    suffix = path.suffix.lower()
-    if path.is_symlink() and not path.exists():
+def _sort_file(path: Path, entry: os.DirEntry[str], found: AudioFiles) -> None:
+    suffix, is_link = path.suffix.lower(), entry.is_symlink()
+    if is_link and not path.exists():
         found.broken_links.append(path)
-    elif suffix in SUFFIXES and path.is_file():
+    elif suffix in SUFFIXES and (path.is_file() if is_link else entry.is_file()):
         found.sounds.append(path)
-    elif suffix in SUFFIXES | UNREAD_SUFFIXES:
+    elif suffix in SUFFIXES or suffix in UNREAD_SUFFIXES:
         found.unread.append(path)

@@ -149,7 +149,7 @@ def load_sounds(
     if kind == "folder":
         return _folder(request, folder)
     _refuse_typos(request.dataset, folder)
-    return _stored(request)
+    return _stored(request, str(folder.absolute()) if folder.is_dir() else request.dataset)
 
 
 def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder", "stored"]:
@@ -174,7 +174,7 @@ def _synthetic(request: SoundRequest) -> Sounds:
 
 
 def _refuse_typos(name: str, folder: Path) -> None:
-    """What looks like a path or nearly like a name of ours is not asked of the Hub."""
+    """Raises UserError for a path that does not exist, or a misspelt name, before the Hub is asked for it."""
     near = difflib.get_close_matches(name.lower(), NAMED, n=1, cutoff=0.8)
     if not folder.is_dir() and (near or name.startswith((".", "/", "~")) or name.count("/") > 1):
         fix = f"did you mean {near[0]}?" if near else "give urbansound8k, synthetic, a folder or a Hub id"
@@ -202,12 +202,12 @@ def check_text(rows: list[Row]) -> None:
             raise UserError(what, "--dataset", "set PYTHONUTF8=1 or LANG=C.UTF-8, or rename the file") from None
 
 
-def _stored(request: SoundRequest) -> Sounds:
+def _stored(request: SoundRequest, source: str) -> Sounds:
     found = read_stored(
-        request.dataset, request.dataset_config, request.dataset_revision, request.audio_column, request.label_column
+        source, request.dataset_config, request.dataset_revision, request.audio_column, request.label_column
     )
     features = sound_features(found.labels, columns_of([found.rows.columns]), request.sampling_rate)
-    name = Path(request.dataset).name if Path(request.dataset).is_dir() else request.dataset
+    name = Path(source).resolve().name if Path(source).is_dir() else source
     builder = PreparedSounds(found.rows, features, found.key, name, request.sampling_rate)
     return _loaded(builder, name, found.notes, request)
 
