@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import ROOT, TINY
 from tests.training.test_run import EVERY_STEP, assert_same_weights, logged, small_split
@@ -77,9 +78,11 @@ def test_what_a_run_does_not_use_need_not_be_there(configure, run):
     assert resume_point(configure(*EVERY_STEP), run) == str(run / "checkpoints/checkpoint-5")
 
 
-def test_fp16_needs_the_state_of_its_scaler(configure, run):
+def test_fp16_on_a_gpu_needs_the_state_of_its_scaler(configure, run, monkeypatch):
     config = configure(*EVERY_STEP)
     config.training.fp16 = True
+    assert not missing_parts(run / "checkpoints/checkpoint-5", config), "there is no scaler on the CPU"
+    monkeypatch.setattr(type(config.training), "device", torch.device("cuda"))
     assert missing_parts(run / "checkpoints/checkpoint-5", config) == ["scaler.pt"]
 
 

@@ -38,7 +38,8 @@ def missing_parts(checkpoint: Path, config: RunConfig) -> list[str]:
     """
     arguments = config.training
     needed = [WEIGHTS, OPTIMIZER, (SCHEDULER_NAME,)]
-    needed += [(SCALER_NAME,)] * bool(arguments.fp16)
+    scaled = arguments.fp16 and arguments.device.type != "cpu" and not arguments.deepspeed
+    needed += [(SCALER_NAME,)] * bool(scaled)
     needed += [(callbacks.AVERAGE,)] * bool(config.recipe.ema_decay)
     processes = arguments.world_size
     states = [f"rng_state_{index}.pth" for index in range(processes)] if processes > 1 else ["rng_state.pth"]
