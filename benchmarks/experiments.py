@@ -93,6 +93,7 @@ def gather(jobs: Iterable[Job], outputs: Path) -> list[dict[str, Any]]:
 
 def _row(job: Job, folder: Path) -> dict[str, Any]:
     found = read_run(folder)
+    receipt = found.receipt or {}
     order = found.predictions.paths.argsort()
     facts = ("parameters", "trained_parameters", "train_seconds", "train_clips_per_second", "train_peak_memory_gib")
     return {
@@ -102,7 +103,9 @@ def _row(job: Job, folder: Path) -> dict[str, Any]:
         "accuracy": found.metrics["test_accuracy"],
         "macro_f1": found.metrics["test_macro_f1"],
         **{fact: found.metrics[fact] for fact in facts},
-        "code": (found.receipt or {})["environment"]["code"]["source"],  # the hash of the package's modules
+        "resampler": receipt["data"].get("resampler"),
+        "hardware": (receipt["gpus"] or [receipt["environment"]["hardware"]["cpu"]])[0],
+        "code": receipt["environment"]["code"]["source"],  # the hash of the package's modules
         "correct": "".join("01"[int(right)] for right in found.predictions.correct[order]),
         "groups": found.predictions.groups[order].tolist(),
     }

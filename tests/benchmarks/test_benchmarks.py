@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import tiny
 from tests.helpers.readme import recipe_table, tables
+from tests.helpers.runs import write_run
 
 recipe = recipe_table.recipe
+experiments = recipe.sys.modules["experiments"]  # as the scripts beside it import it
 
 ROW = {"fold": 3, "train_seconds": 12.34, "train_clips_per_second": 1234.5, "train_peak_memory_gib": 1.26}
 
@@ -118,9 +121,21 @@ def test_the_shipped_configs_are_the_final_recipes_of_the_ablation(model, name):
     assert resolved(words) == resolved([str(tables.ROOT / "configs" / f"{name}.yaml")])
 
 
+@pytest.mark.parametrize(("gpus", "hardware"), [(["NVIDIA H100"], "NVIDIA H100"), ([], "Xeon")])
+def test_a_row_names_the_hardware_and_the_resampler(tmp_path, gpus, hardware):
+    job = experiments.Job("CNN: plain", 3, 1, ())
+    folder = write_run(job.run_folder(tmp_path), 3, parameters=1, trained_parameters=1, train_clips_per_second=1.0)
+    environment = {"hardware": {"cpu": "Xeon"}, "code": {"source": "abc"}}
+    receipt = {"gpus": gpus, "environment": environment, "data": {"resampler": "sinc"}}
+    (folder / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
+    (row,) = experiments.gather([job], tmp_path)
+    assert (row["hardware"], row["resampler"], row["code"]) == (hardware, "sinc", "abc")
+    assert row["correct"].count("1") / len(row["correct"]) == pytest.approx(row["accuracy"])
+
+
 def test_trainings_are_done_once_by_whoever_comes_first(tmp_path, monkeypatch, capsys):
     """Finished ones and those in another process's hands are passed over; one that fails stops none of the others."""
-    import experiments
+
     from filelock import FileLock
 
     jobs = [experiments.Job(name, 3, 1, ()) for name in ("finished", "taken", "broken", "free")]

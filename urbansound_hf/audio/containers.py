@@ -92,7 +92,7 @@ def split_chunked(file: BinaryIO, layout: Layout, notes: list[str]) -> list[Reco
 
     Args:
         file: open at any place.
-        notes: is told what had to be corrected.
+        notes: a list that receives a sentence for each correction.
 
     Raises:
         TruncatedError: the file ends before its samples do.

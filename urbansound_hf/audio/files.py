@@ -57,14 +57,16 @@ class AudioFiles:
         """A sentence for each kind of file or folder that is not used, with their number and the first ten names."""
         suffixes = Counter(path.suffix.lower() for path in self.unread)
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common())
-        told = (
+        unused = (
             (self.unread, f"passed over, no format that is read ({kinds})", "audio file"),
             (self.empty_folders, "without a sound that is read", "folder"),
             (self.broken_links, "to nothing", "link"),
             (self.loops, "to a folder above, not followed", "link"),
         )
         return [
-            f"{counted(len(paths), noun)} {what}: {first_ten(self.names(paths))}" for paths, what, noun in told if paths
+            f"{counted(len(paths), noun)} {what}: {first_ten(self.names(paths))}"
+            for paths, what, noun in unused
+            if paths
         ]
 
 

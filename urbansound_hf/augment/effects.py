@@ -239,36 +239,36 @@ class EffectKind:
 
 
 SNR, SHARE, HERTZ = "dB SNR", "of the clip", "Hz"
-LOUD, PART, HEARD = (-30, 100), (0, 1), (20, 20_000)
+LEVELS, SHARES, AUDIBLE = (-30, 100), (0, 1), (20, 20_000)
 
 EFFECTS: dict[str, EffectKind] = {
     "white_noise": EffectKind(
         white_noise, "adds noise, equally strong at all frequencies", "hissing recorders, small data",
-        0.5, SNR, (10, 30), LOUD,
+        0.5, SNR, (10, 30), LEVELS,
     ),
     "pink_noise": EffectKind(
         pink_noise, "adds noise that falls by 3 dB an octave", "rain, crowds, far traffic behind the sound",
-        0.5, SNR, (10, 30), LOUD,
+        0.5, SNR, (10, 30), LEVELS,
     ),
     "brown_noise": EffectKind(
         brown_noise, "adds noise that falls by 6 dB an octave", "wind in the microphone, near traffic",
-        0.5, SNR, (10, 30), LOUD,
+        0.5, SNR, (10, 30), LEVELS,
     ),
     "noise_folder": EffectKind(
         noise_folder, "adds a stretch of a sound from the folder", "the place of use can be recorded without "
-        "the classes", 0.5, SNR, (5, 20), LOUD, True,
+        "the classes", 0.5, SNR, (5, 20), LEVELS, True,
     ),
     "silence": EffectKind(
         silence, "sets a stretch to zero", "no single event of a clip shall decide",
-        0.3, SHARE, (0.05, 0.25), PART,
+        0.3, SHARE, (0.05, 0.25), SHARES,
     ),
     "shift": EffectKind(
         shift, "moves the sound later, in a circle", "events sit at the same place in all training clips",
-        0.5, SHARE, (0, 1), PART,
+        0.5, SHARE, (0, 1), SHARES,
     ),
     "crop": EffectKind(
         crop, "keeps a stretch from a random place", "short or cut-off clips are to be recognised",
-        0.5, SHARE, (0.7, 1), PART,
+        0.5, SHARE, (0.7, 1), SHARES,
     ),
     "gain": EffectKind(
         gain, "makes it louder or softer", "distances differ; models that scale their input don't notice",
@@ -291,15 +291,15 @@ EFFECTS: dict[str, EffectKind] = {
     ),
     "low_pass": EffectKind(
         low_pass, "takes away what is above", "far or muffled sounds, cheap microphones, strong compression",
-        0.3, HERTZ, (2000, 7000), HEARD,
+        0.3, HERTZ, (2000, 7000), AUDIBLE,
     ),
     "high_pass": EffectKind(
         high_pass, "takes away what is below", "small microphones, rumble filters",
-        0.3, HERTZ, (50, 500), HEARD,
+        0.3, HERTZ, (50, 500), AUDIBLE,
     ),
     "band_pass": EffectKind(
         band_pass, "keeps two octaves around it", "telephones and loudspeakers",
-        0.2, HERTZ, (500, 2000), HEARD,
+        0.2, HERTZ, (500, 2000), AUDIBLE,
     ),
     "equalizer": EffectKind(
         equalizer, "lifts or lowers an octave at a random frequency", "microphones and rooms colour the sound",
