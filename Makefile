@@ -13,7 +13,7 @@ demo: $(VENV)/base  ## train on the built-in synthetic sounds, evaluate, classif
 	$(BIN)/python infer.py outputs/demo_clips/audio/fold1 --model outputs/demo/fold10 --top_k 1
 
 test: $(VENV)/dev  ## the test suite, offline
-	PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/dev  ## style, format, types, declared dependencies
 	$(BIN)/ruff check .
