@@ -28,7 +28,7 @@ __all__ = [
     "splits", "synthetic_dataset", "train",
 ]  # fmt: skip
 
-if TYPE_CHECKING:  # for type checkers and editors; the same names as below
+if TYPE_CHECKING:  # for type checkers and editors, and read by `lazy_names`
     from urbansound_hf import augment, plots
     from urbansound_hf.app.launch import launch_app
     from urbansound_hf.audio.io import load_audio
@@ -47,24 +47,4 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from urbansound_hf.reports.run_report import report
     from urbansound_hf.training.train import train
 else:
-    __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "app.launch": ["launch_app"],
-            "audio.io": ["load_audio"],
-            "audio.spectrogram": ["mel_spectrogram", "mfcc", "spectrogram"],
-            "data.leaks": ["describe_leaks", "leak_report"],
-            "data.loading": ["Sounds", "load_sounds", "load_urbansound8k"],
-            "data.synthetic": ["synthetic_dataset"],
-            "errors": ["UserError"],
-            "evaluation.runs": ["Run", "read_run"],
-            "inference.classifier": ["SoundClassifier"],
-            "models.catalogue": ["list_families"],
-            "models.loading": ["load_feature_extractor", "load_model"],
-            "progress": ["quietly"],
-            "reports.comparison": ["compare_runs"],
-            "reports.run_report": ["report"],
-            "training.train": ["train"],
-        },
-        {"augment": "augment", "plots": "plots", "splits": "data.splits"},
-    )
+    __getattr__, __dir__ = lazy_names(__name__, __file__)

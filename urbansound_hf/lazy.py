@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
-def lazy_names(
-    package: str, modules: Mapping[str, Sequence[str]], submodules: Mapping[str, str] | None = None
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package whose public names wait in its modules.
+def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package: its names are those that it imports `if TYPE_CHECKING`.
 
     Args:
         package: its `__name__`.
-        modules: public names by the module that defines them, relative to the package.
-        submodules: public name → module that is itself the value, relative to the package.
+        file: its `__file__`, whose imports for type checkers are read and not run.
     """
-    origins = {name: module for module, names in modules.items() for name in names}
-    whole = submodules or {}
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    imports = (node for node in block.body if isinstance(node, ast.ImportFrom))
+    origins = {alias.name: str(node.module) for node in imports for alias in node.names}
 
     def get(name: str) -> Any:
-        if name in origins:
-            value = getattr(importlib.import_module(f"{package}.{origins[name]}"), name)
-        elif name in whole:
-            value = importlib.import_module(f"{package}.{whole[name]}")
-        else:
+        if name not in origins:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        whole = f"{origins[name]}.{name}"
+        try:
+            value = importlib.import_module(whole)
+        except ModuleNotFoundError as error:
+            if error.name != whole:
+                raise
+            value = getattr(importlib.import_module(origins[name]), name)  # no module, but a name of one
         setattr(sys.modules[package], name, value)  # found directly from now on
         return value
 
-    return get, lambda: sorted({*origins, *whole})
+    return get, lambda: sorted(origins)

@@ -1,8 +1,10 @@
-"""Plain-text formatting: tables and counted lists."""
+"""Plain-text formatting: tables, counted lists and templates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 
 def first_ten(names: Sequence[str]) -> str:
@@ -41,3 +43,18 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "
     rule = ["-" * width if i < texts else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     body = "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
     return (f"*{note}*\n\n" if note else "") + body
+
+
+def rendered(template: Path, **values: Any) -> str:
+    """Fills in a Jinja template; one for HTML escapes the values."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=".html" in template.suffixes,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template.name).render(**values)

@@ -11,13 +11,9 @@ import soundfile
 from urbansound_hf.augment import effects
 from urbansound_hf.augment.effects import (
     band_pass,
-    brown_noise,
     crop,
     equalizer,
-    high_pass,
-    low_pass,
     noise_folder,
-    pink_noise,
     pitch_shift,
     polarity,
     room,
@@ -26,11 +22,12 @@ from urbansound_hf.augment.effects import (
     silence,
     speed,
     time_stretch,
-    white_noise,
 )
 from urbansound_hf.data import synthetic
 
 RATE = 16_000
+white_noise, pink_noise, brown_noise = (effects.EFFECTS[f"{name}_noise"].run for name in ("white", "pink", "brown"))
+low_pass, high_pass = (effects.EFFECTS[f"{name}_pass"].run for name in ("low", "high"))
 
 
 def generator(seed: int = 0) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""UrbanSound8K: its table is checked, every format decoded, once, streamed, and downloaded from a loopback server."""
+"""UrbanSound8K: its table is checked, every format decoded, once, and downloaded from a loopback server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from urbansound_hf.audio.files import AudioFiles
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.data import builder, urbansound8k
 from urbansound_hf.data.__main__ import main
-from urbansound_hf.data.builder import CLIPS_PER_TABLE, processes
+from urbansound_hf.data.builder import processes
 from urbansound_hf.data.loading import SoundRequest, load_sounds, load_urbansound8k
 from urbansound_hf.data.urbansound8k import UrbanSound8K, obtain
 from urbansound_hf.errors import UserError, exit_code
@@ -295,17 +295,6 @@ def test_unreadable_clips_are_all_named_from_any_process(tmp_path, capsys, num_p
     assert len(load_urbansound8k(root, num_proc=num_proc)) == 70, "mended: nothing half-done is left in the cache"
 
 
-def test_streaming_from_a_folder_gives_the_same_rows_and_stores_nothing(tmp_path, cache, decoded):
-    root = many(tmp_path / "data")
-    stream = load_urbansound8k(root, streaming=True)
-    assert next(iter(stream))["audio"]["path"] == "audio/fold1/1000-0-0-0.wav"
-    assert len(decoded) == CLIPS_PER_TABLE
-    assert not list(cache.rglob("*.arrow"))
-    assert list(stream) == load_urbansound8k(root).to_list()
-    shuffled = [row["fsID"] for row in stream.shuffle(seed=0, buffer_size=16)]
-    assert shuffled != sorted(shuffled) and sorted(shuffled) == [1000 + number for number in range(70)]
-
-
 @pytest.fixture
 def served(tmp_path):
     """Serves an archive in the official layout on loopback: `(url, md5, requests so far)`."""
@@ -399,7 +388,6 @@ def test_a_data_dir_without_the_data_set_is_an_error_not_a_download(tmp_path, mo
     for load in (
         lambda: load_sounds(SoundRequest(data_dir=str(tmp_path / given))),
         lambda: load_urbansound8k(tmp_path / given),
-        lambda: load_urbansound8k(tmp_path / given, streaming=True),
     ):
         with pytest.raises(UserError, match=said):
             load()
@@ -425,28 +413,6 @@ def test_a_part_of_the_data_set_is_not_downloaded_over(tmp_path):
     tone(tmp_path / "audio/fold1/1000-0-0-0.wav")
     with pytest.raises(UserError, match=r"a part of UrbanSound8K is here, but not metadata/UrbanSound8K.csv"):
         obtain(tmp_path, True, "http://127.0.0.1:9/never", "")
-
-
-def test_streaming_from_the_web_tells_what_it_knows_so_far(tmp_path, served):
-    url, _, _ = served
-    rows = list(load_urbansound8k(tmp_path / "nothing here", streaming=True, download=True, url=url))
-    expected = load_urbansound8k(tmp_path / "source").to_list()
-    assert sorted(row["fsID"] for row in rows) == [row["fsID"] for row in expected]
-    for row in rows:
-        same = expected[row["fsID"] - 1000]
-        unknown = {"salience": None, "start": None, "end": None}  # the CSV comes after the sounds in this archive
-        assert row == same | unknown
-    assert not (tmp_path / "nothing here").exists()
-
-
-def test_a_stream_that_breaks_off_says_so(tmp_path, served):
-    url, _, _ = served
-    archive = tmp_path / "web" / "UrbanSound8K.tar.gz"
-    archive.write_bytes(archive.read_bytes()[:-2000])
-    with pytest.raises(UserError, match="streaming the archive stopped"):
-        list(load_urbansound8k(tmp_path / "nothing", streaming=True, download=True, url=url))
-    with pytest.raises(UserError, match="404"):
-        list(load_urbansound8k(tmp_path / "nothing", streaming=True, download=True, url=url + ".zip"))
 
 
 def test_the_command_prints_clips_per_fold_and_class(tmp_path, capsys):

@@ -16,9 +16,10 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from urbansound_hf.data.urbansound8k import CLASSES
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.features.extract import as_tensors, extract
 from urbansound_hf.models import adapt
+from urbansound_hf.models.__main__ import main
 from urbansound_hf.models.ecapa_tdnn import convert, modeling_ecapa_tdnn
 from urbansound_hf.models.ecapa_tdnn.modeling_ecapa_tdnn import (
     EcapaTdnnConfig,
@@ -111,7 +112,7 @@ def speechbrain_folder(tmp_path) -> Path:
 
 @pytest.fixture
 def converted(speechbrain_folder, tmp_path) -> Path:
-    assert convert.main(["convert", str(speechbrain_folder), str(tmp_path / "converted")]) == 0
+    assert main(["ecapa_tdnn", "convert", str(speechbrain_folder), str(tmp_path / "converted")]) == 0
     return tmp_path / "converted"
 
 
@@ -207,7 +208,7 @@ def test_a_folder_that_does_not_fit_is_explained(speechbrain_folder, tmp_path, c
     text = (speechbrain_folder / file).read_text(encoding="utf-8")
     assert before in text
     (speechbrain_folder / file).write_text(text.replace(before, after), encoding="utf-8")
-    assert convert.main(["convert", str(speechbrain_folder), str(tmp_path / "out")]) == 2
+    assert exit_code(lambda: main(["ecapa_tdnn", "convert", str(speechbrain_folder), str(tmp_path / "out")])) == 2
     message = capsys.readouterr().err
     assert rule in message and "fix:" in message and not (tmp_path / "out").exists()
 

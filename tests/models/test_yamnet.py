@@ -17,6 +17,8 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 from tests.conftest import REAL_DATA, YAMNET
 from urbansound_hf.audio.io import load_audio
+from urbansound_hf.errors import exit_code
+from urbansound_hf.models.__main__ import main
 from urbansound_hf.models.yamnet import convert
 from urbansound_hf.models.yamnet.modeling_yamnet import (
     SameConv2d,
@@ -52,7 +54,7 @@ def features(*waveforms: np.ndarray, **options) -> dict:
 def published(tmp_path_factory) -> Path:
     pytest.importorskip("onnx")
     folder = tmp_path_factory.mktemp("yamnet")
-    assert convert.main(["convert", str(YAMNET / "model.onnx"), str(folder)]) == 0
+    assert main(["yamnet", "convert", str(YAMNET / "model.onnx"), str(folder)]) == 0
     return folder
 
 
@@ -126,7 +128,7 @@ def test_the_converted_folder_says_what_it_is(published):
 
 
 def conversion_error(capsys, model: Path, out_dir: Path) -> str:
-    assert convert.main(["convert", str(model), str(out_dir)]) == 2
+    assert exit_code(lambda: main(["yamnet", "convert", str(model), str(out_dir)])) == 2
     assert not out_dir.exists()
     return capsys.readouterr().err
 

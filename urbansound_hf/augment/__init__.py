@@ -9,18 +9,10 @@ from urbansound_hf.lazy import lazy_names
 
 __all__ = ["EFFECTS", "apply_effects", "mask_spectrogram", "mix", "parse_effects"]
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors, and read by `lazy_names`
     from urbansound_hf.augment.chain import apply_effects, parse_effects
     from urbansound_hf.augment.effects import EFFECTS
     from urbansound_hf.augment.mixing import mix
     from urbansound_hf.augment.spec_augment import mask_spectrogram
 else:
-    __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "chain": ["apply_effects", "parse_effects"],
-            "effects": ["EFFECTS"],
-            "mixing": ["mix"],
-            "spec_augment": ["mask_spectrogram"],
-        },
-    )
+    __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -19,6 +20,55 @@ from numpy.random import Generator
 from urbansound_hf.audio import dsp
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.audio.resampling import resample
+
+FLAG = "--augment"
+
+
+@dataclass(frozen=True)
+class EffectKind:
+    """The registry entry of an effect.
+
+    Args:
+        run: `(waveform, sampling_rate, value, generator)` → waveform; of a folder also `sounds`.
+        help: what it does, in a line.
+        use: when it helps, in a line.
+        probability: the default, 0 to 1.
+        default: the default range of its value in `unit`; an effect without a unit takes no range.
+        limits: the values that are possible.
+        needs_folder: whether it takes sounds of the user's.
+    """
+
+    run: Callable[..., np.ndarray]
+    help: str
+    use: str
+    probability: float = 0.5
+    unit: str = ""
+    default: tuple[float, float] = (0.0, 0.0)
+    limits: tuple[float, float] = (0.0, 0.0)
+    needs_folder: bool = False
+
+    def spec(self, name: str) -> str:
+        """How it is written out: `gain:0.5:-12..6`."""
+        value = ":{:g}..{:g}".format(*self.default) if self.unit else ""
+        return f"{name}:{self.probability:g}{value}{':FOLDER' * self.needs_folder}"
+
+
+SNR, SHARE, HERTZ = "dB SNR", "of the clip", "Hz"
+LEVELS, SHARES, AUDIBLE = (-30, 100), (0, 1), (20, 20_000)
+
+EFFECTS: dict[str, EffectKind] = {}
+"""The effects by name, in the order of the documentation."""
+
+
+def effect(*facts: Any, **options: Any) -> Callable[[Callable[..., np.ndarray]], Callable[..., np.ndarray]]:
+    """Registers a function as the effect of its name; the arguments are those of `EffectKind` after `run`."""
+
+    def register(run: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        EFFECTS[run.__name__] = EffectKind(run, *facts, **options)  # type: ignore[attr-defined]
+        return run
+
+    return register
+
 
 # ---- noise; `snr` in dB, of the mean powers over the whole clip
 
@@ -29,18 +79,17 @@ def coloured_noise(waveform: np.ndarray, rate: int, snr: float, generator: Gener
     return _add(waveform, noise, snr)
 
 
-def white_noise(waveform: np.ndarray, rate: int, snr: float, generator: Generator) -> np.ndarray:
-    return coloured_noise(waveform, rate, snr, generator, exponent=0)
+for colour, exponent, what, when in (
+    ("white", 0, "adds noise, equally strong at all frequencies", "hissing recorders, small data"),
+    ("pink", 1, "adds noise that falls by 3 dB an octave", "rain, crowds, far traffic behind the sound"),
+    ("brown", 2, "adds noise that falls by 6 dB an octave", "wind in the microphone, near traffic"),
+):
+    noise_of = partial(coloured_noise, exponent=exponent)
+    EFFECTS[f"{colour}_noise"] = EffectKind(noise_of, what, when, 0.5, SNR, (10, 30), LEVELS)
 
 
-def pink_noise(waveform: np.ndarray, rate: int, snr: float, generator: Generator) -> np.ndarray:
-    return coloured_noise(waveform, rate, snr, generator, exponent=1)
-
-
-def brown_noise(waveform: np.ndarray, rate: int, snr: float, generator: Generator) -> np.ndarray:
-    return coloured_noise(waveform, rate, snr, generator, exponent=2)
-
-
+@effect("adds a stretch of a sound from the folder", "the place of use can be recorded without the classes",
+        0.5, SNR, (5, 20), LEVELS, True)  # fmt: skip
 def noise_folder(
     waveform: np.ndarray, rate: int, snr: float, generator: Generator, sounds: Sequence[Path]
 ) -> np.ndarray:
@@ -52,6 +101,7 @@ def noise_folder(
 # ---- time and level
 
 
+@effect("sets a stretch to zero", "no single event of a clip shall decide", 0.3, SHARE, (0.05, 0.25), SHARES)
 def silence(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
     """Sets a stretch of `share` of the clip, 0 to 1, to zero."""
     gap = round(share * len(waveform))
@@ -59,20 +109,28 @@ def silence(waveform: np.ndarray, rate: int, share: float, generator: Generator)
     return np.concatenate([waveform[:start], np.zeros(gap, np.float32), waveform[start + gap :]])
 
 
+@effect("moves the sound later, in a circle", "events sit at the same place in all training clips",
+        0.5, SHARE, (0, 1), SHARES)  # fmt: skip
 def shift(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
     """Moves the sound later by `share` of the clip, 0 to 1; what leaves at the end comes in at the beginning."""
     return np.roll(waveform, round(share * len(waveform)))
 
 
+@effect(
+    "keeps a stretch from a random place", "short or cut-off clips are to be recognised", 0.5, SHARE, (0.7, 1), SHARES
+)
 def crop(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
     """Keeps a stretch of `share` of the clip, 0 to 1, from a random place; the result is that much shorter."""
     return _stretch(waveform, max(1, round(share * len(waveform))), generator)
 
 
+@effect("makes it louder or softer", "distances differ; models that scale their input don't notice",
+        0.5, "dB", (-12, 6), (-60, 60))  # fmt: skip
 def gain(waveform: np.ndarray, rate: int, decibels: float, generator: Generator) -> np.ndarray:
     return waveform * 10 ** (decibels / 20)
 
 
+@effect("turns the waveform upside down", "costs nothing; only models of raw waveforms notice")
 def polarity(waveform: np.ndarray, rate: int, value: float, generator: Generator) -> np.ndarray:
     """Turns the waveform upside down; `value` is not used."""
     return -waveform
@@ -84,12 +142,17 @@ def polarity(waveform: np.ndarray, rate: int, value: float, generator: Generator
 SPEED_DENOMINATOR = 256  # factors become fractions, 0.2 % off at most: computing the filter of 17237/16000 takes 0.15 s
 
 
+@effect("changes pitch and tempo together", "machines at other speeds, animals of other sizes",
+        0.5, "times", (0.9, 1.1), (0.25, 4))  # fmt: skip
 def speed(waveform: np.ndarray, rate: int, factor: float, generator: Generator) -> np.ndarray:
     """Plays the sound `factor` times as fast, as a tape does: pitch and tempo rise together, the length shrinks."""
     ratio = Fraction(factor).limit_denominator(SPEED_DENOMINATOR)
     return resample(waveform, ratio.numerator, ratio.denominator)
 
 
+@effect(
+    "changes the tempo, not the pitch", "rhythms differ: barks, hammers, music", 0.3, "times", (0.8, 1.25), (0.25, 4)
+)
 def time_stretch(waveform: np.ndarray, rate: int, factor: float, generator: Generator) -> np.ndarray:
     """Makes the sound `factor` times as fast at the same pitch; the length shrinks. The phase vocoder blurs clicks."""
     import torch
@@ -103,6 +166,9 @@ def time_stretch(waveform: np.ndarray, rate: int, factor: float, generator: Gene
     return torch.istft(phase_vocoder(frames, factor, advance), n_fft, hop, window=window, length=samples).numpy()
 
 
+@effect(
+    "changes the pitch, not the tempo", "horns, sirens, voices of other pitch", 0.3, "semitones", (-2, 2), (-24, 24)
+)
 def pitch_shift(waveform: np.ndarray, rate: int, semitones: float, generator: Generator) -> np.ndarray:
     """Raises the pitch by `semitones` at the same tempo: a time stretch, then a change of speed that undoes it.
 
@@ -116,19 +182,33 @@ def pitch_shift(waveform: np.ndarray, rate: int, semitones: float, generator: Ge
 # ---- filters; 24 dB an octave beyond the cut-off (Butterworth), which is kept below half the sampling rate
 
 
-def low_pass(waveform: np.ndarray, rate: int, hertz: float, generator: Generator) -> np.ndarray:
-    return _butterworth(waveform, rate, hertz, "lowpass")
+def butterworth(
+    waveform: np.ndarray, rate: int, hertz: float, generator: Generator | None = None, kind: str = "lowpass"
+) -> np.ndarray:
+    from scipy import signal
+
+    sections = signal.butter(4, min(hertz, 0.49 * rate), kind, fs=rate, output="sos")
+    return signal.sosfilt(sections, waveform).astype(np.float32)
 
 
-def high_pass(waveform: np.ndarray, rate: int, hertz: float, generator: Generator) -> np.ndarray:
-    return _butterworth(waveform, rate, hertz, "highpass")
+EFFECTS["low_pass"] = EffectKind(
+    partial(butterworth, kind="lowpass"), "takes away what is above",
+    "far or muffled sounds, cheap microphones, strong compression", 0.3, HERTZ, (2000, 7000), AUDIBLE,
+)  # fmt: skip
+EFFECTS["high_pass"] = EffectKind(
+    partial(butterworth, kind="highpass"), "takes away what is below", "small microphones, rumble filters",
+    0.3, HERTZ, (50, 500), AUDIBLE,
+)  # fmt: skip
 
 
+@effect("keeps two octaves around it", "telephones and loudspeakers", 0.2, HERTZ, (500, 2000), AUDIBLE)
 def band_pass(waveform: np.ndarray, rate: int, hertz: float, generator: Generator) -> np.ndarray:
     """Keeps two octaves around `hertz`."""
-    return _butterworth(_butterworth(waveform, rate, hertz / 2, "highpass"), rate, 2 * hertz, "lowpass")
+    return butterworth(butterworth(waveform, rate, hertz / 2, kind="highpass"), rate, 2 * hertz, kind="lowpass")
 
 
+@effect("lifts or lowers an octave at a random frequency", "microphones and rooms colour the sound",
+        0.5, "dB", (-12, 12), (-40, 40))  # fmt: skip
 def equalizer(waveform: np.ndarray, rate: int, decibels: float, generator: Generator) -> np.ndarray:
     """Lifts (or lowers) an octave or so around a random frequency, 100 Hz to a quarter of the rate, by `decibels`.
 
@@ -147,6 +227,8 @@ def equalizer(waveform: np.ndarray, rate: int, decibels: float, generator: Gener
 # ---- rooms; the loudness (mean power) stays
 
 
+@effect("puts it into a simulated room with this RT60", "indoors and between houses, after dry training",
+        0.3, "s", (0.1, 0.8), (0.02, 10))  # fmt: skip
 def room(waveform: np.ndarray, rate: int, rt60: float, generator: Generator) -> np.ndarray:
     """Reverberation that decays by 60 dB in `rt60` seconds.
 
@@ -159,6 +241,9 @@ def room(waveform: np.ndarray, rate: int, rt60: float, generator: Generator) -> 
     return _reverberate(waveform, np.concatenate([np.ones(1, np.float32), tail]))
 
 
+@effect(
+    "puts it into a room whose impulse response is in the folder", "the place of use is known", 0.3, needs_folder=True
+)
 def room_folder(
     waveform: np.ndarray, rate: int, value: float, generator: Generator, sounds: Sequence[Path]
 ) -> np.ndarray:
@@ -197,120 +282,3 @@ def _stretch(waveform: np.ndarray, samples: int, generator: Generator) -> np.nda
     """`samples` samples from a random place; a shorter waveform is returned unchanged."""
     start = generator.integers(max(0, len(waveform) - samples) + 1)
     return waveform[start : start + samples]
-
-
-def _butterworth(waveform: np.ndarray, rate: int, hertz: float, kind: str) -> np.ndarray:
-    from scipy import signal
-
-    sections = signal.butter(4, min(hertz, 0.49 * rate), kind, fs=rate, output="sos")
-    return signal.sosfilt(sections, waveform).astype(np.float32)
-
-
-FLAG = "--augment"
-
-
-@dataclass(frozen=True)
-class EffectKind:
-    """The registry entry of an effect.
-
-    Args:
-        run: `(waveform, sampling_rate, value, generator)` → waveform; of a folder also `sounds`.
-        help: what it does, in a line.
-        use: when it helps, in a line.
-        probability: the default, 0 to 1.
-        default: the default range of its value in `unit`; an effect without a unit takes no range.
-        limits: the values that are possible.
-        needs_folder: whether it takes sounds of the user's.
-    """
-
-    run: Callable[..., np.ndarray]
-    help: str
-    use: str
-    probability: float = 0.5
-    unit: str = ""
-    default: tuple[float, float] = (0.0, 0.0)
-    limits: tuple[float, float] = (0.0, 0.0)
-    needs_folder: bool = False
-
-    def spec(self, name: str) -> str:
-        """How it is written out: `gain:0.5:-12..6`."""
-        value = ":{:g}..{:g}".format(*self.default) if self.unit else ""
-        return f"{name}:{self.probability:g}{value}{':FOLDER' * self.needs_folder}"
-
-
-SNR, SHARE, HERTZ = "dB SNR", "of the clip", "Hz"
-LEVELS, SHARES, AUDIBLE = (-30, 100), (0, 1), (20, 20_000)
-
-EFFECTS: dict[str, EffectKind] = {
-    "white_noise": EffectKind(
-        white_noise, "adds noise, equally strong at all frequencies", "hissing recorders, small data",
-        0.5, SNR, (10, 30), LEVELS,
-    ),
-    "pink_noise": EffectKind(
-        pink_noise, "adds noise that falls by 3 dB an octave", "rain, crowds, far traffic behind the sound",
-        0.5, SNR, (10, 30), LEVELS,
-    ),
-    "brown_noise": EffectKind(
-        brown_noise, "adds noise that falls by 6 dB an octave", "wind in the microphone, near traffic",
-        0.5, SNR, (10, 30), LEVELS,
-    ),
-    "noise_folder": EffectKind(
-        noise_folder, "adds a stretch of a sound from the folder", "the place of use can be recorded without "
-        "the classes", 0.5, SNR, (5, 20), LEVELS, True,
-    ),
-    "silence": EffectKind(
-        silence, "sets a stretch to zero", "no single event of a clip shall decide",
-        0.3, SHARE, (0.05, 0.25), SHARES,
-    ),
-    "shift": EffectKind(
-        shift, "moves the sound later, in a circle", "events sit at the same place in all training clips",
-        0.5, SHARE, (0, 1), SHARES,
-    ),
-    "crop": EffectKind(
-        crop, "keeps a stretch from a random place", "short or cut-off clips are to be recognised",
-        0.5, SHARE, (0.7, 1), SHARES,
-    ),
-    "gain": EffectKind(
-        gain, "makes it louder or softer", "distances differ; models that scale their input don't notice",
-        0.5, "dB", (-12, 6), (-60, 60),
-    ),
-    "polarity": EffectKind(
-        polarity, "turns the waveform upside down", "costs nothing; only models of raw waveforms notice",
-    ),
-    "speed": EffectKind(
-        speed, "changes pitch and tempo together", "machines at other speeds, animals of other sizes",
-        0.5, "times", (0.9, 1.1), (0.25, 4),
-    ),
-    "time_stretch": EffectKind(
-        time_stretch, "changes the tempo, not the pitch", "rhythms differ: barks, hammers, music",
-        0.3, "times", (0.8, 1.25), (0.25, 4),
-    ),
-    "pitch_shift": EffectKind(
-        pitch_shift, "changes the pitch, not the tempo", "horns, sirens, voices of other pitch",
-        0.3, "semitones", (-2, 2), (-24, 24),
-    ),
-    "low_pass": EffectKind(
-        low_pass, "takes away what is above", "far or muffled sounds, cheap microphones, strong compression",
-        0.3, HERTZ, (2000, 7000), AUDIBLE,
-    ),
-    "high_pass": EffectKind(
-        high_pass, "takes away what is below", "small microphones, rumble filters",
-        0.3, HERTZ, (50, 500), AUDIBLE,
-    ),
-    "band_pass": EffectKind(
-        band_pass, "keeps two octaves around it", "telephones and loudspeakers",
-        0.2, HERTZ, (500, 2000), AUDIBLE,
-    ),
-    "equalizer": EffectKind(
-        equalizer, "lifts or lowers an octave at a random frequency", "microphones and rooms colour the sound",
-        0.5, "dB", (-12, 12), (-40, 40),
-    ),
-    "room": EffectKind(
-        room, "puts it into a simulated room with this RT60", "indoors and between houses, after dry training",
-        0.3, "s", (0.1, 0.8), (0.02, 10),
-    ),
-    "room_folder": EffectKind(
-        room_folder, "puts it into a room whose impulse response is in the folder", "the place of use is known",
-        0.3, needs_folder=True,
-    ),
-}  # fmt: skip

@@ -6,7 +6,6 @@ FFmpeg to encode a column typed `Audio`. That is why it works without them, and 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import re
@@ -142,15 +141,6 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
             facts = [row["audio"]["path"], *(row[name] for name in columns)]
             digest.update(repr(facts).encode("utf-8", "surrogatepass") + row["audio"]["bytes"])
         return digest.hexdigest()[:16]
-
-    def stream(self) -> datasets.IterableDataset:
-        """The same rows, decoded as they are read and never stored."""
-        builder = copy.copy(self)  # without the notes: removing a column of a stream would ask for torchcodec
-        builder.info = self.info.copy()
-        builder.features = builder.info.features = datasets.Features(
-            {name: feature for name, feature in self.features.items() if name != NOTE}
-        )
-        return undecoded(builder.as_streaming_dataset(split="train"))
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=self.features)

@@ -143,7 +143,7 @@ def _save(response: requests.Response, part: Path, start: int) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    size, name = archive.stat().st_size, ""
+    size = archive.stat().st_size
     _check_space(folder.parent, size)  # WAVs hardly shrink, so this is nearly the size of what comes out
     folder.mkdir()
     try:
@@ -153,21 +153,24 @@ def _extract(archive: Path, folder: Path) -> None:
             gzip.open(counted) as stream,
             tarfile.open(fileobj=stream, mode="r:") as tar,
         ):
-            for member in tar:
-                name = member.name
-                if PurePosixPath(name).name.startswith(("._", ".DS_Store")):
-                    continue
-                if not (member.isfile() or member.isdir()):  # links have led older Pythons' filter out: CVE-2025-4517
-                    raise tarfile.SpecialFileError(member)
-                tar.extract(member, folder, filter="data")
+            tar.extractall(folder, filter=_sounds_only)
             while stream.read(CHUNK):  # on to gzip's own checksum, at the very end
                 pass
-    except tarfile.FilterError:
+    except tarfile.FilterError as error:
         rule = "an archive may hold only files and folders inside itself; this one holds something else"
-        raise UserError(rule, f"{archive}: {name}", "take the archive from its official source") from None
+        raise UserError(rule, f"{archive}: {error.tarinfo.name}", "take the archive from its official source") from None
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         fix = f"delete {archive} to download it again"
         raise UserError(f"the archive is damaged or cut off ({error})", str(archive), fix) from None
+
+
+def _sounds_only(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """The filter of `tarfile`: no litter of macOS; links have led older Pythons' own filter out, CVE-2025-4517."""
+    if PurePosixPath(member.name).name.startswith(("._", ".DS_Store")):
+        return None
+    if not (member.isfile() or member.isdir()):
+        raise tarfile.SpecialFileError(member)
+    return tarfile.data_filter(member, folder)
 
 
 def _check_md5(path: Path, md5: str, url: str) -> None:

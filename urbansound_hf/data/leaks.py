@@ -10,31 +10,20 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from urbansound_hf.data.columns import find_columns, fold_number, seconds
 from urbansound_hf.data.fingerprints import Fingerprints, audio_leaks
 from urbansound_hf.data.metadata_csv import MetadataCsv, read_csv
-from urbansound_hf.data.splits import random
+from urbansound_hf.data.splits import Split, random
 from urbansound_hf.data.urbansound8k import RECORDINGS_IN_TWO_FOLDS
 from urbansound_hf.errors import UserError, joined
 from urbansound_hf.text import counted, listed
 
 KNOWN = frozenset(str(recording) for recording in RECORDINGS_IN_TWO_FOLDS)
 TOLERATED_DUPLICATES = 0.01  # of UrbanSound8K's test clips, see `check`; they move a score by no more than that
-
-
-class Rows(Protocol):
-    """Row numbers of the three parts, as in `splits.Split`."""
-
-    @property
-    def train(self) -> np.ndarray: ...
-    @property
-    def validation(self) -> np.ndarray: ...
-    @property
-    def test(self) -> np.ndarray: ...
 
 
 def metadata_leaks(
@@ -106,10 +95,7 @@ def across_folds(columns: Mapping[str, Any]) -> dict[str, Any]:
         The counts of `metadata_leaks` summed over the folds; `shared_recordings` with their clips, and labels by fold;
         `leaking_recordings`: those that UrbanSound8K's own folds do not explain.
     """
-    groups, folds = (
-        np.asarray(["" if group is None else str(group) for group in columns["group"]]),
-        np.asarray(columns["fold"]),
-    )
+    groups, folds = np.array([str(group or "") for group in columns["group"]]), np.asarray(columns["fold"])
     times, labels = (columns.get("start"), columns.get("end")), np.asarray(columns["label"])
     sides = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
     parts = [metadata_leaks(groups, train, test, *times, labels) for train, test in sides]
@@ -137,11 +123,11 @@ def _unexplained(found: Mapping[str, Any], known: frozenset[str]) -> set[str]:
     return set(found.get("shared_recordings", [])) - known | set(found.get("same_class_recordings", []))
 
 
-def leak_report(split: Rows, columns: Mapping[str, Any], fingerprints: Fingerprints | None = None) -> dict[str, Any]:
+def leak_report(split: Split, columns: Mapping[str, Any], fingerprints: Fingerprints | None = None) -> dict[str, Any]:
     """The leak report of one run, as it stands in metrics.json.
 
     Args:
-        split: row numbers; a `splits.Split`.
+        split: row numbers of the three parts.
         columns: of every row, as far as they are known: `group`, `label`, `start` and `end` in seconds.
         fingerprints: from `audio_fingerprints`.
 
@@ -252,8 +238,8 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _share(count: int | None, total: int) -> str:
-    return "not known" if count is None else f"{count:,} ({count / max(1, total):.1%})" if count else "none"
+def _share(count: int | None, total: int, nothing: str = "none") -> str:
+    return "not known" if count is None else f"{count:,} ({count / max(1, total):.1%})" if count else nothing
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:
@@ -311,11 +297,8 @@ def describe_table(found: dict[str, Any]) -> str:
 
 
 def _shares(found: dict[str, Any], total: int) -> str:
-    counts = []
-    for name in ("shared_recording", "shared_same_class", "time_overlap", "time_overlap_same_class"):
-        count = found[f"{name}_clips"]
-        counts.append("not known" if count is None else f"{count:,} ({count / total:.1%})")
-    shared, same, overlap, same_overlap = counts
+    names = ("shared_recording", "shared_same_class", "time_overlap", "time_overlap_same_class")
+    shared, same, overlap, same_overlap = (_share(found[f"{name}_clips"], total, "0 (0.0%)") for name in names)
     return (
         f"\n  clips whose recording is on the other side: {shared}, under the same class: {same}"
         f"\n  clips overlapping one there in time: {overlap}, of the same class: {same_overlap}"

@@ -13,26 +13,23 @@ from typing import Literal
 import datasets
 
 from urbansound_hf.audio.io import SAMPLING_RATE
-from urbansound_hf.data import synthetic, urbansound8k
-from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features, undecoded
+from urbansound_hf.data import synthetic
+from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features
 from urbansound_hf.data.columns import columns_of, encode
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
-from urbansound_hf.data.streaming import UrbanSound8KStream
-from urbansound_hf.data.urbansound8k import DEFAULT_DIR, UrbanSound8K, find_root
+from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import expand_user
 
 
 def load_urbansound8k(
     data_dir: str | Path | None = None,
-    streaming: bool = False,
     sampling_rate: int = SAMPLING_RATE,
     allow_missing_files: bool = False,
     num_proc: int | None = None,
-    url: str = urbansound8k.SOURCE_URL,
     download: bool = False,
-) -> datasets.Dataset | datasets.IterableDataset:
+) -> datasets.Dataset:
     """UrbanSound8K as a `datasets` table, ready for `load_audio(row["audio"]["bytes"])`.
 
     Columns: `audio`, `label` (the data set's own classID), `fold`, `group` (the recording), `fsID`, `class`,
@@ -40,22 +37,14 @@ def load_urbansound8k(
     set is searched in `data` and downloaded there (about 6 GB, from Zenodo) if it is missing; a `data_dir` that is
     given must hold it, unless `download` is true.
 
-    With `streaming`, nothing is stored. Clips that are on the disk are decoded as they are read; otherwise, where a
-    download would begin, they are read from the archive on the web, from its beginning at every pass, in its order and
-    with no md5 check: `fold`, `fsID`, `label` and `class` come from a file's name, while `salience`, `start` and `end`
-    are None until the metadata CSV has passed by.
-
     Raises:
-        UserError: as `UrbanSound8K`; or, while streaming, the connection broke.
+        UserError: as `UrbanSound8K`.
 
     >>> dataset = ush.load_urbansound8k("sounds")
     >>> len(dataset), ush.load_audio(dataset[0]["audio"]["bytes"]).dtype
     (100, dtype('float32'))
     """
-    if streaming and (download or not data_dir) and not find_root(expand_user(data_dir or DEFAULT_DIR)):
-        return undecoded(UrbanSound8KStream(url, sampling_rate).as_streaming_dataset(split="train"))
-    builder = UrbanSound8K(data_dir, sampling_rate, allow_missing_files, download=download)
-    return builder.stream() if streaming else builder.load(num_proc)
+    return UrbanSound8K(data_dir, sampling_rate, allow_missing_files, download=download).load(num_proc)
 
 
 NAMED = ("urbansound8k", "synthetic")

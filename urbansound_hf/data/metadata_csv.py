@@ -48,11 +48,7 @@ def read_csv(path: Path) -> MetadataCsv:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"not a readable CSV ({error.strerror})", str(path)) from None
-    return parse_csv(content, str(path))
-
-
-def parse_csv(content: bytes, name: str) -> MetadataCsv:
-    """As `read_csv`, from the bytes of the file; `name` is what errors call it."""
+    name = str(path)
     lines = list(io.StringIO(_decoded(content, name), newline=""))
     reader = csv.reader(lines, delimiter=_delimiter(lines), strict=True)
     columns: list[str] = []

@@ -15,7 +15,7 @@ from urbansound_hf.audio.files import AudioFiles, find_audio_files, is_hidden
 from urbansound_hf.audio.io import SAMPLING_RATE
 from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features
 from urbansound_hf.data.download import fetch, unpack
-from urbansound_hf.data.metadata_csv import MetadataCsv, parse_csv, read_csv
+from urbansound_hf.data.metadata_csv import read_csv
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.layout import expand_user
 from urbansound_hf.text import counted, first_ten
@@ -94,15 +94,7 @@ def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFil
 
 def read_records(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The lines of the metadata CSV, each with its number. Raises UserError if a column or every row is missing."""
-    return _records(read_csv(path))
-
-
-def parse_records(content: bytes, name: str) -> list[tuple[int, dict[str, str]]]:
-    """As `read_records`, from the content of the CSV; `name` is what errors call it."""
-    return _records(parse_csv(content, name))
-
-
-def _records(table: MetadataCsv) -> list[tuple[int, dict[str, str]]]:
+    table = read_csv(path)
     by_lower = {column.lower(): column for column in table.columns}
     spelled = {column: by_lower[column.lower()] for column in CSV_COLUMNS if column.lower() in by_lower}
     missing = [column for column in CSV_COLUMNS if column not in spelled]

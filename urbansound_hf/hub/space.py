@@ -15,50 +15,11 @@ from pathlib import Path
 from urbansound_hf.errors import UserError
 from urbansound_hf.hub.wheel import installed, write_wheel
 from urbansound_hf.models.loading import check_path
+from urbansound_hf.text import rendered
 
 SDK = "docker"
 CHECKPOINT = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
-APP = '''"""Starts the page with the model of this Space; as a Space it is open to all, elsewhere to this machine."""
-
-import os
-import sys
-from pathlib import Path
-
-from urbansound_hf.app.__main__ import main
-from urbansound_hf.errors import exit_code
-
-os.chdir(Path(__file__).parent)  # where the model is, if it is part of this folder
-HOST = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
-
-if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(["--model", {model!r}, "--host", HOST, *sys.argv[1:]])))
-'''
-DOCKERFILE = """FROM python:{python}-slim
-RUN useradd --create-home --uid 1000 user
-USER user
-ENV PATH=/home/user/.local/bin:$PATH
-WORKDIR /home/user/app
-COPY --chown=user requirements.txt *.whl ./
-RUN pip install --no-cache-dir -r requirements.txt
-COPY --chown=user . .
-CMD ["python", "app.py"]
-"""
-CARD = """---
-title: {title!r}
-emoji: 🔊
-colorFrom: blue
-colorTo: indigo
-sdk: docker
-app_port: 7860
-license: apache-2.0
-{models}---
-
-# {title}
-
-Drop a sound or record one: the predicted classes, their places in a long recording, and the parts of the spectrogram
-that the prediction rests on. To run it elsewhere, in this folder: `pip install -r requirements.txt`, then
-`python app.py`.
-"""
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_space(folder: Path, model: str, title: str) -> None:
@@ -77,15 +38,13 @@ def write_space(folder: Path, model: str, title: str) -> None:
     local = Path(model).is_dir()
     if local:
         _copy_checkpoint(Path(model), folder / "model")
-    named = "" if local else f"models:\n  - {model}\n"
-    texts = {
-        "requirements.txt": "\n".join([f"./{write_wheel(folder).name}", *pins()]) + "\n",
-        "app.py": APP.format(model="model" if local else model),
-        "Dockerfile": DOCKERFILE.format(python=f"{sys.version_info.major}.{sys.version_info.minor}"),
-        "README.md": CARD.format(title=" ".join(title.split()), models=named),
-    }
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    title = " ".join(title.split())
+    values = {"title": title, "quoted_title": repr(title), "local": local, "named": model}
+    values |= {"model": repr("model" if local else model), "python": ".".join(map(str, sys.version_info[:2]))}
+    requirements = "\n".join([f"./{write_wheel(folder).name}", *pins()]) + "\n"
+    (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
+    for template in TEMPLATES.iterdir():
+        (folder / template.stem).write_text(rendered(template, **values), encoding="utf-8")
 
 
 def pins() -> list[str]:

@@ -8,12 +8,14 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
 
 from urbansound_hf.errors import exit_code
 from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families
+from urbansound_hf.models.family import Conversion
 from urbansound_hf.models.registry import conversions
 from urbansound_hf.text import table
 
@@ -36,10 +38,24 @@ def as_markdown(rows: Iterable[dict[str, Any]]) -> str:
     return table(HEADER, map(family_cells, rows), texts=len(HEADER))
 
 
+def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
+    module = importlib.import_module(conversion.module)
+    parser = argparse.ArgumentParser(f"urbansound-hf models {conversion.name}", description=module.__doc__)
+    command = parser.add_subparsers(required=True).add_parser(
+        "convert", help=f"{conversion.source} → checkpoint folder"
+    )
+    command.add_argument("source", type=Path, metavar=conversion.source, help="the published weights")
+    command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the folder to write")
+    chosen = parser.parse_args(argv)
+    module.convert(chosen.source, chosen.out_dir)
+    print(f"wrote {chosen.out_dir}: urbansound-hf infer --model {chosen.out_dir} clip.wav")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in conversions():
-        return importlib.import_module(conversions()[argv[0]].module).main(argv[1:])
+        return _convert(conversions()[argv[0]], argv[1:])
     commands = " · ".join(conversion.command() for conversion in conversions().values())
     parser = argparse.ArgumentParser("urbansound-hf models", description=__doc__, epilog=f"conversions: {commands}")
     parser.add_argument("--format", choices=("table", "markdown", "json"), default="table", help="default: table")

@@ -58,7 +58,7 @@ class Conversion:
 
     Args:
         name: `urbansound-hf models NAME convert SOURCE OUT_DIR`.
-        module: the module whose `main(argv)` runs it.
+        module: the module whose `convert(source, out_dir)` does it.
         source: what the command reads, as its help calls it.
         marker: a file by which a folder of unconverted weights is recognised; "" if there is none.
         out_dir: where the family's shipped config expects the converted checkpoint; "" if there is none.

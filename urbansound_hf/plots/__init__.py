@@ -12,14 +12,8 @@ __all__ = [
     "reliability", "spectrogram", "timeline", "waveform",
 ]  # fmt: skip
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors, and read by `lazy_names`
     from urbansound_hf.plots.evaluation import confusion_matrix, learning_curves, per_class, reliability
     from urbansound_hf.plots.sounds import before_after, mel_spectrogram, mfcc, spectrogram, timeline, waveform
 else:
-    __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "evaluation": ["confusion_matrix", "learning_curves", "per_class", "reliability"],
-            "sounds": ["before_after", "mel_spectrogram", "mfcc", "spectrogram", "timeline", "waveform"],
-        },
-    )
+    __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -21,7 +21,7 @@ from urbansound_hf.audio.resampling import resample
 from urbansound_hf.evaluation.runs import Predictions, Run, pooled
 from urbansound_hf.layout import REPORT_PAGE
 from urbansound_hf.reports.markdown import MISTAKES
-from urbansound_hf.text import table
+from urbansound_hf.text import rendered, table
 
 if TYPE_CHECKING:
     import datasets
@@ -56,7 +56,8 @@ def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str,
     title, lead, sections = split_sections(text)
     sections.insert(-1, ("Protocol and leaks", protocol_table(runs)))  # before the section on uncertainty
     shown = {name for card in cards for name in (card["true"], card["predicted"])}
-    page = render_page(
+    page = rendered(
+        Path(__file__).parent / "templates/report.html.jinja",
         title=title,
         lead=to_html(lead, folder),
         sections=[(name, to_html(body, folder)) for name, body in sections],
@@ -71,17 +72,6 @@ def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str,
     )
     (folder / REPORT_PAGE).write_text(page, encoding="utf-8")
     return folder / REPORT_PAGE
-
-
-def render_page(**values: Any) -> str:
-    """Renders the template of the page."""
-    import jinja2
-
-    loader = jinja2.PackageLoader("urbansound_hf.reports")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("report.html.jinja").render(**values)
 
 
 def select_mistakes(predictions: Predictions) -> list[int]:

@@ -10,7 +10,6 @@ classifier; its order is kept, and fine-tuning finds the rows again by those nam
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import re
 from dataclasses import dataclass
@@ -21,30 +20,18 @@ import torch
 import yaml
 from torch import nn
 
-from urbansound_hf.errors import UserError, exit_code
+from urbansound_hf.errors import UserError
 from urbansound_hf.models.ecapa_tdnn.modeling_ecapa_tdnn import (
     EcapaTdnnConfig,
     EcapaTdnnFeatureExtractor,
     EcapaTdnnForAudioClassification,
 )
+from urbansound_hf.text import rendered
 
 HYPERPARAMETERS = "hyperparams.yaml"
 LABELS = ("label_encoder.txt", "label_encoder.ckpt")  # as published, and as SpeechBrain's cache calls it
 CLIP_SECONDS = 4.0  # the window of infer.py over longer sounds
-CARD = """---
-library_name: transformers
-pipeline_tag: audio-classification
-tags: [audio, speechbrain, ecapa-tdnn]
----
-# ECAPA-TDNN
-
-Names {classes} classes of sound: {labels}. Converted from the SpeechBrain folder `{source}`, whose licence holds for
-these weights. Needs `pip install transformers speechbrain`.
-
-    from transformers import pipeline
-    classifier = pipeline("audio-classification", model="THIS_FOLDER", trust_remote_code=True)
-    classifier({{"array": waveform, "sampling_rate": {sampling_rate}}})
-"""
+CARD = Path(__file__).with_name("card.md.jinja")
 
 
 @dataclass(frozen=True)
@@ -92,9 +79,13 @@ PARTS = {
 def convert(folder: Path, out_dir: Path) -> None:
     """Writes config, labels, weights, feature extractor, code and card of a SpeechBrain ECAPA-TDNN to `out_dir`.
 
+    Args:
+        folder: hyperparams.yaml, *.ckpt and label_encoder.txt.
+        out_dir: the folder to write.
+
     Raises:
-        UserError: a file is missing or unreadable, it holds another network, or its weights or labels do not fit.
-        ImportError: SpeechBrain is not installed.
+        UserError: a file is missing or unreadable, it holds another network, its weights or labels do not fit, or
+            SpeechBrain is not installed.
     """
     front, norm, network, head = read_hyperparameters(folder / HYPERPARAMETERS).values()
     labels = read_labels(next((path for name in LABELS if (path := folder / name).is_file()), folder / LABELS[0]))
@@ -117,8 +108,8 @@ def convert(folder: Path, out_dir: Path) -> None:
     )
     model.save_pretrained(out_dir)
     extractor.save_pretrained(out_dir)
-    facts = {"labels": ", ".join(labels), "source": folder.resolve().name, "sampling_rate": extractor.sampling_rate}
-    (out_dir / "README.md").write_text(CARD.format(classes=len(labels), **facts), encoding="utf-8")
+    card = rendered(CARD, labels=labels, source=folder.resolve().name, sampling_rate=extractor.sampling_rate)
+    (out_dir / "README.md").write_text(card, encoding="utf-8")
 
 
 def _config(network: dict[str, Any], labels: list[str], folder: Path) -> EcapaTdnnConfig:
@@ -190,8 +181,10 @@ def _resolve(value: Any, values: dict[str, Any], path: Path) -> Any:
 
 def read_labels(path: Path) -> list[str]:
     """The class names of SpeechBrain's label encoder, in the order of the classifier's rows."""
-    from speechbrain.dataio.encoder import CategoricalEncoder
-
+    try:
+        from speechbrain.dataio.encoder import CategoricalEncoder
+    except ImportError as error:
+        raise UserError("it needs SpeechBrain", str(path), "pip install 'urbansound-hf[speechbrain]'") from error
     _check_is_file(path)
     encoder = CategoricalEncoder()
     try:
@@ -221,21 +214,3 @@ def _check_is_file(path: Path) -> None:
     if not path.is_file():
         fix = "give a SpeechBrain checkpoint folder, such as a copy of speechbrain/urbansound8k_ecapa"
         raise UserError(f"a SpeechBrain folder has a {path.name}; there is none", str(path.parent), fix)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser("urbansound-hf models ecapa_tdnn", description=__doc__.split("\n")[0])
-    command = parser.add_subparsers(required=True).add_parser("convert", help="SpeechBrain folder → checkpoint folder")
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="hyperparams.yaml, *.ckpt and label_encoder.txt")
-    command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the folder to write")
-    chosen = parser.parse_args(arguments)
-
-    def run() -> None:
-        try:
-            convert(chosen.folder, chosen.out_dir)
-        except ImportError as error:
-            raise UserError(str(error)) from error
-        print(f"wrote {chosen.out_dir}: urbansound-hf infer --model {chosen.out_dir} clip.wav")
-
-    return exit_code(run)

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +15,14 @@ import torch
 from torch import nn
 from transformers.utils import is_onnx_available
 
-from urbansound_hf.errors import UserError, exit_code
+from urbansound_hf.errors import UserError
 from urbansound_hf.models.yamnet.modeling_yamnet import (
     PATCH_FRAMES,
     YamnetConfig,
     YamnetFeatureExtractor,
     YamnetForAudioClassification,
 )
+from urbansound_hf.text import rendered
 
 if TYPE_CHECKING:
     import onnx
@@ -32,33 +32,20 @@ CLASS_MAP = "yamnet_class_map.csv"
 CLASS_MAP_URL = "https://raw.githubusercontent.com/tensorflow/models/master/research/audioset/yamnet/" + CLASS_MAP
 QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
 CLIP_SECONDS = 4.0  # the window of infer.py over longer sounds
-CARD = """---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: audio-classification
-tags: [audio, yamnet, audioset]
----
-# YAMNet
-
-Names {classes} classes of sound (AudioSet). MobileNet v1 over log-mel patches of 0.96 s; 16 kHz mono. The weights are
-Google's (Apache-2.0), published with [tensorflow/models](https://github.com/tensorflow/models/tree/master/research/audioset/yamnet)
-and converted from `{source}`, whose quantise/dequantise pairs were left out.
-
-    from transformers import pipeline
-    classifier = pipeline("audio-classification", model="THIS_FOLDER", trust_remote_code=True)
-    classifier({{"array": waveform, "sampling_rate": 16000}})
-
-The score of a class is the mean, over the patches of the clip, of independent probabilities: they do not sum to 1.
-"""
+CARD = Path(__file__).with_name("card.md.jinja")
 
 
-def convert(model: Path, out_dir: Path) -> None:
+def convert(source: Path, out_dir: Path) -> None:
     """Writes config, labels, weights, feature extractor, code and card of a published YAMNet to `out_dir`.
+
+    Args:
+        source: the ONNX graph, with model.data and the CSV of the class names beside it.
+        out_dir: the folder to write.
 
     Raises:
         UserError: the `onnx` package, the graph, its weights or its class names are missing, or it is no YAMNet.
     """
-    labels = read_labels(model.parent / CLASS_MAP)
+    labels = read_labels(source.parent / CLASS_MAP)
     config = YamnetConfig(
         id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
@@ -66,10 +53,11 @@ def convert(model: Path, out_dir: Path) -> None:
     )
     config.clip_seconds = CLIP_SECONDS
     network = YamnetForAudioClassification(config)
-    load_weights(network, float_graph(read_graph(model)), where=str(model))
+    load_weights(network, float_graph(read_graph(source)), where=str(source))
     network.save_pretrained(out_dir)
     YamnetFeatureExtractor().save_pretrained(out_dir)
-    (out_dir / "README.md").write_text(CARD.format(classes=len(labels), source=model.name), encoding="utf-8")
+    card = rendered(CARD, classes=len(labels), source=source.name)
+    (out_dir / "README.md").write_text(card, encoding="utf-8")
 
 
 def read_labels(path: Path) -> list[str]:
@@ -176,18 +164,3 @@ def _not_yamnet(what: str, where: str) -> UserError:
         where,
         f"give the published float-weight YAMNet, MobileNet v1 on (1, 1, {PATCH_FRAMES}, 64) patches",
     )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser("urbansound-hf models yamnet", description=__doc__.split("\n")[0])
-    command = parser.add_subparsers(required=True).add_parser("convert", help="ONNX graph → checkpoint folder")
-    command.add_argument("model", type=Path, metavar="MODEL.onnx", help="the graph; model.data and the CSV beside it")
-    command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the folder to write")
-    chosen = parser.parse_args(arguments)
-
-    def run() -> None:
-        convert(chosen.model, chosen.out_dir)
-        print(f"wrote {chosen.out_dir}: urbansound-hf infer --model {chosen.out_dir} clip.wav")
-
-    return exit_code(run)
