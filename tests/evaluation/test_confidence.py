@@ -11,7 +11,6 @@ from urbansound_hf.evaluation.confidence import (
     bootstrap_interval,
     classification_scores,
     count_by_recording,
-    expected_calibration_error,
     mcnemar,
     mean_interval,
     paired_difference,
@@ -130,7 +129,7 @@ def test_calibration_by_hand():
     assert diagram.accuracy[[4, 9]] == pytest.approx([1.0, 2 / 3])
     assert np.isnan(diagram.accuracy[0])
     assert diagram.error == pytest.approx(0.25 * 0.5 + 0.75 * (0.95 - 2 / 3))
-    assert expected_calibration_error(probabilities, np.array([0, 1, 1, 0]), bins=10) == diagram.error
+    assert reliability(probabilities, np.array([0, 1, 1, 0]), bins=10).error == diagram.error
 
 
 def test_calibration_error_is_small_only_when_scores_mean_what_they_say():
@@ -138,8 +137,8 @@ def test_calibration_error_is_small_only_when_scores_mean_what_they_say():
     confidence = draw.uniform(0.5, 1, 20_000)
     honest = (draw.random(20_000) > confidence).astype(np.int64)  # class 0 as often as its score says
     probabilities = np.column_stack([confidence, 1 - confidence])
-    assert expected_calibration_error(probabilities, honest) < 0.02
-    assert expected_calibration_error(probabilities, 1 - honest) > 0.4
+    assert reliability(probabilities, honest).error < 0.02
+    assert reliability(probabilities, 1 - honest).error > 0.4
 
 
 def test_certainty_falls_into_the_last_bin():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -112,41 +112,60 @@ def forms(settings: Mapping[str, Any]) -> Broken:
                 yield [name], f"`{name}` takes KEY=VALUE, found {pair!r}", f"for example {example}"
 
 
+def _searches(settings: Mapping[str, Any]) -> bool:
+    return settings["search"] is not None
+
+
+# fmt: off
+CONFLICTS: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str, str], ...] = (
+    ("unfreeze_last_n freeze", lambda s: s["unfreeze_last_n"] > 0 and s["freeze"] != "backbone",
+     "`unfreeze_last_n` needs `freeze: backbone`, found `freeze: {freeze}`",
+     "leave it out, the layers are trained anyway"),
+    ("lora_rank freeze", lambda s: s["lora_rank"] is not None and s["freeze"] == "backbone",
+     "`lora_rank` trains low-rank updates of the backbone, found `freeze: backbone`",
+     "leave out one of the two; LoRA freezes the backbone weights anyway"),
+    ("lora_rank", lambda s: s["lora_rank"] is not None and not find_spec("peft"),
+     "`lora_rank` needs peft, which is not installed", "pip install 'urbansound-hf[lora]', or pip install peft"),
+    ("class_weights balanced_sampling", lambda s: s["class_weights"] and s["balanced_sampling"],
+     "`class_weights` and `balanced_sampling` both correct class imbalance, found both", "keep one of the two"),
+    ("ema_decay fsdp", lambda s: s["ema_decay"] and s["fsdp"],
+     "`ema_decay` needs unsharded weights, found `fsdp: {fsdp}`", "leave out one of the two"),
+    ("fp16 bf16", lambda s: s["fp16"] and s["bf16"],
+     "`fp16` and `bf16` exclude each other, found both", "keep bf16 if the GPU supports it"),
+    ("push_to_hub", lambda s: s["push_to_hub"] and not s["hub_model_id"],
+     "`push_to_hub` needs `hub_model_id`, found none", "add --hub_model_id owner/name"),
+    ("hub_strategy", lambda s: s["push_to_hub"] and s["hub_strategy"] == "checkpoint",
+     "`hub_strategy: checkpoint` pushes the optimizer's state, which is never uploaded",
+     "use every_save, all_checkpoints or end; a run continues from its local folder"),
+    ("search", lambda s: _searches(s) and not s["search_space"],
+     "`search` needs `search_space`, found none",
+     "for example --search_space 'learning_rate=1e-5..1e-3 log' 'mixup_alpha=0|0.2'"),
+    ("search validation", lambda s: _searches(s) and s["validation"] == "none",
+     "`search` compares scores of validation clips, found `validation: none`",
+     "leave out validation for the search; the run with the best values may use it"),
+    ("search eval_strategy", lambda s: _searches(s) and s["validation"] != "none" and s["eval_strategy"] == "no",
+     "`search` compares scores of validation clips, found `eval_strategy: {eval_strategy}`",
+     "leave out eval_strategy for the search; the run with the best values may use it"),
+    ("search test_fold", lambda s: _searches(s) and (s["test_fold"] == "all" or len(fold_numbers(s["test_fold"])) > 1),
+     "`search` needs a single test fold, found `test_fold: {test_fold}`",
+     "give one, such as 10; to search for several folds, give each its own --output_dir"),
+    ("search", lambda s: _searches(s) and not find_spec("optuna"),
+     "`search` needs Optuna, which is not installed", "pip install 'urbansound-hf[search]', or pip install optuna"),
+    ("debug", lambda s: "tpu_metrics_debug" in str(s["debug"]) and not find_spec("torch_xla"),
+     "`debug: tpu_metrics_debug` needs a TPU and torch_xla", "leave it out"),
+    ("deepspeed", lambda s: s["deepspeed"] and not find_spec("deepspeed"),
+     "`deepspeed` needs DeepSpeed, which is not installed", "pip install deepspeed"),
+)
+# fmt: on
+"""Values that are valid alone but not together or not here: the flags, when it is so, what is wrong, and the fix."""
+
+
 def conflicts(settings: Mapping[str, Any]) -> Broken:
-    """Values that are valid alone but not together."""
-    if settings["unfreeze_last_n"] > 0 and settings["freeze"] != "backbone":
-        what = f"`unfreeze_last_n` needs `freeze: backbone`, found `freeze: {settings['freeze']}`"
-        yield (
-            ["unfreeze_last_n", "freeze"],
-            what,
-            "leave it out, the layers are trained anyway",
-        )
-    if settings["lora_rank"] is not None:
-        yield from _lora_conflicts(settings)
-    if settings["class_weights"] and settings["balanced_sampling"]:
-        what = "`class_weights` and `balanced_sampling` both correct class imbalance, found both"
-        yield ["class_weights", "balanced_sampling"], what, "keep one of the two"
-    if settings["ema_decay"] and settings["fsdp"]:
-        what = f"`ema_decay` needs unsharded weights, found `fsdp: {settings['fsdp']}`"
-        yield ["ema_decay", "fsdp"], what, "leave out one of the two"
-    if settings["fp16"] and settings["bf16"]:
-        yield (
-            ["fp16", "bf16"],
-            "`fp16` and `bf16` exclude each other, found both",
-            "keep bf16 if the GPU supports it",
-        )
-    if settings["push_to_hub"] and not settings["hub_model_id"]:
-        yield ["push_to_hub"], "`push_to_hub` needs `hub_model_id`, found none", "add --hub_model_id owner/name"
-    if settings["push_to_hub"] and settings["hub_strategy"] == "checkpoint":
-        what = "`hub_strategy: checkpoint` pushes the optimizer's state, which is never uploaded"
-        yield (
-            ["hub_strategy"],
-            what,
-            "use every_save, all_checkpoints or end; a run continues from its local folder",
-        )
+    """The rules of `CONFLICTS` that are broken, and those on validation scores."""
+    for names, is_broken, what, fix in CONFLICTS:
+        if is_broken(settings):
+            yield names.split(), what.format(**settings), fix
     yield from _validation_conflicts(settings)
-    if settings["search"] is not None:
-        yield from _search_conflicts(settings)
 
 
 def unsupported(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
@@ -162,15 +181,10 @@ def unsupported(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broke
 
 
 def unavailable(settings: Mapping[str, Any]) -> Broken:
-    """Flags that need hardware, processes or packages which this machine or this command does not have."""
-    for name in (name for name in DISTRIBUTED if settings[name]):
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            what = f"`{name}` needs several processes, found one and `{name}: {settings[name]}`"
-            yield [name], what, "start the training with accelerate launch, or leave it out"
-    if "tpu_metrics_debug" in str(settings["debug"]) and not find_spec("torch_xla"):
-        yield ["debug"], "`debug: tpu_metrics_debug` needs a TPU and torch_xla", "leave it out"
-    if settings["deepspeed"] and not find_spec("deepspeed"):
-        yield ["deepspeed"], "`deepspeed` needs DeepSpeed, which is not installed", "pip install deepspeed"
+    """Flags that need several processes where there is one."""
+    for name in (name for name in DISTRIBUTED if settings[name] and int(os.environ.get("WORLD_SIZE", "1")) == 1):
+        what = f"`{name}` needs several processes, found one and `{name}: {settings[name]}`"
+        yield [name], what, "start the training with accelerate launch, or leave it out"
 
 
 def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
@@ -184,32 +198,6 @@ def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
         yield [name, "dataset"], what, f"leave out {name}"
     if origin.get("hub_model_id", "").startswith(OVERRIDES) and not settings["push_to_hub"]:
         yield ["hub_model_id"], "`hub_model_id` belongs to `push_to_hub`, found it alone", "add --push_to_hub"
-
-
-def _lora_conflicts(settings: Mapping[str, Any]) -> Broken:
-    if settings["freeze"] == "backbone":
-        what = "`lora_rank` trains low-rank updates of the backbone, found `freeze: backbone`"
-        yield ["lora_rank", "freeze"], what, "leave out one of the two; LoRA freezes the backbone weights anyway"
-    if not find_spec("peft"):
-        fix = "pip install 'urbansound-hf[lora]', or pip install peft"
-        yield ["lora_rank"], "`lora_rank` needs peft, which is not installed", fix
-
-
-def _search_conflicts(settings: Mapping[str, Any]) -> Broken:
-    if not settings["search_space"]:
-        fix = "for example --search_space 'learning_rate=1e-5..1e-3 log' 'mixup_alpha=0|0.2'"
-        yield ["search"], "`search` needs `search_space`, found none", fix
-    if settings["validation"] == "none" or settings["eval_strategy"] == "no":
-        name = "validation" if settings["validation"] == "none" else "eval_strategy"
-        what = f"`search` compares scores of validation clips, found `{name}: {settings[name]}`"
-        yield ["search", name], what, f"leave out {name} for the search; the run with the best values may use it"
-    if settings["test_fold"] == "all" or len(fold_numbers(settings["test_fold"])) > 1:
-        what = f"`search` needs a single test fold, found `test_fold: {settings['test_fold']}`"
-        fix = "give one, such as 10; to search for several folds, give each its own --output_dir"
-        yield ["search", "test_fold"], what, fix
-    if not find_spec("optuna"):
-        fix = "pip install 'urbansound-hf[search]', or pip install optuna"
-        yield ["search"], "`search` needs Optuna, which is not installed", fix
 
 
 def _effects(words: Sequence[str], place: str) -> list[UserError]:

@@ -100,7 +100,8 @@ def classification_scores(counts: np.ndarray) -> np.ndarray:
 def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """The ends of the 95 % interval of the mean over `(clips,)`, such as an accuracy; recordings are resampled."""
     values = np.column_stack([values, np.ones(len(values))])
-    low, high = bootstrap_interval(_mean, sum_by_recording(values, groups), seed=seed)[:, 0]
+    sums = sum_by_recording(values, groups)
+    low, high = bootstrap_interval(lambda each: each[..., :1] / each[..., 1:], sums, seed=seed)[:, 0]
     return float(low), float(high)
 
 
@@ -138,11 +139,6 @@ def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> 
         return Reliability(counts, confidences / counts, hits / counts)
 
 
-def expected_calibration_error(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> float:
-    """ECE of `(clips, classes)` probabilities, in [0, 1]: the mean gap between confidence and accuracy."""
-    return reliability(probabilities, true, bins).error
-
-
 def paired_difference(
     correct_a: np.ndarray, correct_b: np.ndarray, groups: np.ndarray, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -164,8 +160,3 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
 
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-
-
-def _mean(sums: np.ndarray) -> np.ndarray:
-    """`(…, 2)` sum and number → `(…, 1)`."""
-    return sums[..., :1] / sums[..., 1:]

@@ -147,13 +147,13 @@ class Run:
 
     def begin(self, receipt: Mapping[str, Any]) -> None:
         """Writes the receipt of an unfinished run beside its checkpoints."""
-        self._write_json(layout.BEGUN, receipt)
+        write_json(self.folder / layout.BEGUN, receipt)
 
     def write_results(self, metrics: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
         """Writes metrics.json and log_history.json."""
-        self._write_json(METRICS, metrics)
+        write_json(self.folder / METRICS, metrics)
         vars(self).pop("metrics", None)
-        self._write_json(layout.HISTORY, history)
+        write_json(self.folder / layout.HISTORY, history)
 
     def write_predictions(self, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str]) -> None:
         """Writes predictions.csv, see `write_predictions`."""
@@ -168,20 +168,17 @@ class Run:
 
     def write_report_clips(self, clips: Mapping[str, Mapping[str, str]]) -> None:
         """Writes the sounds and spectrograms of report.html, so that it can be written again without the data."""
-        self._write_json(layout.REPORT_CLIPS, clips)
+        write_json(self.folder / layout.REPORT_CLIPS, clips)
 
     def finish(self, receipt: Mapping[str, Any]) -> None:
         """Writes the receipt, the last file of a run, with the peak memory of this process."""
-        self._write_json(layout.RECEIPT, {**receipt, "peak_process_memory_gib": peak_process_gib()})
+        write_json(self.folder / layout.RECEIPT, {**receipt, "peak_process_memory_gib": peak_process_gib()})
 
     def _read_json(self, name: str, fix: str) -> Any:
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot be read: {error}", str(self.folder / name), fix) from error
-
-    def _write_json(self, name: str, content: Any) -> None:
-        write_json(self.folder / name, content)
 
 
 def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:

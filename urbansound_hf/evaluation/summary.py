@@ -29,6 +29,7 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     intervals = [known(ends) for ends in confidence.bootstrap_interval(confidence.classification_scores, counts).T]
     from_counts = dict(zip(("accuracy", "macro_f1"), intervals, strict=False))
     diagram = confidence.reliability(predictions.probabilities, true)
+    bins = {key: getattr(diagram, key) for key in ("counts", "confidence", "accuracy")}
     seconds, salience = predictions.seconds, predictions.salience
     length = np.digitize(seconds, list(LENGTHS.values())) - 1
     return {
@@ -39,7 +40,7 @@ def measure(predictions: Predictions) -> dict[str, Any]:
         "confusion_matrix": confusion_counts(true, predicted, len(predictions.labels)).tolist(),
         "labels": predictions.labels,
         "ece": diagram.error,
-        "reliability": {key: _gaps(getattr(diagram, key)) for key in ("counts", "confidence", "accuracy")},
+        "reliability": {key: [None if np.isnan(x) else float(x) for x in bins[key]] for key in bins},
         "by_length": _by(predictions, {name: (length == i) & ~np.isnan(seconds) for i, name in enumerate(LENGTHS)}),
         "by_salience": _by(predictions, {name: salience == code for name, code in SALIENCES.items()}),
         "confident_mistakes": confident_mistakes(predictions),
@@ -116,7 +117,3 @@ def confident_mistakes(predictions: Predictions, most: int = MISTAKES) -> list[d
 def known(ends: np.ndarray) -> list[float] | None:
     """An interval for JSON, which knows no NaN: None where it does not exist."""
     return None if np.isnan(ends).any() else ends.tolist()
-
-
-def _gaps(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]

@@ -203,7 +203,8 @@ def plot_targets(sounds: Sequence[Source], target: str) -> list[Path]:
             wanted.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"the folder cannot be created: {error.strerror}", where, "give another folder") from None
-        return [wanted / f"{name}.png" for name in distinct([Path(_name(sound)).stem for sound in sounds])]
+        names = [Path(sound).stem if isinstance(sound, str | Path) else "sound" for sound in sounds]
+        return [wanted / f"{name}.png" for name in distinct(names)]
     if wanted.suffix[1:].lower() not in FORMATS:
         found, fix = f"found {wanted.suffix[1:]}", f"give {wanted.with_suffix('.png')}, or a folder"
         raise UserError(f"a figure is saved as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, {found}", where, fix)
@@ -221,7 +222,9 @@ def plotted(
     """Yields the results unchanged, one per sound in order, and draws those that have a path and no error."""
     for result, sound, path in zip_longest(results, sounds, paths):
         if path and not result.error:
-            timeline(*_decoded(sound), result, path)
+            if not isinstance(sound, str | Path | bytes):
+                sound.seek(0)
+            timeline(*read_audio(sound), result, path)  # at its own rate: the classifier resampled it to the model's
         yield result
 
 
@@ -250,8 +253,11 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
     """
     shown = _classes(result)
     rows = 0.28 * len(shown) + 0.5
-    note = "grey: not among the top classes of this window (--top_k)" if result.summary and _gaps(result, shown) else ""
-    title = f"{shortened(Path(result.path).name, 45)}: {_verdict(result)}"
+    gaps = any(label not in dict(window.top) for window in result.windows for label in shown)
+    note = "grey: not among the top classes of this window (--top_k)" if result.summary and gaps else ""
+    overall, mean = result.summary or result.windows[0], f", mean of {len(result.windows)} windows"
+    title = f"{shortened(Path(result.path).name, 45)}: {readable([overall.label])[0]} {overall.score:.2f}"
+    title += mean * (result.summary is not None)
     with drawing(path, title, note, (10, 4.6 + rows)) as figure:
         wave, mel, below = figure.subplots(3, 1, height_ratios=(1.1, 2, rows))
         draw_wave(wave, samples, rate)
@@ -299,25 +305,3 @@ def _classes(result: Classification) -> list[str]:
         for label, score in window.top:
             total[label] = total.get(label, 0) + score
     return sorted(total, key=lambda label: -total[label])[:MOST_CLASSES]
-
-
-def _verdict(result: Classification) -> str:
-    overall = result.summary or result.windows[0]
-    mean = f", mean of {len(result.windows)} windows" * (result.summary is not None)
-    return f"{readable([overall.label])[0]} {overall.score:.2f}{mean}"
-
-
-def _gaps(result: Classification, shown: Sequence[str]) -> bool:
-    """Whether some window lacks the score of a class that is shown."""
-    return any(label not in dict(window.top) for window in result.windows for label in shown)
-
-
-def _name(sound: Source) -> str:
-    return str(sound) if isinstance(sound, str | Path) else "sound"
-
-
-def _decoded(sound: Source) -> tuple[np.ndarray, int]:
-    """The sound at its own rate, decoded again: the classifier resampled it to the model's."""
-    if not isinstance(sound, str | Path | bytes):
-        sound.seek(0)
-    return read_audio(sound)
