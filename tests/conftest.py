@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -64,6 +65,7 @@ logging_steps: 1
 use_cpu: true
 bf16: false
 disable_tqdm: true
+preprocessing_num_workers: 1
 """
 
 
@@ -92,6 +94,11 @@ def configure(tmp_path) -> Callable[..., RunConfig]:
 
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
     return lambda *argv: parse_run_config([str(part) for part in argv], tmp_path / "tiny.yaml")
+
+
+def pytest_collection_finish() -> None:
+    """What the imports left lives as long as the process: no collection of garbage walks through it again."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

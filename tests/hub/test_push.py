@@ -22,6 +22,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from tests.conftest import ROOT, TINY
 from tests.helpers import hub_server, tiny
 from tests.helpers.hub_server import READ_TOKEN, TOKEN, Fault
+from tests.helpers.processes import exit_status, fork
 from urbansound_hf import __version__
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.errors import UserError
@@ -319,21 +320,17 @@ def test_killed_at_any_request_the_old_revision_is_whole(loopback, run_folder, t
     old = check_upload(Target("me/sounds"))
     upload(old, {"config.json": b"old", "model.safetensors": b"old"}, "old")
     before = dict(loopback.files("me/sounds"))
-    command = [sys.executable, "-m", "urbansound_hf", "hub", "push", str(run_folder), "me/sounds"]
-    options = {"cwd": ROOT, "env": environment(loopback), "stderr": subprocess.PIPE, "text": True}
     killed = 0
     while True:
-        pushing = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
         number = len(loopback.requests) + 1 + killed
-        loopback.faults = [Fault(number, after=100, meanwhile=pushing.kill)]
-        out, err = pushing.communicate(timeout=60)
-        if pushing.returncode == 0:
+        loopback.faults = [Fault(number, after=100, meanwhile=lambda: os.kill(pushing, signal.SIGKILL))]
+        pushing = fork(lambda: __main__.main(["push", str(run_folder), "me/sounds"]))
+        if (status := exit_status(pushing)) == 0:
             break
-        assert pushing.returncode == -signal.SIGKILL, err
+        assert status == -signal.SIGKILL
         assert loopback.files("me/sounds") == before
         killed += 1
     assert killed >= 8  # whoami, the repository, the right to write, tree, card, preupload, LFS, commit
-    assert out.strip() == f"{loopback.url}/me/sounds"
     assert set(loopback.files("me/sounds")) == goes_up(run_folder)
 
 

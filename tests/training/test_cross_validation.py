@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,38 +16,18 @@ import pytest
 from filelock import FileLock
 
 from tests.conftest import ROOT, TINY
+from tests.helpers.processes import exit_status, fork
 from urbansound_hf import layout
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.data import loading
 from urbansound_hf.errors import UserError, exit_code
-from urbansound_hf.evaluation.receipts import INCIDENTAL, code_state
+from urbansound_hf.evaluation.receipts import INCIDENTAL
 from urbansound_hf.evaluation.runs import Run, read_predictions
 from urbansound_hf.layout import BEGUN
 from urbansound_hf.reports.__main__ import crossval_main
 from urbansound_hf.reports.run_report import gather_folds
 from urbansound_hf.training.cross_validation import run_experiment
-
-KILLED_IN_FOLD_2 = """
-import json, os, signal, sys
-from pathlib import Path
-from urbansound_hf.config.parse import parse_run_config
-from urbansound_hf.evaluation import receipts
-from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.trainer import SoundTrainer
-
-code = json.loads(sys.argv.pop(1))  # that of the test: somebody may edit a file while it runs
-receipts.code_state = lambda: code
-save = SoundTrainer._save_checkpoint
-
-def save_and_die(trainer, *args, **kwargs):
-    save(trainer, *args, **kwargs)
-    if "fold2" in trainer.args.output_dir:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-SoundTrainer._save_checkpoint = save_and_die
-run_experiment(parse_run_config(sys.argv[1:], Path("absent.yaml")))
-"""
-
 
 @pytest.fixture(scope="module")
 def flags(synthetic_root, tmp_path_factory) -> list[str]:
@@ -151,12 +130,18 @@ def test_the_resolved_config_repeats_its_own_fold(whole):
 # ---- interrupted
 
 
-def test_killed_in_the_middle_and_continued_gives_the_same_table(run, flags, whole, tmp_path, capsys, caplog):
+def test_killed_in_the_middle_and_continued_gives_the_same_table(run, whole, tmp_path, monkeypatch, capsys, caplog):
     out = tmp_path / "out"
-    code = json.dumps(code_state())
-    command = [sys.executable, "-c", KILLED_IN_FOLD_2, code, *flags, "--output_dir", str(out)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    save = SoundTrainer._save_checkpoint
+
+    def save_and_die(trainer, *args, **kwargs):
+        save(trainer, *args, **kwargs)
+        if "fold2" in trainer.args.output_dir:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SoundTrainer, "_save_checkpoint", save_and_die)
+        assert exit_status(fork(lambda: run(out))) == -signal.SIGKILL
     assert layout.finished(out / "fold1") and not layout.finished(out / "fold2") and not (out / "fold3").exists()
     assert (out / "fold2" / "checkpoints" / "checkpoint-2" / "trainer_state.json").is_file()
     before = changed(out)

@@ -21,41 +21,61 @@ from urbansound_hf.training.run import train_and_evaluate
 CLIPS = np.arange(100).reshape(10, 10)
 SPLIT = Split("fold10", CLIPS[2:4].ravel()[:12], CLIPS[1][:5], CLIPS[9][:7], 10, 2, [3, 4])
 JSON = "{}"
-VALUES: dict[str, object] = {
-    "per_device_train_batch_size": 5, "num_train_epochs": 2, "max_steps": 3, "learning_rate": 1e-2,
-    "lr_scheduler_type": "cosine", "lr_scheduler_kwargs": '{"num_cycles": 2} --lr_scheduler_type cosine',
-    "warmup_steps": 1, "optim": "adafactor", "optim_args": "a=1", "weight_decay": 0.1, "adam_beta1": 0.8,
-    "adam_beta2": 0.9, "adam_epsilon": 1e-6, "optim_target_modules": "all-linear", "gradient_accumulation_steps": 2,
-    "average_tokens_across_devices": "false", "max_grad_norm": 0, "label_smoothing_factor": 0.1, "bf16": "true",
-    "fp16": "true", "bf16_full_eval": "true", "fp16_full_eval": "true", "activation_checkpointing": "true",
-    "activation_checkpointing_kwargs": '{"use_reentrant": false}', "gradient_checkpointing": "true",
-    "gradient_checkpointing_kwargs": '{"use_reentrant": false}', "torch_compile": "true --torch_compile_backend eager",
-    "torch_compile_backend": "eager", "torch_compile_mode": "default --torch_compile_backend eager",
-    "use_cache": "true", "torch_empty_cache_steps": 1, "auto_find_batch_size": "true", "logging_strategy": "epoch",
-    "logging_steps": 2, "logging_first_step": "true", "log_on_each_node": "false", "logging_nan_inf_filter": "true",
-    "include_num_input_tokens_seen": "true", "log_level": "error", "log_level_replica": "error",
-    "disable_tqdm": "false", "report_to": "tensorboard", "run_name": "name", "project": "name",
-    "trackio_space_id": "a/b", "trackio_bucket_id": "a/b", "trackio_static_space_id": "a/b",
-    "eval_strategy": "epoch --save_strategy epoch", "eval_steps": "2 --save_steps 2", "eval_delay": 1,
-    "per_device_eval_batch_size": 3,
-    "prediction_loss_only": "true", "eval_on_start": "true",
-    "eval_accumulation_steps": 1, "save_only_model": "true", "save_strategy": "best", "save_steps": 2,
-    "save_on_each_node": "true", "save_total_limit": 2, "enable_jit_checkpoint": "true",
-    "push_to_hub": "true --hub_model_id a/b", "hub_token": "hf_x", "hub_private_repo": "true",
-    "hub_model_id": "a/b --push_to_hub", "hub_strategy": "end", "hub_always_push": "true", "hub_revision": "x",
-    "load_best_model_at_end": "false", "metric_for_best_model": "loss", "greater_is_better": "false",
-    "ignore_data_skip": "true", "restore_callback_states_from_checkpoint": "false", "full_determinism": "true",
-    "seed": 3, "data_seed": 3, "use_cpu": "true", "accelerator_config": '{"split_batches": true}',
-    "dataloader_drop_last": "true", "dataloader_num_workers": 1, "dataloader_pin_memory": "false",
-    "dataloader_persistent_workers": "true --dataloader_num_workers 1",
-    "dataloader_prefetch_factor": "1 --dataloader_num_workers 1",
-    "dataloader_multiprocessing_context": "fork --dataloader_num_workers 1", "dataloader_in_order": "false",
-    "remove_unused_columns": "true", "label_names": "labels", "train_sampling_strategy": "group_by_length",
-    "length_column_name": "seconds", "ddp_find_unused_parameters": "true", "ddp_bucket_cap_mb": 10,
-    "ddp_broadcast_buffers": "true", "ddp_static_graph": "true", "ddp_timeout": 10,
-    "fsdp_config": '{"min_num_params": 1}', "debug": "underflow_overflow", "skip_memory_metrics": "false",
-    "do_train": "true", "do_eval": "true", "do_predict": "true", "resume_from_checkpoint": "false", "local_rank": 0,
+TOGETHER: dict[str, dict[str, object]] = {
+    "optimisation": {
+        "per_device_train_batch_size": 5, "num_train_epochs": 2, "max_steps": 3, "learning_rate": 1e-2,
+        "lr_scheduler_type": "cosine", "lr_scheduler_kwargs": '{"num_cycles": 2}', "warmup_steps": 1,
+        "optim_args": "a=1", "weight_decay": 0.1, "adam_beta1": 0.8, "adam_beta2": 0.9, "adam_epsilon": 1e-6,
+        "optim_target_modules": "all-linear", "gradient_accumulation_steps": 2, "max_grad_norm": 0,
+        "average_tokens_across_devices": "false", "label_smoothing_factor": 0.1, "torch_empty_cache_steps": 1,
+    },
+    "bf16": {
+        "bf16": "true", "bf16_full_eval": "true", "gradient_checkpointing": "true",
+        "gradient_checkpointing_kwargs": '{"use_reentrant": false}', "use_cache": "true", "optim": "adafactor",
+    },
+    "fp16": {
+        "fp16": "true", "fp16_full_eval": "true", "activation_checkpointing": "true",
+        "activation_checkpointing_kwargs": '{"use_reentrant": false}', "auto_find_batch_size": "true",
+    },
+    "compiled": {"torch_compile": "true", "torch_compile_backend": "eager", "torch_compile_mode": "default"},
+    "logging": {
+        "logging_strategy": "epoch", "logging_steps": 2, "logging_first_step": "true", "log_on_each_node": "false",
+        "logging_nan_inf_filter": "true", "include_num_input_tokens_seen": "true", "log_level": "error",
+        "log_level_replica": "error", "disable_tqdm": "false", "report_to": "tensorboard", "run_name": "name",
+        "project": "name", "trackio_space_id": "a/b", "trackio_bucket_id": "a/b", "trackio_static_space_id": "a/b",
+    },
+    "evaluation": {
+        "eval_strategy": "epoch", "save_strategy": "epoch", "eval_delay": 1, "per_device_eval_batch_size": 3,
+        "prediction_loss_only": "true", "eval_on_start": "true", "eval_accumulation_steps": 1,
+        "metric_for_best_model": "loss", "greater_is_better": "false",
+    },
+    "checkpoints": {
+        "eval_steps": 2, "save_steps": 2, "save_only_model": "true", "save_on_each_node": "true",
+        "save_total_limit": 2, "enable_jit_checkpoint": "true", "load_best_model_at_end": "false",
+        "ignore_data_skip": "true", "restore_callback_states_from_checkpoint": "false",
+        "resume_from_checkpoint": "false",
+    },
+    "hub": {
+        "push_to_hub": "true", "hub_model_id": "a/b", "hub_token": "hf_x", "hub_private_repo": "true",
+        "hub_strategy": "end", "hub_always_push": "true", "hub_revision": "x",
+    },
+    "data": {
+        "dataloader_drop_last": "true", "dataloader_pin_memory": "false", "dataloader_in_order": "false",
+        "remove_unused_columns": "true", "label_names": "labels", "train_sampling_strategy": "group_by_length",
+        "length_column_name": "seconds", "accelerator_config": '{"split_batches": true}', "data_seed": 3, "seed": 3,
+    },
+    "workers": {
+        "dataloader_num_workers": 1, "dataloader_persistent_workers": "true", "dataloader_prefetch_factor": 1,
+        "dataloader_multiprocessing_context": "fork",
+    },
+    "processes": {
+        "ddp_find_unused_parameters": "true", "ddp_bucket_cap_mb": 10, "ddp_broadcast_buffers": "true",
+        "ddp_static_graph": "true", "ddp_timeout": 10, "fsdp_config": '{"min_num_params": 1}', "local_rank": 0,
+        "use_cpu": "true", "do_train": "true", "do_eval": "true", "do_predict": "true",
+    },
+    "debugging": {"debug": "underflow_overflow", "skip_memory_metrics": "false", "full_determinism": "true"},
 }  # fmt: skip
+"""Flags that go together, so that one training tries them all."""
 REFUSED: dict[str, tuple[object, str]] = {
     "eval_do_concat_batches": ("false", "cannot be changed here: scores of clips"),
     "batch_eval_metrics": ("true", "cannot be changed here: scores of clips"),
@@ -108,23 +128,22 @@ def tempdir(folder: Path) -> str:
     return tempfile.mkdtemp(dir=folder)
 
 
-def words(name: str, value: object) -> list[str]:
-    """`5` or `fork --dataloader_num_workers 1` as the words of a command line; JSON keeps its blanks."""
-    first, *others = str(value).split(" --")
-    rest = [word for other in others for word in f"--{other}".split(" ")]
-    return [f"--{name}", first, *rest]
-
-
 def test_every_inherited_flag_is_in_one_of_the_tables():
     flags = {field.name for field in fields(TrainingArguments) if field.init} - {"output_dir"}
-    assert flags == set(VALUES) | set(REFUSED) and not set(VALUES) & set(REFUSED)
+    working = [name for group in TOGETHER.values() for name in group]
+    assert flags == {*working} | {*REFUSED} and len(working) + len(REFUSED) == len(flags)
 
 
-@pytest.mark.parametrize("name", VALUES)
-def test_a_flag_that_works(run, name):
-    metrics = run(words(name, VALUES[name]))
+@pytest.mark.parametrize("group", TOGETHER)
+def test_flags_that_work(run, group):
+    metrics = run([word for name, value in TOGETHER[group].items() for word in (f"--{name}", str(value))])
     assert sum(map(sum, metrics["confusion_matrix"])) == len(SPLIT.test), "every test clip is counted"
     assert np.isfinite(metrics["test_loss"]) and metrics["checkpoint"] in ("best", "last")
+
+
+@pytest.mark.parametrize("strategy", ["best", "no"])
+def test_each_way_to_save(run, strategy):
+    assert run(["--save_strategy", strategy, "--load_best_model_at_end", str(strategy == "best")])["test_loss"] > 0
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -160,17 +179,19 @@ def test_every_schedule_trains_or_names_what_it_needs(run, name):
     run(["--lr_scheduler_type", name, *(["--lr_scheduler_kwargs", needs[name]] if name in needs else [])])
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
-def test_dropping_the_last_batch_drops_no_clip_of_the_evaluation(run, size):
-    metrics = run(["--dataloader_drop_last", "--per_device_eval_batch_size", str(size)])
-    plain = run(["--dataloader_drop_last", "--per_device_eval_batch_size", "5"])
-    assert metrics["clips"]["test"] == sum(map(sum, metrics["confusion_matrix"])) == 7
-    assert metrics["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-5)
+def test_dropping_the_last_batch_drops_no_clip_of_the_evaluation(run):
+    losses = []
+    for size in ("1", "3", "7", "16"):
+        metrics = run(["--dataloader_drop_last", "--per_device_eval_batch_size", size])
+        assert metrics["clips"]["test"] == sum(map(sum, metrics["confusion_matrix"])) == 7
+        losses.append(metrics["test_loss"])
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
 
 
-@pytest.mark.parametrize("flag", ["--bf16_full_eval", "--fp16_full_eval"])
 @pytest.mark.parametrize(
     "more", [[], ["--freeze", "backbone"], ["--ema_decay", "0.5"], ["--validation", "none"]], ids=str
 )
-def test_evaluation_in_half_precision(run, flag, more):
-    assert run([flag, *more])["test_loss"] == pytest.approx(run(more)["test_loss"], abs=0.05)
+def test_evaluation_in_half_precision(run, more):
+    plain = run(more)["test_loss"]
+    for flag in ["--bf16_full_eval", *(["--fp16_full_eval"] if not more else [])]:
+        assert run([flag, *more])["test_loss"] == pytest.approx(plain, abs=0.05)

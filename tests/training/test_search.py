@@ -8,8 +8,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +18,13 @@ from filelock import FileLock
 from transformers import EarlyStoppingCallback
 
 from tests.conftest import ROOT, TINY
+from tests.helpers.processes import exit_status, fork
 from tests.training.test_run import small_split
 from urbansound_hf.audio.io import AudioError
 from urbansound_hf.config import search_space
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.receipts import code_state, environment
+from urbansound_hf.evaluation.receipts import environment
 from urbansound_hf.models import adapt
 from urbansound_hf.reports import search as search_report
 from urbansound_hf.reports.search import finished_trials
@@ -184,26 +183,6 @@ def test_the_test_clips_are_never_heard(experiment, sounds, tmp_path):
 # ---- a command
 
 
-KILLED_IN_TRIAL_1 = """
-import json, os, signal, sys
-from pathlib import Path
-from urbansound_hf.config.parse import parse_run_config
-from urbansound_hf.evaluation import receipts
-from urbansound_hf.training import search
-from urbansound_hf.training.cross_validation import run_experiment
-
-code = json.loads(sys.argv.pop(1))  # that of the test: somebody may edit a file while it runs
-receipts.code_state = lambda: code
-
-def die(trials, args, state, control, **kwargs):
-    if trials.trial.number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-search.Trials.on_step_end = die
-run_experiment(parse_run_config(sys.argv[1:], Path("absent.yaml")))
-"""
-
-
 @pytest.fixture(scope="module")
 def command(synthetic_root, tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("search")
@@ -230,9 +209,14 @@ def run(command: list[str], *more: object) -> int:
 @pytest.fixture(scope="module")
 def searched(command) -> Path:
     """The folder of a search of three trials that was killed in its second one, and continued."""
-    words = [json.dumps(code_state()), *command, "--search", "3"]
-    killed = subprocess.run([sys.executable, "-c", KILLED_IN_TRIAL_1, *words], cwd=ROOT, env={**os.environ})
-    assert killed.returncode == -signal.SIGKILL
+
+    def die(trials, args, state, control, **kwargs):
+        if trials.trial.number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trials, "on_step_end", die, raising=False)
+        assert exit_status(fork(lambda: run(command, "--search", 3))) == -signal.SIGKILL
     assert run(command, "--search", 3) == 0
     return Path(command[-1]) / "search"
 

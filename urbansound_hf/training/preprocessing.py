@@ -63,7 +63,7 @@ def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepare
     adapt_model(model, config.model, config.recipe.test_time_shifts)
     parts, learner = prepare_inputs(config, sounds.dataset, split, extractor, model)
     train = training_dataset(config, parts["train"], extractor, model.config)
-    labels = np.array(parts["train"]["labels"])
+    labels = np.array(parts["train"]["labels"][:])
     return Prepared(model, extractor, learner, train, labels, parts.get("validation"), parts.get("test"))
 
 
@@ -155,7 +155,7 @@ def feature_step(
 
 def select_clips(features: datasets.Dataset, clips: np.ndarray) -> datasets.Dataset:
     """The rows of features that belong to some clips; a long clip has several."""
-    return features.select(np.flatnonzero(np.isin(features["clip"], clips)))
+    return features.select(np.flatnonzero(np.isin(features["clip"][:], clips)))
 
 
 def training_dataset(
