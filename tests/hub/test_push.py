@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -323,9 +324,11 @@ def test_killed_at_any_request_the_old_revision_is_whole(loopback, run_folder, t
     killed = 0
     while True:
         number = len(loopback.requests) + 1 + killed
-        loopback.faults = [Fault(number, after=100, meanwhile=lambda: os.kill(pushing, signal.SIGKILL))]
-        pushing = fork(lambda: __main__.main(["push", str(run_folder), "me/sounds"]))
-        if (status := exit_status(pushing)) == 0:
+        pushing: list[int] = []
+        kill = partial(lambda pids: os.kill(pids[0], signal.SIGKILL), pushing)
+        loopback.faults = [Fault(number, after=100, meanwhile=kill)]
+        pushing.append(fork(lambda: __main__.main(["push", str(run_folder), "me/sounds"])))
+        if (status := exit_status(pushing[0])) == 0:
             break
         assert status == -signal.SIGKILL
         assert loopback.files("me/sounds") == before

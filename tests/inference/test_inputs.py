@@ -13,6 +13,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.helpers import tiny
+from tests.helpers.processes import exit_status, fork
+from urbansound_hf import cli
 from urbansound_hf.audio.io import load_audio, to_wav
 from urbansound_hf.inference.inputs import find_sounds
 
@@ -60,19 +62,29 @@ def model(tmp_path_factory) -> Path:
     return tiny.save("yamnet", tmp_path_factory.mktemp("model"), clip_seconds=1.0)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "{infer} <(cat {clip})",
-        "cat {clip} | {infer} /dev/stdin",
-        "cat {clip} | {infer} -",
-        "{infer} /dev/stdin < {clip}",
-    ],
-)
-def test_pipes_of_the_shell(command, model, tmp_path):
+@pytest.mark.parametrize("name", ["/dev/fd/{}", "/dev/stdin", "-"])  # the first is the shell's <(command)
+def test_pipes_of_the_shell(name, model, tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.write(writing, WAV)
+    os.close(writing)
+    words = [name.format(reading), "--quiet", "--device", "cpu", "--model", str(model)]
+    words += ["--output", str(tmp_path / "out.csv")]
+
+    def infer() -> None:
+        os.dup2(reading, 0)
+        monkeypatch.setattr(sys, "stdin", os.fdopen(0))
+        monkeypatch.setattr(sys, "argv", ["infer.py", *words])
+        assert cli.infer(words) == 0
+
+    assert exit_status(fork(infer)) == 0
+    os.close(reading)
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").count("\n") == 2
+
+
+def test_a_pipe_through_bash(model, tmp_path):
     (tmp_path / "clip.wav").write_bytes(WAV)
     infer = f"{sys.executable} infer.py --quiet --device cpu --model {model} --format jsonl"
-    line = command.format(infer=infer, clip=tmp_path / "clip.wav")
+    line = f"cat {tmp_path / 'clip.wav'} | {infer} -"
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and '"score"' in done.stdout, done.stderr
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from tests.conftest import ROOT, TINY
 from tests.helpers import tiny
 from urbansound_hf.audio.io import to_wav

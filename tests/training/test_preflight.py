@@ -20,9 +20,8 @@ from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.loading import configured_extractor, configured_model
 from urbansound_hf.training.preflight import check_model, check_serving, check_storage
 
-SECONDS = [0.01, 0.1, 0.3, 0.5, 0.72, 0.745, 1, 1.005, 1.25, 1.5, 2.2, 3, 3.5, 5, 7.3, 10, 12]
+SECONDS = [0.01, 0.3, 0.72, 0.745, 1, 1.005, 3.5, 7.3, 12]
 ANY_LENGTH = {"cnn", "ecapa-tdnn", "yamnet", "wav2vec2-bert"}
-AST = "audio-spectrogram-transformer"
 AST = "audio-spectrogram-transformer"
 LABELS = ["bark", "horn", "rain"]
 
@@ -72,7 +71,7 @@ def test_what_training_takes_serving_takes(of_family, tmp_path, family):
         model.save_pretrained(folder)
         extractor.save_pretrained(folder)
         classifier = SoundClassifier.from_pretrained(folder, device="cpu")
-        for length in (seconds, 2.6 * seconds):
+        for length in (seconds, 2.6 * seconds) if seconds < 5 else (seconds,):
             wav = to_wav(noise(length, classifier.sampling_rate), classifier.sampling_rate)
             result = classifier.classify(wav)
             assert len(result.windows) == (1 if length == seconds else 5), (seconds, length)
