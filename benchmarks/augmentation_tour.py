@@ -1,6 +1,6 @@
 """What every effect does to one sound, to see and to hear, and the table of them all.
 
-    python benchmarks/augmentation_tour.py DIR [--sound FILE] [--page PAGE.md]
+    python -m benchmarks.augmentation_tour DIR [--sound FILE] [--page PAGE.md]
 
 `docs/augmentation.md` and the folder beside it were made so.
 """
@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -144,13 +144,13 @@ def renew(page: Path, folder: str) -> None:
     page.write_text(re.sub(pattern, lambda _: f"{effect_table(folder)}\n", text, flags=re.DOTALL), encoding="utf-8")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     about = "What every effect does to one sound, to see and to hear."
-    parser = argparse.ArgumentParser(prog="python benchmarks/augmentation_tour.py", description=about)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.augmentation_tour", description=about)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where the picture and the sounds go")
     parser.add_argument("--sound", type=Path, metavar="FILE", help="a sound of yours; absent: a synthetic one")
     parser.add_argument("--page", type=Path, metavar="PAGE.md", help="a page whose table is to be written anew")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     count = write(options.folder, load_audio(options.sound, RATE) if options.sound else example())
     if options.page:
         renew(options.page, options.folder.name)

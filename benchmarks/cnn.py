@@ -1,26 +1,23 @@
 """The residual CNN in training on a CPU: channels-last order, and rows in memory, against the stock way.
 
-    python benchmarks/cnn.py [--clips 32] [--rounds 7]
-
-Both sides of a ratio take turns on the same threads; figures and ratios are medians of the rounds.
 The stock order is torch's own (channels first); the stock rows are those of `datasets`, read one at a time.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from statistics import median
-from timeit import timeit
+from collections.abc import Callable, Iterator
 
 import datasets
 import numpy as np
 import torch
 
+from benchmarks.measure import Options, Row, compared, rate
 from urbansound_hf.config.arguments import RecipeArguments
 from urbansound_hf.models.cnn.modeling_cnn import CnnConfig, CnnFeatureExtractor, CnnForAudioClassification
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.training import augmented_dataset
+
+CLIPS = 32  # a batch
 
 
 def network(channels_last: bool, pictures: torch.Tensor) -> Callable[[], object]:
@@ -37,7 +34,7 @@ def network(channels_last: bool, pictures: torch.Tensor) -> Callable[[], object]
     return work
 
 
-def rows(in_memory: bool, clips: int) -> Callable[[], object]:
+def examples(in_memory: bool, clips: int) -> Callable[[], object]:
     """The training rows of one batch under mixup and masks."""
     extractor = CnnFeatureExtractor(feature="log_mel", n_mels=64, n_fft=1024, scaling="per_clip")
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (clips, 64_000)).astype(np.float32)
@@ -53,25 +50,11 @@ def rows(in_memory: bool, clips: int) -> Callable[[], object]:
     return lambda: [changed[number] for number in range(clips)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=32, help="clips a batch")
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
-    pictures = torch.randn(args.clips, 64, 174)
+def rows(options: Options) -> Iterator[Row]:
+    pictures = torch.randn(CLIPS, 64, 174)
     pairs = {
         "forward and backward, channels last": (network(True, pictures), network(False, pictures)),
-        "training rows, in memory": (rows(True, args.clips), rows(False, args.clips)),
+        "training examples, in memory": (examples(True, CLIPS), examples(False, CLIPS)),
     }
-    print(f"{torch.get_num_threads()} threads, {args.clips} clips a batch, median of {args.rounds} rounds")
-    for name, works in pairs.items():
-        for work in works:
-            work()  # warm-up
-        taken = [[timeit(work, number=1) for work in works] for _ in range(args.rounds)]
-        ours, stock = (args.clips / median(round_[side] for round_ in taken) for side in (0, 1))
-        ratio = median(stock_seconds / our_seconds for our_seconds, stock_seconds in taken)
-        print(f"{name}: {ours:,.0f} clips/s, stock {stock:,.0f} clips/s, ratio {ratio:.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    for case, (ours, stock) in pairs.items():
+        yield compared(case, rate(CLIPS, ours), rate(CLIPS, stock), options.rounds)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-ROOT = Path(__file__).parents[1]
-RECEIPTS = ROOT / "docs" / "receipts"
+from benchmarks.measure import ROOT
+from urbansound_hf.config.parse import parse_run_config
+from urbansound_hf.evaluation.runs import read_run
+from urbansound_hf.layout import finished
+from urbansound_hf.training.cross_validation import run_experiment
+
 DEFAULTS = ROOT / "configs" / "wav2vec2_base.yaml"  # as in train.py
 BATCH = "--per_device_train_batch_size 32 --gradient_accumulation_steps 1"
 PROBE = f"--freeze backbone --learning_rate 3e-3 --num_train_epochs 40 {BATCH}"
@@ -28,12 +31,6 @@ RESIDUAL_CNN = (
     f"--learning_rate 3e-3 --lr_scheduler_type cosine --weight_decay 0.05 --bf16 false {BATCH}"
 )
 """Recipes are written out: the shipped configs change with what is learnt from these trainings."""
-sys.path.insert(0, str(ROOT))
-
-from urbansound_hf.config.parse import parse_run_config  # noqa: E402
-from urbansound_hf.evaluation.runs import read_run  # noqa: E402
-from urbansound_hf.layout import finished  # noqa: E402
-from urbansound_hf.training.cross_validation import run_experiment  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -127,21 +124,22 @@ def load(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def command(about: str, jobs_of: Callable[[dict[str, str]], Iterable[Job]], path: Path, outputs: str) -> int:
+def command(
+    argv: Sequence[str] | None, about: str, jobs_of: Callable[[dict[str, str]], Iterable[Job]], path: Path
+) -> int:
     """The command line of a script that lists trainings; returns the exit code (1: some failed).
 
     Args:
         jobs_of: the trainings, most wanted first, given the folders of data and weights by the name of their flag.
         path: the file of receipts that it adds to.
-        outputs: the folder of the runs, unless another is asked for.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data_dir", "whisper", "yamnet"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--outputs", type=Path, default=Path(outputs))
+    parser.add_argument("--outputs", type=Path, default=Path("outputs") / path.stem)
     parser.add_argument("--only", default="", help="a regular expression: trainings in whose name it is found")
     parser.add_argument("--seeds", type=int, help="only the seeds up to this one")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     wanted = [
         job for job in jobs_of(vars(args)) if re.search(args.only, job.name) and job.seed <= (args.seeds or job.seed)
     ]

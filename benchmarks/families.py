@@ -1,6 +1,6 @@
 """Every family that has weights here or trains from nothing, on real clips: folds 1 and 2 train, fold 3 tests.
 
-    python benchmarks/families.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR]
+    python -m benchmarks.families --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR]
 
 trains what is missing, three seeds each, and puts the facts of the receipts into docs/receipts/families.jsonl;
 docs/choosing_a_model.md is made from that. `--yamnet` is a folder that `urbansound-hf models yamnet convert`
@@ -9,10 +9,10 @@ wrote. The accuracies do not depend on what else the machine does, the seconds d
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from experiments import BATCH, PROBE, RECEIPTS, RESIDUAL_CNN, Job, command
+from benchmarks.experiments import BATCH, PROBE, RESIDUAL_CNN, Job, command
+from benchmarks.measure import RECEIPTS
 
 FILE = RECEIPTS / "families.jsonl"
 SEEDS = (1, 2, 3)
@@ -44,5 +44,9 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
         yield from (Job(name, 3, seed, (*text.format(**words).split(), *data)) for name, text in RUNS.items())
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    return command(argv, __doc__, jobs, FILE)
+
+
 if __name__ == "__main__":
-    sys.exit(command(__doc__, jobs, FILE, "outputs/families"))
+    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """What a frozen model tells of street sounds, by depth, level and patches: logistic regression on its embeddings.
 
-    python benchmarks/probes.py --data_dir DIR --whisper DIR --yamnet DIR
+    python -m benchmarks.probes --data_dir DIR --whisper DIR --yamnet DIR
 
 Each fold that is there is the test of the others in turn; nothing is left to a seed. The regression is that of
 `--probe_first`, so each line is where the fine-tuning of such a model would begin.
@@ -54,7 +54,7 @@ def rotations(inputs: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> list
     return scores
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data_dir", "whisper", "yamnet"):
         parser.add_argument(f"--{name}", required=True)
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, (weights, config, extractor) in VARIANTS.items():
         scores = rotations(*embedded(getattr(args, weights), config, extractor, sounds))
         print(f"{np.mean(scores):.3f}  {' '.join(f'{score:.3f}' for score in scores)}  {name}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

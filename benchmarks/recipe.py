@@ -1,6 +1,6 @@
 """What each ingredient of a recipe is worth, on real clips: two folds train, the third tests, in all three rotations.
 
-    python benchmarks/recipe.py --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR] [--only REGEX]
+    python -m benchmarks.recipe --data_dir DIR --whisper DIR --yamnet DIR [--outputs DIR] [--only REGEX]
 
 trains what is missing: for each model the plain recipe, each ingredient alone, the final recipe, the final one without
 each ingredient. One seed screens; the plain and the final recipe, and what won by that seed, have three. The facts of
@@ -10,10 +10,10 @@ with two folds there is none left to choose on. Given twice at the same time, th
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 
-from experiments import BATCH, PROBE, RECEIPTS, RESIDUAL_CNN, Job, command
+from benchmarks.experiments import BATCH, PROBE, RESIDUAL_CNN, Job, command
+from benchmarks.measure import RECEIPTS
 
 FILE = RECEIPTS / "recipe.jsonl"
 FOLDS, SEEDS = (1, 2, 3), (1, 2, 3)
@@ -134,5 +134,9 @@ def jobs(words: dict[str, str]) -> Iterator[Job]:
     yield from (job("tutorial CNN: random splits", TUTORIAL, 0, seed) for seed in SEEDS)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    return command(argv, __doc__, jobs, FILE)
+
+
 if __name__ == "__main__":
-    sys.exit(command(__doc__, jobs, FILE, "outputs/recipe"))
+    raise SystemExit(main())

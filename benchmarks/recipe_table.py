@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import recipe
-from experiments import RECEIPTS, ROOT, load
-
+from benchmarks import recipe
+from benchmarks.experiments import load
+from benchmarks.measure import RECEIPTS, ROOT
 from urbansound_hf.evaluation import confidence
 from urbansound_hf.text import table
 

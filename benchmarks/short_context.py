@@ -1,20 +1,16 @@
 """Training on clips of 4 s with a context cut to them against the model's own context, in clips a second.
 
-    python benchmarks/short_context.py [--whisper DIR] [--models whisper ast] [--precision bfloat16 float32] [--batch 8]
-
 Whisper-tiny hears 30 s or 4 s, AST-base 1,024 frames or 400 (random weights: speed does not depend on them; `--whisper`
-takes real ones). A step is forward, backward and AdamW on one batch of the same clips at the same precision. The sides
-take turns; each figure is the median of the rounds, the ratio the median of their ratios. Beside it stands the ratio of
-the operations of forward and backward pass (matrix products, convolutions, attention), which a machine without any
-other cost would reach.
+takes real ones). A step is forward, backward and AdamW on one batch of the same clips at the same precision. Beside it
+stands the ratio of the operations of forward and backward pass (matrix products, convolutions, attention), which a
+machine without any other cost would reach.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,9 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import logging
 
+from benchmarks.measure import Options, Row, compared
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.models.loading import load_feature_extractor, load_model
 
+CLIPS = 8  # a batch
 CLIP_SECONDS = 4.0
 MODELS = {"whisper": ("Whisper-tiny", "whisper", 30.0), "ast": ("AST-base", "audio-spectrogram-transformer", 10.24)}
 """Each with its name for readers, its model type, and the seconds of its own context."""
@@ -61,41 +59,16 @@ class Training:
         return counter.get_total_flops()
 
 
-def compare(title: str, full: Training, cut: Training, precisions: Sequence[str], rounds: int) -> None:
-    """Prints a line for the operations and one for each precision."""
-    operations = full.operations(), cut.operations()
-    promised = operations[0] / operations[1]
-    print(f"{title}: {operations[0] / 1e9:,.1f} and {operations[1] / 1e9:,.1f} GFLOP a clip, ratio {promised:.1f}")
-    for precision in precisions:
-        bfloat16 = precision == "bfloat16"
-        for side in (full, cut):
-            side.clips_per_second(bfloat16)  # warm-up
-        pairs = [(full.clips_per_second(bfloat16), cut.clips_per_second(bfloat16)) for _ in range(rounds)]
-        slow, fast = (median(speeds) for speeds in zip(*pairs, strict=True))
-        ratios = [pair[1] / pair[0] for pair in pairs]
-        print(
-            f"{title}, {precision}: {slow:.2f} and {fast:.2f} clips/s, ratio {median(ratios):.1f} "
-            f"({min(ratios):.1f}–{max(ratios):.1f}), {median(ratios) / promised:.0%} of that of the operations"
-        )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--whisper", metavar="DIR", help="a Whisper checkpoint; absent: Whisper-tiny's random weights")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--precision", nargs="+", choices=("bfloat16", "float32"), default=["bfloat16", "float32"])
-    parser.add_argument("--batch", type=int, default=8, help="clips a step (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each side (default: %(default)s)")
-    options = parser.parse_args()
+def rows(options: Options) -> Iterator[Row]:
     logging.set_verbosity_error()  # that the head of a checkpoint is new is no news
     logging.disable_progress_bar()
-    print(f"{torch.get_num_threads()} threads, batches of {options.batch}, {options.rounds} rounds; own, cut context")
-    for name in options.models:
-        title, model_type, seconds = MODELS[name]
-        source = options.whisper if name == "whisper" and options.whisper else model_type
-        full, cut = (Training(source, context, options.batch) for context in (seconds, CLIP_SECONDS))
-        compare(title, full, cut, options.precision, options.rounds)
-
-
-if __name__ == "__main__":
-    main()
+    for name, (title, model_type, seconds) in MODELS.items():
+        source = str(options.whisper) if name == "whisper" and options.whisper else model_type
+        full, cut = (Training(source, context, CLIPS) for context in (seconds, CLIP_SECONDS))
+        for precision in ("bfloat16", "float32"):
+            sides = [partial(side.clips_per_second, precision == "bfloat16") for side in (cut, full)]
+            for side in sides:
+                side()  # warm-up
+            yield compared(f"training {title} at 4 s against its own context, {precision}", *sides, options.rounds)
+        operations = [1e9 / side.operations() for side in (cut, full)]
+        yield Row(f"{title} at 4 s, by operations", *operations, operations[0] / operations[1], "clips/GFLOP")

@@ -5,17 +5,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import families
-from experiments import ROOT, load
-
+from benchmarks import families
+from benchmarks.experiments import load
+from benchmarks.measure import ROOT
 from urbansound_hf.text import table
 
 PAGE = ROOT / "docs" / "choosing_a_model.md"

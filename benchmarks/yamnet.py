@@ -1,23 +1,18 @@
 """YAMNet on a CPU: our inference against ONNX Runtime patch by patch, and fine-tuning, in 4-second clips a second.
 
-    python benchmarks/yamnet.py [--model MODEL.onnx] [--clips 32] [--rounds 5]
-
-The graph takes one patch at a time, which is how the published YAMNet is run. Both read the same log-mel patches (8 a
-clip) on the same threads, in turns; each figure is the median of the rounds, the ratio the median of their ratios.
-Needs onnx and onnxruntime for the comparison, and no weights for the rest.
+The published graph takes one patch at a time. Both read the same log-mel patches (8 a clip) on the same threads.
+Without the graph, or without onnx and onnxruntime, there is no stock side.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 
+from benchmarks.measure import LeftOut, Options, Row, compared, given, needs_packages, rate
 from urbansound_hf.models.yamnet import convert
 from urbansound_hf.models.yamnet.modeling_yamnet import (
     YamnetConfig,
@@ -25,12 +20,7 @@ from urbansound_hf.models.yamnet.modeling_yamnet import (
     YamnetForAudioClassification,
 )
 
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+CLIPS = 32  # a batch
 
 
 def onnx_patch_by_patch(graph: Path, patches: torch.Tensor) -> Callable[[], object]:
@@ -70,39 +60,32 @@ def training(model: YamnetForAudioClassification, features: torch.Tensor, bfloat
     return work
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, help="the published graph, model.onnx; absent: no comparison")
-    parser.add_argument("--clips", type=int, default=32, help="clips a batch")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+def published(options: Options, patches: torch.Tensor) -> Callable[[], float]:
+    """The published graph as a side; raises LeftOut without it."""
+    needs_packages("onnx", "onnxruntime")
+    graph = given(options.yamnet, "no published graph: give --yamnet")
+    return rate(CLIPS, onnx_patch_by_patch(graph, patches))
+
+
+def rows(options: Options) -> Iterator[Row | LeftOut]:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    clips = [rng.uniform(-0.5, 0.5, 64_000).astype(np.float32) for _ in range(arguments.clips)]
+    clips = [rng.uniform(-0.5, 0.5, 64_000).astype(np.float32) for _ in range(CLIPS)]
     extractor = YamnetFeatureExtractor()
     features = extractor(clips, return_tensors="pt")["input_features"]  # (clips, 432, 64)
     patches = features.unfold(1, 96, 48).transpose(2, 3).reshape(-1, 1, 96, 64)
-
-    work = {"feature extraction": lambda: [extractor(clip, return_tensors="np") for clip in clips]}
-    if arguments.model:
-        work["ONNX Runtime, float32, patch by patch"] = onnx_patch_by_patch(arguments.model, patches)
+    stock = None
+    try:
+        stock = published(options, patches)
+    except LeftOut as why:
+        yield LeftOut(f"ONNX Runtime patch by patch: {why}")
     for hop in (48, 96):
         model = YamnetForAudioClassification(YamnetConfig(num_labels=10, patch_hop_frames=hop))
         for bfloat16 in (False, True):
             name = f"{'bfloat16' if bfloat16 else 'float32'}, a patch every {hop / 100:.2f} s"
-            work[f"inference, {name}"] = inference(model, features, bfloat16)
-            work[f"training, {name}"] = training(model, features, bfloat16)
-    for once in work.values():
-        once()  # warm-up
-    rounds = [{name: arguments.clips / seconds(once) for name, once in work.items()} for _ in range(arguments.rounds)]
-    print(f"{torch.get_num_threads()} threads, {arguments.clips} clips of 4 s, median of {arguments.rounds} rounds")
-    for name in work:
-        print(f"{median(rates[name] for rates in rounds):8.1f} clips/s  {name}")
-        if name.startswith("inference") and arguments.model:
-            ratios = [rates[name] / rates["ONNX Runtime, float32, patch by patch"] for rates in rounds]
-            print(f"{median(ratios):8.2f} ×        ONNX Runtime patch by patch")
-
-
-if __name__ == "__main__":
-    main()
+            ours = rate(CLIPS, inference(model, features, bfloat16))
+            yield compared(f"inference, {name}", ours, stock, options.rounds)
+            step = rate(CLIPS, training(model, features, bfloat16))
+            yield compared(f"training, {name}", step, None, options.rounds)
+    extract = rate(CLIPS, lambda: [extractor(clip, return_tensors="np") for clip in clips])
+    yield compared("feature extraction", extract, None, options.rounds)

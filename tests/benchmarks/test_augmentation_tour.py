@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import soundfile
@@ -18,16 +16,15 @@ from urbansound_hf.errors import UserError
 PAGE = ROOT / "docs/augmentation.md"
 
 
-def tour(monkeypatch, *words) -> None:
-    monkeypatch.setattr(sys, "argv", ["augment_tour", *map(str, words)])
-    assert augmentation_tour.main() == 0
+def tour(*words) -> None:
+    assert augmentation_tour.main([*map(str, words)]) == 0
 
 
 def test_the_table_of_the_page_is_fresh():
     text = PAGE.read_text(encoding="utf-8")
     table = augmentation_tour.effect_table("augmentation")
     assert f"{augmentation_tour.BEGIN}\n{table}\n{augmentation_tour.END}" in text, (
-        "write it anew: python benchmarks/augmentation_tour.py docs/augmentation --page docs/augmentation.md"
+        "write it anew: python -m benchmarks.augmentation_tour docs/augmentation --page docs/augmentation.md"
     )
     for name, kind in EFFECTS.items():
         assert kind.spec(name) in table and kind.use in table and str(kind.limits[1]) in table
@@ -45,13 +42,13 @@ def test_the_sounds_beside_the_page_are_those_of_the_tour():
     assert sizes.pop("effects.png") < 300_000 and max(sizes.values()) < 15_000, "small enough for a repository"
 
 
-def test_every_effect_is_seen_and_heard(monkeypatch, tmp_path, capsys):
+def test_every_effect_is_seen_and_heard(tmp_path, capsys):
     soundfile.write(tmp_path / "mine.wav", augmentation_tour.example()[:8000], SAMPLING_RATE)
     page = tmp_path / "page.md"
     page.write_text(
         f"# Mine\n{augmentation_tour.BEGIN}\n| a stale row |\n{augmentation_tour.END}\nend\n", encoding="utf-8"
     )
-    tour(monkeypatch, tmp_path / "new/tour", "--sound", tmp_path / "mine.wav", "--page", page)
+    tour(tmp_path / "new/tour", "--sound", tmp_path / "mine.wav", "--page", page)
     sounds = sorted((tmp_path / "new/tour").glob("*.ogg"))
     assert f"effects.png, and {len(sounds)} sounds" in capsys.readouterr().out and len(sounds) > len(EFFECTS)
     before = load_audio(tmp_path / "new/tour/before.ogg")

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import experiments, recipe, recipe_table, short_context, tables
 from tests.helpers import tiny
-from tests.helpers.readme import recipe_table, tables
 from tests.helpers.runs import write_run
-
-recipe = recipe_table.recipe
-experiments = recipe.sys.modules["experiments"]  # as the scripts beside it import it
 
 ROW = {"fold": 3, "train_seconds": 12.34, "train_clips_per_second": 1234.5, "train_peak_memory_gib": 1.26}
 
@@ -59,8 +56,6 @@ def test_no_receipts_are_no_table():
 
 def test_operations_are_those_of_the_formula(tmp_path):
     """Attention included, which a fused kernel would hide from the counter."""
-    import short_context
-
     folder = tiny.save("whisper", tmp_path / "whisper")
     width, hidden, bands = 32, 64, 80
     for seconds in (2, 1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from benchmarks import recipe_table, speed_tables, tables
 from tests.conftest import ROOT
 from tests.test_architecture import drawing
 from urbansound_hf.config import arguments
@@ -20,11 +20,6 @@ from urbansound_hf.config.arguments import DataArguments, ModelArguments, OwnRun
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.errors import exit_code
 from urbansound_hf.text import table
-
-sys.path.append(str(ROOT / "benchmarks"))
-
-import recipe_table
-import tables
 
 README = ROOT / "README.md"
 MISTAKES = """model_name_or_path: facebook/wav2vec2-base
@@ -79,11 +74,17 @@ def fenced(text: str) -> str:
     return f"```\n{text}\n```"
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"layout": layout, "mistake": mistake, "flags": flags}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "layout": layout,
+    "mistake": mistake,
+    "flags": flags,
+    "speed": speed_tables.shortest,
+}
 PAGES: dict[Path, Mapping[str, Callable[[], str]]] = {
     README: BLOCKS,
     tables.PAGE: tables.BLOCKS,
     recipe_table.PAGE: recipe_table.BLOCKS,
+    speed_tables.PAGE: speed_tables.BLOCKS,
 }
 
 
