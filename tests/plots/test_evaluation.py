@@ -300,7 +300,7 @@ def test_what_cannot_be_drawn_is_refused_by_name(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_test_clips_of_a_run_are_embedded_by_its_own_backbone(tmp_path, synthetic_root):
+def test_the_test_clips_of_a_run_are_embedded_by_its_own_backbone(tmp_path, synthetic_root, monkeypatch):
     """In the order of predictions.csv, the data found where the receipt or the command says."""
     model = tiny.save("yamnet", tmp_path / "run", clip_seconds=1.0)
     told = sorted((synthetic_root / "audio" / "fold1").glob("*.wav"), reverse=True)
@@ -316,6 +316,11 @@ def test_the_test_clips_of_a_run_are_embedded_by_its_own_backbone(tmp_path, synt
         json.dumps({"config": {"dataset": "urbansound8k", "clip_seconds": 1.0}}), encoding="utf-8"
     )
     run = Run(model)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="UrbanSound8K is not in data") as caught:
+        patch.chdir(tmp_path)
+        patch.setattr("urbansound_hf.data.urbansound8k.fetch", lambda *_: pytest.fail("a download began"))
+        embeddings.embed(run)
+    assert "--data_dir" in caught.value.fix
     found = embeddings.embed(run, {"data_dir": str(synthetic_root)})
     classifier = SoundClassifier.from_pretrained(model, device="cpu")
     waveform = load_audio(told[3])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from urbansound_hf.data.loading import SoundRequest, load_sounds
+from urbansound_hf.data.urbansound8k import DEFAULT_DIR, find_root
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import Predictions, Run
 from urbansound_hf.features.dataset import prepare_features
@@ -42,17 +43,18 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
         `(clips, hidden)` float32, in the order of `run.predictions`.
 
     Raises:
-        UserError: the run has no receipt or no model, or its clips are not in the data.
+        UserError: the run has no receipt or no model, or its data are not there; nothing is downloaded.
     """
     if not run.finished or run.receipt is None:
         raise UserError(f"the run has no {RECEIPT}, which names its data", str(run.folder))
     config = run.receipt["config"]
     model, extractor = checkpoint.load_checkpoint(run.folder)
     rate = extractor.to_dict()["sampling_rate"]
-    request = SoundRequest(
-        **{**{key: config[key] for key in DATA if key in config}, **(changes or {})}, sampling_rate=rate
-    )
-    table = load_sounds(request).dataset
+    data = {**{key: config[key] for key in DATA if key in config}, **(changes or {})}
+    if data.get("dataset") == "urbansound8k" and not data.get("data_dir") and not find_root(DEFAULT_DIR):
+        # A figure starts no download of 6 GB.
+        raise UserError(f"UrbanSound8K is not in {DEFAULT_DIR}", str(run.folder), "name its folder with --data_dir")
+    table = load_sounds(SoundRequest(**data, sampling_rate=rate)).dataset
     row_of = {sound["path"]: row for row, sound in enumerate(table["audio"])}
     missing = [path for path in run.predictions.paths if path not in row_of]
     if missing:
