@@ -138,7 +138,7 @@ def test_damage_within_an_mp3_is_noted():
 
 def test_what_is_no_mp3_has_no_frames():
     for content in (b"\xff\xfb" + bytes(5000), np.random.default_rng(0).bytes(200_000), b"\xff\xe0", b"ID3"):
-        assert split_mp3(content, []) == []
+        assert split_mp3(io.BytesIO(content), []) == []
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])

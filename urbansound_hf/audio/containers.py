@@ -10,11 +10,14 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import BinaryIO, NamedTuple
+from itertools import accumulate
+from typing import Any, BinaryIO, NamedTuple, cast
 
 HEADER_BYTES = 128  # a size that is wrong by no more is miscounted by a header; the samples are all there
+BUFFER_BYTES = 2**20  # read at a time from a corrected or joined file
 ENDLESS_BYTES = 0x7FFF0000  # a header written to a pipe promises the whole 2 or 4 GiB of its field
 TAIL_BYTES = 2**16  # where the chunks behind samples of unknown size are looked for
 W64_SUFFIX = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # of the ids of its chunks
@@ -45,6 +48,51 @@ class Recording(NamedTuple):
     content: BinaryIO
     checked: bool = True
     least: int = 1
+
+
+class Sections(io.RawIOBase):
+    """A file made of bytes and of sections of another file, which are read when they are asked for.
+
+    Args:
+        file: the other file.
+        sections: in order, bytes or `(first, last)` byte of `file`, the last one excluded.
+    """
+
+    def __init__(self, file: BinaryIO, sections: Sequence[bytes | tuple[int, int]]) -> None:
+        self._file, self._sections, self._position = file, sections, 0
+        sizes = [len(each) if isinstance(each, bytes) else each[1] - each[0] for each in sections]
+        self._starts = [0, *accumulate(sizes)]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        number = bisect_right(self._starts, self._position) - 1
+        if number >= len(self._sections):
+            return 0
+        section, within = self._sections[number], self._position - self._starts[number]
+        size = min(len(buffer), self._starts[number + 1] - self._position)
+        if isinstance(section, bytes):
+            content = section[within : within + size]
+        else:
+            self._file.seek(section[0] + within)
+            content = self._file.read(size)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def joined(file: BinaryIO, *sections: bytes | tuple[int, int]) -> BinaryIO:
+    """A file made of `Sections`, buffered."""
+    return cast(BinaryIO, io.BufferedReader(Sections(file, sections), BUFFER_BYTES))
 
 
 class Layout(NamedTuple):
@@ -116,7 +164,7 @@ def split_au(file: BinaryIO, notes: list[str]) -> list[Recording]:
     size = _true_size(file, None, start, declared, end, lambda: start, notes)
     if size == declared or declared == 0xFFFFFFFF:
         return [Recording(file)]
-    return [Recording(io.BytesIO(b".snd" + struct.pack(">II", start, size) + _read(file, 12, start + size - 12)))]
+    return [Recording(joined(file, b".snd" + struct.pack(">II", start, size), (12, start + size)))]
 
 
 def _recording(file: BinaryIO, layout: Layout, start: int, end: int, notes: list[str]) -> tuple[Recording, int | None]:
@@ -124,7 +172,7 @@ def _recording(file: BinaryIO, layout: Layout, start: int, end: int, notes: list
     chunks, odd = _chunks_before_samples(file, layout, start, end)
     samples = chunks.pop() if chunks and chunks[-1].id == layout.samples else None
     if samples is None:  # libsndfile says what is wrong
-        return Recording(file if not start else io.BytesIO(_read(file, start, end - start)), checked=False), None
+        return Recording(joined(file, (start, end)) if start else file, checked=False), None
     declared = _declared(file, chunks, samples)
     tolerance = partial(_tolerance, file, layout, start, chunks, samples, end)
     size = _true_size(file, layout, samples.start, declared, end, tolerance, notes)
@@ -134,7 +182,7 @@ def _recording(file: BinaryIO, layout: Layout, start: int, end: int, notes: list
     ends_there = layout.id_bytes == 4 or end - samples.start - size < layout.alignment
     if size == declared and not start and not odd and not more and ends_there and _read(file, 0, 4) != b"BW64":
         return Recording(file), None
-    return Recording(io.BytesIO(_rebuilt(file, layout, start, chunks, samples._replace(size=size)))), more
+    return Recording(_rebuilt(file, layout, start, chunks, samples._replace(size=size), end)), more
 
 
 def _chunks_before_samples(file: BinaryIO, layout: Layout, start: int, end: int) -> tuple[list[Chunk], bool]:
@@ -264,18 +312,20 @@ def _metadata_start(file: BinaryIO, layout: Layout | None, earliest: int, latest
     return end
 
 
-def _rebuilt(file: BinaryIO, layout: Layout, start: int, chunks: list[Chunk], samples: Chunk) -> bytes:
+def _rebuilt(file: BinaryIO, layout: Layout, start: int, chunks: list[Chunk], samples: Chunk, end: int) -> BinaryIO:
     """A file with the chunks that decoding needs and right sizes: AIFF as it was, every kind of WAV as RIFF."""
     kind = _read(file, start, 12)
     kept = [chunk for chunk in chunks if chunk.id[:4] in (b"fmt ", b"fact", b"COMM", b"FVER")]
     size = layout.size if layout.size != "<Q" else "<I"
-    body = b""
+    sections: list[bytes | tuple[int, int]] = []
+    total = 4
     for chunk in (*kept, samples):
-        content = _read(file, chunk.start, chunk.size)
-        length = struct.pack(size, min(len(content), 0xFFFFFFFF))
-        body += chunk.id[:4] + length + content + b"\0" * (len(content) % 2)
+        length = max(0, min(chunk.start + chunk.size, end) - chunk.start)
+        header = chunk.id[:4] + struct.pack(size, min(length, 0xFFFFFFFF))
+        sections += [header, (chunk.start, chunk.start + length), b"\0" * (length % 2)]
+        total += len(header) + length + length % 2
     form = (kind[:4] if kind[:4] in (b"RIFX", b"FORM") else b"RIFF", kind[8:12] if layout.id_bytes == 4 else b"WAVE")
-    return form[0] + struct.pack(size, min(4 + len(body), 0xFFFFFFFF)) + form[1] + body
+    return joined(file, form[0] + struct.pack(size, min(total, 0xFFFFFFFF)) + form[1], *sections)
 
 
 def _read(file: BinaryIO, position: int, size: int) -> bytes:

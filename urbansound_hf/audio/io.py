@@ -12,7 +12,7 @@ import re
 import struct
 import sys
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from urbansound_hf.audio import ffmpeg
 from urbansound_hf.audio.containers import (
     ENDLESS_BYTES,
     HEADER_BYTES,
@@ -45,6 +46,10 @@ Source = str | Path | bytes | BinaryIO
 
 class AudioError(UserError):
     """A sound that cannot be read, with its name and the reason."""
+
+
+class UnknownFormatError(AudioError):
+    """A sound that libsndfile does not read."""
 
 
 class Decoder(soundfile.SoundFile):
@@ -88,26 +93,49 @@ def read_audio(source: Source, name: str = "", notes: list[str] | None = None) -
     return _read(source, None, name, notes)
 
 
+def stream_audio(
+    source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "", notes: list[str] | None = None
+) -> Iterator[np.ndarray]:
+    """Reads a sound in blocks, in memory that does not grow with its length; arguments and errors as of `load_audio`.
+
+    What is wrong behind the blocks that were yielded is raised when the reading gets there; `notes` are complete at
+    the end.
+
+    Yields:
+        `(samples,)` float32, at most about a million samples of the file at a time; joined, they are `load_audio`'s
+        waveform.
+    """
+    return (block for block, _ in _stream(source, sampling_rate, name, notes))
+
+
 def _read(source: Source, rate: int | None, name: str, notes: list[str] | None) -> tuple[np.ndarray, int]:
+    blocks = list(_stream(source, rate, name, notes))
+    waveform = blocks[0][0] if len(blocks) == 1 else np.concatenate([block for block, _ in blocks])
+    return waveform, blocks[0][1]
+
+
+def _stream(source: Source, rate: int | None, name: str, notes: list[str] | None) -> Iterator[tuple[np.ndarray, int]]:
+    """Blocks of samples and their rate, that of the first recording in the file where none is given."""
     name = name or (str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "") or "<bytes>")
     found: list[str] = []
-    waveforms: list[np.ndarray] = []
+    level = Level(name)
     with _opened(source, name) as file:
         recordings = _recordings(file, name, found)
         for number, recording in enumerate(recordings, start=1):
             part = f"part {number} of {len(recordings)} in it " * (len(recordings) > 1)
             content = source if recording.content is file and isinstance(source, (str, Path)) else recording.content
-            waveform, rate = _decode(content, recording, rate, part, name)
-            waveforms.append(waveform)
-    waveform = waveforms[0] if len(waveforms) == 1 else np.concatenate(waveforms)
-    if not len(waveform):
+            decoded = _decode(content, recording, rate, part, name)
+            for block, its_rate in _by_ffmpeg(decoded, file, rate, name) if len(recordings) == 1 else decoded:
+                rate = its_rate  # of joined files the first one's
+                if len(block):
+                    level.add(block)
+                    yield block, rate
+    if not level.samples:
         raise AudioError("holds no samples", name)
     if len(recordings) > 1:
         found.append(f"it holds {len(recordings)} sounds joined end to end; they are read as one")
-    found += _level_notes(waveform, name)
     if notes is not None:
-        notes += found
-    return waveform, rate or SAMPLING_RATE
+        notes += [*found, *level.notes()]
 
 
 @contextmanager
@@ -138,7 +166,7 @@ def _recordings(file: BinaryIO, name: str, notes: list[str]) -> list[Recording]:
         if start[:4] == b".snd" and len(start) == 12:
             return split_au(file, notes)
         for pattern, split in STREAMS.items():
-            if re.match(pattern, start) and (recordings := split(file.read(), notes)):
+            if re.match(pattern, start) and (recordings := split(file, notes)):
                 return recordings
     except TruncatedError as error:
         raise AudioError(f"is truncated: {error}", name, "copy or download it again") from None
@@ -154,21 +182,23 @@ def _path(content: str | Path | BinaryIO) -> bytes | str | BinaryIO:
 
 def _decode(
     content: str | Path | BinaryIO, recording: Recording, to_rate: int | None, part: str, name: str
-) -> tuple[np.ndarray, int]:
-    """One recording at `to_rate` (default: its own), and that rate; read in blocks until the decoder is at its end."""
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Blocks of one recording at `to_rate` (default: its own), and that rate, until the decoder is at its end."""
     if not isinstance(content, (str, Path)):
         content.seek(0)
+    samples = 0
     try:
-        # NaN is refused afterwards.
-        with np.errstate(over="ignore", invalid="ignore"), Decoder(_path(content)) as sound:
+        with Decoder(_path(content)) as sound:
             rate, promised, header = sound.samplerate, sound.frames, sound.extra_info
             if not LOWEST_RATE <= rate <= HIGHEST_RATE:
                 raise AudioError(f"{part}has a sampling rate of {rate:,} Hz, which is none of sound", name)
-            waveform, samples = _resampled(_blocks(sound), rate, to_rate or rate)
+            for block, decoded in _resampled(_blocks(sound), rate, to_rate or rate):
+                samples += decoded
+                yield block, to_rate or rate
     except soundfile.LibsndfileError as error:
         reason = str(error.error_string).strip().rstrip(".")
         what = f"{part + 'is ' * bool(part)}not a sound that libsndfile can read ({reason})"
-        raise AudioError(what, name, "convert it to WAV or FLAC") from None
+        raise (AudioError if samples else UnknownFormatError)(what, name, "convert it to WAV or FLAC") from None
     except (RuntimeError, ValueError) as error:
         raise AudioError(f"{part}cannot be read ({error})", name) from None
     if not recording.checked:
@@ -176,7 +206,27 @@ def _decode(
     elif samples and samples < recording.least:
         found = f"{samples:,} of at least {recording.least:,} samples"
         raise AudioError(f"{part}is damaged: {found} can be decoded", name, "copy or download it again")
-    return waveform, to_rate or rate
+
+
+def _by_ffmpeg(
+    decoded: Iterator[tuple[np.ndarray, int]], file: BinaryIO, to_rate: int | None, name: str
+) -> Iterator[tuple[np.ndarray, int]]:
+    """The blocks that libsndfile decodes; where it does not know the format, those of FFmpeg."""
+    try:
+        yield from decoded
+        return
+    except UnknownFormatError as error:
+        if not ffmpeg.available():
+            raise AudioError(error.what, name, ffmpeg.FIX) from None
+        try:
+            rate, blocks = ffmpeg.decode(file)
+        except ffmpeg.CannotDecode:
+            raise error from None
+    try:
+        for block, _ in _resampled(blocks, rate, to_rate or rate):
+            yield block, to_rate or rate
+    except ffmpeg.CannotDecode as error:
+        raise AudioError(f"is damaged: {error}", name, "copy or download it again") from None
 
 
 def _blocks(sound: Decoder) -> Iterator[np.ndarray]:
@@ -189,34 +239,52 @@ def _blocks(sound: Decoder) -> Iterator[np.ndarray]:
         frames = sound.read(min(BLOCK_FRAMES, remaining), dtype=kind, always_2d=True)  # (samples, channels)
         if not len(frames):
             return
-        yield frames.astype(np.float32, copy=False) @ weights  # five times as fast as mean()
+        with np.errstate(over="ignore", invalid="ignore"):  # NaN is refused afterwards
+            block = frames.astype(np.float32, copy=False) @ weights  # five times as fast as mean()
+        yield block
         remaining -= len(frames)
 
 
-def _resampled(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int) -> tuple[np.ndarray, int]:
-    """The blocks at another rate, joined, and the number of samples that came in."""
+def _resampled(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int) -> Iterator[tuple[np.ndarray, int]]:
+    """The blocks at another rate, each with the number of samples that came in for it."""
     first, second = next(blocks, np.zeros(0, np.float32)), next(blocks, None)
     if second is None:
-        return resample(first, from_rate, to_rate), len(first)
-    resampler, outputs, samples = Resampler(from_rate, to_rate), [], 0
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield resample(first, from_rate, to_rate), len(first)
+        return
+    resampler = Resampler(from_rate, to_rate)
     for block in chain((first, second), blocks):
-        outputs.append(resampler.push(block))
-        samples += len(block)
-    return np.concatenate([*outputs, resampler.finish()]), samples
+        with np.errstate(over="ignore", invalid="ignore"):
+            output = resampler.push(block)
+        yield output, len(block)
+    yield resampler.finish(), 0
 
 
-def _level_notes(waveform: np.ndarray, name: str) -> list[str]:
-    """A note if most samples lie beyond full scale: the values of a float file in the scale of integers.
+class Level:
+    """The level of a sound that comes in blocks.
 
-    Raises:
-        AudioError: a sample is NaN or infinite.
+    Attributes:
+        samples: the number of samples so far.
     """
-    peak = max(float(waveform.max()), -float(waveform.min()))  # NaN if there is one
-    if not math.isfinite(peak):
-        raise AudioError("holds NaN or infinite samples", name, "write it again from its source")
-    if peak <= 1 or (share := np.mean(np.abs(waveform) > 1)) <= 0.5:
-        return []
-    return [f"{share:.0%} of its samples lie beyond full scale (peak {peak:,.6g}); they are used as they are"]
+
+    def __init__(self, name: str) -> None:
+        self.name, self.samples, self.beyond, self.peak = name, 0, 0, 0.0
+
+    def add(self, block: np.ndarray) -> None:
+        """Adds a block, `(samples,)`. Raises AudioError if a sample is NaN or infinite."""
+        peak = max(float(block.max()), -float(block.min()))  # NaN if there is one
+        if not math.isfinite(peak):
+            raise AudioError("holds NaN or infinite samples", self.name, "write it again from its source")
+        self.samples, self.peak = self.samples + len(block), max(self.peak, peak)
+        if peak > 1:
+            self.beyond += int(np.count_nonzero(np.abs(block) > 1))
+
+    def notes(self) -> list[str]:
+        """A note if most samples lie beyond full scale: the values of a float file in the scale of integers."""
+        if self.beyond <= 0.5 * self.samples:
+            return []
+        share = f"{self.beyond / self.samples:.0%} of its samples lie beyond full scale (peak {self.peak:,.6g})"
+        return [f"{share}; they are used as they are"]
 
 
 def audio_seconds(source: bytes) -> float:
@@ -255,6 +323,32 @@ def window_bounds(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
     if starts[-1] + window < samples:
         starts.append(samples - window)
     return [(start, start + window) for start in starts]
+
+
+def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """The windows of `window_bounds` over a recording that comes in blocks, each as soon as it is there.
+
+    Args:
+        blocks: `(samples,)` each, of any size.
+        window, hop: in samples; the hop is no longer than the window.
+
+    Yields:
+        start and end in samples, and the waveform between them.
+    """
+    held, first, start = np.zeros(0, np.float32), 0, 0  # samples from `first` on; where the next window starts
+    for block in blocks:
+        held = np.concatenate([held, block]) if len(held) else block
+        end = first + len(held)
+        while start + window <= end:
+            yield start, start + window, held[start - first : start - first + window]
+            start += hop
+        kept = max(first, min(start, end - window))
+        held, first = held[kept - first :].copy(), kept
+    end = first + len(held)
+    if not start:
+        yield 0, end, held
+    elif start - hop + window < end:
+        yield end - window, end, held[-window:]
 
 
 # How libsndfile notes it: CAF, and the others where their chunks cannot be followed.

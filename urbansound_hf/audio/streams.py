@@ -10,8 +10,9 @@ import io
 import struct
 from dataclasses import dataclass, field
 from functools import cache
+from typing import BinaryIO, overload
 
-from urbansound_hf.audio.containers import Recording, TruncatedError
+from urbansound_hf.audio.containers import Recording, TruncatedError, joined
 
 FLAC_START = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # the marker and the head of the first block
 OGG_BEGINS = 2  # flag of the first page of a stream
@@ -24,6 +25,46 @@ BITRATES = {  # kbit/s by layer, of MPEG 1 and of MPEG 2 and 2.5
     (3, False): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz by version bits
+WHOLE_BYTES = 2**26  # a larger file is read in pieces
+PIECE_BYTES = 2**22
+
+
+class Content:
+    """A large file as if it were bytes: `len`, slices and `find`, read in pieces."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size, self._first, self._piece = file, size, 0, b""
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: int | slice) -> int | bytes:
+        if isinstance(key, int):
+            return self[key : key + 1][0]
+        start, stop, _ = key.indices(self._size)
+        if not self._first <= start <= stop <= self._first + len(self._piece):
+            self._first = start
+            self._file.seek(start)
+            self._piece = self._file.read(max(PIECE_BYTES, stop - start))
+        return self._piece[start - self._first : stop - self._first]
+
+    def find(self, text: bytes, start: int) -> int:
+        for first in range(start, self._size, PIECE_BYTES):
+            place = self[first : first + PIECE_BYTES + len(text) - 1].find(text)
+            if place >= 0:
+                return first + place
+        return -1
+
+
+def contents(file: BinaryIO) -> bytes | Content:
+    """The bytes of a file; of a large one, an object that reads them in pieces."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return file.read() if size <= WHOLE_BYTES else Content(file, size)
 
 
 @dataclass(frozen=True)
@@ -61,12 +102,13 @@ class Mp3Stream:
             self.spans.append((start, end))
 
 
-def split_mp3(content: bytes, notes: list[str]) -> list[Recording]:
+def split_mp3(file: BinaryIO, notes: list[str]) -> list[Recording]:
     """The sounds of an MP3 or MP2 file, each with its true number of frames; none if most of it is something else.
 
     Raises:
         TruncatedError: a stream has fewer frames than its description gives.
     """
+    content = contents(file)
     streams, skipped = _mp3_streams(content)
     if skipped > len(content) // 2:
         return []
@@ -76,16 +118,17 @@ def split_mp3(content: bytes, notes: list[str]) -> list[Recording]:
         if stream.promised and stream.frames < 0.95 * stream.promised:
             raise TruncatedError(f"{stream.frames:,} of {stream.promised:,} MP3 frames are there")
     if len(streams) == 1 and _described(streams[0]) and len(streams[0].spans) == 1:
-        return [Recording(io.BytesIO(content), least=streams[0].least)]
-    return [Recording(io.BytesIO(_with_description(s, content, notes)), least=s.least) for s in streams]
+        return [Recording(file, least=streams[0].least)]
+    return [Recording(joined(file, _description(s, content, notes), *s.spans), least=s.least) for s in streams]
 
 
-def split_ogg(content: bytes, notes: list[str]) -> list[Recording]:
+def split_ogg(file: BinaryIO, notes: list[str]) -> list[Recording]:
     """The links of an Ogg chain; streams that begin together (sound and pictures) are one link.
 
     Raises:
         TruncatedError: the file ends within a page.
     """
+    content = contents(file)
     starts, position, before_begins = [0], 0, True
     while 0 <= position < len(content):
         if content[position : position + 4] != b"OggS":  # damaged, or other data behind the stream
@@ -99,23 +142,24 @@ def split_ogg(content: bytes, notes: list[str]) -> list[Recording]:
         before_begins, position = begins, position + 27 + len(table) + sum(table)
         if len(head) < 27 or len(table) < head[26] or position > len(content):
             raise TruncatedError(f"{len(content):,} bytes are there, its last page needs more")
-    return _parts(content, starts)
+    return _parts(file, starts, len(content))
 
 
-def split_flac(content: bytes, notes: list[str]) -> list[Recording]:
+def split_flac(file: BinaryIO, notes: list[str]) -> list[Recording]:
     """The sounds of FLAC files joined end to end."""
-    starts = [0]
+    content, starts = contents(file), [0]
     while found := [place for start in FLAC_START if (place := content.find(start, starts[-1] + 8)) > 0]:
         starts.append(min(found))
-    return _parts(content, starts)
+    return _parts(file, starts, len(content))
 
 
-def _parts(content: bytes, starts: list[int]) -> list[Recording]:
-    ends = [*starts[1:], len(content)]
-    return [Recording(io.BytesIO(content[start:end])) for start, end in zip(starts, ends, strict=True)]
+def _parts(file: BinaryIO, starts: list[int], size: int) -> list[Recording]:
+    if len(starts) == 1:
+        return [Recording(file)]
+    return [Recording(joined(file, span)) for span in zip(starts, [*starts[1:], size], strict=True)]
 
 
-def _mp3_streams(content: bytes) -> tuple[list[Mp3Stream], int]:
+def _mp3_streams(content: bytes | Content) -> tuple[list[Mp3Stream], int]:
     """The streams of a file, and how many bytes of it belong to nothing known."""
     streams: list[Mp3Stream] = []
     position, skipped, kind = 0, 0, None
@@ -156,7 +200,7 @@ def _frame(second: int, third: int) -> Frame | None:
     return Frame(version, layer, hertz, samples // 8 * bits // hertz + padding, samples)
 
 
-def _continues(content: bytes, position: int, frame: Frame) -> bool:
+def _continues(content: bytes | Content, position: int, frame: Frame) -> bool:
     """Whether a frame is followed by another of its kind, or by the end of the file or a tag."""
     after = position + frame.length
     if after > len(content) - 4 or _tag_bytes(content, after):
@@ -165,7 +209,7 @@ def _continues(content: bytes, position: int, frame: Frame) -> bool:
     return following is not None and (following.layer, following.rate) == (frame.layer, frame.rate)
 
 
-def _tag_bytes(content: bytes, position: int) -> int:
+def _tag_bytes(content: bytes | Content, position: int) -> int:
     """The size of an ID3 or APE tag that begins here; 0 if none does."""
     head = content[position : position + 32]
     if head[:3] == b"ID3" and len(head) >= 10:
@@ -200,15 +244,15 @@ def _described(stream: Mp3Stream) -> bool:
     return bool(stream.promised) and abs(stream.frames - int(stream.promised or 0)) <= 1
 
 
-def _with_description(stream: Mp3Stream, content: bytes, notes: list[str]) -> bytes:
-    """The stream behind a frame that gives its number of frames: its own if that is right, else a new one."""
-    sound = b"".join(content[start:end] for start, end in stream.spans)  # the decoder may stop at a gap
-    frame = _frame(sound[1], sound[2])
+def _description(stream: Mp3Stream, content: bytes | Content, notes: list[str]) -> bytes:
+    """A frame that gives the stream's number of frames: its own if that is right, else a new one."""
+    first = content[stream.spans[0][0] : stream.spans[0][0] + 4]
+    frame = _frame(first[1], first[2])
     if _described(stream) or frame is None or frame.layer != 3:
-        return stream.info + sound
+        return stream.info
     if stream.promised:
         notes.append(f"its description promises {stream.promised:,} MP3 frames, {stream.frames:,} are there and read")
-    header = bytes((0xFF, sound[1] | 1, sound[2] & 0x0C | 0x90, sound[3]))  # without checksum
+    header = bytes((0xFF, first[1] | 1, first[2] & 0x0C | 0x90, first[3]))  # without checksum
     length = _frame(header[1], header[2]).length  # type: ignore[union-attr]  # a bit rate in which the description fits
     info = bytes(_info_offset(header, frame.version) - 4) + b"Xing" + struct.pack(">II", 1, stream.frames)
-    return header + info.ljust(length - 4, b"\0") + sound
+    return header + info.ljust(length - 4, b"\0")

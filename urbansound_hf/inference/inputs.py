@@ -16,11 +16,12 @@ import numpy as np
 
 from urbansound_hf import progress
 from urbansound_hf.audio.files import SUFFIXES, find_audio_files
-from urbansound_hf.audio.io import AudioError, Source, load_audio, window_bounds
+from urbansound_hf.audio.io import AudioError, Source, cut_windows, stream_audio
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG, RECEIPT, expand_user
 
 THREADS = min(4, progress.worker_count())  # decoding and resampling release the GIL
+AHEAD_SECONDS = 60  # of a sound, read before its turn comes
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -82,15 +83,15 @@ def read_windows(
     Yields:
         each window with its `(samples,)` float32 waveform; an unreadable sound as one window with the reason.
     """
-    recordings = ahead(pool, partial(_open, sampling_rate=sampling_rate), sources, THREADS)
-    for number, (name, waveform, notes) in enumerate(recordings):
-        for note in notes:
-            progress.say(f"{name}: {note}")
-        if isinstance(waveform, AudioError):
-            yield Window(number, name, 0, 0), waveform
-            continue
-        for start, end in window_bounds(len(waveform), window, hop):
-            yield Window(number, name, start, end), waveform[start:end]
+    for number, recording in enumerate(ahead(pool, partial(Recording, sampling_rate=sampling_rate), sources, THREADS)):
+        start = end = 0
+        try:
+            for start, end, waveform in cut_windows(recording.blocks(pool, sampling_rate), window, hop):
+                yield Window(number, recording.name, start, end), waveform
+        except AudioError as error:
+            yield Window(number, recording.name, start, end), error
+        for note in recording.notes:
+            progress.say(f"{recording.name}: {note}")
 
 
 def ahead(
@@ -106,13 +107,44 @@ def ahead(
         yield pending.popleft().result()
 
 
-def _open(source: Source, sampling_rate: int) -> tuple[str, np.ndarray | AudioError, list[str]]:
-    name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "<bytes>")
-    notes: list[str] = []
-    try:
-        return name, load_audio(source, sampling_rate, name, notes), notes
-    except AudioError as error:
-        return name, error, notes
+class Recording:
+    """A sound of which the beginning was read: all of a clip, `AHEAD_SECONDS` of a long recording."""
+
+    def __init__(self, source: Source, sampling_rate: int) -> None:
+        self.name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "<bytes>")
+        self.notes: list[str] = []
+        self._read = deque[np.ndarray]()
+        self._error: AudioError | None = None
+        self._rest: Iterator[np.ndarray] | None = stream_audio(source, sampling_rate, self.name, self.notes)
+        samples = 0
+        while self._rest and samples < AHEAD_SECONDS * sampling_rate:
+            samples += self._read_block()
+
+    def blocks(self, pool: ThreadPoolExecutor, sampling_rate: int) -> Iterator[np.ndarray]:
+        """The samples in blocks; what is left to read is read in `pool`, a block ahead. Raises AudioError."""
+        hidden = self._rest is None
+        with progress.Bar(desc=f"Reading {self.name}", unit="s of sound", leave=False, disable=hidden) as bar:
+            while self._read:
+                reading = pool.submit(self._read_block) if self._rest else None
+                block = self._read.popleft()
+                yield block
+                bar.update(round(len(block) / sampling_rate))
+                if reading:
+                    reading.result()
+        if self._error:
+            raise self._error
+
+    def _read_block(self) -> int:
+        """Reads a block and gives its number of samples; 0 at the end."""
+        try:
+            block = next(self._rest, None) if self._rest else None
+        except AudioError as error:
+            self._error, block = error, None
+        if block is None:
+            self._rest = None
+            return 0
+        self._read.append(block)
+        return len(block)
 
 
 def _expand(name: str) -> list[Source]:
