@@ -46,14 +46,14 @@ def test_cycles_of_links_end(tmp_path, target):
 
 
 def test_what_is_passed_over_is_counted_and_named(tmp_path):
-    touch(tmp_path, "a/0.wav", "c/1.m4a", "c/2.M4A", "c/3.opus.aac", "d/deep/notes.txt", "a/empty/readme.md")
+    touch(tmp_path, "a/0.wav", "c/1.mpc", "c/2.MPC", "c/3.opus.dsf", "d/deep/notes.txt", "a/empty/readme.md")
     (tmp_path / "a/folder.wav").mkdir()
     (tmp_path / "e").symlink_to(tmp_path / "unmounted")
     (tmp_path / "a/up").symlink_to("..")
     os.mkfifo(tmp_path / "a/pipe.wav")
     assert find_audio_files(tmp_path).notes() == [
-        "4 audio files passed over, no format that is read (2 .m4a, 1 .wav, 1 .aac): "
-        "a/pipe.wav, c/1.m4a, c/2.M4A, c/3.opus.aac",
+        "4 audio files passed over, no format that is read (2 .mpc, 1 .wav, 1 .dsf): "
+        "a/pipe.wav, c/1.mpc, c/2.MPC, c/3.opus.dsf",
         "4 folders without a sound that is read: a/empty, a/folder.wav, c, d",
         "1 link to nothing: e",
         "1 link to a folder above, not followed: a/up",
@@ -61,7 +61,7 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path):
 
 
 def test_many_names_are_cut_and_suffixes_do_not_overlap(tmp_path):
-    (note, _) = find_audio_files(touch(tmp_path, *(f"a/{n}.wma" for n in range(12)))).notes()
+    (note, _) = find_audio_files(touch(tmp_path, *(f"a/{n}.shn" for n in range(12)))).notes()
     assert note.startswith("12 audio files passed over") and note.endswith("and 2 more")
     assert not SUFFIXES & UNREAD_SUFFIXES
 

@@ -19,8 +19,10 @@ from tests.conftest import REAL_DATA
 from urbansound_hf.audio.io import (
     SAMPLING_RATE,
     AudioError,
+    cut_windows,
     load_audio,
     read_audio,
+    stream_audio,
     to_float_wav,
     to_wav,
     window_bounds,
@@ -267,6 +269,36 @@ def test_windows_cover_everything(samples: int, hop: int) -> None:
     assert set().union(*(range(start, end) for start, end in pieces)) == set(range(samples))
     starts = [start for start, _ in pieces]
     assert set(np.diff(starts[:-1])) <= {hop} and all(0 < step <= hop for step in np.diff(starts))
+
+
+@pytest.mark.parametrize("block", [1, 10, 63, 64, 100, 5000])
+def test_windows_of_blocks_are_those_of_the_whole(block: int) -> None:
+    for samples in (0, 1, 63, 64, 65, 96, 97, 1000):
+        waveform = np.arange(samples, dtype=np.float32)
+        blocks = (waveform[start : start + block] for start in range(0, samples, block))
+        cut = list(cut_windows(blocks, 64, 30))
+        assert [(start, end) for start, end, _ in cut] == window_bounds(samples, 64, 30)
+        assert all(np.array_equal(piece, waveform[start:end]) for start, end, piece in cut)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "rate", "channels"),
+    [("WAV", "PCM_16", 44100, 2), ("WAV", "FLOAT", 16000, 1), ("FLAC", "PCM_24", 96000, 2), ("OGG", "VORBIS", 44100, 1),
+     ("MP3", "MPEG_LAYER_III", 22050, 1)],
+)  # fmt: skip
+def test_blocks_and_pieces_of_files_give_the_same_samples(
+    container: str, subtype: str, rate: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encode(tone(rate, channels, seconds=3.0), rate, container, subtype)
+    whole = load_audio(content)
+    monkeypatch.setattr("urbansound_hf.audio.io.BLOCK_FRAMES", 10_000)
+    monkeypatch.setattr("urbansound_hf.audio.streams.WHOLE_BYTES", 100)
+    monkeypatch.setattr("urbansound_hf.audio.streams.PIECE_BYTES", 1000)
+    blocks = list(stream_audio(content))
+    assert len(blocks) > 3 and max(map(len, blocks)) <= 10_000
+    np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
+    twice = content + content  # joined files, read through sections of the file
+    np.testing.assert_allclose(load_audio(twice)[: len(whole)], whole, atol=2e-2 if container == "MP3" else 1e-6)
 
 
 @pytest.mark.real

@@ -47,7 +47,7 @@ def test_linked_classes_and_cycles(tmp_path):
 
 def test_what_is_not_used_is_counted_named_and_noted(tmp_path):
     sounds_in(tmp_path, "owl/1.wav", "wren/1.wav", "stray.wav", ".trash/1.wav", ".trash/2.wav")
-    for name in ("crow/1.m4a", "crow/2.aac", "wren/2.webm", "empty/notes.txt"):
+    for name in ("crow/1.mpc", "crow/2.dsf", "wren/2.tak", "empty/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"sound?")
     (tmp_path / "gone").symlink_to("/nowhere/at/all")
@@ -55,8 +55,8 @@ def test_what_is_not_used_is_counted_named_and_noted(tmp_path):
     assert sounds.labels == ["owl", "wren"]
     assert sounds.notes == [
         "1 sound in no folder of a class, left out: stray.wav",
-        "3 audio files passed over, no format that is read (1 .m4a, 1 .aac, 1 .webm): crow/1.m4a, crow/2.aac, "
-        "wren/2.webm",
+        "3 audio files passed over, no format that is read (1 .mpc, 1 .dsf, 1 .tak): crow/1.mpc, crow/2.dsf, "
+        "wren/2.tak",
         "2 folders without a sound that is read: crow, empty",
         "1 link to nothing: gone",
     ]
@@ -65,8 +65,8 @@ def test_what_is_not_used_is_counted_named_and_noted(tmp_path):
 def test_one_class_of_unread_files_is_named_in_the_error(tmp_path):
     sounds_in(tmp_path, "owl/1.wav")
     (tmp_path / "wren").mkdir()
-    (tmp_path / "wren/1.m4a").touch()
-    with pytest.raises(UserError, match=r"two at least.*1 audio file passed over, .*wren/1\.m4a; 1 folder without"):
+    (tmp_path / "wren/1.mpc").touch()
+    with pytest.raises(UserError, match=r"two at least.*1 audio file passed over, .*wren/1\.mpc; 1 folder without"):
         read_folder(tmp_path)
 
 

@@ -58,7 +58,7 @@ def test_a_folder_with_gaps_says_so_in_its_metrics(tmp_path):
         for number in range(12):
             tone(data / name / f"{number}.wav", seconds=1.0)
     (data / "crow").mkdir()
-    (data / "crow/1.m4a").write_bytes(b"no")
+    (data / "crow/1.mpc").write_bytes(b"no")
     (tmp_path / "tit").mkdir()
     for number in range(12):
         tone(tmp_path / "tit" / f"{number}.wav", seconds=1.0)
@@ -69,7 +69,7 @@ def test_a_folder_with_gaps_says_so_in_its_metrics(tmp_path):
     metrics = json.loads(Path(tmp_path / "out/random/metrics.json").read_text(encoding="utf-8"))
     assert metrics["labels"] == ["owl", "tit", "wren"]
     assert metrics["notes"] == [
-        "1 audio file passed over, no format that is read (1 .m4a): crow/1.m4a",
+        "1 audio file passed over, no format that is read (1 .mpc): crow/1.mpc",
         "1 folder without a sound that is read: crow",
         "random split: the data do not tell which clips share a recording; if some do, the score is too high",
     ]

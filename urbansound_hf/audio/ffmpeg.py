@@ -84,7 +84,7 @@ def _promised_seconds(container: Any, stream: Any) -> float:
 
 
 def _mono(frame: Any) -> np.ndarray:
-    """A frame's samples, `(samples,)` float32; integers are brought to full scale 1.0, unsigned bytes lie around 128."""
+    """The mean of a frame's channels, `(samples,)` float32; integers are brought to full scale 1.0."""
     values = frame.to_ndarray()  # (channels, samples), or (1, samples * channels)
     if not frame.format.is_planar:
         values = values.reshape(-1, len(frame.layout.channels)).T
@@ -97,4 +97,3 @@ def _mono(frame: Any) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
-

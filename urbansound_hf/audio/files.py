@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from urbansound_hf.audio import ffmpeg
 from urbansound_hf.audio.io import AudioError
 from urbansound_hf.text import counted, first_ten
 
-SUFFIXES = frozenset({".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au",
+LIBSNDFILE = frozenset({".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au",
                       ".snd", ".caf", ".w64", ".rf64", ".mp2", ".voc"})  # fmt: skip
-"""Suffixes of sound files, in lower case: the formats of libsndfile."""
+SUFFIXES = LIBSNDFILE | (ffmpeg.SUFFIXES if ffmpeg.available() else frozenset())
+"""Suffixes of sound files that are read, in lower case: the formats of libsndfile and, with the extra, of FFmpeg."""
 
-UNREAD_SUFFIXES = frozenset({
-    ".3ga", ".3gp", ".aa3", ".aac", ".aax", ".ac3", ".adts", ".alac", ".amr", ".ape", ".asf", ".avi", ".avr", ".awb",
-    ".dff", ".dsf", ".dts", ".eac3", ".flv", ".gsm", ".htk", ".iff", ".ircam", ".m4a", ".m4b", ".m4p", ".m4r", ".m4v",
-    ".mka", ".mkv", ".mov", ".mp1", ".mp4", ".mpc", ".mpeg", ".mpg", ".mpga", ".nist", ".ogv", ".ogx", ".oma", ".paf",
-    ".pcm", ".pvf", ".qcp", ".ra", ".ram", ".raw", ".rm", ".sd2", ".sf", ".shn", ".sph", ".spx", ".svx", ".tak",
-    ".tta", ".ulaw", ".vox", ".weba", ".webm", ".wma", ".wmv", ".wv", ".wve",
-})  # fmt: skip
+UNREAD_SUFFIXES = (ffmpeg.SUFFIXES - SUFFIXES) | {
+    ".aa3", ".aax", ".avr", ".dff", ".dsf", ".gsm", ".htk", ".iff", ".ircam", ".m4p", ".mp1", ".mpc", ".mpga",
+    ".nist", ".oma", ".paf", ".pcm", ".pvf", ".qcp", ".ra", ".ram", ".raw", ".rm", ".sd2", ".sf", ".shn", ".sph",
+    ".spx", ".svx", ".tak", ".ulaw", ".vox", ".wve",
+}  # fmt: skip
 """Suffixes of files that may hold sound in a format which is not read."""
 
 

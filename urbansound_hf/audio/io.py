@@ -220,8 +220,8 @@ def _by_ffmpeg(
             raise AudioError(error.what, name, ffmpeg.FIX) from None
         try:
             rate, blocks = ffmpeg.decode(file)
-        except ffmpeg.CannotDecode:
-            raise error from None
+        except ffmpeg.CannotDecode as reason:
+            raise AudioError(f"{error.what}, nor can FFmpeg ({reason})", name, error.fix) from None
     try:
         for block, _ in _resampled(blocks, rate, to_rate or rate):
             yield block, to_rate or rate
