@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
 
-from urbansound_hf.audio.io import load_audio
-from urbansound_hf.data.builder import NOTE
+from urbansound_hf.audio.io import load_audio, to_float_wav
+from urbansound_hf.data.builder import CLIPS_PER_TABLE, NOTE, PreparedSounds, in_processes, sound_features
 from urbansound_hf.data.loading import SoundRequest, load_sounds
+from urbansound_hf.errors import UserError
 
 LEVELS = (1.0, 1e-3, 5e-5, 2e-5, 1e-7, 1.5, 3.0, 1e-30)
 FORMATS = {
@@ -83,3 +88,24 @@ def test_sounds_in_order_have_no_note(tmp_path):
     assert not [
         note for note in load_sounds(SoundRequest(dataset=str(classes(tmp_path, files)))).notes if "unus" in note
     ]
+
+
+def test_a_killed_process_is_reported_and_stops_the_others():
+    def work(number: int) -> Iterator[int]:
+        yield number
+        if number:
+            os._exit(9)
+        time.sleep(60)
+
+    seen = []
+    with pytest.raises(UserError, match="a process that decoded sounds was killed"):
+        seen += in_processes(work, [(0,), (1,)])
+
+
+def test_sounds_of_many_files_and_processes_keep_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "MAX_SHARD_SIZE", 1)  # bytes: a file for each table
+    clip = to_float_wav(np.zeros(10, np.float32))
+    rows = [{"source": clip, "path": f"{number}.wav", "label": 0} for number in range(5 * CLIPS_PER_TABLE)]
+    prepared = PreparedSounds(rows, sound_features(["a", "b"], {}), "key", "many", cache_dir=tmp_path).load(num_proc=2)
+    assert [audio["path"] for audio in prepared["audio"]] == [row["path"] for row in rows]
+    assert len(prepared.cache_files) > 2

@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
+import multiprocess
+import multiprocess.connection
 import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
+from multiprocess.connection import Connection
 
 from urbansound_hf import progress
 from urbansound_hf.audio.io import SAMPLING_RATE, AudioError, load_audio, to_float_wav
@@ -36,6 +40,10 @@ MOST_NAMED = 3  # sounds whose notes are quoted
 CLIPS_PER_TABLE = 32  # 4 s each at 16 kHz: 8 MB; all that a process holds of the sounds at any time
 ROUNDING_SECONDS = 0.1  # a segment may end so much after its file
 CLIPS_PER_PROCESS = 256  # fewer are decoded before a second process has started
+
+
+Progress = tuple[int, bool, Any]
+"""What `datasets` is told while it prepares: job, whether it is done, and the result or the number of new clips."""
 
 
 class Rows(Protocol):
@@ -75,6 +83,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
 
     VERSION = datasets.Version("2.0.0")  # count it up when the stored sounds change: old tables are then left alone
     BUILDER_CONFIG_CLASS = SoundsConfig
+    num_proc = 1  # processes that decode
 
     def __init__(
         self,
@@ -102,7 +111,8 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         return undecoded(progress.computed("Preparing the sounds", len(self.rows), lambda: self._prepared(num_proc)))
 
     def _prepared(self, num_proc: int | None) -> datasets.Dataset:
-        self.download_and_prepare(num_proc=num_proc or processes(len(self.rows)))
+        self.num_proc = num_proc or processes(len(self.rows))
+        self.download_and_prepare()
         return self.as_dataset(split="train")
 
     def as_dataset(self, *args: Any, **options: Any) -> Any:
@@ -151,6 +161,34 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         split = datasets.SplitGenerator(name="train", gen_kwargs={"parts": parts})  # a list: shared out to processes
         split.split_info.num_examples = clips  # so that the progress bar knows where it ends
         return [split]
+
+    def _prepare_split_single(self, gen_kwargs: dict[str, Any], *, fpath: str, **options: Any) -> Iterator[Progress]:
+        """As in `datasets`, in `num_proc` processes; whose own pool and queue cost as much as a few hundred clips.
+
+        Each process writes its contiguous share of the sounds to its own files; their names are then numbered through.
+        """
+        shares = [part.tolist() for part in np.array_split(gen_kwargs["parts"], self.num_proc) if len(part)]
+        if len(shares) == 1:
+            yield from super()._prepare_split_single(gen_kwargs, fpath=fpath, **options)
+            return
+        paths = [fpath.replace("JJJJJ", f"{number:05d}") for number in range(len(shares))]
+        arguments = [({"parts": parts}, path, options) for parts, path in zip(shares, paths, strict=True)]
+        results: dict[int, tuple[Any, ...]] = {}
+        for number, (_, done, content) in in_processes(self._prepare_share, arguments):
+            if done:
+                results[number] = content
+            else:
+                yield 0, False, content
+        clips, size, features, files, lengths, *_ = zip(*(results[number] for number in range(len(paths))), strict=True)
+        written = [
+            path.replace("SSSSS", f"{n:05d}") for path, count in zip(paths, files, strict=True) for n in range(count)
+        ]
+        for number, file in enumerate(written):
+            self._rename(file, paths[0].replace("SSSSS", f"{number:05d}"))
+        yield 0, True, (sum(clips), sum(size), features[0], len(written), list(chain(*lengths)), 1, [sum(clips)])
+
+    def _prepare_share(self, gen_kwargs: dict[str, Any], fpath: str, options: dict[str, Any]) -> Iterator[Progress]:
+        return super()._prepare_split_single(gen_kwargs, fpath=fpath, **options)
 
     def _generate_tables(self, parts: list[tuple[int, int]]) -> Iterator[tuple[Key, pa.Table]]:
         unreadable: list[UserError] = []
@@ -239,6 +277,52 @@ def file_state(path: str | Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def in_processes(work: Callable[..., Iterator[Any]], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    """Runs `work(*arguments)` in a process for each item of `arguments`; yields its number and what `work` yields.
+
+    Raises:
+        Exception: that of the first process that fails; the others are stopped.
+        UserError: a process was killed.
+    """
+    receivers: dict[Connection, int] = {}
+    workers = []
+    try:
+        for number, words in enumerate(arguments):
+            receiver, sender = multiprocess.Pipe(duplex=False)
+            workers.append(multiprocess.Process(target=_send_all, args=(sender, work, words), daemon=True))
+            workers[-1].start()
+            sender.close()
+            receivers[receiver] = number
+        while receivers:
+            for receiver in multiprocess.connection.wait(list(receivers)):
+                try:
+                    item, error = receiver.recv()
+                except EOFError:
+                    fix = "is there enough memory? Give fewer --preprocessing_num_workers"
+                    raise UserError("a process that decoded sounds was killed", fix=fix) from None
+                if error:
+                    raise error
+                if item is None:
+                    del receivers[receiver]
+                else:
+                    yield receivers[receiver], item
+    finally:
+        for worker in workers:
+            if receivers:
+                worker.terminate()
+            worker.join()
+
+
+def _send_all(sender: Connection, work: Callable[..., Iterator[Any]], words: tuple[Any, ...]) -> None:
+    """In a worker: sends what `work` yields, each with no error; then (None, None), or its error."""
+    try:
+        for item in work(*words):
+            sender.send((item, None))
+        sender.send((None, None))
+    except Exception as error:
+        sender.send((None, error))
 
 
 def processes(clips: int) -> int:

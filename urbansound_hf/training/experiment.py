@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from urbansound_hf import progress
 from urbansound_hf.audio import resampling
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import changed_flags, key_values
-from urbansound_hf.data.fingerprints import audio_fingerprints
+from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
 from urbansound_hf.data.splits import Split, fold_numbers, split_notes, wanted_splits
@@ -49,6 +50,12 @@ class Experiment:
     @property
     def output_dir(self) -> Path:
         return Path(str(self.config.training.output_dir))
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        """Of every clip, for the leak reports of all splits."""
+        with self.config.training.main_process_first(desc="the leak report"):
+            return audio_fingerprints(self.sounds.dataset, self.config.data.preprocessing_num_workers)
 
     def folder(self, split: Split) -> Path:
         return self.output_dir / split.name
@@ -245,11 +252,9 @@ def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:
     Raises:
         UserError: a recording is in several parts of a split that should keep recordings apart.
     """
-    data, config = experiment.sounds.dataset, experiment.config
+    data = experiment.sounds.dataset
     columns = {name: data[name][:] for name in ("group", "label", "start", "end") if name in data.column_names}
-    with config.training.main_process_first(desc="the leak report"):
-        fingerprints = audio_fingerprints(data, config.data.preprocessing_num_workers)
-    found = leak_report(split, columns, fingerprints)
+    found = leak_report(split, columns, experiment.fingerprints)
     experiment.say(f"{split.name}: {describe_leaks(found)}")
     for note in split_notes(split, data["label"], experiment.sounds.labels):
         experiment.say(f"{split.name}: {note}")
