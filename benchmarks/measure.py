@@ -59,6 +59,10 @@ class Options:
         """The folder of real clips."""
         return given(self.data_dir, "no real clips: give --data_dir")
 
+    def checkpoint(self) -> Path:
+        """A checkpoint of Whisper-tiny."""
+        return given(self.whisper, "no checkpoint: give --whisper")
+
     def example(self) -> Path:
         """The training script of Transformers."""
         return given(self.transformers_example, "no training script of Transformers: give --transformers_example")
