@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.helpers.wheels import build_wheel, install, without_checkout
 from urbansound_hf import __version__
 from urbansound_hf.errors import UserError
-from urbansound_hf.hub import wheel as running
+from urbansound_hf.hub import space as running
 from urbansound_hf.layout import PACKAGE_ROOT
 
 NAME = f"urbansound_hf-{__version__}-py3-none-any.whl"
@@ -76,7 +76,7 @@ def test_the_running_package_makes_the_same_wheel(wheel, run, tmp_path):
     assert rebuilt.name == NAME and again.keys() == built.keys()
     code = {name for name in built if ".dist-info/" not in name}
     assert {name: again[name] for name in code} == {name: built[name] for name in code}
-    write = "import pathlib, urbansound_hf.hub.wheel as wheel; print(wheel.write_wheel(pathlib.Path()).resolve())"
+    write = "import pathlib, urbansound_hf.hub.space as wheel; print(wheel.write_wheel(pathlib.Path()).resolve())"
     installed = Path(run("python", "-c", write).strip())
     same = set(built) - {f"urbansound_hf-{__version__}.dist-info/RECORD"}
     assert {name: contents(installed)[name] for name in same} == {name: built[name] for name in same}

@@ -30,7 +30,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # for type checkers and editors, and read by `lazy_names`
     from urbansound_hf import augment, plots
-    from urbansound_hf.app.launch import launch_app
+    from urbansound_hf.app.__main__ import launch_app
     from urbansound_hf.audio.io import load_audio
     from urbansound_hf.audio.spectrogram import mel_spectrogram, mfcc, spectrogram
     from urbansound_hf.data import splits

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
-def first_ten(names: Sequence[str]) -> str:
-    """Lists the first ten names and the number of the others: "a, b, c and 3 more"."""
-    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
+def first_ten(names: Sequence[str], most: int = 10) -> str:
+    """Lists the first ten (`most`) names and the number of the others: "a, b, c and 3 more"."""
+    return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
 
 
 def listed(values: Sequence[object]) -> str:

@@ -27,7 +27,7 @@ from tests.helpers import tiny
 from tests.helpers.wheels import install, without_checkout
 from urbansound_hf import __version__
 from urbansound_hf.app import __main__, views
-from urbansound_hf.app.launch import launch_app
+from urbansound_hf.app.__main__ import launch_app
 from urbansound_hf.app.views import (
     classify,
     classify_all,

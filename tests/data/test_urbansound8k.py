@@ -419,8 +419,8 @@ def test_the_command_prints_clips_per_fold_and_class(tmp_path, capsys):
     arguments = ["--data_dir", str(many(tmp_path / "data", 10))]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["class", "1", "2", "3", "4", "5", "6", "7", "all"]
-    assert lines[1].split() == ["air_conditioner", "1", "0", "0", "0", "0", "0", "0", "1"]
+    assert lines[0].split("|")[1].strip() == "class" and lines[0].split("|")[-2].strip() == "all"
+    assert lines[2].replace("|", " ").split() == ["air_conditioner", "1", "0", "0", "0", "0", "0", "0", "1"]
     assert lines[-3] == "10 clips" and lines[-2].startswith("note: subset") and "clips/s" in lines[-1]
     main(arguments)
     assert "found prepared" in capsys.readouterr().out

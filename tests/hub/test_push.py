@@ -29,7 +29,6 @@ from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.errors import UserError
 from urbansound_hf.hub import __main__, push
 from urbansound_hf.hub.callback import Pusher
-from urbansound_hf.hub.dataset import main
 from urbansound_hf.hub.files import anonymized, describes_model, model_files, run_files
 from urbansound_hf.hub.push import NotPushed, Target, check_upload, push_run, push_space, upload
 from urbansound_hf.reports.model_card import render_card
@@ -489,11 +488,11 @@ def test_infer_takes_a_revision_from_the_hub_and_caches_it(loopback, synthetic_r
 
 def test_the_licence_is_asked_for(monkeypatch, capsys):
     with pytest.raises(UserError, match=r"no terminal(.|\n)*--yes"):
-        main(["me/clips"])
+        __main__.main(["data", "me/clips"])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _: "no")
     with pytest.raises(UserError, match="nothing is uploaded"):
-        main(["me/clips", "--public"])
+        __main__.main(["data", "me/clips", "--public"])
     printed = capsys.readouterr().err
     assert "non-commercial" in printed
     assert "PUBLIC" in printed
@@ -540,11 +539,11 @@ def test_the_data_set_goes_up_private_with_a_file_a_fold_and_comes_back(pushed_c
 
 def test_clips_are_not_added_to_a_public_repository_by_default(loopback, synthetic_root):
     check_upload(Target("me/clips", "dataset"))
-    flags = ["me/clips", "--data_dir", str(synthetic_root), "--yes"]
+    flags = ["data", "me/clips", "--data_dir", str(synthetic_root), "--yes"]
     with pytest.raises(UserError, match="exists and is public"):
-        main(flags)
+        __main__.main(flags)
     assert set(loopback.files("me/clips", kind="datasets")) == {".gitattributes"}
-    assert main([*flags, "--public"]) == 0
+    assert __main__.main([*flags, "--public"]) == 0
 
 
 def test_training_takes_the_data_set_from_the_hub(pushed_clips, configure, tmp_path):

@@ -11,9 +11,10 @@ import yaml
 from tests.conftest import ROOT
 from urbansound_hf.models import catalogue
 from urbansound_hf.models.catalogue import family_cells, list_families
-from urbansound_hf.models.registry import FAMILIES, conversions, known_types
+from urbansound_hf.models.registry import conversions, families, known_types
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+FAMILIES = families()
 BY_TYPE = {family.model_type: family for family in FAMILIES}
 
 

@@ -33,12 +33,7 @@ HEADERS = ["from", "to", "class", "score"]
 FILE_COLUMNS = {"file": "25%", "length": "12%", "class": "20%", "score": "12%", "problem": "31%"}  # name: width
 SUFFIXES = sorted(files.SUFFIXES)
 FONTS, MONO_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # no web fonts from other hosts
-CSS = """
-.gradio-container {max-width: 1100px !important; width: 100%; margin: auto}
-.figure img {width: 100%; max-width: 900px; margin: auto; border-radius: 4px}
-.message .wrap {background: var(--body-background-fill) !important; opacity: 1 !important}
-.timeline .body-cell, .timeline .header-cell {font-size: 13px; --size-2: 5px}
-"""
+CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 BROWSERS_PLAYER = {"show_recording_waveform": False}  # Gradio's own decodes the whole file before it plays
 KEPT_SECONDS = 3600  # then uploads are deleted
 PROGRESS = gr.Progress()

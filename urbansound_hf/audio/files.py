@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,11 @@ class AudioFiles:
     def names(self, paths: Sequence[Path]) -> list[str]:
         """The paths relative to the folder, with forward slashes."""
         return [path.relative_to(self.folder).as_posix() for path in paths]
+
+    def unlisted(self, used: Iterable[str], table: str) -> list[str]:
+        """A note on the sounds that are not among the `used` paths, those that a table lists; or none."""
+        left = self.names(sorted(set(self.sounds) - set(map(Path, used))))
+        return [f"{counted(len(left), 'sound')} not listed in {table}, left out: {first_ten(left)}"] * bool(left)
 
     def notes(self) -> list[str]:
         """A sentence for each kind of file or folder that is not used, with their number and the first ten names."""

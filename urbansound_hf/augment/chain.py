@@ -85,16 +85,13 @@ def apply_effects(
     for effect in chain:
         kind = EFFECTS[effect.name]
         if generator.random() < effect.probability:
-            value = _draw(effect.low, effect.high, kind.unit, generator)
+            logarithmic = kind.unit in ("times", HERTZ)
+            low, high = (math.log(end) if logarithmic else end for end in (effect.low, effect.high))
+            value = generator.uniform(low, high)
+            value = math.exp(value) if logarithmic else value
             sounds = [effect.sounds] * kind.needs_folder
             waveform = kind.run(waveform, sampling_rate, value, generator, *sounds)
     return waveform / max(1.0, float(np.abs(waveform).max(initial=0)) / highest)
-
-
-def _draw(low: float, high: float, unit: str, generator: Generator) -> float:
-    if unit in ("times", HERTZ):
-        return math.exp(generator.uniform(math.log(low), math.log(high)))
-    return generator.uniform(low, high)
 
 
 # ---- reading one word
@@ -114,7 +111,14 @@ def _parse_effect(spec: str) -> Effect:
     ends = (float(low), float(high)) if low else kind.default
     if broken := _broken_rule(name, kind, chance, ends, bool(low), rest):
         raise UserError(f"{broken}, found {spec!r}", FLAG, f"for example {kind.spec(name)}")
-    return Effect(name, chance, *ends, sounds=_sounds(name, rest) if kind.needs_folder else ())
+    if not kind.needs_folder:
+        return Effect(name, chance, *ends)
+    folder = expand_user(rest)
+    sounds = tuple(find_audio_files(folder).sounds) if folder.is_dir() else ()
+    if not sounds:
+        what = f"{name} needs a folder of sounds; {rest} {'holds none' if folder.is_dir() else 'is no folder'}"
+        raise UserError(what, FLAG, f"sounds end in {', '.join(sorted(SUFFIXES))}")
+    return Effect(name, chance, *ends, sounds)
 
 
 def _broken_rule(
@@ -132,12 +136,3 @@ def _broken_rule(
     if not lowest <= ends[0] <= ends[1] <= highest:
         return f"the range of {name} must be LOW..HIGH within {lowest:g}..{highest:g} {kind.unit}"
     return ""
-
-
-def _sounds(name: str, folder: str) -> tuple[Path, ...]:
-    path = expand_user(folder)
-    sounds = tuple(find_audio_files(path).sounds) if path.is_dir() else ()
-    if not sounds:
-        what = f"{name} needs a folder of sounds; {folder} {'holds none' if path.is_dir() else 'is no folder'}"
-        raise UserError(what, FLAG, f"sounds end in {', '.join(sorted(SUFFIXES))}")
-    return sounds

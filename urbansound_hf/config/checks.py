@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -82,8 +82,15 @@ def check_settings(settings: Mapping[str, Any], origin: Mapping[str, str]) -> li
     """
     broken = [*ranges(settings), *forms(settings), *conflicts(settings), *unused(settings, origin)]
     broken += [*unsupported(settings, origin), *unavailable(settings)]
-    problems = [UserError(what, _places(names, origin), fix) for names, what, fix in broken]
-    return problems + _effects(settings["augment"] or [], origin.get("augment", ""))
+    problems = [
+        UserError(what, " and ".join(origin[name] for name in names if name in origin), fix)
+        for names, what, fix in broken
+    ]
+    try:
+        parse_effects(settings["augment"] or [])
+    except UserErrors as errors:
+        problems += [UserError(error.what, origin.get("augment", ""), error.fix) for error in errors.problems]
+    return problems
 
 
 Broken = Iterator[tuple[list[str], str, str]]
@@ -200,15 +207,6 @@ def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
         yield ["hub_model_id"], "`hub_model_id` belongs to `push_to_hub`, found it alone", "add --push_to_hub"
 
 
-def _effects(words: Sequence[str], place: str) -> list[UserError]:
-    """Mistakes in the effects of `augment`."""
-    try:
-        parse_effects(words)
-    except UserErrors as errors:
-        return [UserError(error.what, place, error.fix) for error in errors.problems]
-    return []
-
-
 def _validation_conflicts(settings: Mapping[str, Any]) -> Broken:
     evaluated, saved, best = (settings[name] for name in ("eval_strategy", "save_strategy", "load_best_model_at_end"))
     without = "validation" if settings["validation"] == "none" else "eval_strategy"
@@ -228,7 +226,3 @@ def _validation_conflicts(settings: Mapping[str, Any]) -> Broken:
         what = f"`load_best_model_at_end` needs a checkpoint of every evaluation, found {found}"
         names = ["load_best_model_at_end", "eval_strategy", "save_strategy"]
         yield names, what, f"save_strategy: {evaluated}, or load_best_model_at_end: false"
-
-
-def _places(names: list[str], origin: Mapping[str, str]) -> str:
-    return " and ".join(origin[name] for name in names if name in origin)

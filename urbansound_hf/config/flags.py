@@ -9,6 +9,7 @@ import argparse
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
@@ -184,12 +185,13 @@ def _pairs(
     first: dict[str, int] = {}
     for key, node in entries:
         name, where = str(key.value), f"{path}:{_line(key)}"
+        items = node.value if isinstance(node, yaml.SequenceNode) else [node]
         action = parser.by_name.get(name)
         line = first.setdefault(action.dest if action else name, _line(key))
         if line != _line(key):
             fix = f"keep one of the lines {line} and {_line(key)}"
             problems.append(UserError(f"`{name}` is given twice", where, fix))
-        elif not _is_flat(node):
+        elif not all(isinstance(item, yaml.ScalarNode) for item in items):
             fix = "a flag of several values takes a list, one that takes JSON takes it in quotes"
             problems.append(UserError(f"`{name}` holds a nested value; a config is flat", where, fix))
         elif node.tag == "tag:yaml.org,2002:null":
@@ -197,14 +199,7 @@ def _pairs(
         elif node.tag == "tag:yaml.org,2002:bool" and action and action.const is True and action.type is str:
             yield Pair(name, [] if yaml.safe_load(node.value) else None, where)  # `fsdp: true` is a bare --fsdp
         else:  # the text as it stands: argparse decides what `no` and `3e-5` are, YAML would take a bool and a string
-            yield Pair(
-                name, [node.value] if isinstance(node, yaml.ScalarNode) else [i.value for i in node.value], where
-            )
-
-
-def _is_flat(node: yaml.Node) -> bool:
-    items = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    return all(isinstance(item, yaml.ScalarNode) for item in items)
+            yield Pair(name, [item.value for item in items], where)
 
 
 def _line(node: yaml.Node) -> int:
@@ -216,13 +211,6 @@ def unknown(pair: Pair, names: Sequence[str]) -> UserError:
     near = [OTHER_NAMES[pair.name]] if pair.name in OTHER_NAMES else difflib.get_close_matches(pair.name, names, n=1)
     fix = f"did you mean {pair.sign}{near[0]}?" if near else "--help lists all flags"
     return UserError(f"there is no flag `{pair.name}`", pair.where, fix)
-
-
-def _is_json(values: Sequence[str]) -> bool:
-    try:
-        return json.loads(" ".join(values)) is not None
-    except ValueError:
-        return False
 
 
 def refused(pair: Pair, action: argparse.Action) -> UserError:
@@ -238,7 +226,8 @@ def refused(pair: Pair, action: argparse.Action) -> UserError:
         rule, fix = f"must be one of {', '.join(choices)}", f"did you mean {near[0]}?" if near else fix
     else:
         rule = f"must be {KINDS.get(action.type, 'JSON')}"
-        if action.type not in KINDS and _is_json(values):
-            rule, fix = "cannot be given as text", "leave it out"
+        with suppress(ValueError):
+            if action.type not in KINDS and json.loads(" ".join(values)) is not None:
+                rule, fix = "cannot be given as text", "leave it out"
     found = ", ".join(repr(value) for value in values) or "no value"
     return UserError(f"`{pair.name}` {rule}, found {found}", pair.where, fix)

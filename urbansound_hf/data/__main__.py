@@ -5,26 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from urbansound_hf import progress
-from urbansound_hf.data import synthetic, urbansound8k
-from urbansound_hf.data.builder import Row
-from urbansound_hf.data.urbansound8k import UrbanSound8K
+from urbansound_hf.data import synthetic
+from urbansound_hf.data.urbansound8k import UrbanSound8K, fold_table
 from urbansound_hf.errors import exit_code
-
-
-def summary(rows: Sequence[Row], notes: Sequence[str]) -> str:
-    """Clips per fold and class as a table, and what is to be said of them."""
-    counts = Counter((row["fold"], row["class"]) for row in rows)
-    folds = sorted({row["fold"] for row in rows})
-    lines = [f"{'class':<18}" + "".join(f"{fold:>6}" for fold in folds) + f"{'all':>7}"]
-    for name in urbansound8k.CLASSES:
-        per_fold = [counts[fold, name] for fold in folds]
-        lines.append(f"{name:<18}" + "".join(f"{count:>6}" for count in per_fold) + f"{sum(per_fold):>7}")
-    return "\n".join([*lines, f"{len(rows):,} clips", *(f"note: {note}" for note in notes)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         started, was_there = time.perf_counter(), Path(builder.cache_dir).is_dir()
         dataset = builder.load(options.num_proc)
     seconds = time.perf_counter() - started
-    print(summary(builder.rows[:], builder.notes))
+    print(fold_table(dataset["label"], dataset["fold"]))
+    print(f"{len(dataset):,} clips", *(f"note: {note}" for note in builder.notes), sep="\n")
     speed = "found prepared" if was_there else f"{seconds:.1f} s, {len(dataset) / seconds:,.0f} clips/s"
     print(f"{speed}: {builder.cache_dir}")
     return 0

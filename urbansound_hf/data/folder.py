@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from urbansound_hf.audio.files import SUFFIXES, AudioFiles, find_audio_files, is_hidden
+from urbansound_hf.audio.files import SUFFIXES, UNREAD_SUFFIXES, AudioFiles, find_audio_files, is_hidden
 from urbansound_hf.data.builder import Row
 from urbansound_hf.data.columns import (
     SPLIT_NAMES,
@@ -16,11 +16,10 @@ from urbansound_hf.data.columns import (
     find_columns,
     fold_number,
     is_fold_name,
+    read_csv,
     seconds,
     split_name,
 )
-from urbansound_hf.data.listed_files import ListedFiles
-from urbansound_hf.data.metadata_csv import read_csv
 from urbansound_hf.errors import UserError, joined
 from urbansound_hf.text import counted, first_ten
 
@@ -77,20 +76,17 @@ def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
     outside = []
     for name, source, parts in zip(names, found.sounds, paths, strict=True):
         if len(parts) > len(roles):
-            rows.append({"source": str(source), "path": name, **_folder_values(roles, parts, name)})
+            values = {role: READERS[role](part, name) for role, part in zip(roles, parts, strict=False)}
+            rows.append({"source": str(source), "path": name, **values})
         else:
             outside.append(name)
     if len({row["label"] for row in rows}) < 2:
-        raise _no_classes(found)
+        there = first_ten(sorted(path.name for path in found.folder.iterdir())) or "nothing"
+        what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {there}"
+        fix = f"sounds are files that end in {', '.join(sorted(SUFFIXES))}"
+        raise UserError("; ".join([what, *found.notes()]), str(found.folder), fix)
     note = f"{counted(len(outside), 'sound')} in no folder of a class, left out: {first_ten(outside)}"
     return rows, [note] * bool(outside)
-
-
-def _no_classes(found: AudioFiles) -> UserError:
-    there = first_ten(sorted(path.name for path in found.folder.iterdir())) or "nothing"
-    what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {there}"
-    fix = f"sounds are files that end in {', '.join(sorted(SUFFIXES))}"
-    return UserError("; ".join([what, *found.notes()]), str(found.folder), fix)
 
 
 def _folder_roles(paths: Sequence[Sequence[str]], where: str) -> list[str]:
@@ -129,14 +125,10 @@ def _level_role(names: Iterable[str], where: str) -> str:
     return "label"
 
 
-def _folder_values(roles: Sequence[str], parts: Sequence[str], where: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for role, part in zip(roles, parts, strict=False):
-        if role == "label":
-            values[role] = clean_text(part)
-        else:
-            values[role] = split_name(part, where) if role == "split" else fold_number(part, where)
-    return values
+READERS: dict[str, Callable[[str, str], Any]] = {
+    "label": lambda name, where: clean_text(name), "split": split_name, "fold": fold_number,
+}  # fmt: skip
+"""How the name of a folder is read, by its role."""
 
 
 # ---- a metadata CSV
@@ -161,11 +153,9 @@ def _listed_sounds(
     if problems or not rows:
         rest = [UserError(f"… and {len(problems) - 10:,} more lines")] * (len(problems) > 10)
         raise joined([*problems[:10], *rest] or [UserError("the table lists no sounds", str(table))])
-    used = {row["source"] for row in rows}
-    unlisted = found.names([path for path in found.sounds if str(path) not in used])
-    note = f"{counted(len(unlisted), 'sound')} not listed in {table.name}, left out: {first_ten(unlisted)}"
+    unlisted = found.unlisted((row["source"] for row in rows if row["source"]), table.name)
     rows, notes = _with_files(_as_segments(rows), files, table, allow_missing_files)
-    return rows, notes + [note] * bool(unlisted)
+    return rows, notes + unlisted
 
 
 def _row(record: Mapping[str, str], files: ListedFiles, where: str) -> Row:
@@ -232,3 +222,78 @@ def _with_files(
         fix = f"did you mean {near}?" if near else "copy them there, or do without them: --allow_missing_files"
         raise UserError(what, str(table), fix)
     return there, [f"{len(missing):,} of {len(rows):,} listed sounds have no file and are left out"] * bool(missing)
+
+
+# ---- the files that a table names
+
+
+class ListedFiles:
+    """The files below a folder, by the names that a table may have for them.
+
+    Names are compared in Unicode form NFC; backslashes separate folders as slashes do; a name may lack the suffix of
+    its sound. A bare file name may lie in any folder below; a name with a folder is never looked for elsewhere.
+
+    Args:
+        found: the files.
+        listed: all names of the table. A bare name that is the end of another listed name is not looked for.
+    """
+
+    def __init__(self, found: AudioFiles, listed: Sequence[str]) -> None:
+        self.folder = found.folder
+        self.names = dict(zip(found.sounds, found.names(found.sounds), strict=True))
+        self.by_path: dict[str, list[Path]] = defaultdict(list)
+        self.by_name: dict[str, list[Path]] = defaultdict(list)
+        for path, name in self.names.items():
+            for key in (clean_text(name), _without_suffix(clean_text(name))):
+                self.by_path[key].append(path)
+                self.by_name[key.rpartition("/")[2]].append(path)
+        self.times_listed = Counter(_slashes(name).rpartition("/")[2] for name in listed)
+
+    def find(self, name: str, where: str) -> Path | None:
+        """The file of a name, or None. Raises UserError, with `where`, if it could be one of several files."""
+        spelled = _slashes(name)
+        for path in (self.folder / name, self.folder / spelled):
+            if _is_file(path):
+                return path
+        found = self._lookup(self.by_path, spelled.removeprefix("./"))
+        if not found and "/" not in spelled:
+            found = self._lookup(self.by_name, spelled)
+            if found and self.times_listed[spelled] > 1:
+                what = f"{name} has no folder, and the table lists {self.times_listed[spelled]} files of this name"
+                raise UserError(what, where, "list it with its folder")
+        if len(found) > 1:
+            named = first_ten([self.names[path] for path in found])
+            raise UserError(f"{name} is the name of {len(found)} files: {named}", where, "list it with its folder")
+        return found[0] if found else None
+
+    def name(self, source: Path | None) -> str:
+        """What a file is called in the data: its path below the folder, or "" for one that lies elsewhere."""
+        if source is None or source in self.names:
+            return self.names.get(source, "") if source else ""
+        inside = source.is_relative_to(self.folder) and ".." not in source.parts
+        return source.relative_to(self.folder).as_posix() if inside else ""
+
+    def nearest(self, name: str) -> str | None:
+        """The file whose name differs only in the case of its letters, if there is one."""
+        wanted = _slashes(name).removeprefix("./").lower()
+        return next((found for found in self.names.values() if clean_text(found).lower() == wanted), None)
+
+    def _lookup(self, index: dict[str, list[Path]], name: str) -> list[Path]:
+        suffix = Path(name).suffix.lower()
+        return index.get(name) or ([] if suffix in SUFFIXES | UNREAD_SUFFIXES else index.get(f"{name}.", []))
+
+
+def _slashes(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def _without_suffix(name: str) -> str:
+    """The key of a name without its suffix; the dot that stays tells it from a file that has none."""
+    return name.removesuffix(Path(name).suffix) + "."
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # longer than the system allows
+        return False

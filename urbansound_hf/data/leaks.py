@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from urbansound_hf.data.columns import find_columns, fold_number, seconds
+from urbansound_hf.data.columns import MetadataCsv, find_columns, fold_number, read_csv, seconds
 from urbansound_hf.data.fingerprints import Fingerprints, audio_leaks
-from urbansound_hf.data.metadata_csv import MetadataCsv, read_csv
 from urbansound_hf.data.splits import Split, random
 from urbansound_hf.data.urbansound8k import RECORDINGS_IN_TWO_FOLDS
 from urbansound_hf.errors import UserError, joined
-from urbansound_hf.text import counted, listed
+from urbansound_hf.text import counted, first_ten, listed
 
 KNOWN = frozenset(str(recording) for recording in RECORDINGS_IN_TWO_FOLDS)
 TOLERATED_DUPLICATES = 0.01  # of UrbanSound8K's test clips, see `check`; they move a score by no more than that
@@ -107,15 +106,18 @@ def across_folds(columns: Mapping[str, Any]) -> dict[str, Any]:
         "recordings": len(set(groups) - {""}),
         "clips_per_fold": {int(fold): int((folds == fold).sum()) for fold in np.unique(folds)},
         **counts,
-        "shared_recordings": [_where(recording, groups, folds, labels) for recording in shared],
+        "shared_recordings": [
+            {
+                "recording": recording,
+                "clips": int((mine := groups == recording).sum()),
+                "labels_by_fold": {
+                    int(fold): np.unique(labels[mine & (folds == fold)]).tolist() for fold in np.unique(folds[mine])
+                },
+            }
+            for recording in shared
+        ],
         "leaking_recordings": sorted({recording for part in parts for recording in _unexplained(part, KNOWN)}),
     }
-
-
-def _where(recording: str, groups: np.ndarray, folds: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    rows = np.flatnonzero(groups == recording)
-    by_fold = {int(fold): np.unique(labels[rows[folds[rows] == fold]]).tolist() for fold in np.unique(folds[rows])}
-    return {"recording": recording, "clips": len(rows), "labels_by_fold": by_fold}
 
 
 def _unexplained(found: Mapping[str, Any], known: frozenset[str]) -> set[str]:
@@ -187,17 +189,16 @@ def check_leaks(report: Mapping[str, Any], split_kind: str, known: frozenset[str
     problems = []
     if leaking := sorted(_unexplained(report, known)):
         besides = " (but for the known five, there under another class)" if known else ""
-        found = f"{counted(len(leaking), 'recording')} in training and test: {_some(leaking)}"
+        found = f"{counted(len(leaking), 'recording')} in training and test: {first_ten(leaking)}"
         rule = f"official folds keep the clips of a recording together{besides}, found {found}"
         if overlaps := report["time_overlap_clips"]:
             rule += f"; {counted(overlaps, 'test clip')} overlap training clips in time"
         problems.append(UserError(rule, where, fix))
     if (report["exact_duplicates"] or 0) > (TOLERATED_DUPLICATES * report["test_clips"] if known else 0):
-        pairs = _some([" = ".join(pair) for pair in report["exact_duplicate_pairs"]])
+        pairs = first_ten([" = ".join(pair) for pair in report["exact_duplicate_pairs"]])
         found = f"{counted(report['exact_duplicates'], 'test clip')} with the samples of a training clip: {pairs}"
-        problems.append(
-            UserError(f"official folds hold different clips, found {found}", where, f"remove them, or {fix}")
-        )
+        rule = f"official folds hold different clips, found {found}"
+        problems.append(UserError(rule, where, f"remove them, or {fix}"))
     if problems:
         raise joined(problems)
 
@@ -215,7 +216,7 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
     if recordings := report.get("shared_recordings"):
         apart = "" if report.get("shared_same_class_clips", 1) else ", always under another class there"
         own = " of UrbanSound8K's own five" if set(recordings) <= KNOWN else ""
-        shared += f"{apart}; {counted(len(recordings), 'recording')}{own}: {_some(recordings)}"
+        shared += f"{apart}; {counted(len(recordings), 'recording')}{own}: {first_ten(recordings)}"
     if unknown := report.get("unknown_recording_clips"):
         shared += f"; the recording of {counted(unknown, 'test clip')} is not known"
     if report["time_overlap_clips"] and "time_overlap_same_class_clips" in report:
@@ -228,7 +229,7 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
     for kind, name in (("exact", "identical"), ("near", "nearly identical")):
         pairs = [" ~ ".join(pair) for pair in report.get(f"{kind}_duplicate_pairs", [])]
         share = _share(report[f"{kind}_duplicates"], total)
-        lines.append(f"  {name} to a training clip: {share}" + f": {_some(pairs, 2)}" * bool(pairs))
+        lines.append(f"  {name} to a training clip: {share}" + f": {first_ten(pairs, 2)}" * bool(pairs))
     if validation["clips"]:
         share = _share(validation["shared_recording_clips"], validation["clips"])
         lines.append(f"  validation clips from a recording also in training: {share}")
@@ -240,10 +241,6 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
 
 def _share(count: int | None, total: int, nothing: str = "none") -> str:
     return "not known" if count is None else f"{count:,} ({count / max(1, total):.1%})" if count else nothing
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
 
 
 def read_table(path: Path) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 
@@ -88,27 +88,13 @@ class Sounds:
     fingerprint: str  # identifies what was prepared: labels, columns, names and samples
 
 
-def load_sounds(
-    dataset: str | Path | SoundRequest = "urbansound8k",
-    *,
-    config: str | None = None,
-    revision: str | None = None,
-    audio_column: str | None = None,
-    label_column: str | None = None,
-    allow_missing_files: bool = False,
-    sampling_rate: int = SAMPLING_RATE,
-    num_proc: int | None = None,
-) -> Sounds:
+def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: Any) -> Sounds:
     """Labelled sounds of any source, checked and decoded; a second call with nothing changed decodes nothing.
 
     Args:
         dataset: a folder (classes as folders, or with a metadata CSV), the folder of UrbanSound8K, a Hub id,
             "urbansound8k" or "synthetic"; or a `SoundRequest`, which holds all options.
-        config, revision: configuration and branch, tag or commit of a Hub data set.
-        audio_column, label_column: default: found by type or name.
-        allow_missing_files: leave out clips of the metadata without a file instead of raising.
-        sampling_rate: of the result, in Hz.
-        num_proc: processes that decode (default: one a core, fewer for few clips).
+        options: the other fields of `SoundRequest`, such as `label_column` or `sampling_rate` in Hz.
 
     Raises:
         UserError: the data do not exist, cannot be read, or contradict themselves.
@@ -117,24 +103,17 @@ def load_sounds(
     >>> len(sounds.dataset), sounds.labels[3], sounds.dataset.column_names[:4]
     (100, 'dog_bark', ['audio', 'label', 'fold', 'group'])
     """
-    request = dataset
-    if not isinstance(request, SoundRequest):
-        request = SoundRequest(
-            str(dataset),
-            dataset_config=config,
-            dataset_revision=revision,
-            audio_column=audio_column,
-            label_column=label_column,
-            allow_missing_files=allow_missing_files,
-            sampling_rate=sampling_rate,
-            num_proc=num_proc,
-        )
+    request = dataset if isinstance(dataset, SoundRequest) else SoundRequest(str(dataset), **options)
     folder, kind = expand_user(request.dataset), kind_of_dataset(request.dataset)
     if kind == "urbansound8k":
         data_dir = Path(request.data_dir) if request.data_dir else None
-        return _urbansound8k(request, data_dir if request.dataset == kind else folder)
+        named = data_dir if request.dataset == kind else folder
+        builder = UrbanSound8K(named, request.sampling_rate, request.allow_missing_files, download=request.download)
+        return _loaded(builder, "UrbanSound8K", builder.notes, request)
     if kind == "synthetic":
-        return _synthetic(request)
+        root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
+        builder = UrbanSound8K(synthetic.synthetic_dataset(root, seed=request.seed), request.sampling_rate)
+        return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], request)
     if kind == "folder":
         return _folder(request, folder)
     _refuse_typos(request.dataset, folder)
@@ -149,17 +128,6 @@ def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder",
     if folder.is_dir() and find_root(folder, around=False):
         return "urbansound8k"
     return "folder" if folder.is_dir() and not is_stored(folder) else "stored"
-
-
-def _urbansound8k(request: SoundRequest, data_dir: Path | None) -> Sounds:
-    builder = UrbanSound8K(data_dir, request.sampling_rate, request.allow_missing_files, download=request.download)
-    return _loaded(builder, "UrbanSound8K", builder.notes, request)
-
-
-def _synthetic(request: SoundRequest) -> Sounds:
-    root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
-    builder = UrbanSound8K(synthetic.synthetic_dataset(root, seed=request.seed), request.sampling_rate)
-    return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], request)
 
 
 def _refuse_typos(name: str, folder: Path) -> None:

@@ -9,16 +9,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
+import numpy as np
 
 from urbansound_hf import progress
 from urbansound_hf.audio.files import AudioFiles, find_audio_files, is_hidden
 from urbansound_hf.audio.io import SAMPLING_RATE
 from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features
+from urbansound_hf.data.columns import read_csv
 from urbansound_hf.data.download import fetch, unpack
-from urbansound_hf.data.metadata_csv import read_csv
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.layout import expand_user
-from urbansound_hf.text import counted, first_ten
+from urbansound_hf.text import first_ten, table
 
 CLASSES = (
     "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling",
@@ -41,14 +42,7 @@ DOI = "10.5281/zenodo.1203745"
 HOMEPAGE = "https://urbansounddataset.weebly.com/urbansound8k.html"
 LICENCE = "CC BY-NC 3.0 (non-commercial, with attribution; per-file credits in FREESOUNDCREDITS.txt)"
 LICENCE_ID = "cc-by-nc-3.0"
-CITATION = """@inproceedings{Salamon:UrbanSound:ACMMM:14,
-  author    = {Salamon, Justin and Jacoby, Christopher and Bello, Juan Pablo},
-  title     = {A Dataset and Taxonomy for Urban Sound Research},
-  booktitle = {22nd {ACM} International Conference on Multimedia (ACM-MM'14)},
-  year      = {2014},
-  pages     = {1041--1044},
-  address   = {Orlando, FL, USA},
-}"""
+CITATION = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8").strip()
 
 METADATA_FILE = Path("metadata") / "UrbanSound8K.csv"
 CSV_COLUMNS = {"slice_file_name": str, "fsID": int, "start": float, "end": float,
@@ -74,8 +68,8 @@ def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFil
         UserError: a column is missing, rows contradict their file names or themselves, or files are missing; all
             contradictions at once, the first ten of each kind.
     """
-    table = metadata_path(root)
-    records = read_records(table)
+    metadata = metadata_path(root)
+    records = read_records(metadata)
     mistakes = defaultdict(list)
     for line, record in records:
         for rule, mistake in _mistakes(record):
@@ -83,31 +77,36 @@ def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFil
     names = Counter(record["slice_file_name"] for _, record in records)
     mistakes["a clip is listed once"] += [f"{name}: {count} times" for name, count in names.items() if count > 1]
     problems = [
-        UserError(f"{rule}; {len(lines):,} found: {first_ten(lines)}", str(table), "correct these lines")
+        UserError(f"{rule}; {len(lines):,} found: {first_ten(lines)}", str(metadata), "correct these lines")
         for rule, lines in mistakes.items()
         if lines
     ]
     if problems:
         raise UserErrors(problems)
-    return _with_files([_row(record) for _, record in records], found or audio_files(root), allow_missing_files)
+    rows = []
+    for _, record in records:
+        row = {column: kind(record[column]) for column, kind in CSV_COLUMNS.items()}
+        path = f"audio/fold{row['fold']}/{row.pop('slice_file_name')}"
+        rows.append({"path": path, "label": row.pop("classID"), "group": str(row["fsID"]), **row})
+    return _with_files(rows, found or audio_files(root), allow_missing_files)
 
 
 def read_records(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The lines of the metadata CSV, each with its number. Raises UserError if a column or every row is missing."""
-    table = read_csv(path)
-    by_lower = {column.lower(): column for column in table.columns}
+    content = read_csv(path)
+    by_lower = {column.lower(): column for column in content.columns}
     spelled = {column: by_lower[column.lower()] for column in CSV_COLUMNS if column.lower() in by_lower}
     missing = [column for column in CSV_COLUMNS if column not in spelled]
     if missing:
-        free = [column for column in table.columns if column not in spelled.values()]
+        free = [column for column in content.columns if column not in spelled.values()]
         near = {column: difflib.get_close_matches(column, free, n=1, cutoff=0.5) for column in missing}
         renamed = [f"rename {names[0]!r} to {column!r}" for column, names in near.items() if names]
         fix = ", ".join(renamed) or f"the columns are {', '.join(CSV_COLUMNS)}"
         what = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} must be there, found "
-        raise UserError(what + ", ".join(table.columns), table.name, fix)
-    if not table.records:
-        raise UserError("the table lists no clips", table.name, "copy it again from the data set")
-    return [(line, {column: cells[name] for column, name in spelled.items()}) for line, cells in table.records]
+        raise UserError(what + ", ".join(content.columns), content.name, fix)
+    if not content.records:
+        raise UserError("the table lists no clips", content.name, "copy it again from the data set")
+    return [(line, {column: cells[name] for column, name in spelled.items()}) for line, cells in content.records]
 
 
 def dataset_notes(rows: Sequence[Row], found: AudioFiles) -> list[str]:
@@ -131,10 +130,17 @@ def dataset_notes(rows: Sequence[Row], found: AudioFiles) -> list[str]:
         if more:
             kind = f"not the official table: {len(rows):,} clips ({first_ten(more)})"
         notes.append(f"{kind}; scores are not comparable with published ones")
-    used = {row["source"] for row in rows}
-    unlisted = found.names([path for path in found.sounds if str(path) not in used])
-    note = f"{counted(len(unlisted), 'sound')} not listed in {METADATA_FILE.name}, left out: {first_ten(unlisted)}"
-    return [*notes, *[note] * bool(unlisted), *found.notes()]
+    return [*notes, *found.unlisted((row["source"] for row in rows), METADATA_FILE.name), *found.notes()]
+
+
+def fold_table(labels: Sequence[int], folds: Sequence[int]) -> str:
+    """Clips per class and fold, as Markdown."""
+    present = sorted(set(folds))
+    counts = np.zeros((len(CLASSES) + 1, len(present) + 1), int)  # with the sums in the last row and column
+    for number, fold in zip(labels, folds, strict=True):
+        counts[np.ix_((number, -1), (present.index(fold), -1))] += 1
+    header = ("class", *(f"fold {fold}" for fold in present), "all")
+    return table(header, [(name, *row) for name, row in zip((*CLASSES, "all"), counts.tolist(), strict=True)])
 
 
 def audio_files(root: Path) -> AudioFiles:
@@ -200,12 +206,6 @@ def _mistakes(record: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "salience is 1 (foreground) or 2 (background)", f"{name}: {record['salience']}"
     if not float(record["start"]) < float(record["end"]):
         yield "a clip ends after it starts", f"{name}: {record['start']} to {record['end']} s"
-
-
-def _row(record: dict[str, str]) -> Row:
-    row = {column: kind(record[column]) for column, kind in CSV_COLUMNS.items()}
-    path = f"audio/fold{row['fold']}/{row.pop('slice_file_name')}"
-    return {"path": path, "label": row.pop("classID"), "group": str(row["fsID"]), **row}
 
 
 FOLDER, ARCHIVE = "UrbanSound8K", "UrbanSound8K.tar.gz"

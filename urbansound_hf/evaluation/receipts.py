@@ -153,9 +153,7 @@ def _identity(receipt: Mapping[str, Any]) -> dict[str, str]:
         **{f"{name} version": version for name, version in environment.get("packages", {}).items()},
         "number of processes": receipt.get("processes", 1),
         "data fingerprint": receipt["data"]["fingerprint"],
-        "code": ", ".join(
-            f"{key} {value}" for key, value in code.items() if key not in ("commit", "dirty")
-        ),  # `source` is the hash of the code that ran
+        "code": ", ".join(f"{key} {code[key]}" for key in code if key not in ("commit", "dirty")),  # `source`: its hash
     }
     return {name: str(value) for name, value in facts.items()}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from urbansound_hf.evaluation import confidence
 from urbansound_hf.evaluation.metrics import ALL_METRICS, Metric, compute_metrics, confusion_counts
-from urbansound_hf.evaluation.runs import Predictions
+from urbansound_hf.evaluation.runs import Predictions, Run
 
 LENGTHS = {"< 1 s": 0.0, "1–2 s": 1.0, "2–4 s": 2.0, "≥ 4 s": 3.99}  # lower ends in seconds; full slices have 3.99… s
 SALIENCES = {"foreground": 1, "background": 2}
@@ -45,6 +45,13 @@ def measure(predictions: Predictions) -> dict[str, Any]:
         "by_salience": _by(predictions, {name: salience == code for name, code in SALIENCES.items()}),
         "confident_mistakes": confident_mistakes(predictions),
     }
+
+
+def fold_summary(run: Run) -> dict[str, Any]:
+    """The metrics of one fold of a cross-validation, with the interval of its accuracy and its recordings."""
+    groups = run.predictions.groups
+    ends = list(confidence.mean_interval(run.predictions.correct, groups))
+    return {**run.metrics, "test_accuracy_interval": ends, "recordings": len(np.unique(groups))}
 
 
 def _metrics(predictions: Predictions, intervals: Mapping[str, list[float] | None]) -> dict[str, Any]:

@@ -5,21 +5,17 @@ urbansound-hf hub data REPO_ID [--data_dir data] [--public] [--yes]
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-from urbansound_hf import text
 from urbansound_hf.data import urbansound8k
 from urbansound_hf.errors import UserError
 from urbansound_hf.hub.files import File
-from urbansound_hf.hub.push import Target, add_target, check_upload, upload, with_retries
+from urbansound_hf.hub.push import Target, check_upload, upload, with_retries
 from urbansound_hf.reports.model_card import data_card
 
 CREDITS = "FREESOUNDCREDITS.txt"
@@ -49,7 +45,8 @@ def push_dataset(data_dir: Path | None, target: Target) -> str:
         files: dict[str, File] = {**write_parquet(dataset, Path(folder))}
         if credits.is_file():
             files[CREDITS] = credits
-        rate, table = dataset.features["audio"].sampling_rate, fold_table(dataset)
+        table = urbansound8k.fold_table(dataset["label"], dataset["fold"])
+        rate = dataset.features["audio"].sampling_rate
         page = data_card(target.repo_id, len(dataset), table, builder.notes, rate, credits.is_file())
         files["README.md"] = page.encode()
         message = f"UrbanSound8K: {len(dataset):,} clips in {len(set(dataset['fold']))} folds, float mono, 16 kHz"
@@ -68,15 +65,6 @@ def write_parquet(dataset: datasets.Dataset, folder: Path) -> dict[str, Path]:
     return files
 
 
-def fold_table(dataset: datasets.Dataset) -> str:
-    """Clips per class and fold, as Markdown."""
-    names, folds = dataset.features["label"].names, sorted(set(dataset["fold"]))
-    counts = Counter(zip(dataset["label"], dataset["fold"], strict=True))
-    rows = [(name, *(counts[number, fold] for fold in folds)) for number, name in enumerate(names)]
-    total = ("all", *(sum(counts[number, fold] for number in range(len(names))) for fold in folds))
-    return text.table(("class", *(f"fold {fold}" for fold in folds)), [*rows, total])
-
-
 def confirm(public: bool) -> None:
     """Asks for agreement to the licence.
 
@@ -85,23 +73,7 @@ def confirm(public: bool) -> None:
     """
     print(f"{LICENCE}\nThe new repository would be {'PUBLIC' if public else 'private'}.", file=sys.stderr)
     if not sys.stdin.isatty():
-        raise UserError(
-            "the licence needs your agreement, and standard input is no terminal", "", "give --yes to agree"
-        )
+        what = "the licence needs your agreement, and standard input is no terminal"
+        raise UserError(what, fix="give --yes to agree")
     if input("Do you agree? Type yes: ").strip().lower() != "yes":
         raise UserError("without agreement to the licence nothing is uploaded")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Uploads the prepared data set: `urbansound-hf hub data`."""
-    parser = argparse.ArgumentParser(prog="urbansound-hf hub data", description=ABOUT)
-    add_target(parser)
-    parser.add_argument("--data_dir", type=Path, help="folder of the data set (default: data)")
-    parser.add_argument("--public", action="store_true", help="a new repository is public")
-    parser.add_argument("--yes", action="store_true", help="agree to the licence without being asked")
-    args = parser.parse_args(argv)
-    if not args.yes:
-        confirm(args.public)
-    where = {"revision": args.revision, "create_pr": args.create_pr}
-    print(push_dataset(args.data_dir, Target(args.repo_id, "dataset", private=not args.public, **where)))
-    return 0

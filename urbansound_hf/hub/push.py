@@ -34,12 +34,7 @@ logger = logging.getLogger(__name__)
 
 WAITS_SECONDS = (1, 2, 4, 8)  # before the next attempts; a longer Retry-After of the Hub wins
 TEMPORARY_STATUS = {408, 409, 412, 425, 429, 500, 502, 503, 504}  # 409 and 412: another commit came first
-CLIENT_ERRORS = (
-    HTTPError,
-    OSError,
-    RuntimeError,
-    ValueError,
-)  # errors of the network and of the Hub, as the client raises them
+CLIENT_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)  # of the network and the Hub, as the client raises them
 LOGIN = "hf auth login, or set HF_TOKEN, with a token from https://huggingface.co/settings/tokens that may write"
 
 Answer = TypeVar("Answer")
@@ -110,9 +105,8 @@ def explain_http_error(error: BaseException) -> tuple[str, str]:
     if status == 401:
         return "the token is invalid: mistyped, expired or revoked", LOGIN
     if status == 403:
-        fix = (
-            "give a repository of your own, or a token with write access; --create_pr proposes the change to its owner"
-        )
+        own = "give a repository of your own, or a token with write access"
+        fix = f"{own}; --create_pr proposes the change to its owner"
         return f"the token has no write access to the repository ({reason[0]})", fix
     if status == 429:
         return "too many requests (429)", "run the same command later"

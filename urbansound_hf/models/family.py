@@ -1,4 +1,4 @@
-"""The record that describes a model family to the rest of the package, and how a family treats lengths of clips.
+"""The record that describes a model family to the rest of the package.
 
 Nothing else in the package asks which family a model is of: it reads the record (`registry.family_of`).
 """
@@ -9,47 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedModel
-
-from urbansound_hf.errors import UserError
-from urbansound_hf.features.extract import FeatureExtractor, Spectrogram
-
-
-class Lengths:
-    """Clip lengths of a family whose models take clips of any length; the base class of the others."""
-
-    def longest_seconds(self, feature_extractor: FeatureExtractor) -> float | None:
-        """The length in seconds to which the extractor brings every clip; None where it follows the clip."""
-        return None
-
-    def shortest_samples(self, config: PretrainedConfig) -> int:
-        """The fewest samples from which the model computes one frame."""
-        return 1
-
-    def fit_extractor(self, feature_extractor: FeatureExtractor, clip_seconds: float) -> None:
-        """Brings a fixed-length extractor to clips of `clip_seconds`, in place. Raises UserError out of range."""
-
-    def fit_model(self, model: PreTrainedModel, clip_seconds: float) -> None:
-        """Cuts position embeddings of a fixed length to `clip_seconds`, in place. Raises UserError out of range."""
-
-
-class ConvolutionalLengths(Lengths):
-    """Any length that gives the convolutional feature encoder one frame (400 samples for wav2vec2; SEW pools two)."""
-
-    def shortest_samples(self, config: PretrainedConfig) -> int:
-        layers = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
-        samples = getattr(config, "squeeze_factor", 1)
-        for kernel, stride in reversed(list(layers)):
-            samples = (samples - 1) * stride + kernel
-        return samples
-
-
-def check_length(clip_seconds: float, longest: float, shortest: float = 0.0) -> None:
-    """Raises UserError where clips are longer or shorter, in seconds, than a fixed-length model supports."""
-    if not shortest <= clip_seconds <= longest:
-        lengths = f"{shortest:g} to {longest:g} s" if shortest else f"at most {longest:g} s"
-        what = f"this model takes clips of {lengths}, found {clip_seconds:g}"
-        raise UserError(what, "--clip_seconds", f"give at most {longest:g}; longer clips are cut into windows of it")
+from urbansound_hf.features.extract import Spectrogram
+from urbansound_hf.models.lengths import ConvolutionalLengths, Lengths
 
 
 @dataclass(frozen=True)

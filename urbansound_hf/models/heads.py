@@ -54,18 +54,13 @@ def rows_from(model: PreTrainedModel, known: PreTrainedModel, pairs: Mapping[str
     Raises:
         UserError: a name on either side that its head does not have.
     """
-    new, old = (_rows(each) for each in (model, known))
+    new, old = ({str(name): int(row) for row, name in (each.config.id2label or {}).items()} for each in (model, known))
     for label, source in pairs.items():
         _check_name(label, new, "the new head has")
         _check_name(source, old, "the checkpoint's head has")
     for target, values in zip(_last_layer(model).parameters(), _last_layer(known).parameters(), strict=True):
         for label, source in pairs.items():
             target[new[label]] = values[old[source]]
-
-
-def _rows(model: PreTrainedModel) -> dict[str, int]:
-    """The row of each class in a model's head."""
-    return {str(label): int(row) for row, label in (model.config.id2label or {}).items()}
 
 
 def _check_name(label: str, labels: Mapping[str, int], whose: str) -> None:

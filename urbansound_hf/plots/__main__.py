@@ -24,9 +24,8 @@ from urbansound_hf.data.folder import find_csv
 from urbansound_hf.data.loading import NAMED, SoundRequest, load_sounds
 from urbansound_hf.data.urbansound8k import find_root
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation import confidence
 from urbansound_hf.evaluation.runs import Run, find_runs, pooled, scope
-from urbansound_hf.evaluation.summary import measure
+from urbansound_hf.evaluation.summary import fold_summary, measure
 from urbansound_hf.layout import PREDICTIONS
 from urbansound_hf.plots import evaluation, sounds
 from urbansound_hf.plots.sounds import distinct
@@ -86,7 +85,7 @@ def of_runs(runs: Sequence[Run], changes: Mapping[str, Any]) -> Figures:
     if len(runs) > 1:
         values = [run.metrics["test_accuracy"] for run in runs]
         mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
-        yield "folds", partial(evaluation.folds, [_fold(run) for run in runs], mean, std, note=note)
+        yield "folds", partial(evaluation.folds, [fold_summary(run) for run in runs], mean, std, note=note)
     else:
         yield from _map(runs[0], changes, note)
 
@@ -165,11 +164,6 @@ def _curves(runs: Mapping[str, Run], note: str) -> Figures:
     logged = {name: rows for name, run in runs.items() if (rows := evaluation.plotted_history(run))}
     if logged:
         yield "learning_curves", partial(evaluation.learning_curves, logged, note=note)
-
-
-def _fold(run: Run) -> dict[str, Any]:
-    ends = confidence.mean_interval(run.predictions.correct, run.predictions.groups)
-    return {**run.metrics, "test_accuracy_interval": ends}
 
 
 def _map(run: Run, changes: Mapping[str, Any], note: str) -> Figures:

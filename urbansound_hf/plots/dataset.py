@@ -6,19 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from urbansound_hf.audio import spectrogram
 from urbansound_hf.audio.io import read_audio
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.plots.style import LIGHT_BLUE, MOST_COUNTED, MOST_NAMED, ORANGE, drawing, log_ticks, readable
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,6 @@ def take_stock(sounds: Sounds, root: Path | None = None) -> Inventory:
 
 def classes(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws the number of clips of each class, and in each fold or split where the data have them."""
-    from matplotlib.ticker import MaxNLocator
-
     counts = np.bincount(stock.classes, minlength=len(stock.labels))
     shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_NAMED])
     hidden = f" ({len(shown)} largest of {len(counts)})" * (len(shown) < len(counts))
@@ -116,8 +112,6 @@ def loudness(stock: Inventory, path: Path | None = None) -> Figure:
 
 def sampling_rates(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws the number of files of each sampling rate."""
-    from matplotlib.ticker import MaxNLocator
-
     found = sorted(Counter(stock.rates.tolist()).items())
     known = "" if len(stock.rates) == len(stock.seconds) else f" ({len(stock.rates):,} of {len(stock.seconds):,} found)"
     with drawing(path, f"Sampling rate of the files{known}", stock.note, (7.5, 2.2 + 0.36 * len(found))) as figure:

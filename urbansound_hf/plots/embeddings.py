@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from urbansound_hf.data.loading import SoundRequest, load_sounds
 from urbansound_hf.data.urbansound8k import DEFAULT_DIR, find_root
 from urbansound_hf.errors import UserError
+from urbansound_hf.evaluation.metrics import mean_over_windows
 from urbansound_hf.evaluation.runs import Predictions, Run
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.layout import RECEIPT
 from urbansound_hf.models import checkpoint, linear_probe
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.plots.style import GREY, MARKERS, TEN, drawing, readable
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 DATA = ("dataset", "data_dir", "dataset_config", "dataset_revision", "audio_column", "label_column",
         "allow_missing_files")  # fmt: skip
@@ -70,9 +68,7 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
     embedded = linear_probe.embeddings(model, features, batch_size)
     vectors, clips = np.asarray(embedded["embedding"]), np.asarray(embedded["clip"])
     vectors = vectors.reshape(len(vectors), -1)  # with a weighted sum of layers, the layers are concatenated
-    sums = np.zeros((len(wanted), vectors.shape[1]), np.float32)
-    np.add.at(sums, clips, vectors)
-    return sums / np.bincount(clips, minlength=len(wanted))[:, None]
+    return mean_over_windows(vectors, clips)[1]
 
 
 def project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,6 @@ notebook are affected.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,18 +186,6 @@ MOST_RUNS = 30  # that fit into a legend
 History = Sequence[Mapping[str, float]]
 
 
-@dataclass(frozen=True)
-class Score:
-    """Accuracy and cost of a run or of a cross-validation; of several folds the means, and the largest memory."""
-
-    name: str
-    accuracy: float
-    interval: tuple[float, float]  # 95 %
-    parameters: float
-    train_seconds: float
-    memory_gib: float
-
-
 def shared(measured: Mapping[str, Any]) -> dict[str, Callable[..., Figure]]:
     """The figures that a run and a cross-validation share: by its name, a function that draws it to a `path`.
 
@@ -262,67 +249,51 @@ def learning_curves(histories: Mapping[str, History], path: Path | None = None, 
     return figure
 
 
-def score(name: str, runs: Sequence[Run]) -> Score:
-    """The score of the runs of one model: of a run alone, or of a cross-validation's folds pooled."""
-    predictions = pooled(runs)
-    numbers = {
-        key: [float(run.metrics.get(key, np.nan)) for run in runs]
-        for key in ("parameters", "train_seconds", "train_peak_memory_gib", "train_peak_gpu_memory_gib")
-    }
-    gpu = max(numbers["train_peak_gpu_memory_gib"])
-    return Score(
-        name,
-        float(predictions.correct.mean()),
-        mean_interval(predictions.correct, predictions.groups),
-        float(np.mean(numbers["parameters"])),
-        float(np.mean(numbers["train_seconds"])),
-        max(numbers["train_peak_memory_gib"]) if np.isnan(gpu) else gpu,
-    )
+def _cost(runs: Sequence[Run], key: str, of: Callable[[list[float]], Any] = np.mean) -> float:
+    """A cost in the metrics of runs, by default the mean over folds; NaN if a run lacks it."""
+    return float(of([float(run.metrics.get(key, np.nan)) for run in runs]))
 
 
-def model_comparison(scores: Sequence[Score], path: Path | None = None, note: str = "") -> Figure:
-    """Draws the accuracy of several models, with its interval, against their size, training time and memory."""
-    columns = min(3, 1 + 90 // max(len(one.name) + 8 for one in scores))
-    named = len(scores) <= MOST_RUNS
-    height = 3.8 + 0.22 * -(-len(scores) // columns) * named
-    costs = [
-        ("parameters", "parameters (million)", 1e-6),
-        ("train_seconds", "training of one fold (s)", 1.0),
-        ("memory_gib", "peak memory in training (GiB)", 1.0),
-    ]
+COSTS: dict[str, Callable[[Sequence[Run]], float]] = {
+    "parameters (million)": lambda runs: _cost(runs, "parameters") / 1e6,
+    "training of one fold (s)": lambda runs: _cost(runs, "train_seconds"),
+    "peak memory in training (GiB)": lambda runs: _cost(
+        runs,
+        "train_peak_gpu_memory_gib" if "train_peak_gpu_memory_gib" in runs[0].metrics else "train_peak_memory_gib",
+        max,
+    ),
+}
+"""What the accuracy is drawn against; of several folds the means, and the largest memory."""
+
+
+def comparison(named: Mapping[str, Sequence[Run]], path: Path | None = None) -> Figure:
+    """Draws the accuracy of several models, with its interval, against their `COSTS`; a note says if clips differ."""
+    tested = {name: pooled(runs) for name, runs in named.items()}
+    intervals = [mean_interval(each.correct, each.groups) for each in tested.values()]
+    accuracies = [float(each.correct.mean()) for each in tested.values()]
+    note = next(filter(None, map(caution, named.values())), "")
+    if len({frozenset(each.paths) for each in tested.values()}) > 1:
+        note = f"not tested on the same clips: {NOT_COMPARABLE} with each other"
+    columns = min(3, 1 + 90 // max(len(name) + 8 for name in named))
+    height = 3.8 + 0.22 * -(-len(named) // columns) * (len(named) <= MOST_RUNS)
     with drawing(path, "Accuracy against cost", note, (11, height)) as figure:
         panels = figure.subplots(1, 3, sharey=True)
-        for axes, (key, label, unit) in zip(panels, costs, strict=True):
-            for number, one in enumerate(scores):
-                _point(axes, number, one, unit * getattr(one, key))
+        for axes, (label, cost) in zip(panels, COSTS.items(), strict=True):
+            for number, (name, runs) in enumerate(named.items()):
+                ends = whiskers([accuracies[number]], [intervals[number]])
+                look: dict[str, Any] = {"fmt": MARKERS[number % len(MARKERS)], "color": TEN[number % len(TEN)]}
+                axes.errorbar(
+                    [cost(runs)], [accuracies[number]], yerr=ends, capsize=2, label=shortened(name, 60), **look
+                )
             axes.set_xlabel(label)
             log_ticks(axes, "x")
             axes.grid()
         panels[0].set_ylabel("accuracy, 95 % interval")
-        if named:
-            handles, names = panels[0].get_legend_handles_labels()
-            figure.legend(handles, names, loc="outside lower left", ncols=columns)
+        if len(named) <= MOST_RUNS:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=columns)
     return figure
-
-
-def comparison(named: Mapping[str, Sequence[Run]], path: Path | None = None) -> Figure:
-    """Draws `model_comparison` of runs by name, with a note if they were not tested on the same clips."""
-    clips = {name: frozenset(pooled(runs).paths) for name, runs in named.items()}
-    same = len(set(clips.values())) == 1
-    note = next((text for runs in named.values() if (text := caution(runs))), "")
-    return model_comparison(
-        [score(name, runs) for name, runs in named.items()],
-        path,
-        note if same else f"not tested on the same clips: {NOT_COMPARABLE} with each other",
-    )
 
 
 def caution(runs: Sequence[Run]) -> str:
     """The scope of these runs if it must stand below every figure of them."""
     return scope_caution(scope([run.metrics for run in runs]))
-
-
-def _point(axes: Axes, number: int, one: Score, cost: float) -> None:
-    ends = whiskers([one.accuracy], [one.interval])
-    look: dict[str, Any] = {"fmt": MARKERS[number % len(MARKERS)], "color": TEN[number % len(TEN)]}
-    axes.errorbar([cost], [one.accuracy], yerr=ends, capsize=2, label=shortened(one.name, 60), **look)

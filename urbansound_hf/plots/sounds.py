@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 
 from urbansound_hf.audio import spectrogram as spectra
 from urbansound_hf.audio.dsp import from_mel, to_mel
@@ -16,12 +19,6 @@ from urbansound_hf.audio.spectrogram import Spectrum
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference.output import Classification, Prediction
 from urbansound_hf.plots.style import BLUE, FORMATS, LIGHT_BLUE, drawing, readable, shortened
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import QuadMesh
-    from matplotlib.figure import Figure
-
 
 COLOURS = "magma"  # perceptually uniform, also to the colour-blind
 RANGE = 80.0  # dB between the darkest and the brightest colour

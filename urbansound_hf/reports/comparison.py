@@ -78,7 +78,8 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
     if set(a.labels) != set(b.labels):
         raise UserError(
             "two runs are compared on the same classes, and "
-            f"only A has {_listed(set(a.labels) - set(b.labels))}, only B {_listed(set(b.labels) - set(a.labels))}",
+            f"only A has {', '.join(sorted({*a.labels} - {*b.labels})) or 'none'}, "
+            f"only B {', '.join(sorted({*b.labels} - {*a.labels})) or 'none'}",
             fix="compare runs on the same data",
         )
     paths, rows_a, rows_b = np.intersect1d(a.paths, b.paths, assume_unique=True, return_indices=True)
@@ -175,7 +176,3 @@ def _names(a: Path, b: Path) -> tuple[str, str]:
     """The folders' names, with their parents' if the names are equal (as in base/fold3 and new/fold3)."""
     a, b = a.resolve(), b.resolve()
     return (a.name, b.name) if a.name != b.name else (f"{a.parent.name}/{a.name}", f"{b.parent.name}/{b.name}")
-
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "none"

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import numpy as np
+import soundfile
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from urbansound_hf.audio.io import read_audio
 from urbansound_hf.audio.resampling import resample
@@ -25,7 +28,6 @@ from urbansound_hf.text import rendered, table
 
 if TYPE_CHECKING:
     import datasets
-    from markupsafe import Markup
 
 
 MAX_MISTAKES = 30  # on a page: each takes 20 kB of MP3 and 15 kB of PNG
@@ -135,9 +137,6 @@ def split_sections(report: str) -> tuple[str, str, list[tuple[str, str]]]:
 
 def to_html(text: str, folder: Path) -> Markup:
     """Converts Markdown to HTML with the images of `folder` embedded; the first cell of a row is its header."""
-    from markdown_it import MarkdownIt
-    from markupsafe import Markup
-
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
     for number, inside in enumerate(tokens):
@@ -147,17 +146,12 @@ def to_html(text: str, folder: Path) -> Markup:
                 opened.tag = closed.tag = "th"
                 opened.attrs["scope"] = "row"
             for image in (child for child in inside.children or () if child.type == "image"):
-                image.attrs["src"] = image_uri(folder / unquote(str(image.attrs["src"])))
+                image.attrs["src"] = data_uri("image/png", (folder / unquote(str(image.attrs["src"]))).read_bytes())
                 opened.tag = closed.tag = "div"
                 opened.attrs |= SCROLLS | {"aria-label": image.content}
     rendered = parser.renderer.render(tokens, parser.options, {})  # what looked like HTML in the text is escaped
     attributes = " ".join(f'{name}="{value}"' for name, value in (SCROLLS | {"aria-label": "table"}).items())
     return Markup(rendered.replace("<table>", f"<div {attributes}><table>").replace("</table>", "</table></div>"))
-
-
-def image_uri(path: Path) -> str:
-    """A figure, PNG or SVG, as a data URI."""
-    return data_uri("image/svg+xml" if path.suffix == ".svg" else "image/png", path.read_bytes())
 
 
 CLIP_SECONDS = 10.0  # of a longer sound, the beginning
@@ -179,8 +173,6 @@ def encode_mistakes(predictions: Predictions, clips: datasets.Dataset) -> dict[s
 
 def encoded(sound: bytes) -> EncodedClip:
     """Encodes the first `CLIP_SECONDS` of a sound file as an MP3 and a PNG of its mel spectrogram."""
-    import soundfile
-
     waveform, rate = read_audio(sound)
     if rate not in MP3_RATES:
         waveform, rate = resample(waveform, rate, MP3_RATES[-1]), MP3_RATES[-1]

@@ -22,6 +22,7 @@ from urbansound_hf.evaluation.runs import Run, scope_caution
 from urbansound_hf.layout import CARD, METRICS, RESOLVED, expand_user
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.markdown import score
+from urbansound_hf.text import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 CC_BY_NC = "https://creativecommons.org/licenses/by-nc/3.0/"
@@ -336,8 +337,8 @@ def hardware(receipt: Mapping[str, Any]) -> str:
     """The hardware of the training: "2 CPU cores (Intel …)", or "2 GPUs (NVIDIA …)"."""
     gpus, machine = _gpus(receipt), receipt["environment"]["hardware"]
     if gpus:
-        return f"{_count(len(gpus), 'GPU')} ({', '.join(dict.fromkeys(gpus))})"
-    return f"{_count(machine['cores'] or 1, 'CPU core')} ({machine['cpu']})"
+        return f"{counted(len(gpus), 'GPU')} ({', '.join(dict.fromkeys(gpus))})"
+    return f"{counted(machine['cores'] or 1, 'CPU core')} ({machine['cpu']})"
 
 
 def energy(receipt: Mapping[str, Any], train_seconds: float) -> str:
@@ -352,7 +353,3 @@ def energy(receipt: Mapping[str, Any], train_seconds: float) -> str:
 
 def _gpus(receipt: Mapping[str, Any]) -> Sequence[str]:
     return [] if receipt["config"]["use_cpu"] else receipt["gpus"]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

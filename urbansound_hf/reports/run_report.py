@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation import confidence, receipts
+from urbansound_hf.evaluation import receipts
 from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import (
     Run,
@@ -24,7 +24,7 @@ from urbansound_hf.evaluation.runs import (
     scope_caution,
     write_json,
 )
-from urbansound_hf.evaluation.summary import measure
+from urbansound_hf.evaluation.summary import fold_summary, measure
 from urbansound_hf.layout import METRICS, PREDICTIONS, REPORT, REPORT_PAGE, finished
 from urbansound_hf.plots import evaluation
 from urbansound_hf.reports import markdown
@@ -125,7 +125,7 @@ def gather_metrics(runs: Sequence[Run], cautions: Sequence[str] = ()) -> dict[st
         **{key: value for name in names for key, value in _over_folds(runs, name).items()},
         **overall,
         **measured,
-        "folds": [_fold(run) for run in runs],
+        "folds": [fold_summary(run) for run in runs],
     }
 
 
@@ -136,12 +136,6 @@ def _over_folds(runs: Sequence[Run], name: str) -> dict[str, float | None]:
     values = [run.metrics[f"test_{name}"] for run in runs]
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {f"mean_{name}": float(np.mean(values)), f"std_{name}": std}
-
-
-def _fold(run: Run) -> dict[str, Any]:
-    groups = run.predictions.groups
-    ends = list(confidence.mean_interval(run.predictions.correct, groups))
-    return {**run.metrics, "test_accuracy_interval": ends, "recordings": len(np.unique(groups))}
 
 
 def gather_folds(folder: Path, force: bool = False) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
@@ -19,8 +22,6 @@ from urbansound_hf.text import table
 
 if TYPE_CHECKING:
     import optuna
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 BEST = "best.yaml"
@@ -174,8 +175,6 @@ def write_trials(path: Path, study: optuna.Study, flags: Sequence[SearchedFlag],
 
 def draw_history(study: optuna.Study, metric: str, path: Path | None = None) -> Figure:
     """Draws the score of each completed trial, and the best so far."""
-    from matplotlib.ticker import MaxNLocator
-
     trials = finished_trials(study)
     numbers, scores = [trial.number for trial in trials], trial_scores(trials)
     best = (np.maximum if study.direction.name == "MAXIMIZE" else np.minimum).accumulate(scores)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,46 +33,8 @@ CLIP_SECONDS = 4.0  # the window of infer.py over longer sounds
 CARD = Path(__file__).with_name("card.md.jinja")
 
 
-@dataclass(frozen=True)
-class Part:
-    """An object that `hyperparams.yaml` builds.
-
-    Args:
-        kind: its class.
-        kept: the settings that are taken over, with SpeechBrain's defaults; `None` if there is none.
-        fixed: those that must have one value here, SpeechBrain's default or "" for any.
-    """
-
-    kind: str
-    kept: dict[str, Any]
-    fixed: dict[str, Any]
-
-
-PARTS = {
-    "compute_features": Part(
-        "speechbrain.lobes.features.Fbank",
-        {"n_mels": 40, "sample_rate": 16_000},
-        {"left_frames": "", "right_frames": "", "context": False, "deltas": False, "requires_grad": False}
-        | {"n_fft": 400, "win_length": 25, "hop_length": 10, "f_min": 0, "f_max": None},
-    ),
-    "mean_var_norm": Part(
-        "speechbrain.processing.features.InputNormalization",
-        {"norm_type": "global", "std_norm": True},
-        {},
-    ),
-    "embedding_model": Part(
-        "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN",
-        {"input_size": None, "channels": [512, 512, 512, 512, 1536], "kernel_sizes": [5, 3, 3, 3, 1]}
-        | {"dilations": [1, 2, 3, 4, 1], "groups": [1, 1, 1, 1, 1], "attention_channels": 128, "res2net_scale": 8}
-        | {"se_channels": 128, "global_context": True, "lin_neurons": 192, "dropout": 0.0},
-        {"device": ""},
-    ),
-    "classifier": Part(
-        "speechbrain.lobes.models.ECAPA_TDNN.Classifier",
-        {"input_size": None, "out_neurons": 1211},
-        {"lin_blocks": 0, "lin_neurons": "", "device": ""},
-    ),
-}
+PARTS = yaml.safe_load(Path(__file__).with_name("parts.yaml").read_text(encoding="utf-8"))
+"""The objects that hyperparams.yaml builds, by name: `kind`, `kept` and `fixed` settings."""
 
 
 def convert(folder: Path, out_dir: Path) -> None:
@@ -151,19 +112,19 @@ _HyperparametersLoader.add_multi_constructor("", _tagged)
 
 
 def _read_part(name: str, values: dict[str, Any], path: Path) -> dict[str, Any]:
-    part, found = PARTS[name], values.get(name)
-    if not isinstance(found, dict) or found.get("!") != f"!new:{part.kind}":
-        what = f"{name} must be a {part.kind}; found {found.get('!') if isinstance(found, dict) else found}"
+    (kind, kept, fixed), found = PARTS[name].values(), values.get(name)
+    if not isinstance(found, dict) or found.get("!") != f"!new:{kind}":
+        what = f"{name} must be a {kind}; found {found.get('!') if isinstance(found, dict) else found}"
         raise UserError(what, str(path), "only SpeechBrain's ECAPA-TDNN classifiers are converted")
-    settings = dict(part.kept)
+    settings = dict(kept)
     for key, value in found.items():
-        if key in part.kept:
+        if key in kept:
             settings[key] = _resolve(value, values, path)
-        elif key not in ("!", *part.fixed):
-            known = ", ".join([*part.kept, *part.fixed])
+        elif key not in ("!", *fixed):
+            known = ", ".join([*kept, *fixed])
             raise UserError(f"{name} has the setting {key}: {value}", str(path), f"these are understood: {known}")
-        elif key != "!" and part.fixed[key] not in ("", _resolve(value, values, path)):
-            raise UserError(f"{name}: {key} must be {part.fixed[key]}; found {value}", str(path), "train with it so")
+        elif key != "!" and fixed[key] not in ("", _resolve(value, values, path)):
+            raise UserError(f"{name}: {key} must be {fixed[key]}; found {value}", str(path), "train with it so")
     return settings
 
 

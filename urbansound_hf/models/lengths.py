@@ -1,4 +1,4 @@
-"""Fixed-length models of Transformers cut to the length of the clips, which saves the work on padding.
+"""Lengths of clips in each family: those it takes, and fixed-length models cut to the clips, which saves padding.
 
 Whisper takes 30 s and AST 10 s: their position embeddings are that long, and their feature extractors pad to it.
 Cutting both to the length of the clips saves nine tenths of the work on 4-s clips. The new lengths are ordinary values
@@ -12,11 +12,49 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
+from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import FeatureExtractor
-from urbansound_hf.models.family import Lengths, check_length
 
 FRAMES_PER_SECOND = 100  # both families: a 10-ms hop
+
+
+class Lengths:
+    """Clip lengths of a family whose models take clips of any length; the base class of the others."""
+
+    def longest_seconds(self, feature_extractor: FeatureExtractor) -> float | None:
+        """The length in seconds to which the extractor brings every clip; None where it follows the clip."""
+        return None
+
+    def shortest_samples(self, config: PretrainedConfig) -> int:
+        """The fewest samples from which the model computes one frame."""
+        return 1
+
+    def fit_extractor(self, feature_extractor: FeatureExtractor, clip_seconds: float) -> None:
+        """Brings a fixed-length extractor to clips of `clip_seconds`, in place. Raises UserError out of range."""
+
+    def fit_model(self, model: PreTrainedModel, clip_seconds: float) -> None:
+        """Cuts position embeddings of a fixed length to `clip_seconds`, in place. Raises UserError out of range."""
+
+
+class ConvolutionalLengths(Lengths):
+    """Any length that gives the convolutional feature encoder one frame (400 samples for wav2vec2; SEW pools two)."""
+
+    def shortest_samples(self, config: PretrainedConfig) -> int:
+        layers = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
+        samples = getattr(config, "squeeze_factor", 1)
+        for kernel, stride in reversed(list(layers)):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+
+def check_length(clip_seconds: float, longest: float, shortest: float = 0.0) -> None:
+    """Raises UserError where clips are longer or shorter, in seconds, than a fixed-length model supports."""
+    if not shortest <= clip_seconds <= longest:
+        lengths = f"{shortest:g} to {longest:g} s" if shortest else f"at most {longest:g} s"
+        what = f"this model takes clips of {lengths}, found {clip_seconds:g}"
+        raise UserError(what, "--clip_seconds", f"give at most {longest:g}; longer clips are cut into windows of it")
 
 
 class WhisperLengths(Lengths):
@@ -70,3 +108,24 @@ class AstLengths(Lengths):
         shorter = torch.cat([table[:, :2], patches[:, :, first : first + after].flatten(1, 2)], dim=1)
         embeddings.position_embeddings = nn.Parameter(shorter.clone())
         config.max_length = frames
+
+
+class ClapLengths(Lengths):
+    """Every clip is repeated and padded to the extractor's own length, 10 s, which is not cut."""
+
+    def longest_seconds(self, feature_extractor: FeatureExtractor) -> float:
+        return feature_extractor.nb_max_samples / feature_extractor.sampling_rate
+
+    def fit_extractor(self, feature_extractor: FeatureExtractor, clip_seconds: float) -> None:
+        check_length(clip_seconds, self.longest_seconds(feature_extractor))
+
+
+class CnnLengths(Lengths):
+    """A spectrogram of `num_frames`, which follows the clips: the networks have no position embeddings."""
+
+    def longest_seconds(self, feature_extractor: FeatureExtractor) -> float:
+        return feature_extractor.num_frames * feature_extractor.hop_length / feature_extractor.sampling_rate
+
+    def fit_extractor(self, feature_extractor: FeatureExtractor, clip_seconds: float) -> None:
+        samples = round(clip_seconds * feature_extractor.sampling_rate)
+        feature_extractor.num_frames = math.ceil(samples / feature_extractor.hop_length)  # all of them
