@@ -8,10 +8,21 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from urbansound_hf.errors import UserError, exit_code
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from urbansound_hf.audio.io import AudioError, Source
+    from urbansound_hf.inference.classifier import SoundClassifier
+    from urbansound_hf.inference.output import Classification
+    from urbansound_hf.inference.results import ResultFile
 
 COMMANDS = {
     "train": ("urbansound_hf.cli:train", "fine-tune and evaluate a model, one run for each test fold"),
@@ -32,7 +43,7 @@ CLAP = "laion/clap-htsat-unfused"  # the model of --labels where --model is not 
 
 
 def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
-    from urbansound_hf.inference.output import FORMATS
+    from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, format_of
 
     parser = argparse.ArgumentParser(prog, description="Classify sounds with a checkpoint.", epilog=EXIT_CODES)
     add = parser.add_argument
@@ -43,7 +54,13 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
     add("--top_k", type=int, default=5, help="number of labels printed for each sound (default: 5)")
     add("--format", choices=FORMATS, help="default: by the suffix of --output, else table")
-    add("--output", metavar="FILE", help="write the result to this file instead of standard output")
+    add("--output", metavar="FILE", help="write to this file; audacity and raven: a folder for several sounds")
+    add("--resume", action="store_true", help="continue FILE.part, which a call that did not finish has left")
+    add("--events", action="store_true", help="merge the windows to events: start, end, label, score")
+    add("--min_score", type=float, help="events and table: below it a sound is unknown (multi-label: no event; 0.5)")
+    add("--min_seconds", type=float, default=0.0, help="leave shorter events out (default: 0)")
+    add("--smooth", type=int, default=1, metavar="N", help="events: median of the scores over N steps (default: 1)")
+    add("--silence_db", type=float, default=-60.0, help="mark windows below this RMS level, in dBFS (default: -60)")
     add("--plot", metavar="PATH", help="plot sound and scores: a .png, .svg or .pdf file; a folder for several sounds")
     add("--window_seconds", type=float, help="window over longer recordings, in seconds (default: as trained)")
     add("--hop_seconds", type=float, help="step between windows, in seconds (default: half a window)")
@@ -51,24 +68,81 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--device", help="cpu, cuda, cuda:1, mps, xpu… (default: the accelerator if there is one, else cpu)")
     add("--quiet", action="store_true", help="print the result only, no progress")
     args = parser.parse_args(argv)
+    args.format = args.format or format_of(args.output)
+    args.events |= args.format in ANNOTATIONS
     if min(args.top_k, args.batch_size) < 1:
         parser.error("--top_k and --batch_size must be at least 1")
+    if args.output is None and (args.resume or args.format == "parquet"):
+        parser.error("--resume and --format parquet need --output FILE")
+    ruled = any(getattr(args, name) != parser.get_default(name) for name in ("min_score", "min_seconds", "smooth"))
+    if ruled and not args.events and args.format != "table":
+        parser.error("--min_score, --min_seconds and --smooth apply to events: add --events")
     return args
 
 
-def _classify(sounds: list, args: argparse.Namespace) -> Iterator:
+def _model(args: argparse.Namespace) -> SoundClassifier:
     from urbansound_hf.inference.classifier import SoundClassifier  # torch and transformers: seconds
 
     if args.labels is None:
-        model = SoundClassifier.from_pretrained(args.model, args.revision, args.device, args.trust_remote_code)
-    else:
-        model = SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device)
-    args.top_k = min(args.top_k, len(model.labels))
+        return SoundClassifier.from_pretrained(args.model, args.revision, args.device, args.trust_remote_code)
+    return SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device)
+
+
+def _classify(model: SoundClassifier, sounds: Iterable[Source], args: argparse.Namespace) -> Iterator[Classification]:
     return model.classify_many(sounds, args.top_k, args.window_seconds, args.hop_seconds, args.batch_size)
 
 
+def _open_alone(args: argparse.Namespace) -> Callable[[Source], Classification]:
+    model = _model(args)
+    return lambda sound: next(_classify(model, [sound], args))
+
+
+def _results(
+    sounds: list[Source],
+    problems: list[AudioError],
+    figures: list[Path],
+    args: argparse.Namespace,
+    model: SoundClassifier | None,
+    file: ResultFile | None,
+) -> Iterator[Classification]:
+    """The results of what led to no sound, then of the sounds, from the first that `file` does not hold."""
+    from urbansound_hf.inference.output import Classification
+    from urbansound_hf.inference.results import classify_alone
+    from urbansound_hf.progress import Bar
+
+    done = file.done if file else 0
+    failed = map(Classification.failed, problems[done:])
+    first = max(done - len(problems), 0)
+    sounds, suspects = sounds[first:], file.suspects if file else 0
+    if model is None or not sounds:
+        return failed
+    following = file.begun(sounds[suspects:]) if file else sounds
+    results = _classify(model, following, args)
+    if suspects:
+        results = chain(classify_alone(partial(_open_alone, args), sounds[:suspects]), results)
+    if args.plot:
+        from urbansound_hf.plots.sounds import plotted
+
+        results = plotted(results, sounds, figures[first:])
+    silent = file is None and sys.stdout.isatty()
+    return chain(failed, Bar(results, "Classifying", len(sounds), unit="sounds", disable=silent))
+
+
+def _made_with(args: argparse.Namespace, form: str, names: list[str]) -> dict[str, Any]:
+    """What results depend on, for `--resume`."""
+    import hashlib
+    from pathlib import Path
+
+    weights = [path.stat().st_mtime for path in Path(args.model).glob("*.safetensors")]
+    flags = ("revision", "labels", "top_k", "window_seconds", "hop_seconds", "events", "min_score", "min_seconds",
+             "smooth", "silence_db")  # fmt: skip
+    listed = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    own = {"model": str(args.model), "weights of": max(weights, default=None), "format": form}
+    return own | {flag: getattr(args, flag) for flag in flags} | {"inputs": f"{len(names)} ({listed})"}
+
+
 def infer(argv: Sequence[str], prog: str = "urbansound-hf infer") -> int:
-    """Classifies files, folders, globs or standard input; writes a table, JSON lines or CSV.
+    """Classifies files, folders, globs or standard input; writes a table, JSON lines, CSV, Parquet or label files.
 
     Args:
         argv: the words after the command's name.
@@ -79,23 +153,34 @@ def infer(argv: Sequence[str], prog: str = "urbansound-hf infer") -> int:
     """
     args = _infer_arguments(argv, prog)
     from urbansound_hf import progress
-    from urbansound_hf.inference import inputs, output
+    from urbansound_hf.inference import inputs, results
+    from urbansound_hf.inference.events import EventOptions
+    from urbansound_hf.inference.formats import WriteOptions
 
+    rules = EventOptions(args.min_score, args.min_seconds, args.smooth, args.silence_db)
     sounds, problems = inputs.find_sounds(args.inputs)
+    names = [problem.where for problem in problems] + [inputs.name_of(sound) for sound in sounds]
+    if args.output is None and args.format in ("audacity", "raven") and len(names) > 1:
+        what = f"one file of {args.format} holds the labels of one sound, found {len(names)} sounds"
+        raise UserError(what, "--format", "give a folder: --output labels")
+    figures = []
     if args.plot:
-        from urbansound_hf.plots.sounds import plot_targets, plotted
+        from urbansound_hf.plots.sounds import plot_targets
 
         figures = plot_targets(sounds, args.plot)
-    with progress.quietly(args.quiet), output.destination(args.output) as stream:
+    with progress.quietly(args.quiet), ExitStack() as stack:
         if args.model is None:
             args.model = CLAP if args.labels is not None else inputs.newest_run()
             progress.say(f"model: {args.model}")
-        results = _classify(sounds, args) if sounds else iter(())
-        if args.plot:
-            results = plotted(results, sounds, figures)
-        results = progress.Bar(results, "Classifying", len(sounds), unit="sounds", disable=stream.isatty())
-        results = chain(map(output.Classification.failed, problems), results)
-        return output.write_results(results, args.format or output.format_of(args.output), args.top_k, stream)
+        file = None
+        if args.output:
+            made_with = _made_with(args, args.format, names)
+            file = stack.enter_context(results.ResultFile(args.output, args.format, names, made_with, args.resume))
+        model = _model(args) if sounds else None
+        top_k = min(args.top_k, len(model.labels)) if model else args.top_k
+        options = WriteOptions(top_k, args.events, rules, model.sampling_rate / 2 if model else 8000.0)
+        found = _results(sounds, problems, figures, args, model, file)
+        return file.write(found, options) if file else results.write_results(found, args.format, options, sys.stdout)
 
 
 def train(argv: Sequence[str], prog: str = "urbansound-hf train") -> int:

@@ -59,6 +59,17 @@ def joined(problems: Sequence[UserError]) -> UserError:
     return problems[0] if len(problems) == 1 else UserErrors(problems)
 
 
+def printable(text: str) -> str:
+    """The text with control characters, among them those that turn the direction of writing, as escapes (`\\x1b`).
+
+    A file name or a label may hold sequences that a terminal obeys.
+    """
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with a message on what is kept and how to continue."""
 
@@ -181,7 +192,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
 def _report(error: UserError) -> int:
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
         for problem in error.problems if isinstance(error, UserErrors) else [error]:
-            print(f"error: {problem}", file=sys.stderr)
+            print("\n".join(map(printable, f"error: {problem}".split("\n"))), file=sys.stderr)
     else:
         time.sleep(5)  # the launcher ends all processes with the first that fails: not before it has spoken
     return 2

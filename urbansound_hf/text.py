@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ def listed(values: Sequence[object]) -> str:
 def counted(count: int, noun: str) -> str:
     """The number and the noun, in the plural unless there is one: "2 sounds"."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names made unique by a number behind each repeated one: a, b, a-2."""
+    taken: dict[str, None] = {}
+    for name in names:
+        tries = chain([name], (f"{name}-{number}" for number in count(2)))
+        taken[next(each for each in tries if each not in taken)] = None
+    return list(taken)
 
 
 def alternatives(names: Sequence[str]) -> str:

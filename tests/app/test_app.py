@@ -47,7 +47,8 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.hub import space
 from urbansound_hf.hub.space import write_space
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.inference.output import write_results
+from urbansound_hf.inference.formats import WriteOptions
+from urbansound_hf.inference.results import write_results
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -132,8 +133,7 @@ def test_a_table_of_files_is_the_csv_of_infer(yamnet, sounds, capsys):
     summary = yamnet.classify(sounds / "minute.wav").summary
     assert rows[2][1:] == [60.0, summary.label, round(summary.score, 4), ""]
     written, expected = write_csv(results).read_text(encoding="utf-8"), io.StringIO()
-    expected.name = "expected"
-    write_results(yamnet.classify_many(paths), "csv", 5, expected)
+    write_results(yamnet.classify_many(paths), "csv", WriteOptions(5), expected)
     assert written == expected.getvalue().replace(f"{sounds}/", "")
 
 

@@ -18,58 +18,14 @@ import soundfile
 
 from tests.conftest import ROOT
 from tests.helpers import tiny
-from urbansound_hf import cli
 from urbansound_hf.data.urbansound8k import CLASSES
-from urbansound_hf.errors import exit_code
 from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.formats import BAR_WIDTH, FORMATS, WriteOptions, bar, sound_by_sound
 from urbansound_hf.inference.inputs import find_sounds, newest_run
-from urbansound_hf.inference.output import (
-    BAR_WIDTH,
-    FORMATS,
-    Classification,
-    Prediction,
-    bar,
-    destination,
-    write_results,
-)
+from urbansound_hf.inference.output import Classification, Prediction
+from urbansound_hf.inference.results import write_results
 
 RATE = 16_000
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory) -> Path:
-    return tiny.save("yamnet", tmp_path_factory.mktemp("run"), clip_seconds=1.0)
-
-
-@pytest.fixture
-def sounds(tmp_path, monkeypatch) -> Path:
-    """A working directory with three clips, a long recording and two things that are no sounds."""
-    monkeypatch.chdir(tmp_path)
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, size=3 * RATE)
-    for number, name in enumerate(["a.wav", "deep/er/b.flac", "deep/c.WAV"], start=1):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(name, noise[:: 4 - number][: RATE // 2], RATE)
-    soundfile.write("long.wav", noise[: 5 * RATE // 2], RATE)
-    Path("broken.wav").write_text("no sound", encoding="utf-8")
-    Path("deep/notes.txt").write_text("not looked at", encoding="utf-8")
-    Path("deep/._c.wav").write_text("left by macOS", encoding="utf-8")
-    return tmp_path
-
-
-@pytest.fixture
-def run(model, monkeypatch, capsys):
-    """Runs infer.py in this process: exit code, standard output, standard error."""
-
-    def run_infer(*arguments: str, model: Path | None = model) -> tuple[int, str, str]:
-        chosen = ("--model", str(model), "--device", "cpu") if model else ()
-        monkeypatch.setattr(sys, "argv", ["infer.py", *arguments, *chosen])
-        try:
-            code = exit_code(lambda: cli.infer(sys.argv[1:]))
-        except SystemExit as leaving:
-            code = leaving.code
-        return code, *capsys.readouterr()
-
-    return run_infer
 
 
 def json_lines(text: str) -> list[dict]:
@@ -80,7 +36,7 @@ def test_json_lines_have_the_documented_keys(sounds, run, model):
     code, out, _ = run("a.wav", "broken.wav", "deep", "--format", "jsonl", "--top_k", "3")
     first, broken, *rest = json_lines(out)
     assert code == 1
-    assert list(first) == ["path", "start", "end", "label", "score", "top"]
+    assert list(first) == ["path", "start", "end", "label", "score", "top", "level_db", "silence"]
     assert (first["path"], first["start"], first["end"]) == ("a.wav", 0.0, 0.5)
     assert len(first["top"]) == 3 and first["top"][0] == {"label": first["label"], "score": first["score"]}
     assert [answer["score"] for answer in first["top"]] == sorted((a["score"] for a in first["top"]), reverse=True)
@@ -107,10 +63,10 @@ def test_csv_holds_the_same_as_json_lines(sounds, run):
     (code, table, _), (_, lines, _) = run(*arguments, "csv"), run(*arguments, "jsonl")
     rows, records = list(csv.DictReader(io.StringIO(table))), json_lines(lines)
     assert code == 1 and len(rows) == len(records)
-    columns = ["path", "start", "end", "label", "score", "label_2", "score_2", "windows", "error"]
-    assert list(rows[0]) == columns
+    both = ["level_db", "silence", "windows", "error"]
+    assert list(rows[0]) == ["path", "start", "end", "label", "score", "label_2", "score_2", *both]
     for row, record in zip(rows, records, strict=True):
-        for column in ("path", "start", "end", "label", "score", "windows", "error"):
+        for column in ("path", "start", "end", "label", "score", *both):
             assert row[column] == str(record.get(column, ""))
         if "top" in record:
             assert (row["label_2"], float(row["score_2"])) == tuple(record["top"][1].values())
@@ -182,7 +138,7 @@ def test_a_table_joins_neighbouring_windows_of_one_label(capsys):
 
     windows = (window(0, "siren", 0.5), window(4, "siren", 0.7), window(8, "dog_bark", 1.0))
     whole = Prediction(0, 12.0, (("siren", 0.4), ("dog_bark", 0.33)))
-    assert write_results([Classification("street.wav", windows, whole)], "table", 2, sys.stdout) == 0
+    assert write_results([Classification("street.wav", windows, whole)], "table", WriteOptions(2), sys.stdout) == 0
     assert capsys.readouterr().out.splitlines() == [
         "street.wav",
         "   0.0– 8.0 s  siren     ██████     0.60",
@@ -222,15 +178,6 @@ def test_help_is_there_at_once():
     assert min(cpu_seconds() for _ in range(3)) < 0.2
 
 
-def test_a_destination_is_standard_output_or_a_file(tmp_path):
-    with destination(None) as stream:
-        assert stream is sys.stdout
-    with destination(str(tmp_path / "x")) as stream:
-        stream.write("ü\udcff\n")  # a file name that is no UTF-8 goes out as it came in
-        assert not (tmp_path / "x").exists()
-    assert (tmp_path / "x").read_bytes() == b"\xc3\xbc\xff\n"
-
-
 def test_what_was_unusual_in_a_sound_is_said_on_standard_error(run, tmp_path):
     noise = np.random.default_rng(0).uniform(-0.9, 0.9, RATE // 2)
     soundfile.write(tmp_path / "scaled.wav", noise * 32767, RATE, subtype="FLOAT")
@@ -246,15 +193,15 @@ def test_what_was_unusual_in_a_sound_is_said_on_standard_error(run, tmp_path):
 def test_a_format_is_one_entry(run, sounds, monkeypatch):
     """What `--format` offers, what the suffix of `--output` chooses and what is written all follow from it."""
 
-    def lines(stream, top_k):
-        return lambda result: stream.write(f"{result.path} {result.windows[0].label} of {top_k}\n")
+    def lines(stream, options):
+        return lambda sound: stream.write(f"{sound[0]['path']} {sound[0]['label']} of {options.top_k}\n")
 
-    monkeypatch.setitem(FORMATS, "lines", lines)
+    monkeypatch.setitem(FORMATS, "lines", sound_by_sound(lines))
     code, named, _ = run("a.wav", "--format", "lines", "--top_k", "3")
     assert code == 0 and re.fullmatch(r"a.wav \w+ of 3\n", named)
     assert run("a.wav", "--output", "out.lines", "--top_k", "3")[0] == 0
     assert Path("out.lines").read_text(encoding="utf-8") == named
-    assert "{table,jsonl,csv,lines}" in run("--help", model=None)[1]
+    assert "{table,jsonl,csv,parquet,audacity,raven,lines}" in run("--help", model=None)[1]
 
 
 SERVE = """

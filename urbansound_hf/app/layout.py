@@ -17,6 +17,7 @@ from urbansound_hf.app.views import (
     explain,
     most_typical,
     overview,
+    remark,
     spells,
     table,
     write_csv,
@@ -90,7 +91,7 @@ class ModelColumn(NamedTuple):
         rows = spells(result)
         return {
             self.column: gr.Column(visible=True),
-            self.classes: dict((result.summary or result.windows[0]).top),
+            self.classes: dict(result.overall.top),
             self.timeline: gr.Dataframe(rows or None, visible=bool(rows)),
         }
 
@@ -154,7 +155,7 @@ class OneSound:
             figure = overview(load_audio(path), SAMPLING_RATE)
             results = {name: classify(self.models[name], Path(path), partial(_show, progress, name)) for name in chosen}
             first, result = next(iter(results.items()))
-            updates = self._nothing("") | {self.overview: gr.Plot(figure, visible=True)}
+            updates = self._nothing(remark(result)) | {self.overview: gr.Plot(figure, visible=True)}
             for name in results:
                 updates |= self.columns[name].showing(results[name])
             return updates | self._decision(first, path, most_typical(result))

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from urbansound_hf import progress
 from urbansound_hf.audio import spectrogram
 from urbansound_hf.audio.io import SAMPLING_RATE, load_audio, to_wav, window_bounds
 from urbansound_hf.data import synthetic
 from urbansound_hf.data.urbansound8k import CLASSES, CLIP_SECONDS
 from urbansound_hf.errors import UserError
-from urbansound_hf.inference import occlusion, output
+from urbansound_hf.inference import occlusion
 from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.events import SILENCE_DB
+from urbansound_hf.inference.formats import WriteOptions
 from urbansound_hf.inference.inputs import find_sounds
-from urbansound_hf.inference.output import Classification, destination, write_results
+from urbansound_hf.inference.output import Classification
+from urbansound_hf.inference.results import write_results
 from urbansound_hf.plots.sounds import colour_bar, draw_levels, draw_wave, time_axis
 from urbansound_hf.plots.style import BLUE, ORANGE, drawing
 
@@ -101,14 +103,21 @@ def classify(classifier: SoundClassifier, path: Path, report: Report) -> Classif
 
 
 def spells(result: Classification) -> list[list[float | str]]:
-    """The timeline of a long recording as rows of start and end in seconds, class and mean score; [] for a clip."""
-    rows = output.spells(result.windows) if result.summary else ()
-    return [[round(start, 3), round(end, 3), label, round(score, 4)] for start, end, label, score in rows]
+    """The events of a long recording as rows of start and end in seconds, class and mean score; [] for a clip."""
+    events = result.events() if result.summary else ()
+    return [[round(each.start, 3), round(each.end, 3), each.text, round(each.score, 4)] for each in events]
+
+
+def remark(result: Classification) -> str:
+    """What to know about the scores of a silent sound; "" for others."""
+    if result.overall.level_db >= SILENCE_DB:
+        return ""
+    return f"**Silence**: the level stays below {SILENCE_DB:g} dBFS. The scores say little."
 
 
 def most_typical(result: Classification) -> Segment:
     """The window with the highest score of the recording's overall class."""
-    label = (result.summary or result.windows[0]).label
+    label = result.overall.label
     best = max(result.windows, key=lambda window: dict(window.top)[label])
     return best.start, best.end
 
@@ -164,18 +173,21 @@ def classify_all(classifier: SoundClassifier, paths: Sequence[Path]) -> Iterator
 
 
 def table(results: Iterable[Classification]) -> list[list[float | str]]:
-    """A row per file: name, length in seconds, class, score, and the error if it cannot be read."""
+    """A row per file: name, length in seconds, class, score, and what is wrong: the error, or silence."""
     rows: list[list[float | str]] = []
     for result in results:
-        overall = result.summary or next(iter(result.windows), None)
-        cells = [round(overall.end, 2), overall.label, round(overall.score, 4)] if overall else ["", "", ""]
-        rows.append([result.path, *cells, result.error])
+        if result.error:
+            rows.append([result.path, "", "", "", result.error])
+            continue
+        whole = result.overall
+        silence = f"silence: below {SILENCE_DB:g} dBFS" if whole.level_db < SILENCE_DB else ""
+        rows.append([result.path, round(whole.end, 2), whole.label, round(whole.score, 4), silence])
     return rows
 
 
 def write_csv(results: Iterable[Classification]) -> Path:
     """The CSV of `infer.py --format csv`, in a new temporary file."""
     path = Path(tempfile.mkdtemp(prefix="urbansound-table-")) / "labels.csv"
-    with progress.quietly(), destination(str(path)) as stream:
-        write_results(results, "csv", TOP, stream)
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        write_results(results, "csv", WriteOptions(TOP), stream)
     return path

@@ -75,24 +75,33 @@ class AudioFiles:
         ]
 
 
-def find_audio_files(folder: Path) -> AudioFiles:
+def find_audio_files(folder: Path, unreadable: list[AudioError] | None = None) -> AudioFiles:
     """Searches a folder and everything below it, through links; a cycle of links ends where it closes.
 
+    Args:
+        unreadable: a list to which folders that cannot be read are added.
+
     Raises:
-        AudioError: a folder cannot be read.
+        AudioError: a folder cannot be read, and there is no such list.
     """
     found, folders = AudioFiles(folder), []
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while waiting:
         here, above = waiting.pop()
-        entries, identity = _list_folder(here)
+        try:
+            entries, identity = _list_folder(here)
+        except AudioError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
+            continue
         if identity in above:
             found.loops.append(here)
             continue
         folders.append(here)
         for entry in entries:
             path = here / entry.name
-            if path.is_dir() if entry.is_symlink() else entry.is_dir():  # only links take another look at the disk
+            if _is_folder(path, entry):
                 waiting.append((path, above | {identity}))
             else:
                 _sort_file(path, entry, found)
@@ -119,9 +128,16 @@ def _list_folder(folder: Path) -> tuple[list[os.DirEntry[str]], tuple[int, int]]
         raise AudioError(f"the folder cannot be read ({error.strerror})", str(folder)) from None
 
 
+def _is_folder(path: Path, entry: os.DirEntry[str]) -> bool:
+    try:
+        return path.is_dir() if entry.is_symlink() else entry.is_dir()  # only links take another look at the disk
+    except OSError:  # a link into a folder that cannot be read
+        return False
+
+
 def _sort_file(path: Path, entry: os.DirEntry[str], found: AudioFiles) -> None:
     suffix, is_link = path.suffix.lower(), entry.is_symlink()
-    if is_link and not path.exists():
+    if is_link and not os.path.exists(path):  # noqa: PTH110 - False where the target cannot be read
         found.broken_links.append(path)
     elif suffix in SUFFIXES and (path.is_file() if is_link else entry.is_file()):
         found.sounds.append(path)

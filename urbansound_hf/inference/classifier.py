@@ -181,6 +181,8 @@ class SoundClassifier:
             return window, self._features(waveform, window.name)
         except AudioError as error:
             return window, error
+        except MemoryError:
+            return window, AudioError("its features do not fit into the memory", window.name)
 
     def _features(self, waveform: np.ndarray, name: str) -> list[Features]:
         """The model's inputs of a window, and of each shift of it that it was evaluated with."""
@@ -221,15 +223,16 @@ class SoundClassifier:
             if isinstance(outcome, AudioError):
                 return Classification.failed(outcome)
             scores.append(outcome)
-            windows.append(self._prediction(window.start, window.end, outcome, top_k))
-        if len(windows) == 1:
-            return Classification(name, tuple(windows))
-        return Classification(name, tuple(windows), self._prediction(0, window.end, np.mean(scores, axis=0), top_k))
+            windows.append(self._prediction(window, outcome, top_k))
+        whole = Window(window.sound, name, 0, window.end, max(each.level_db for each, _ in pairs))
+        summary = self._prediction(whole, np.mean(scores, axis=0), top_k) if len(windows) > 1 else None
+        multi_label = self.problem_type == "multi_label_classification"
+        return Classification(name, tuple(windows), summary, "", self.labels, np.stack(scores), multi_label)
 
-    def _prediction(self, start: int, end: int, scores: np.ndarray, top_k: int) -> Prediction:
+    def _prediction(self, window: Window, scores: np.ndarray, top_k: int) -> Prediction:
         best = np.argsort(-scores, kind="stable")[:top_k]
         top = tuple((self.labels[number], float(scores[number])) for number in best)
-        return Prediction(start / self.sampling_rate, end / self.sampling_rate, top)
+        return Prediction(window.start / self.sampling_rate, window.end / self.sampling_rate, top, window.level_db)
 
 
 def choose_device(name: str | None = None) -> torch.device:

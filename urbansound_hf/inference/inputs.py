@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,12 +28,13 @@ Result = TypeVar("Result")
 
 
 class Window(NamedTuple):
-    """A section of an input: number and name of the input, start and end in samples."""
+    """A section of an input: number and name of the input, start and end in samples, RMS level in dBFS."""
 
     sound: int
     name: str
     start: int
     end: int
+    level_db: float = 0.0
 
 
 class StandardInput(io.BytesIO):
@@ -53,7 +55,7 @@ def find_sounds(inputs: Iterable[str]) -> tuple[list[Source], list[AudioError]]:
     problems: list[AudioError] = []
     for name in inputs:
         try:
-            sounds += _expand(name)
+            sounds += _expand(name, problems)
         except AudioError as problem:
             problems.append(problem)
     return sounds, problems
@@ -87,11 +89,16 @@ def read_windows(
         start = end = 0
         try:
             for start, end, waveform in cut_windows(recording.blocks(pool, sampling_rate), window, hop):
-                yield Window(number, recording.name, start, end), waveform
+                yield Window(number, recording.name, start, end, level_db(waveform)), waveform
         except AudioError as error:
             yield Window(number, recording.name, start, end), error
         for note in recording.notes:
             progress.say(f"{recording.name}: {note}")
+
+
+def level_db(waveform: np.ndarray) -> float:
+    """The RMS level of a `(samples,)` waveform in dBFS: 0 for a square wave of full scale 1.0, at least -120."""
+    return 10 * math.log10(max(float(waveform @ waveform) / max(len(waveform), 1), 1e-12))
 
 
 def ahead(
@@ -111,7 +118,7 @@ class Recording:
     """A sound of which the beginning was read: all of a clip, `AHEAD_SECONDS` of a long recording."""
 
     def __init__(self, source: Source, sampling_rate: int) -> None:
-        self.name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "<bytes>")
+        self.name = name_of(source)
         self.notes: list[str] = []
         self._read = deque[np.ndarray]()
         self._error: AudioError | None = None
@@ -140,6 +147,9 @@ class Recording:
             block = next(self._rest, None) if self._rest else None
         except AudioError as error:
             self._error, block = error, None
+        except Exception as error:  # one sound never ends the call, whatever it does: MemoryError above all
+            reason = ": ".join(filter(None, (type(error).__name__, str(error))))
+            self._error, block = AudioError(f"cannot be read ({reason})", self.name), None
         if block is None:
             self._rest = None
             return 0
@@ -147,7 +157,12 @@ class Recording:
         return len(block)
 
 
-def _expand(name: str) -> list[Source]:
+def name_of(source: Source) -> str:
+    """What a source is called in results."""
+    return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "<bytes>"))
+
+
+def _expand(name: str, problems: list[AudioError]) -> list[Source]:
     if name == "-":
         return [StandardInput(sys.stdin.buffer.read())]
     if not name:
@@ -155,20 +170,21 @@ def _expand(name: str) -> list[Source]:
     try:
         path = expand_user(name)
         if path.is_dir():
-            return [*_sounds_in(path)]
+            return [*_sounds_in(path, problems)]
         if path.is_fifo():  # <(command), /dev/stdin behind a pipe: libsndfile has to seek
             return [StandardInput(path.read_bytes(), name)]
         if glob.has_magic(name) and not path.exists():
-            return [sound for match in _matches(path) for sound in _expand(match)]
+            return [sound for match in _matches(path) for sound in _expand(match, problems)]
     except OSError as error:  # a name that is too long, a folder without permission
         raise AudioError(f"cannot be read ({error.strerror})", name) from error
     return [path]  # if it isn't there, the decoder says so under its name
 
 
-def _sounds_in(folder: Path) -> list[Path]:
+def _sounds_in(folder: Path, problems: list[AudioError]) -> list[Path]:
     """The sounds below a folder; what else looks like sound is named on standard error."""
-    found = find_audio_files(folder)
-    if not found.sounds:
+    before = len(problems)
+    found = find_audio_files(folder, problems)
+    if not found.sounds and len(problems) == before:
         what = "; ".join(["holds no sound", *found.notes()])
         raise AudioError(what, f"{folder}", f"sounds end in {', '.join(sorted(SUFFIXES))}")
     for note in found.notes():

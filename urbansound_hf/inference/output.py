@@ -1,29 +1,18 @@
-"""The results of classification, and the formats in which they are written: a table, JSON lines, CSV.
-
-A format is a function of an open text file and the number of labels that returns the function that writes one result;
-an entry in `FORMATS` makes it a choice of `--format` and, as a suffix, of `--output`.
-"""
+"""The results of classification: predictions of windows, their summary and events, and the records that are written."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
-from statistics import fmean
-from typing import Any, TextIO
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from urbansound_hf.errors import Interrupted, UserError, writing
-from urbansound_hf.progress import Bar, say
+from urbansound_hf.errors import UserError
+from urbansound_hf.inference.events import SILENCE_DB, Event, EventOptions, merge_windows
 
-BAR_WIDTH = 10  # characters
-Write = Callable[["Classification"], object]
-BLOCKS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")  # eighths of a █
+if TYPE_CHECKING:
+    import numpy as np
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,11 +22,13 @@ class Prediction:
     Args:
         start, end: of the window in the recording, in seconds.
         top: labels and their scores, highest score first.
+        level_db: RMS level of the model's input in dBFS (full scale 1.0); of a summary, that of the loudest window.
     """
 
     start: float
     end: float
     top: tuple[tuple[str, float], ...]
+    level_db: float = 0.0
 
     @property
     def label(self) -> str:
@@ -57,159 +48,85 @@ class Classification:
         windows: one prediction for each window, in time order; empty for an unreadable input.
         summary: mean of the scores of all windows, where there are several.
         error: why the input could not be read.
+        labels: class names in the order of the columns of `scores`.
+        scores: `(windows, classes)` float32, of all classes.
+        multi_label: whether several labels may be true at a time.
     """
 
     path: str
     windows: tuple[Prediction, ...] = ()
     summary: Prediction | None = None
     error: str = ""
+    labels: Sequence[str] = field(default=(), repr=False)
+    scores: np.ndarray | None = field(default=None, repr=False, compare=False)
+    multi_label: bool = field(default=False, repr=False)
 
     @classmethod
     def failed(cls, error: UserError) -> Classification:
         return cls(error.where, error="; ".join(filter(None, (error.what, error.fix))))
 
+    @property
+    def overall(self) -> Prediction:
+        """The summary, or the only window."""
+        return self.summary or self.windows[0]
 
-def write_results(results: Iterable[Classification], form: str, top_k: int, stream: TextIO) -> int:
-    """Writes each result as soon as it is computed; counts go to standard error where `stream` is a file.
+    def events(
+        self,
+        min_score: float | None = None,
+        min_seconds: float = 0.0,
+        smooth: int = 1,
+        silence_db: float = SILENCE_DB,
+    ) -> list[Event]:
+        """Merged stretches of one label; where windows overlap, their scores are averaged.
 
-    Args:
-        form: one of `FORMATS`. A table writes errors to standard error, the others in place of the result.
-        top_k: number of labels of each prediction, which decides the columns of a CSV.
+        Args:
+            min_score: of a model with one label for each sound, stretches below it are labelled `unknown` (default:
+                none are); of a multi-label model, the score from which a label is an event (default: 0.5).
+            min_seconds: shorter events are left out.
+            smooth: median of each class's scores over so many cells (an odd number; 1: none); a cell is a hop where
+                the window is a multiple of it.
+            silence_db: RMS level in dBFS below which a window is silent.
 
-    Returns:
-        the exit code: 0; 1 if some inputs could not be read; 2 if none could.
-    """
-    classified = unreadable = 0
-    try:
-        write = FORMATS[form](stream, top_k)
-        for result in results:
-            classified, unreadable = classified + (not result.error), unreadable + bool(result.error)
-            write(result)
-            stream.flush()
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if stream is not sys.stdout:
-        say(f"{Path(stream.name).stem}: {classified} classified, {unreadable} could not be read")
-    return 2 if not classified else int(unreadable > 0)
+        Raises:
+            UserError: an even `smooth`, or a negative `min_seconds`.
+
+        >>> result = ush.SoundClassifier.from_pretrained("outputs/base/fold10").classify("long.wav", hop_seconds=0.5)
+        >>> events = result.events(min_score=0.3, min_seconds=0.5, smooth=3)
+        >>> all(event.start < event.end for event in events)
+        True
+        """
+        import numpy as np
+
+        options = EventOptions(min_score, min_seconds, smooth, silence_db)
+        if not self.windows:
+            return []
+        labels, scores = self.labels, self.scores
+        if scores is None:  # what is known of them
+            labels = list(dict.fromkeys(label for window in self.windows for label, _ in window.top))
+            scores = np.array([[dict(window.top).get(label, 0.0) for label in labels] for window in self.windows])
+        bounds = np.array([(window.start, window.end) for window in self.windows])
+        silent = np.array([window.level_db < silence_db for window in self.windows])
+        return merge_windows(bounds, scores, silent, labels, self.multi_label, options)
 
 
-def records(result: Classification) -> Iterator[dict[str, Any]]:
-    """The JSON lines of a result; a timeline's summary comes last, with the number of `windows` it is the mean of."""
-    if result.error:
-        yield {"path": result.path, "error": result.error}
+def window_records(result: Classification, silence_db: float) -> Iterator[Record]:
+    """A record for each window; a timeline's summary comes last, with the number of `windows` it is the mean of."""
     for prediction in result.windows:
-        yield _record(result.path, prediction)
+        yield _record(result.path, prediction, silence_db)
     if result.summary:
-        yield {**_record(result.path, result.summary), "windows": len(result.windows)}
+        yield {**_record(result.path, result.summary, silence_db), "windows": len(result.windows)}
 
 
-def format_of(path: str | None) -> str:
-    """The format of a file name, by its suffix; `table` where that is no format, and for standard output."""
-    suffix = Path(path or "").suffix[1:].lower()
-    return suffix if suffix in FORMATS else "table"
+def event_records(result: Classification, options: EventOptions) -> Iterator[Record]:
+    """A record for each event."""
+    for event in result.events(options.min_score, options.min_seconds, options.smooth, options.silence_db):
+        times = {"start": round(event.start, 4), "end": round(event.end, 4)}
+        score = {"label": event.label, "score": round(event.score, 6), "silence": event.silence}
+        yield {"path": result.path, **times, **score}
 
 
-@contextmanager
-def destination(path: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name only once it is complete."""
-    if path is None:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to stop
-        yield sys.stdout
-        return
-    folder = Path(path).parent
-    if not folder.is_dir() or Path(path).is_dir():
-        raise UserError("the output must be a file in a folder that exists", f"--output {path}", f"mkdir -p {folder}")
-    part = Path(f"{path}.part")
-    with writing(path):
-        try:
-            with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                yield file
-            part.replace(path)
-        except KeyboardInterrupt as error:
-            raise Interrupted(f"interrupted; {path} was not written") from error
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def bar(score: float, blocks: bool = True) -> str:
-    """A score in [0, 1] as at most `BAR_WIDTH` characters; where blocks can be shown, to an eighth of a character."""
-    eighths = round(min(max(score, 0.0), 1.0) * BAR_WIDTH * 8)
-    return "█" * (eighths // 8) + BLOCKS[eighths % 8] if blocks else "#" * round(eighths / 8)
-
-
-# ---- JSON lines and CSV
-
-
-def _jsonl(stream: TextIO, top_k: int) -> Write:
-    return lambda result: stream.writelines(json.dumps(record) + "\n" for record in records(result))
-
-
-def _csv(stream: TextIO, top_k: int) -> Write:
-    table = csv.DictWriter(stream, _columns(top_k), lineterminator="\n")
-    table.writeheader()
-    return lambda result: table.writerows(_csv_row(record) for record in records(result))
-
-
-def _record(path: str, prediction: Prediction) -> dict[str, Any]:
+def _record(path: str, prediction: Prediction, silence_db: float) -> Record:
     top = [{"label": label, "score": round(score, 6)} for label, score in prediction.top]
     times = {"start": round(prediction.start, 4), "end": round(prediction.end, 4)}
-    return {"path": path, **times, **top[0], "top": top}
-
-
-def _columns(top_k: int) -> list[str]:
-    others = [f"{name}_{place}" for place in range(2, top_k + 1) for name in ("label", "score")]
-    return ["path", "start", "end", "label", "score", *others, "windows", "error"]
-
-
-def _csv_row(record: dict[str, Any]) -> dict[str, Any]:
-    others = enumerate(record.pop("top", [])[1:], start=2)
-    return record | {f"{name}_{place}": value for place, answer in others for name, value in answer.items()}
-
-
-# ---- the table
-
-
-def _table(stream: TextIO, top_k: int) -> Write:
-    return lambda result: _print_table(result, stream)
-
-
-def _print_table(result: Classification, stream: TextIO) -> None:
-    if result.error:
-        Bar.write(f"{result.path}: {result.error}", file=sys.stderr)  # above a bar that may be there
-        return
-    blocks = _shows_blocks(stream)
-    overall = result.summary or result.windows[0]
-    width = max(len(label) for prediction in (overall, *result.windows) for label, _ in prediction.top)
-    lines = [result.path]
-    if result.summary:
-        digits = len(f"{overall.end:.1f}")
-        for start, end, label, score in spells(result.windows):
-            lines.append(f"  {start:{digits}.1f}–{end:{digits}.1f} s  {_line(label, score, width, blocks)}")
-        lines.append(f"  mean of {len(result.windows)} windows")
-    lines += [f"  {_line(label, score, width, blocks)}" for label, score in overall.top]
-    text = "\n".join(lines)
-    print(text if blocks else text.replace("–", "-"), file=stream)
-
-
-def _line(label: str, score: float, width: int, blocks: bool) -> str:
-    return f"{label:{width}}  {bar(score, blocks):{BAR_WIDTH}} {score:.2f}"
-
-
-def spells(windows: Iterable[Prediction]) -> Iterator[tuple[float, float, str, float]]:
-    """Neighbouring windows of one label as one: start, end, label, mean score."""
-    for label, group in groupby(windows, key=lambda window: window.label):
-        spell = list(group)
-        yield spell[0].start, spell[-1].end, label, fmean(window.score for window in spell)
-
-
-def _shows_blocks(stream: TextIO) -> bool:
-    try:
-        "█▏–".encode(stream.encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-FORMATS: dict[str, Callable[[TextIO, int], Write]] = {"table": _table, "jsonl": _jsonl, "csv": _csv}
-"""Every output format by its name, which is also the suffix of its files."""
+    level = {"level_db": round(prediction.level_db, 1), "silence": prediction.level_db < silence_db}
+    return {"path": path, **times, **top[0], "top": top, **level}

@@ -28,8 +28,8 @@ from urbansound_hf.evaluation.runs import Run, find_runs, pooled, scope
 from urbansound_hf.evaluation.summary import fold_summary, measure
 from urbansound_hf.layout import PREDICTIONS
 from urbansound_hf.plots import evaluation, sounds
-from urbansound_hf.plots.sounds import distinct
 from urbansound_hf.plots.style import FORMATS
+from urbansound_hf.text import distinct
 
 DATA_FLAGS = {
     "data_dir": "folder of UrbanSound8K",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, count, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 
 from urbansound_hf.audio import spectrogram as spectra
 from urbansound_hf.audio.dsp import from_mel, to_mel
-from urbansound_hf.audio.io import Source, read_audio
+from urbansound_hf.audio.io import AudioError, Source, read_audio
 from urbansound_hf.audio.spectrogram import Spectrum
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference.output import Classification, Prediction
 from urbansound_hf.plots.style import BLUE, FORMATS, LIGHT_BLUE, drawing, readable, shortened
+from urbansound_hf.text import distinct
 
 COLOURS = "magma"  # perceptually uniform, also to the colour-blind
 RANGE = 80.0  # dB between the darkest and the brightest colour
@@ -216,22 +217,19 @@ def plot_targets(sounds: Sequence[Source], target: str) -> list[Path]:
 def plotted(
     results: Iterable[Classification], sounds: Sequence[Source], paths: Sequence[Path]
 ) -> Iterator[Classification]:
-    """Yields the results unchanged, one per sound in order, and draws those that have a path and no error."""
+    """Yields the results, one per sound in order, and draws those that have a path; a failure becomes the error."""
     for result, sound, path in zip_longest(results, sounds, paths):
         if path and not result.error:
-            if not isinstance(sound, str | Path | bytes):
-                sound.seek(0)
-            timeline(*read_audio(sound), result, path)  # at its own rate: the classifier resampled it to the model's
+            try:
+                if not isinstance(sound, str | Path | bytes):
+                    sound.seek(0)
+                waveform, rate = read_audio(sound)  # at its own rate: the classifier resampled it to the model's
+                timeline(waveform, rate, result, path)
+            except (AudioError, MemoryError) as error:  # a file may vanish after it was classified
+                what = error.what if isinstance(error, AudioError) else "the memory is used up"
+                reason = f"is {result.overall.label} {result.overall.score:.2f}, but cannot be plotted: {what}"
+                result = Classification(result.path, error=reason)
         yield result
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names made unique by a number behind each repeated one: a, b, a-2."""
-    taken: list[str] = []
-    for name in names:
-        tries = chain([name], (f"{name}-{number}" for number in count(2)))
-        taken.append(next(each for each in tries if each not in taken))
-    return taken
 
 
 def timeline(samples: np.ndarray, rate: int, result: Classification, path: str | Path | None = None) -> Figure:
@@ -252,7 +250,7 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
     rows = 0.28 * len(shown) + 0.5
     gaps = any(label not in dict(window.top) for window in result.windows for label in shown)
     note = "grey: not among the top classes of this window (--top_k)" if result.summary and gaps else ""
-    overall, mean = result.summary or result.windows[0], f", mean of {len(result.windows)} windows"
+    overall, mean = result.overall, f", mean of {len(result.windows)} windows"
     title = f"{shortened(Path(result.path).name, 45)}: {readable([overall.label])[0]} {overall.score:.2f}"
     title += mean * (result.summary is not None)
     with drawing(path, title, note, (10, 4.6 + rows)) as figure:

@@ -1,0 +1,161 @@
+"""Nothing finished is lost: whatever ends a call, the same call with --resume gives what an uninterrupted one gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from urbansound_hf.inference import inputs, results
+from urbansound_hf.inference.classifier import SoundClassifier
+
+PART = Path("labels.jsonl.part")
+KILLER = """
+import os, soundfile
+begin = soundfile.SoundFile.__init__
+def deadly(self, file, *args, **kwargs):
+    if "killer" in str(file):
+        os.kill(os.getpid(), 9)
+    begin(self, file, *args, **kwargs)
+soundfile.SoundFile.__init__ = deadly
+"""
+
+
+@pytest.fixture
+def folder(sounds) -> Path:
+    """Forty clips of two lengths, one in ten unreadable."""
+    Path("many").mkdir()
+    for number in range(40):
+        source = "broken.wav" if number % 10 == 3 else ("long.wav", "a.wav")[number % 2]
+        Path(f"many/{number:02}.wav").symlink_to(Path(source).resolve())
+    return Path("many")
+
+
+def rows(path: str | Path) -> list[tuple]:
+    records = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [(r["path"], r.get("start"), r.get("label"), pytest.approx(r.get("score"), abs=1e-5)) for r in records]
+
+
+def in_this_process(open_model, suspects):
+    return map(open_model(), suspects)
+
+
+def test_any_beginning_of_the_part_file_is_continued(folder, run, monkeypatch):
+    """A kill leaves a beginning of what was written, down to half a line."""
+    monkeypatch.setattr(results, "classify_alone", in_this_process)  # the other process has a test of its own
+    flags = ("many", "--batch_size", "2", "--output", "labels.jsonl")
+    kept: list[bytes] = []
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: (
+        kept.append(path.read_bytes()) if path.name.endswith(".part") else None, unlink(path, **options))[1]
+    )  # fmt: skip
+    code, _, summary = run(*flags)
+    expected, part = rows("labels.jsonl"), kept[0]
+    assert code == 1 and len({row[0] for row in expected}) == 40
+    for cut in [0, 1, 500, len(part) // 3, len(part) // 2 + 1, len(part) - 3, len(part)]:
+        PART.write_bytes(part[:cut])
+        assert run(*flags, "--resume")[::2] == (1, summary)
+        assert rows("labels.jsonl") == expected and not PART.exists()
+
+
+def test_ctrl_c_keeps_what_is_finished_and_resume_needs_the_same_call(folder, run, monkeypatch):
+    flags = ("many", "--batch_size", "1", "--output", "labels.jsonl")
+    assert run(*flags)[0] == 1
+    expected, forward, calls = rows("labels.jsonl"), SoundClassifier._forward, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) > 9:
+            raise KeyboardInterrupt
+        return forward(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SoundClassifier, "_forward", interrupted)
+        code, _, err = run(*flags)
+    done = sum("done" in json.loads(line) for line in PART.open(encoding="utf-8"))
+    assert code == 130 and done > 5
+    assert f"interrupted; {done} of 40 sounds are kept in labels.jsonl.part; --resume" in err
+    code, _, err = run(*flags)
+    assert code == 2 and f"{done} of 40 sounds are kept" in err and "--resume" in err and f"delete {PART}" in err
+    code, _, err = run(*flags, "--resume", "--hop_seconds", "0.3")
+    assert code == 2 and "hop_seconds was None, is 0.3" in err and PART.exists()
+    code, _, err = run("a.wav", *flags, "--resume")
+    assert code == 2 and "inputs was 40 (" in err
+    assert run(*flags, "--resume")[0] == 1 and rows("labels.jsonl") == expected
+
+
+def test_a_full_disk_keeps_what_is_finished(folder, run):
+    flags = ("many", "--batch_size", "1", "--output", "labels.jsonl")
+    assert run(*flags)[0] == 1
+    expected, before = rows("labels.jsonl"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        code, _, err = run(*flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2 and "File too large" in err and "where: labels.jsonl.part" in err and "sounds are kept" in err
+    assert run(*flags, "--resume")[0] == 1 and rows("labels.jsonl") == expected
+
+
+def test_kill_9_and_a_sound_that_kills_twice(folder, run, model, monkeypatch, tmp_path):
+    """The first process is killed by its last sound but two, which then also kills the process for suspects."""
+    flags = ["many", "--batch_size", "2", "--output", "labels.jsonl"]
+    Path("many/37.wav").rename("many/37-killer.wav")
+    assert run(*flags)[0] == 1
+    expected = rows("labels.jsonl")
+    Path("labels.jsonl").unlink()
+    Path("site").mkdir()
+    Path("site/sitecustomize.py").write_text(KILLER, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
+    command = [sys.executable, str(ROOT / "infer.py"), *flags, "--model", str(model), "--device", "cpu", "--quiet"]
+    assert subprocess.run(command).returncode == -signal.SIGKILL and PART.exists()
+    assert run(*flags, "--resume")[0] == 1
+    found = rows("labels.jsonl")
+    killed = [row for row in found if "killer" in row[0]]
+    assert killed[0][1:3] == (None, None) and "died twice" in Path("labels.jsonl").read_text(encoding="utf-8")
+    assert [row for row in found if "killer" not in row[0]] == [row for row in expected if "killer" not in row[0]]
+
+
+def test_one_bad_input_never_ends_the_call(sounds, run, monkeypatch):
+    load, scandir = inputs.stream_audio, os.scandir
+
+    def memory(source, *arguments):
+        if "deep/c" in str(source):
+            raise MemoryError
+        return load(source, *arguments)
+
+    def refused(path):
+        if str(path).endswith("er"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(inputs, "stream_audio", memory)
+    monkeypatch.setattr(os, "scandir", refused)
+    code, out, _ = run("x" * 300, "~x.wav", "deep", "a.wav", f"deep/{'y' * 300}.wav", "--format", "jsonl")
+    records = {Path(r["path"]).name[:5]: r for r in map(json.loads, out.splitlines())}
+    assert code == 1 and "score" in records["a.wav"]
+    for name, what in {"xxxxx": "too long", "yyyyy": "too long", "~x.wa": "does not exist", "er": "Permission denied",
+                       "c.WAV": "MemoryError"}.items():  # fmt: skip
+        assert what in records[name]["error"], name
+
+
+def test_a_file_that_vanishes_before_its_figure_is_one_failed_row(sounds, run, monkeypatch):
+    classify = SoundClassifier.classify_many
+
+    def vanish(self, sources, *arguments):
+        for result in classify(self, sources, *arguments):
+            Path("a.wav").unlink(missing_ok=True)
+            yield result
+
+    monkeypatch.setattr(SoundClassifier, "classify_many", vanish)
+    code, out, _ = run("a.wav", "deep/c.WAV", "--format", "jsonl", "--plot", "figures")
+    gone, there = map(json.loads, out.splitlines())
+    assert code == 1 and "but cannot be plotted: does not exist" in gone["error"] and "score" in there
+    assert [path.name for path in Path("figures").iterdir()] == ["c.png"]

@@ -1,0 +1,232 @@
+"""Output formats: a table, JSON lines, CSV, Parquet, and the label files of Audacity and Raven.
+
+A format is a function of the records of each sound, an open text file and the options; an entry in `FORMATS` makes it
+a choice of `--format` and, as a suffix, of `--output`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from urbansound_hf.errors import printable
+from urbansound_hf.inference.events import UNKNOWN, EventOptions
+from urbansound_hf.inference.output import Classification, Record, event_records, window_records
+from urbansound_hf.progress import Bar
+
+ANNOTATIONS = {"audacity": ".txt", "raven": ".selections.txt"}
+"""Formats of one file for each sound, without its name, and the ends of their file names."""
+
+BAR_WIDTH = 10  # characters
+BLOCKS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")  # eighths of a █
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins so
+RAVEN = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)",
+         "Label", "Score")  # fmt: skip
+ROWS_AT_ONCE = 10_000  # of a Parquet file
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """What is written of each result.
+
+    Args:
+        top_k: number of labels of each window, which decides the columns of a CSV.
+        events: merged events instead of windows; always for the formats in `ANNOTATIONS`.
+        rules: thresholds and smoothing of events, and the level of silence.
+        highest_hz: the upper end of the frequencies that the model hears, for Raven.
+    """
+
+    top_k: int = 5
+    events: bool = False
+    rules: EventOptions = field(default_factory=EventOptions)
+    highest_hz: float = 8000.0
+
+
+def records(result: Classification, form: str, options: WriteOptions) -> list[Record]:
+    """The records of a result in a format: windows, or events; for a table, the events of a long one and its summary.
+
+    A sound that could not be read is one record of its path and its error.
+    """
+    if result.error:
+        return [{"path": result.path, "error": result.error}]
+    if options.events or form in ANNOTATIONS:
+        return list(event_records(result, options.rules))
+    windows = list(window_records(result, options.rules.silence_db))
+    if form != "table":
+        return windows
+    return [*(event_records(result, options.rules) if result.summary else ()), windows[-1]]
+
+
+def format_of(path: str | None) -> str:
+    """The format of a file name, by its suffix; `table` where that is no format, and for standard output."""
+    suffix = Path(path or "").suffix[1:].lower()
+    return suffix if suffix in FORMATS else "table"
+
+
+def bar(score: float, blocks: bool = True) -> str:
+    """A score in [0, 1] as at most `BAR_WIDTH` characters; where blocks can be shown, to an eighth of a character."""
+    eighths = round(min(max(score, 0.0), 1.0) * BAR_WIDTH * 8)
+    return "█" * (eighths // 8) + BLOCKS[eighths % 8] if blocks else "#" * round(eighths / 8)
+
+
+Write = Callable[[list[Record]], object]
+Format = Callable[[Iterable[list[Record]], TextIO, WriteOptions], None]
+
+
+def sound_by_sound(start: Callable[[TextIO, WriteOptions], Write]) -> Format:
+    """A format from a function that begins a file and returns the function that writes one sound, flushed after it."""
+
+    def write(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
+        write_sound = start(stream, options)
+        for sound in sounds:
+            write_sound(sound)
+            stream.flush()
+
+    return write
+
+
+# ---- JSON lines, CSV, Parquet
+
+
+def _jsonl(stream: TextIO, options: WriteOptions) -> Write:
+    return lambda sound: stream.writelines(json.dumps(record) + "\n" for record in sound)
+
+
+def _csv(stream: TextIO, options: WriteOptions) -> Write:
+    numbers = range(2, options.top_k + 1)
+    others = [f"{name}_{place}" for place in numbers for name in ("label", "score")]
+    windows = ["path", "start", "end", "label", "score", *others, "level_db", "silence", "windows", "error"]
+    events = ["path", "start", "end", "label", "score", "silence", "error"]
+    table = csv.DictWriter(stream, events if options.events else windows, lineterminator="\n")
+    table.writeheader()
+    return lambda sound: table.writerows(_csv_row(record) for record in sound)
+
+
+def _csv_row(record: Record) -> Record:
+    others = enumerate(record.get("top", [])[1:], start=2)
+    row = record | {f"{name}_{place}": value for place, answer in others for name, value in answer.items()}
+    row.pop("top", None)
+    return {name: inert(value) for name, value in row.items()}
+
+
+def inert(cell: Any) -> Any:
+    """A text that a spreadsheet would run as a formula, behind an apostrophe, as OWASP advises on CSV injection."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def _parquet(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    top = pa.list_(pa.struct({"label": pa.string(), "score": pa.float64()}))
+    kinds = {"path": pa.string(), "start": pa.float64(), "end": pa.float64(), "label": pa.string(),
+             "score": pa.float64()}  # fmt: skip
+    kinds |= {} if options.events else {"top": top, "level_db": pa.float64(), "windows": pa.int64()}
+    schema = pa.schema(kinds | {"silence": pa.bool_(), "error": pa.string()})
+    rows = ({**record, "path": _as_utf8(record["path"])} for sound in sounds for record in sound)
+    with pq.ParquetWriter(stream.buffer, schema) as file:
+        while some := list(islice(rows, ROWS_AT_ONCE)):
+            file.write_table(pa.Table.from_pylist(some, schema))
+
+
+def _as_utf8(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+# ---- label files
+
+
+def _audacity(stream: TextIO, options: WriteOptions) -> Write:
+    """https://manual.audacityteam.org/man/importing_and_exporting_labels.html: start, end, label; tabs, no header."""
+    lines = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+    return lambda sound: lines.writerows(
+        (f"{each['start']:.6f}", f"{each['end']:.6f}", _label(each)) for each in _readable(sound)
+    )
+
+
+def _raven(stream: TextIO, options: WriteOptions) -> Write:
+    """A selection table of Raven Pro, with a header and two columns of its own: Label, Score."""
+    lines = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+    lines.writerow(RAVEN)
+    band = (0, f"{options.highest_hz:g}")
+    return lambda sound: lines.writerows(
+        (number, "Spectrogram 1", 1, each["start"], each["end"], *band, _label(each), each["score"])
+        for number, each in enumerate(_readable(sound), start=1)
+    )
+
+
+def _readable(sound: list[Record]) -> Iterator[Record]:
+    for record in sound:
+        if "error" in record:
+            _print_error(record)
+        else:
+            yield record
+
+
+def _label(event: Record) -> str:
+    return "silence" if event["silence"] else printable(event["label"])
+
+
+# ---- the table
+
+
+def _table(stream: TextIO, options: WriteOptions) -> Write:
+    return lambda sound: _print_table(sound, stream, options.rules)
+
+
+def _print_error(record: Record) -> None:
+    Bar.write(printable(f"{record['path']}: {record['error']}"), file=sys.stderr)  # above a bar that may be there
+
+
+def _print_table(sound: list[Record], stream: TextIO, rules: EventOptions) -> None:
+    if not sound:
+        return
+    if "error" in sound[0]:
+        _print_error(sound[0])
+        return
+    blocks = _shows_blocks(stream)
+    events, overall = [record for record in sound if "top" not in record], sound[-1]
+    answers = [*chain(events, overall.get("top", ()))]
+    width = max(len(printable(answer["label"])) for answer in answers)
+    lines, digits = [sound[0]["path"]], len(f"{overall['end']:.1f}")
+    for event in events:
+        times = f"{event['start']:{digits}.1f}–{event['end']:{digits}.1f} s"
+        lines.append(f"  {times}  {_line(event, width, blocks)}{'  silence' * event['silence']}")
+    if "top" in overall:
+        lines += [f"  mean of {overall.get('windows')} windows"] * ("windows" in overall)
+        lines += [f"  {_line(answer, width, blocks)}" for answer in overall["top"]]
+        if overall["score"] < (rules.min_score or 0):
+            lines.append(f"  {UNKNOWN}: no score reaches {rules.min_score:g}")
+        if overall["silence"]:
+            lines.append(f"  silence: {overall['level_db']:g} dBFS")
+    text = "\n".join(map(printable, lines))
+    print(text if blocks else text.replace("–", "-"), file=stream)
+
+
+def _line(answer: Record, width: int, blocks: bool) -> str:
+    return f"{printable(answer['label']):{width}}  {bar(answer['score'], blocks):{BAR_WIDTH}} {answer['score']:.2f}"
+
+
+def _shows_blocks(stream: TextIO) -> bool:
+    try:
+        "█▏–".encode(stream.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+FORMATS: dict[str, Format] = {
+    "table": sound_by_sound(_table),
+    "jsonl": sound_by_sound(_jsonl),
+    "csv": sound_by_sound(_csv),
+    "parquet": _parquet,
+    "audacity": sound_by_sound(_audacity),
+    "raven": sound_by_sound(_raven),
+}
+"""Every output format by its name, which is also the suffix of its files."""

@@ -1,0 +1,301 @@
+"""Results on their way to a file: `FILE.part` holds what is finished, and `--resume` continues it after any end.
+
+FILE.part is JSON lines: the options first, then for each sound the mark `{"begun": number}`, its records, and
+`{"done": number}`. It becomes FILE, in the format that was asked for, once all sounds are done. A sound that was begun
+when the process died is a suspect: a second process classifies it alone, and if that dies too, the sound is reported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO, TypeVar
+
+from urbansound_hf.errors import Interrupted, UserError, storage_problem, writing
+from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, records
+from urbansound_hf.inference.inputs import name_of
+from urbansound_hf.inference.output import Classification, Record
+from urbansound_hf.progress import Bar, say
+from urbansound_hf.text import distinct
+
+SYNC_SECONDS = 5.0  # a power cut loses no more than so long
+Item = TypeVar("Item")
+
+
+def write_results(results: Iterable[Classification], form: str, options: WriteOptions, stream: TextIO) -> int:
+    """Writes each result as soon as it is computed.
+
+    Args:
+        form: one of `FORMATS`. A table and label files write errors to standard error, the others in place of the
+            result.
+
+    Returns:
+        the exit code: 0; 1 if some inputs could not be read; 2 if none could.
+    """
+    counts = [0, 0]  # classified, unreadable
+
+    def counted() -> Iterator[list[Record]]:
+        for result in results:
+            counts[bool(result.error)] += 1
+            yield records(result, form, options)
+
+    try:
+        FORMATS[form](counted(), stream, options)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _exit_code(*counts)
+
+
+class ResultFile:
+    """FILE.part, which keeps what is finished until FILE is complete.
+
+    Args:
+        path: FILE; for one label file a sound, a folder.
+        form: its format, one of `FORMATS`.
+        names: of all inputs, in their order.
+        made_with: what the results depend on: model, windows, options, inputs.
+        resume: continue FILE.part, if there is one.
+
+    Attributes:
+        done: sounds that are finished.
+        suspects: sounds behind them that the process died in.
+
+    Raises:
+        UserError: FILE.part is there without `resume`, or was made with something else; FILE cannot be written.
+    """
+
+    def __init__(self, path: str, form: str, names: Sequence[str], made_with: Record, resume: bool) -> None:
+        self.path, self.form, self.names, self.part = str(Path(path)), form, names, Path(f"{Path(path)}.part")
+        self.done = self.suspects = 0
+        self.counts = [0, 0]  # classified, unreadable
+        self.folder = _is_folder(path, form, names)
+        header = json.loads(json.dumps({"made_with": made_with}))
+        with writing(path):
+            if self.part.exists():
+                self._continue(header, resume)
+            else:
+                self.file = self.part.open("ab", buffering=0)
+                self._write(header)
+                self.end = self.file.tell()
+        self.synced = time.monotonic()
+
+    def __enter__(self) -> ResultFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            self.file.truncate(self.end)  # which also makes room on a full disk
+            with suppress(UserError):
+                self._write({"stopped": self.done})  # what was begun is under no suspicion
+        self.file.close()
+        if error is None:
+            return
+        if not self.done:
+            self.part.unlink(missing_ok=True)
+        kept = f"{self.done:,} of {len(self.names):,} sounds are kept in {self.part}; --resume continues from there"
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"interrupted; {kept}" if self.done else "interrupted; nothing was finished") from error
+        if isinstance(error, MemoryError):
+            raise UserError("the memory is used up", kept, "give a smaller --batch_size, and --resume") from error
+        if self.done:
+            Bar.write(kept, file=sys.stderr)
+
+    def begun(self, sources: Iterable[Item]) -> Iterator[Item]:
+        """The sources from the first that is not done, each with its mark when it is asked for."""
+        for number, source in enumerate(sources, start=self.done):
+            self._write({"begun": number})
+            yield source
+
+    def add(self, sound: list[Record]) -> None:
+        """Appends the records of the next sound, through to the operating system."""
+        self._write(*sound, {"done": self.done})
+        self.end = self.file.tell()
+        self._count(any("error" in record for record in sound))
+        if time.monotonic() - self.synced > SYNC_SECONDS:
+            os.fsync(self.file.fileno())
+            self.synced = time.monotonic()
+
+    def write(self, results: Iterable[Classification], options: WriteOptions) -> int:
+        """Keeps each result as it comes, then writes FILE; returns the exit code, as `write_results`."""
+        for result in results:
+            self.add(records(result, self.form, options))
+        with writing(self.path):
+            self._publish(options)
+        self.file.close()
+        self.part.unlink()
+        say(f"{Path(self.path).name}: {self.counts[0]} classified, {self.counts[1]} could not be read")
+        return _exit_code(*self.counts)
+
+    def _publish(self, options: WriteOptions) -> None:
+        sounds = self._sounds()
+        if not self.folder:
+            with _replaced(Path(self.path)) as stream:
+                FORMATS[self.form](sounds, stream, options)
+            return
+        Path(self.path).mkdir(parents=True, exist_ok=True)
+        for stem, sound in zip(distinct([Path(name).stem for name in self.names]), sounds, strict=True):
+            if sound and "error" in sound[0]:
+                FORMATS[self.form]([sound], sys.stderr, options)
+                continue
+            with _replaced(Path(self.path, stem + ANNOTATIONS[self.form])) as stream:
+                FORMATS[self.form]([sound], stream, options)
+
+    def _sounds(self) -> Iterator[list[Record]]:
+        with self.part.open("rb") as file:
+            sound: list[Record] = []
+            for line in file:
+                record = json.loads(line)
+                if "path" in record:
+                    sound.append(record)
+                elif "done" in record:
+                    yield sound
+                    sound = []
+
+    def _continue(self, header: Record, resume: bool) -> None:
+        found: Record = {}
+        begun = end = position = failed = 0
+        with self.part.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break  # torn
+                position, record = position + len(line), json.loads(line)
+                if "made_with" in record:
+                    found, end = record, position
+                if "stopped" in record:
+                    begun, end = self.done, position
+                begun = max(begun, record.get("begun", -1) + 1)
+                failed += "error" in record
+                if "done" in record:
+                    end = position
+                    self._count(bool(failed))
+                    failed = 0
+        self._check(found, header, resume)
+        self.suspects = max(begun - self.done, 0)
+        self.file = self.part.open("ab", buffering=0)
+        self.file.truncate(end)
+        if not found:
+            self._write(header)
+        self.end = self.file.tell()
+        if self.suspects:
+            self._write({"begun": begun - 1})
+
+    def _check(self, found: Record, header: Record, resume: bool) -> None:
+        way_out = f"delete {self.part} to start from the beginning"
+        if not resume:
+            what = f"an earlier call was not finished: {self.done:,} of {len(self.names):,} sounds are kept"
+            raise UserError(what, str(self.part), f"add --resume to continue it, or {way_out}")
+        before, now = found.get("made_with", {}), header["made_with"]
+        changed = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
+        if found and changed:
+            what = f"--resume continues the same call only: {'; '.join(changed)}"
+            raise UserError(what, str(self.part), f"give what it was made with, or {way_out}")
+
+    def _count(self, failed: bool) -> None:
+        self.done += 1
+        self.counts[failed] += 1
+
+    def _write(self, *lines: Record) -> None:
+        try:
+            data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError as error:
+            problem = storage_problem(error, self.part)
+            what = problem.what if problem else f"the file cannot be written: {error.strerror}"
+            fix = "free some space, then continue with --resume"
+            raise UserError(what, str(self.part), fix) from error
+
+
+def classify_alone(
+    open_model: Callable[[], Callable[[Any], Classification]], sounds: Iterable[Any]
+) -> Iterator[Classification]:
+    """Classifies suspects one after another in a process of their own; one in which that dies, too, is a failure.
+
+    Args:
+        open_model: called once in that process; what it returns, for each sound.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    pool = None
+    try:
+        for sound in sounds:
+            pool = pool or ProcessPoolExecutor(1, get_context("spawn"), _begin_alone, (open_model,))
+            try:
+                yield pool.submit(_run_alone, sound).result()
+            except BrokenProcessPool:
+                pool = None
+                yield Classification(
+                    name_of(sound), error="the process died twice while it was classified; passed over"
+                )
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+
+
+ALONE: list[Callable[[Any], Classification]] = []  # in the process of a suspect
+
+
+def _begin_alone(open_model: Callable[[], Callable[[Any], Classification]]) -> None:
+    _follow_parent()
+    ALONE.append(open_model())
+
+
+def _run_alone(sound: Any) -> Classification:
+    return ALONE[0](sound)
+
+
+def _follow_parent() -> None:
+    """Ends this process with the one that started it, and leaves Ctrl-C to that."""
+    import multiprocessing
+    import signal
+    import threading
+
+    parent = multiprocessing.parent_process()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if parent:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name only once it is complete."""
+    temporary = Path(f"{path}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_folder(path: str, form: str, names: Sequence[str]) -> bool:
+    """Whether there will be a folder of label files. Raises UserError if there is no place for the output."""
+    wanted, where = Path(path), f"--output {path}"
+    if form in ANNOTATIONS and (wanted.is_dir() or not wanted.suffix):
+        return True
+    if not wanted.parent.is_dir() or wanted.is_dir():
+        raise UserError("the output must be a file in a folder that exists", where, f"mkdir -p {wanted.parent}")
+    if form in ANNOTATIONS and len(names) > 1:
+        what = f"one file of {form} holds the labels of one sound, found {len(names)} sounds"
+        raise UserError(what, where, f"give a folder: --output {wanted.with_suffix('')}")
+    return False
+
+
+def _exit_code(classified: int, unreadable: int) -> int:
+    return 2 if not classified else int(unreadable > 0)
