@@ -14,11 +14,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "urbansound_hf"
 
 ORDER = [
     "cli", "app", "training", "hub", "reports", "plots", "inference", "models", "config", "evaluation", "augment",
-    "features", "data", "audio", "layout", "text", "progress", "lazy", "errors",
+    "features", "data", "audio", "layout", "profiling", "text", "progress", "lazy", "errors",
 ]  # fmt: skip
 """Top first; a module imports from its own package and from those that stand after it."""
 
-NO_TORCH = ("audio", "data", "evaluation", "layout", "text", "progress", "lazy", "errors")
+NO_TORCH = ("audio", "data", "evaluation", "layout", "profiling", "text", "progress", "lazy", "errors")
 NOT_IN_SERVING = {"data", "config", "training", "reports", "hub", "plots", "evaluation"}
 HEAVY = {"torch", "torchaudio", "transformers", "accelerate"}
 

@@ -15,6 +15,7 @@ PREDICTIONS = "predictions.csv"  # a line per test clip, with the score of every
 METRICS = "metrics.json"  # of a run, and of a cross-validation
 HISTORY = "log_history.json"  # what Trainer logged
 RESOLVED = "run.yaml"  # the resolved config; `urbansound-hf train run.yaml` repeats the run
+TRACE = "trace.json"  # of a few training steps, with --profile
 CHECKPOINTS = "checkpoints"  # of Trainer; removed when the run is finished
 BEGUN = f"{CHECKPOINTS}/begun.json"  # the receipt of an unfinished run, removed with its checkpoints
 RECEIPT = "run.json"  # written last: a folder with it holds a finished run

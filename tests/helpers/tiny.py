@@ -43,24 +43,27 @@ def save(family: str, folder: Path, **extra: object) -> Path:
     options = {**NAMES, **extra}
     model, extractor = {
         "wav2vec2": lambda: (
-            Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**WAV2VEC2, **options)),
+            Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**{**WAV2VEC2, **options})),
             Wav2Vec2FeatureExtractor(return_attention_mask=False),
         ),
         "wav2vec2_layer_norm": lambda: (
             Wav2Vec2ForSequenceClassification(
-                Wav2Vec2Config(**WAV2VEC2, **options, feat_extract_norm="layer", do_stable_layer_norm=True)
+                Wav2Vec2Config(**{**WAV2VEC2, **options}, feat_extract_norm="layer", do_stable_layer_norm=True)
             ),
             Wav2Vec2FeatureExtractor(return_attention_mask=True),
         ),
         "whisper": lambda: (
-            WhisperForAudioClassification(WhisperConfig(**WHISPER, **options)),
+            WhisperForAudioClassification(WhisperConfig(**{**WHISPER, **options})),
             WhisperFeatureExtractor(chunk_length=2),
         ),
         "ast": lambda: (
-            ASTForAudioClassification(ASTConfig(**AST, **options)),
+            ASTForAudioClassification(ASTConfig(**{**AST, **options})),
             ASTFeatureExtractor(max_length=128),
         ),
-        "yamnet": lambda: (YamnetForAudioClassification(YamnetConfig(**YAMNET, **options)), YamnetFeatureExtractor()),
+        "yamnet": lambda: (
+            YamnetForAudioClassification(YamnetConfig(**{**YAMNET, **options})),
+            YamnetFeatureExtractor(),
+        ),
     }[family]()
     head = model.classifier.dense if family == "ast" else model.classifier
     with torch.no_grad():

@@ -11,7 +11,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 from tests.conftest import WHISPER
 from urbansound_hf.config.parse import key_values
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.dataset import collate_training
+from urbansound_hf.features.batches import collate_training
 from urbansound_hf.features.extract import as_tensors, extract
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models import adapt, loading

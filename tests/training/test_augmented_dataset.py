@@ -11,7 +11,7 @@ import torch
 from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from urbansound_hf.config.arguments import RecipeArguments
-from urbansound_hf.features.dataset import collate_training
+from urbansound_hf.features.batches import collate_training
 from urbansound_hf.features.extract import WAVEFORM, extract
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.models.yamnet.modeling_yamnet import YamnetFeatureExtractor
@@ -55,23 +55,6 @@ def test_a_row_is_drawn_from_seed_epoch_and_row_alone():
     assert np.abs(first - augmented(heard(), seed=1, **EVERYTHING)[3]["input_features"]).max() > 0.1
     rows.epoch.fill_(1)
     assert np.abs(first - rows[3]["input_features"]).max() > 0.1
-
-
-@pytest.mark.parametrize("lengths", [[WINDOW] * 8, [WINDOW // (n + 1) for n in range(8)]])
-def test_rows_in_memory_and_rows_on_the_disk_are_the_same(lengths, monkeypatch):
-    columns = {"labels": [n % CLASSES for n in range(8)], "clip": list(range(8)),
-               WAVEFORM: [waveform(n)[: lengths[n]] for n in range(8)]}  # fmt: skip
-    clips = datasets.Dataset.from_dict(columns).with_format("numpy").select([7, 2, 5, 0])
-    told = []
-    for limit in (0, 2**30):
-        monkeypatch.setattr("urbansound_hf.training.augmented_dataset.IN_MEMORY_BYTES", limit)
-        rows = augmented(clips, **EVERYTHING)
-        assert (rows.in_memory is None) == (limit == 0)
-        told.append([rows[n] for n in (0, 1, 2, 3, 0)])
-    for one, other in zip(*told, strict=True):
-        np.testing.assert_array_equal(one["input_features"], other["input_features"])
-        np.testing.assert_array_equal(one["labels"], other["labels"])
-    np.testing.assert_array_equal(told[0][0]["input_features"], told[0][4]["input_features"])
 
 
 def test_workers_hear_of_the_epoch_and_draw_the_same():

@@ -10,7 +10,7 @@ from transformers import set_seed
 from tests.training.test_run import small_split
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.data.loading import Sounds
-from urbansound_hf.features.dataset import collate_evaluation
+from urbansound_hf.features.batches import collate_evaluation
 from urbansound_hf.training.preprocessing import prepare_training
 from urbansound_hf.training.run import make_trainer
 from urbansound_hf.training.trainer import SoundTrainer

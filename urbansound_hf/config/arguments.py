@@ -23,9 +23,9 @@ Arguments = TypeVar("Arguments")
 
 @dataclass
 class RecipeArguments:
-    """Augmentation, loss and weight averaging; validation and test clips are never changed."""
+    """Augmentation, loss, batch and weight averaging; validation and test clips are never changed."""
 
-    _argument_group_name = "augmentation and loss"
+    _argument_group_name = "augmentation, loss and batch"
     augment: list[str] | None = flag(
         None,
         "NAME[:PROBABILITY[:LOW..HIGH]] ... waveform effects, applied in this order (docs/augmentation.md); "
@@ -49,6 +49,11 @@ class RecipeArguments:
     )
     mix_probability: float = flag(1.0, "probability that mixup or CutMix is applied to a clip")
     focal_gamma: float = flag(0.0, "focal loss gamma; 0 disables it, higher values down-weight easy clips")
+    train_batch_size: int | None = flag(
+        32,
+        "clips per update, of all processes and accumulation steps together; the largest batch that fits into memory "
+        "is chosen. --per_device_train_batch_size and --gradient_accumulation_steps, where given, win",
+    )
     class_weights: bool = flag(False, "weight the loss of each class inversely to its number of training clips")
     balanced_sampling: bool = flag(False, "sample training clips so that all classes are equally frequent")
     ema_decay: float = flag(
@@ -70,6 +75,9 @@ class RecipeArguments:
     def mixes(self) -> bool:
         """Whether clips are mixed with others, so that labels are soft."""
         return self.mix_probability > 0 and max(self.mixup_alpha, self.cutmix_alpha) > 0
+
+
+BATCH_FLAGS = ("per_device_train_batch_size", "gradient_accumulation_steps")  # those that win over `train_batch_size`
 
 
 def inherited(name: str, default: Any) -> Any:
@@ -150,6 +158,14 @@ class OwnRunArguments:
 
     overwrite: bool = flag(False, "replace a finished run in output_dir")
     quiet: bool = flag(False, "print only the result: no progress bars, no messages")
+    profile: bool = flag(
+        False, "print where the time goes, and write a trace of a few steps to trace.json (chrome://tracing)"
+    )
+    cache_frozen: Literal["auto", "true", "false"] = flag(
+        "auto",
+        "compute the output of frozen layers once per clip, not once per epoch; auto: in one process, where memory "
+        "allows and the inputs of these layers stay the same",
+    )
     keep_checkpoints: bool = flag(False, "keep the checkpoints of a finished run, to continue training from them")
     early_stopping_patience: int | None = flag(None, "stop after this many evaluations without improvement")
     search: int | None = flag(
@@ -171,6 +187,12 @@ class RunArguments(TrainingArguments, OwnRunArguments):
         None, "folder of the runs, one sub-folder per test fold; absent: outputs/<config name>"
     )
     learning_rate: float = inherited("learning_rate", 3e-5)
+    per_device_eval_batch_size: int = flag(  # type: ignore[assignment]  # None until the hardware was asked
+        None, "clips that a device evaluates at once; absent: 8 on a CPU, else 32"
+    )
+    dataloader_num_workers: int = flag(  # type: ignore[assignment]
+        None, "processes that load training batches; absent: none on a CPU, else 4 for clips that are not on the device"
+    )
     num_train_epochs: float = inherited("num_train_epochs", 10.0)
     gradient_accumulation_steps: int = inherited("gradient_accumulation_steps", 4)
     warmup_steps: float = inherited("warmup_steps", 0.1)
@@ -203,11 +225,16 @@ class RunArguments(TrainingArguments, OwnRunArguments):
         self.use_cpu = asked_for_cpu or not torch.accelerator.is_available()
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         self.bf16, self.fp16 = mixed_precision(self.bf16, self.fp16, self.use_cpu, launched)
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = 8 if self.use_cpu else 32
+        self.chooses_workers = self.dataloader_num_workers is None  # the data loader does
+        self.dataloader_num_workers = self.dataloader_num_workers or 0
         if isinstance(self.report_to, str):  # from the command line or a file
             self.report_to = [name.strip() for name in self.report_to.split(",")]
         if self.greater_is_better is None:
             self.greater_is_better = ALL_METRICS[str(self.metric_for_best_model)].greater_is_better
         super().__post_init__()
+        self.accelerator_config.non_blocking = self.dataloader_pin_memory  # type: ignore[union-attr]
         _check_installed(self.report_to or [])
 
 
@@ -270,15 +297,18 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """All values that are set, flat and JSON-able; as YAML a config of the same run. Tokens are left out."""
-        flat = {**vars(self.data), **vars(self.model), **vars(self.recipe), **self.training.to_dict()}
+        flat = {**vars(self.data), **vars(self.model), **self.training.to_dict(), **vars(self.recipe)}
+        unused = BATCH_FLAGS if self.recipe.train_batch_size else ()
         return {
             name: json.dumps(value) if isinstance(value, dict) else value
             for name, value in flat.items()
-            if value not in (None, "", []) and not name.endswith("_token")
+            if value not in (None, "", []) and not name.endswith("_token") and name not in unused
         }
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
         """The same run with other values of some flags, already checked."""
+        if set(BATCH_FLAGS) & set(values):
+            values = {"train_batch_size": None, **values}
         parts = {part: getattr(self, part) for part in ("data", "model", "recipe", "training")}
         changed = {
             part: replaced(arguments, {name: value for name, value in values.items() if name in vars(arguments)})

@@ -27,7 +27,7 @@ RANGES = {
     "focal_gamma": "0 or more",
     "spec_augment": "0 to 1", "frequency_mask": "0 to 1", "time_mask": "0 to 1", "mix_probability": "0 to 1",
     "ema_decay": "0 to below 1", "label_smoothing_factor": "0 to below 1",
-    "search": "1 or more",
+    "search": "1 or more", "train_batch_size": "1 or more",
     "max_grad_norm": "0 or more", "dataloader_num_workers": "0 or more", "seed": "0 or more",
 }  # fmt: skip
 HOLDS = {
@@ -203,6 +203,10 @@ def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
         kinds = " or ".join(KINDS[kind] for kind in USED_BY[name])
         what = f"`{name}` belongs to {kinds} as `dataset`, found `dataset: {settings['dataset']}`"
         yield [name, "dataset"], what, f"leave out {name}"
+    if origin.get("train_batch_size", "").startswith(OVERRIDES) and settings["train_batch_size"] is None:
+        names = [name for name in ("per_device_train_batch_size", "gradient_accumulation_steps") if name in origin]
+        what = f"`train_batch_size` has no effect beside {' and '.join(f'`{name}`' for name in names)}"
+        yield ["train_batch_size", *names], what, "leave out one of them"
     if origin.get("hub_model_id", "").startswith(OVERRIDES) and not settings["push_to_hub"]:
         yield ["hub_model_id"], "`hub_model_id` belongs to `push_to_hub`, found it alone", "add --push_to_hub"
 

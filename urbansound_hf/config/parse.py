@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -12,7 +13,14 @@ from typing import Any
 
 from urbansound_hf import progress
 from urbansound_hf.config import search_space
-from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
+from urbansound_hf.config.arguments import (
+    BATCH_FLAGS,
+    DataArguments,
+    ModelArguments,
+    RecipeArguments,
+    RunArguments,
+    RunConfig,
+)
 from urbansound_hf.config.checks import check_settings, unused_by_dataset
 from urbansound_hf.config.flags import OVERRIDES, FlagParser, Flags, keyword_pairs, read_flags, split_command_line
 from urbansound_hf.errors import UserError, UserErrors
@@ -78,6 +86,7 @@ def _checked(parser: FlagParser, flags: Flags, command: Sequence[str]) -> RunCon
     for name in dropped_flags(settings, flags.origin):
         settings[name] = defaults[name]
         del flags.origin[name]
+    share_batch(settings, flags.origin)
     problems = flags.problems + check_settings(settings, flags.origin)
     problems += search_space.check_search_space(parser, settings, flags.origin)
     if problems:
@@ -90,6 +99,17 @@ def _checked(parser: FlagParser, flags: Flags, command: Sequence[str]) -> RunCon
     model = ModelArguments(**_part(ModelArguments, settings))
     recipe = RecipeArguments(**_part(RecipeArguments, settings))
     return RunConfig(data, model, recipe, _training(settings, flags), flags.source, name, tuple(command))
+
+
+def share_batch(settings: dict[str, Any], origin: Mapping[str, str]) -> None:
+    """Lets the two batch flags of Trainer win over `train_batch_size`, in place; of the two, one makes the other."""
+    given = [name for name in BATCH_FLAGS if name in origin]
+    if len(given) == 1 and "train_batch_size" in origin:
+        (other,) = set(BATCH_FLAGS) - set(given)
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        settings[other] = max(1, round((settings["train_batch_size"] or 0) / max(1, settings[given[0]] * processes)))
+    if given:
+        settings["train_batch_size"] = None
 
 
 def dropped_flags(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[str]:

@@ -27,7 +27,7 @@ INCIDENTAL = frozenset({
     "preprocessing_num_workers", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "per_device_eval_batch_size", "eval_accumulation_steps", "local_rank", "dataset",
     "report_to", "logging_steps", "logging_strategy", "logging_first_step", "log_level", "disable_tqdm", "quiet",
-    "run_name", "project", "hub_model_id", "push_to_hub", "hub_strategy", "hub_always_push",
+    "profile", "cache_frozen", "run_name", "project", "hub_model_id", "push_to_hub", "hub_strategy", "hub_always_push",
     "hub_private_repo", "hub_revision", "data_dir", "download",  # of the data, the fingerprint knows
 })  # fmt: skip
 """Flags that do not affect the trained model: output folder, test fold, data loading, logging and the Hub."""
@@ -36,7 +36,8 @@ INCIDENTAL = frozenset({
 class Stopwatch:
     """Seconds and peak memory (GiB, this process and its children) of a block.
 
-    The memory is sampled every 0.2 s, so that the peak is the block's own and not the process's since its start.
+    The memory is sampled, so that the peak is the block's own and not the process's since its start: every 0.2 s, or
+    more rarely where that would take more than a hundredth of a core.
     """
 
     def __enter__(self) -> Stopwatch:
@@ -54,8 +55,9 @@ class Stopwatch:
     def _sample(self) -> None:
         process = psutil.Process()
         while True:
+            began = time.thread_time()
             self.peak_memory_gib = max(self.peak_memory_gib, resident_gib(process))
-            if self._stop.wait(0.2):
+            if self._stop.wait(max(0.2, 100 * (time.thread_time() - began))):
                 return
 
 

@@ -1,4 +1,4 @@
-"""Model inputs of a data set: the cached `map` step and the batch collators."""
+"""Model inputs of a data set: the cached `map` step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ import torch
 from urbansound_hf import progress
 from urbansound_hf.audio.io import load_audio, window_bounds
 from urbansound_hf.features.extract import (
-    KEPT,
     FeatureExtractor,
     Features,
-    as_tensors,
-    equal_shapes,
     extract,
     extract_or_refuse,
     fill,
@@ -77,25 +74,6 @@ def prepare_features(
 def source_code(*objects: Any) -> str:
     """Source of the modules of functions and classes, for the cache's key, which has only their names otherwise."""
     return "".join(inspect.getsource(module) for module in map(inspect.getmodule, objects) if module)
-
-
-def collate_training(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A training batch: inputs `(batch, …)` of one shape each; `labels` `(batch,)`, or soft `(batch, classes)`."""
-    inputs = [{name: values for name, values in row.items() if name not in KEPT} for row in rows]
-    ((_, batch),) = equal_shapes(inputs)
-    return {**as_tensors(batch), "labels": torch.from_numpy(np.stack([row["labels"] for row in rows]))}
-
-
-def collate_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """An evaluation batch: `labels`, `clip` `(batch,)`, and `groups` of equal shape with their `positions`."""
-    inputs = [{name: values for name, values in row.items() if name not in KEPT} for row in rows]
-    groups = list(equal_shapes(inputs))
-    return {
-        "labels": torch.tensor([int(row["labels"]) for row in rows]),
-        "clip": torch.tensor([int(row["clip"]) for row in rows]),
-        "positions": [torch.tensor(positions) for positions, _ in groups],
-        "groups": [as_tensors(batch) for _, batch in groups],
-    }
 
 
 def _extract_rows(

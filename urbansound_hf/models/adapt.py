@@ -19,11 +19,10 @@ def freeze(model: PreTrainedModel, what: str, unfreeze_last_n: int = 0) -> None:
             "backbone", everything but the classification head.
         unfreeze_last_n: with "backbone", the number of last layers that learn all the same.
     """
+    if freeze_front := getattr(model, "freeze_feature_encoder", None) if what != "none" else None:
+        freeze_front()  # without it, Transformers lets gradients flow through frozen convolutions
     if what == "feature_encoder":
-        freeze_front = getattr(model, "freeze_feature_encoder", None)
-        if freeze_front:
-            freeze_front()
-        else:
+        if not freeze_front:
             logger.info("%s has no feature encoder to freeze: all of it is trained", model.config.model_type)
     elif what == "backbone":
         backbone(model).requires_grad_(False)

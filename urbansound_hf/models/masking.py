@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,45 @@ def model_masking(model: PreTrainedModel, features: Features, frequency_share: f
         vector = next(model.parameters()).new_empty(config.hidden_size).uniform_()
         masking.masked_spec_embed = torch.nn.Parameter(vector)
     return True
+
+
+def mask_without_waiting(model: PreTrainedModel) -> None:
+    """Lets a wav2vec2-style model mask its hidden states as before, but without a wait for the device, in place.
+
+    Transformers sends each mask with a copy that waits, and indexes by it, which waits again. The masks are drawn by
+    the same function from the same random numbers.
+    """
+    for module in model.modules():
+        if hasattr(module, "_mask_hidden_states"):
+            module._mask_hidden_states = partial(_mask_hidden_states, module)  # type: ignore[assignment]
+
+
+def _mask_hidden_states(
+    module: Any,
+    hidden_states: torch.Tensor,
+    mask_time_indices: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    config, (clips, frames, width) = module.config, hidden_states.shape
+    if not (getattr(config, "apply_spec_augment", True) and module.training):
+        return hidden_states
+    draw = sys.modules[type(module).__module__]._compute_mask_indices  # each family has its own copy
+    if config.mask_time_prob > 0:
+        options = {"attention_mask": attention_mask, "min_masks": config.mask_time_min_masks}
+        mask = draw((clips, frames), config.mask_time_prob, config.mask_time_length, **options)
+        vector = module.masked_spec_embed.to(hidden_states.dtype)
+        hidden_states = torch.where(_sent(mask, hidden_states)[..., None], vector, hidden_states)
+    if config.mask_feature_prob > 0:
+        least = getattr(config, "mask_feature_min_masks", 0)
+        mask = draw((clips, width), config.mask_feature_prob, config.mask_feature_length, min_masks=least)
+        hidden_states = hidden_states.masked_fill(_sent(mask, hidden_states)[:, None], 0)
+    return hidden_states
+
+
+def _sent(mask: np.ndarray, to: torch.Tensor) -> torch.Tensor:
+    """A mask as bool on the device of `to`; a GPU is not waited for."""
+    values = torch.from_numpy(mask.astype(bool))
+    return values.pin_memory().to(to.device, non_blocking=True) if to.device.type == "cuda" else values.to(to.device)
 
 
 def _hidden_frames(model: PreTrainedModel, features: Features) -> int:

@@ -327,9 +327,11 @@ def recipe(receipt: Mapping[str, Any]) -> str:
     """Length, batch size, learning rate and seed of the training in a line."""
     config = receipt["config"]
     devices = max(receipt["processes"], len(_gpus(receipt)))  # a single process splits its batches over all GPUs
-    each, steps = config["per_device_train_batch_size"] * devices, config["gradient_accumulation_steps"]
+    clips = config.get("train_batch_size") or (
+        config["per_device_train_batch_size"] * devices * config["gradient_accumulation_steps"]
+    )
     length = f"{config['max_steps']:,} updates" if config["max_steps"] > 0 else f"{config['num_train_epochs']:g} epochs"
-    batch = f"{each * steps} clips of {config['clip_seconds']:g} s per update"
+    batch = f"{clips} clips of {config['clip_seconds']:g} s per update"
     return f"{length}, {batch}, learning rate {config['learning_rate']:g}, seed {config['seed']}"
 
 

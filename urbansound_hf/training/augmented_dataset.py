@@ -18,9 +18,8 @@ from urbansound_hf.augment.chain import apply_effects, parse_effects
 from urbansound_hf.augment.mixing import mix
 from urbansound_hf.config.arguments import RecipeArguments
 from urbansound_hf.errors import UserError
+from urbansound_hf.features.batches import PreparedClips
 from urbansound_hf.features.extract import KEPT, WAVEFORM, Features, Spectrogram, extract, fill, filling
-
-IN_MEMORY_BYTES = 2**30  # smaller data sets are read once: a row at a time takes milliseconds, as long as a small model
 
 
 class AugmentedDataset(torch.utils.data.Dataset):
@@ -49,10 +48,7 @@ class AugmentedDataset(torch.utils.data.Dataset):
         seed: int,
         spectrogram: Spectrogram | None = None,
     ) -> None:
-        self.prepared, self.recipe, self.extractor, self.seed = prepared, recipe, feature_extractor, seed
-        self.labels = np.asarray(prepared["labels"][:], dtype=np.int64)
-        size = sum(np.asarray(values).nbytes for values in prepared[0].values()) * len(prepared)
-        self.in_memory = prepared[:] if size <= IN_MEMORY_BYTES else None
+        self.clips, self.recipe, self.extractor, self.seed = PreparedClips(prepared), recipe, feature_extractor, seed
         self.window, self.targets = window, np.eye(classes, dtype=np.float32)
         self.effects = parse_effects(recipe.augment or [])
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared with data-loader workers
@@ -66,7 +62,7 @@ class AugmentedDataset(torch.utils.data.Dataset):
             raise UserError(what, "--spec_augment, --cutmix_alpha", "leave both out for this model")
 
     def __len__(self) -> int:
-        return len(self.prepared)
+        return len(self.clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The model inputs of one clip, and `labels`: a class id or, if the recipe mixes, a soft label `(classes,)`."""
@@ -81,13 +77,11 @@ class AugmentedDataset(torch.utils.data.Dataset):
         return {**inputs, "labels": label}
 
     def _stored(self, index: int) -> Features:
-        if self.in_memory is not None:
-            return {name: values[index] for name, values in self.in_memory.items() if name not in KEPT}
-        return {name: values for name, values in self.prepared[index].items() if name not in KEPT}
+        return {name: values for name, values in self.clips[index].items() if name not in KEPT}
 
     def _example(self, index: int, generator: np.random.Generator) -> tuple[Features, np.ndarray, Any]:
         """The stored inputs, the array to mix (the main input, or the augmented waveform), and the label."""
-        label = int(self.labels[index])
+        label = int(self.clips.kept["labels"][index])
         label = self.targets[label] if self.recipe.mixes else label
         inputs = self._stored(index)
         if not self.from_waveforms:
@@ -101,7 +95,7 @@ class AugmentedDataset(torch.utils.data.Dataset):
 
     def _mixed(self, sound: np.ndarray, label: Any, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Mixes in a random other clip, by mixup or CutMix; with equal probability if the recipe asks for both."""
-        _, other, other_label = self._example(int(generator.integers(len(self.prepared))), generator)
+        _, other, other_label = self._example(int(generator.integers(len(self.clips))), generator)
         alphas = {"mixup": self.recipe.mixup_alpha, "cutmix": self.recipe.cutmix_alpha}
         method = generator.choice([name for name, alpha in alphas.items() if alpha > 0])
         axis = 0 if self.from_waveforms or not self.spectrogram else self.spectrogram.time_axis

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from urbansound_hf.profiling import stage
 from urbansound_hf.progress import Bar
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 
@@ -159,6 +160,40 @@ def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 def load_average(checkpoint: Path, device: torch.device) -> dict[str, torch.Tensor]:
     """The average of the weights that was saved with a checkpoint."""
     return {name: weight.to(device) for name, weight in load_file(checkpoint / AVERAGE).items()}
+
+
+class StepTimes(TrainerCallback):
+    """For `--profile`: counts the optimiser's time, and writes a trace of a few steps, which chrome://tracing opens.
+
+    Args:
+        trace: the file.
+    """
+
+    def __init__(self, trace: Path) -> None:
+        self.trace, self.optimiser = trace, ExitStack()
+        self.tracer = torch.profiler.profile(
+            schedule=torch.profiler.schedule(wait=3, warmup=2, active=3, repeat=1),
+            on_trace_ready=lambda tracer: tracer.export_chrome_trace(str(self.trace)),
+        )
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.tracer.start()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.optimiser.enter_context(stage("optimiser"))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.optimiser.close()
+        self.tracer.step()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.tracer.stop()
 
 
 class SetEpoch(TrainerCallback):

@@ -30,6 +30,7 @@ from urbansound_hf.errors import Interrupted, UserError, writing
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
+from urbansound_hf.profiling import profiling, stage
 from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, run_summary, write_run
 from urbansound_hf.training.experiment import (
     Experiment,
@@ -58,7 +59,7 @@ def run_experiment(config: RunConfig) -> int:
     Raises:
         UserError: the data, the folds or the content of the output folder do not allow it; nothing was trained then.
     """
-    with run_logging(config.training.quiet):
+    with run_logging(config.training.quiet), profiling(config.training.profile and config.training.process_index == 0):
         try:
             if config.training.search:
                 return run_search(config)
@@ -175,11 +176,13 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
         measured = {
             "test_accuracy": metrics["test_accuracy"],
             "continued": continued,  # `seconds` then covers the part after the interruption
+            "micro_batch": metrics["micro_batch"],
             "seconds": round(watch.seconds, 1),
             "peak_memory_gib": round(watch.peak_memory_gib, 2),
         }
         receipt = {**experiment.receipt, **measured}
-        write_run(folder, experiment.sounds.dataset.select(split.test), receipt)
+        with stage("write"):
+            write_run(folder, experiment.sounds.dataset.select(split.test), receipt)
         clip = experiment.sounds.dataset[int(split.test[0])]["audio"]["bytes"]
         check_serving(folder, clip, config.model.trust_remote_code)
         Run(folder).finish(receipt)

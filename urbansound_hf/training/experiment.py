@@ -34,6 +34,7 @@ from urbansound_hf.models import checkpoint
 from urbansound_hf.models.linear_probe import linear_layers
 from urbansound_hf.models.loading import starts_from_config
 from urbansound_hf.models.registry import register
+from urbansound_hf.profiling import stage
 from urbansound_hf.training import preflight, resume
 from urbansound_hf.training.loading import configured_extractor, configured_model
 
@@ -100,7 +101,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         sampling_rate=extractor.to_dict()["sampling_rate"],
         num_proc=data.preprocessing_num_workers,
     )
-    with config.training.main_process_first(desc="preparing the sounds"):
+    with stage("decode"), config.training.main_process_first(desc="preparing the sounds"):
         sounds = load_sounds(request)
     if config.training.process_index == 0:
         for note in sounds.notes:

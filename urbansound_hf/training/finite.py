@@ -6,7 +6,7 @@ nothing that is not finite is logged, chosen as best, or saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,9 +107,16 @@ class FiniteGuard(TrainerCallback):
 def finite_weights(model: nn.Module) -> torch.Tensor:
     """Whether all parameters are finite and no buffer is NaN: `()` bool, on the device."""
     with torch.no_grad():
-        weights = [torch.isfinite(each).all() for each in model.parameters() if each.numel()]
-        weights += [~torch.isnan(each).any() for each in model.buffers() if each.is_floating_point() and each.numel()]
-        return torch.stack(weights).all() if weights else torch.ones((), dtype=torch.bool)
+        weights = [each for each in model.parameters() if each.numel()]
+        buffers = [each for each in model.buffers() if each.is_floating_point() and each.numel()]
+        finite = [torch.isfinite(each) for each in _largest(weights)]
+        finite += [~torch.isnan(each) for each in _largest(buffers)]
+        return torch.stack(finite).all() if finite else torch.ones((), dtype=torch.bool)
+
+
+def _largest(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The largest magnitude in each tensor, in a few kernels for all of them; NaN where one is in it."""
+    return list(torch._foreach_norm(list(tensors), float("inf"))) if tensors else []
 
 
 def check_scores(scores: Any, args: TrainingArguments, state: TrainerState) -> None:

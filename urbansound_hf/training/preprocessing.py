@@ -23,6 +23,7 @@ from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract,
 from urbansound_hf.models import adapt, masking
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head
 from urbansound_hf.models.registry import family_of
+from urbansound_hf.profiling import stage
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.loading import configured_extractor, configured_model
 
@@ -61,7 +62,8 @@ def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepare
     if config.recipe.spec_augment and mask_hidden_states(model, extractor, config.recipe, config.data.clip_seconds):
         config = config.with_values({"spec_augment": 0.0})  # the model masks hidden states, its inputs stay unmasked
     adapt_model(model, config.model, config.recipe.test_time_shifts)
-    parts, learner = prepare_inputs(config, sounds.dataset, split, extractor, model)
+    with stage("extract"):
+        parts, learner = prepare_inputs(config, sounds.dataset, split, extractor, model)
     train = training_dataset(config, parts["train"], extractor, model.config)
     labels = np.array(parts["train"]["labels"][:])
     return Prepared(model, extractor, learner, train, labels, parts.get("validation"), parts.get("test"))
@@ -71,6 +73,7 @@ def adapt_model(model: PreTrainedModel, arguments: ModelArguments, test_time_shi
     """Freezes the model, adds LoRA, and stores in its config what serving must know; all in place."""
     if test_time_shifts:
         model.config.test_time_shifts = test_time_shifts
+    masking.mask_without_waiting(model)
     adapt.freeze(model, arguments.freeze, arguments.unfreeze_last_n)
     if arguments.lora_rank:
         from urbansound_hf.models import lora  # needs peft, an extra, installed where it is asked for

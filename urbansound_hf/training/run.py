@@ -24,8 +24,11 @@ from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
 from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
+from urbansound_hf.layout import TRACE
 from urbansound_hf.models import adapt
 from urbansound_hf.models.linear_probe import LinearProbe
+from urbansound_hf.profiling import stage
+from urbansound_hf.training.callbacks import StepTimes
 from urbansound_hf.training.preprocessing import Prepared, prepare_training
 from urbansound_hf.training.resume import resume_point
 from urbansound_hf.training.trainer import SoundTrainer
@@ -66,7 +69,8 @@ def train_and_evaluate(
         from urbansound_hf.models import lora
 
         lora.merge_lora(model)
-    save_run(trainer, folder, model, prepared.extractor)
+    with stage("write"):
+        save_run(trainer, folder, model, prepared.extractor)
     test = predict_clips(trainer, prepared.test)
     metrics = {
         **score_test_clips(test, sounds.labels),
@@ -82,6 +86,8 @@ def train_and_evaluate(
         "trained_parameters": trained,  # before LoRA's were merged into the others
         "train_seconds": round(outcome.metrics["train_runtime"], 2),
         "train_clips_per_second": round(outcome.metrics["train_samples_per_second"] * share_trained(trainer, begun), 2),
+        "micro_batch": trainer.args.per_device_train_batch_size,  # clips of a device at once
+        "accumulation_steps": trainer.args.gradient_accumulation_steps,
         "train_peak_memory_gib": round(watch.peak_memory_gib, 2),
         **gpu_memory(),
         **(facts or {}),
@@ -139,6 +145,8 @@ def trainer_callbacks(arguments: RunArguments, folder: Path) -> list[TrainerCall
     callbacks: list[TrainerCallback] = []
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    if arguments.profile and arguments.process_index == 0:
+        callbacks.append(StepTimes(folder / TRACE))
     if "tensorboard" in (arguments.report_to or []) and arguments.process_index == 0:
         callbacks.append(tensorboard(folder / "tensorboard"))
     return callbacks

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from contextlib import nullcontext
+from collections.abc import Iterator, Sized
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any, cast
 
+import datasets
 import numpy as np
 import torch
+from torch import nn
 from transformers import PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import TrainOutput
 
-from urbansound_hf.config.arguments import RecipeArguments
+from urbansound_hf import progress
+from urbansound_hf.config.arguments import RecipeArguments, RunArguments
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.dataset import collate_evaluation, collate_training
+from urbansound_hf.features.batches import (
+    FROZEN,
+    OnDevice,
+    PreparedClips,
+    WithFrozen,
+    collate_evaluation,
+    collate_training,
+)
 from urbansound_hf.models import adapt
+from urbansound_hf.models.frozen import FrozenPart
+from urbansound_hf.profiling import stage
+from urbansound_hf.training import memory
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.callbacks import SetEpoch, TrainingBar, WeightAverage
 from urbansound_hf.training.finite import FiniteGuard, check_scores
@@ -47,6 +61,7 @@ class SoundTrainer(Trainer):
     ) -> None:
         super().__init__(data_collator=collate_training, **kwargs)
         self.classes, self.continued = classes, continued
+        self.frozen: FrozenPart | None = None  # the part of the model that is left out, its output being stored
         self.label_names = ["labels", "clip"]
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         self.add_callback(TrainingBar())
@@ -72,6 +87,8 @@ class SoundTrainer(Trainer):
             self.add_callback(self.average)
         if isinstance(self.train_dataset, AugmentedDataset):
             self.add_callback(SetEpoch(self.train_dataset))
+        if recipe.train_batch_size:
+            self._set_micro_batch(self._micro_batches()[0])
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains; raises NotFiniteError if a loss or a weight is not finite, see `FiniteGuard`."""
@@ -80,12 +97,126 @@ class SoundTrainer(Trainer):
             what = f"`dataloader_drop_last` leaves no batch: {clips} windows, batches of {batch}"
             raise UserError(what, "--dataloader_drop_last", "leave it out, or lower --per_device_train_batch_size")
         self.guard.reset()
-        outcome = super().train(*args, **kwargs)
+        try:
+            with nullcontext() if self.model_init is not None else self._in_memory():
+                outcome = super().train(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            what = f"the memory of the device ended: {str(error).splitlines()[0]}"
+            fix = "give a smaller --per_device_train_batch_size or --per_device_eval_batch_size; checkpoints are kept"
+            raise UserError(what, f"step {self.state.global_step} of {self.state.max_steps}", fix) from error
         self.guard.finish(cast(torch.nn.Module, self.model), self.args, self.state)
         return outcome
 
+    @contextmanager
+    def _in_memory(self) -> Iterator[None]:
+        """Keeps in memory what saves work within: outputs of the frozen part, the training clips on a GPU.
+
+        Then the batch is made as large as the memory allows. A sharded model, or one on several devices in one
+        process, is left alone.
+        """
+        before = self.train_dataset, self.eval_dataset
+        alone = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.n_gpu > 1)
+        self.train_dataset, self.eval_dataset = (readable(each) for each in before)
+        try:
+            with ExitStack() as stack:
+                if alone and self._store_frozen() and self.frozen:
+                    stack.enter_context(self.frozen.skipped())
+                clips, device = cast(Any, self.train_dataset), self.args.device
+                plain = alone and device.type == "cuda" and isinstance(clips, PreparedClips | WithFrozen)
+                if plain and clips.nbytes() <= memory.free_bytes(device):
+                    self.train_dataset = OnDevice(clips, device)
+                if alone and device.type != "cpu" and self.recipe.train_batch_size:
+                    self._fit_micro_batch()
+                yield
+        finally:
+            self.frozen, (self.train_dataset, self.eval_dataset) = None, before
+
+    def _store_frozen(self) -> bool:
+        """Computes the outputs of the frozen part for the training and validation clips, where that is worth it."""
+        clips, args = cast(Any, self.train_dataset), cast(RunArguments, self.args)
+        wanted = str(args.cache_frozen)
+        updates = len(clips) / (args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+        epochs = args.max_steps / updates if args.max_steps > 0 else args.num_train_epochs
+        if wanted == "false" or not isinstance(clips, PreparedClips) or (wanted == "auto" and epochs <= 1):
+            return False
+        frozen = memory.FrozenOutputs(cast(nn.Module, self.model), args.device, self.accelerator.autocast)
+        part = frozen.find(clips) if wanted == "true" or args.world_size == 1 else None
+        if part is None:
+            return False
+        parts = [each for each in (clips, self.eval_dataset) if isinstance(each, PreparedClips)]
+        needed, places = sum(frozen.nbytes(part, each) for each in parts), [args.device, torch.device("cpu")]
+        place = next((each for each in places if needed <= memory.free_bytes(each)), None)
+        if place is None and wanted == "auto":
+            progress.say(f"the output of the frozen part is not kept: {needed / 2**30:.1f} GiB is too much")
+            return False
+        with stage("frozen part"):
+            done = [frozen.compute(part, each, args.eval_batch_size, place or places[-1]) for each in parts]
+        self.train_dataset, self.frozen = done[0], part
+        self.eval_dataset = done[1] if len(done) > 1 else self.eval_dataset
+        if self.is_world_process_zero():
+            windows = sum(map(len, done))
+            progress.say(f"the frozen part of the model ran once for {windows:,} windows: {needed / 2**20:,.0f} MiB")
+        return True
+
+    def _micro_batches(self) -> list[int]:
+        processes = self.args.world_size * max(1, self.args.n_gpu)
+        on_cpu = self.args.device.type == "cpu"
+        return memory.micro_batches(self.recipe.train_batch_size or 0, processes, cast(nn.Module, self.model), on_cpu)
+
+    def _set_micro_batch(self, clips: int) -> None:
+        everywhere = clips * self.args.world_size * max(1, self.args.n_gpu)
+        self.args.per_device_train_batch_size = clips
+        self.args.gradient_accumulation_steps = (self.recipe.train_batch_size or 0) // everywhere
+        self._train_batch_size = self.args.train_batch_size
+
+    def _fit_micro_batch(self) -> None:
+        """Halves the batch of a process until a step fits into the memory of every process."""
+        sizes = list(memory.halved(self._micro_batches()))
+        for clips in sizes:
+            fits = float(self._fits(clips))
+            everywhere = self.accelerator.reduce(torch.tensor(fits, device=self.args.device), "sum")
+            if float(everywhere) == self.args.world_size or clips == sizes[-1]:
+                break
+        self._set_micro_batch(clips)
+        if self.is_world_process_zero():
+            steps = self.args.gradient_accumulation_steps
+            progress.say(f"batch: {self.recipe.train_batch_size} clips an update, {clips} at once in {steps} steps")
+
+    def _fits(self, clips: int) -> bool:
+        dataset = cast(Any, self.train_dataset)
+        indices = [index % len(dataset) for index in range(clips)]
+        batch = dataset.__getitems__(indices) if isinstance(dataset, OnDevice) else [dataset[i] for i in indices]
+        inputs = self._without_frozen(self._prepare_inputs(collate_training(batch)))
+        inputs.pop("labels")
+        return memory.fits(cast(nn.Module, self.model), inputs, self.accelerator.autocast)
+
+    def _without_frozen(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The inputs of the model; the stored output of its frozen part goes to that."""
+        if self.frozen:
+            self.frozen.give(inputs[FROZEN])
+        return {name: values for name, values in inputs.items() if name != FROZEN}
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        with stage("optimiser"):
+            return super()._clip_grad_norm(model)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        with stage("wait"):
+            return super().get_batch_samples(*args, **kwargs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return self.guard.add(super().training_step(*args, **kwargs), self.state.global_step + 1)
+        with stage("backward"):  # what is left of a step beside `compute_loss`
+            return self.guard.add(super().training_step(*args, **kwargs), self.state.global_step + 1)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As Trainer's estimate, which counts the parameters at each step."""
+        values = inputs.get(getattr(self.model, "main_input_name", ""))
+        return 0 if values is None else 6 * values.numel() * self._parameters
+
+    @cached_property
+    def _parameters(self) -> int:
+        count = getattr(self.model, "num_parameters", None)
+        return count(exclude_embeddings=True) if count else 0
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -93,8 +224,9 @@ class SoundTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self._check_finite()
-        super()._save_checkpoint(*args, **kwargs)
+        with stage("write"):
+            self._check_finite()
+            super()._save_checkpoint(*args, **kwargs)
 
     def _check_finite(self) -> None:
         self.guard.check(cast(torch.nn.Module, self.model), self.args, self.state)
@@ -107,14 +239,38 @@ class SoundTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The model's own loss (ECAPA-TDNN's has a margin), or a cross entropy with soft labels, weights or gamma."""
+        inputs = self._without_frozen(inputs)
         labels, smoothing, gamma = inputs["labels"], self.args.label_smoothing_factor, self.recipe.focal_gamma
+        with stage("forward"):
+            loss, outputs = self._loss(model, inputs, labels, smoothing, gamma)
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(
+        self, model: nn.Module, inputs: dict[str, Any], labels: torch.Tensor, smoothing: float, gamma: float
+    ) -> tuple[torch.Tensor, Any]:
         if labels.ndim == 1 and self.class_weights is None and not smoothing and not gamma:
             outputs = model(**inputs)
-            loss = outputs.loss
-        else:
-            outputs = model(**{name: values for name, values in inputs.items() if name != "labels"})
-            loss = classification_loss(outputs.logits, labels, self.class_weights, smoothing, gamma)
-        return (loss, outputs) if return_outputs else loss
+            return outputs.loss, outputs
+        outputs = model(**{name: values for name, values in inputs.items() if name != "labels"})
+        return classification_loss(outputs.logits, labels, self.class_weights, smoothing, gamma), outputs
+
+    def _get_dataloader(self, dataset: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, which reads `datasets` through `PreparedClips`; workers load only clips that need them."""
+        args_, clips = cast(RunArguments, self.args), readable(dataset)
+        workers, pinned = args_.dataloader_num_workers, args_.dataloader_pin_memory
+        if isinstance(clips, OnDevice):
+            args_.dataloader_num_workers, args_.dataloader_pin_memory = 0, False
+        elif args_.chooses_workers:
+            loads = description == "Training" and args_.device.type != "cpu"
+            args_.dataloader_num_workers = min(4, progress.worker_count()) if loads else 0
+        try:
+            return super()._get_dataloader(clips, description, *args, **kwargs)
+        finally:
+            args_.dataloader_num_workers, args_.dataloader_pin_memory = workers, pinned
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Clips of equal length together, which make batches of one shape; the results go by their rows."""
+        return eval_dataset.by_size() if hasattr(eval_dataset, "by_size") else range(len(eval_dataset))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if self.recipe.balanced_sampling:
@@ -125,7 +281,8 @@ class SoundTrainer(Trainer):
         """Evaluates the weights that will be saved: their moving average with `ema_decay`."""
         self._check_finite()
         unwrapped: Any = self.model
-        with self.average.in_place(unwrapped) if self.average and self.average.running else nullcontext():
+        averaged = self.average.in_place(unwrapped) if self.average and self.average.running else nullcontext()
+        with stage("evaluate"), averaged:
             result = super().evaluation_loop(*args, **kwargs)
         check_scores(result.predictions, self.args, self.state)
         return result
@@ -174,7 +331,7 @@ class SoundTrainer(Trainer):
                 {name: x.to(dtype) if x.is_floating_point() else x for name, x in group.items()} for group in groups
             ]
         with torch.no_grad():
-            scored = [model(**group).logits.float() for group in groups]
+            scored = [model(**self._without_frozen(group)).logits.float() for group in groups]
         order = torch.cat(inputs["positions"]).argsort()
         logits = torch.cat(scored[: len(inputs["groups"])])[order]  # (batch, classes)
         return None, logits, (inputs["labels"], inputs["clip"])
@@ -187,6 +344,6 @@ class SoundTrainer(Trainer):
         return groups + groups[:1] * (int(most) - len(groups))
 
 
-def as_dtype(inputs: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The inputs with their floating-point tensors converted."""
-    return {name: values.to(dtype) if values.is_floating_point() else values for name, values in inputs.items()}
+def readable(dataset: Any) -> Any:
+    """The data set as Trainer's data loaders read it."""
+    return PreparedClips(dataset) if isinstance(dataset, datasets.Dataset) else dataset
