@@ -149,6 +149,8 @@ def changed_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: the resolved values of a run, as `RunConfig.as_dict` returns them.
     """
     defaults = vars(flag_parser().parse_args([]))
+    if not settings.get("train_batch_size"):  # both win over it
+        defaults |= dict.fromkeys(BATCH_FLAGS)
     unused = SELECTION if settings["validation"] == "none" else frozenset()
     omitted = (INCIDENTAL | DERIVED | unused) - {"dataset", "test_fold"}
     return {

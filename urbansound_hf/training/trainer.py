@@ -133,24 +133,26 @@ class SoundTrainer(Trainer):
 
     def _store_frozen(self) -> bool:
         """Computes the outputs of the frozen part for the training and validation clips, where that is worth it."""
-        clips, args = cast(Any, self.train_dataset), cast(RunArguments, self.args)
-        wanted = str(args.cache_frozen)
-        updates = len(clips) / (args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
-        epochs = args.max_steps / updates if args.max_steps > 0 else args.num_train_epochs
+        clips, arguments = cast(Any, self.train_dataset), cast(RunArguments, self.args)
+        wanted = str(arguments.cache_frozen)
+        updates = len(clips) / (
+            arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        )
+        epochs = arguments.max_steps / updates if arguments.max_steps > 0 else arguments.num_train_epochs
         if wanted == "false" or not isinstance(clips, PreparedClips) or (wanted == "auto" and epochs <= 1):
             return False
-        frozen = memory.FrozenOutputs(cast(nn.Module, self.model), args.device, self.accelerator.autocast)
-        part = frozen.find(clips) if wanted == "true" or args.world_size == 1 else None
+        frozen = memory.FrozenOutputs(cast(nn.Module, self.model), arguments.device, self.accelerator.autocast)
+        part = frozen.find(clips) if wanted == "true" or arguments.world_size == 1 else None
         if part is None:
             return False
         parts = [each for each in (clips, self.eval_dataset) if isinstance(each, PreparedClips)]
-        needed, places = sum(frozen.nbytes(part, each) for each in parts), [args.device, torch.device("cpu")]
+        needed, places = sum(frozen.nbytes(part, each) for each in parts), [arguments.device, torch.device("cpu")]
         place = next((each for each in places if needed <= memory.free_bytes(each)), None)
         if place is None and wanted == "auto":
             progress.say(f"the output of the frozen part is not kept: {needed / 2**30:.1f} GiB is too much")
             return False
         with stage("frozen part"):
-            done = [frozen.compute(part, each, args.eval_batch_size, place or places[-1]) for each in parts]
+            done = [frozen.compute(part, each, arguments.eval_batch_size, place or places[-1]) for each in parts]
         self.train_dataset, self.frozen = done[0], part
         self.eval_dataset = done[1] if len(done) > 1 else self.eval_dataset
         if self.is_world_process_zero():
