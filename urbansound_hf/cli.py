@@ -72,6 +72,8 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     args.events |= args.format in ANNOTATIONS
     if min(args.top_k, args.batch_size) < 1:
         parser.error("--top_k and --batch_size must be at least 1")
+    if args.smooth % 2 == 0 or min(args.smooth, args.min_seconds) < 0:
+        parser.error("--smooth must be odd, and --min_seconds at least 0")
     if args.output is None and (args.resume or args.format == "parquet"):
         parser.error("--resume and --format parquet need --output FILE")
     ruled = any(getattr(args, name) != parser.get_default(name) for name in ("min_score", "min_seconds", "smooth"))
@@ -154,10 +156,9 @@ def infer(argv: Sequence[str], prog: str = "urbansound-hf infer") -> int:
     args = _infer_arguments(argv, prog)
     from urbansound_hf import progress
     from urbansound_hf.inference import inputs, results
-    from urbansound_hf.inference.events import EventOptions
     from urbansound_hf.inference.formats import WriteOptions
 
-    rules = EventOptions(args.min_score, args.min_seconds, args.smooth, args.silence_db)
+    rules = {name: getattr(args, name) for name in ("min_score", "min_seconds", "smooth", "silence_db")}
     sounds, problems = inputs.find_sounds(args.inputs)
     names = [problem.where for problem in problems] + [inputs.name_of(sound) for sound in sounds]
     if args.output is None and args.format in ("audacity", "raven") and len(names) > 1:

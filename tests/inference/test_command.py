@@ -88,7 +88,9 @@ def test_the_table_is_for_eyes_and_its_errors_go_to_standard_error(sounds, run):
     [(["gone.wav"], "does not exist"), (["broken.wav"], "not a sound"), (["*.mp3"], "*.mp3: matches no file"),
      (["empty"], "empty: holds no sound"), ([], "required: INPUT"), (["a.wav", "--top_k", "0"], "at least 1"),
      (["a.wav", "--format", "xml"], "invalid choice: 'xml'"), (["a.wav", "--hop_seconds", "2"], "not cover"),
-     (["a.wav", "--output", "gone/x.csv"], "a folder that exists"), (["a.wav", "--windows", "1"], "unrecognized")],
+     (["a.wav", "--output", "gone/x.csv"], "a folder that exists"), (["a.wav", "--windows", "1"], "unrecognized"),
+     (["a.wav", "--smooth", "2"], "must be odd"), (["a.wav", "--resume"], "need --output"),
+     (["a.wav", "--format", "jsonl", "--min_score", "0.5"], "add --events")],
 )  # fmt: skip
 def test_nothing_readable_or_wrong_usage_is_exit_code_2(sounds, run, arguments, what):
     Path("empty").mkdir()

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from urbansound_hf.errors import UserError
-
 if TYPE_CHECKING:  # the command's help waits for no NumPy
     import numpy as np
 
@@ -47,27 +45,9 @@ class Event:
         return "silence" if self.silence else self.label
 
 
-@dataclass(frozen=True)
-class EventOptions:
-    """The rules for events; see `Classification.events`."""
-
-    min_score: float | None = None
-    min_seconds: float = 0.0
-    smooth: int = 1
-    silence_db: float = SILENCE_DB
-
-    def __post_init__(self) -> None:
-        if self.smooth < 1 or self.smooth % 2 == 0:
-            raise UserError(
-                f"the median is over an odd number of cells, found {self.smooth}", "smooth", f"{self.smooth + 1}"
-            )
-        if self.min_seconds < 0:
-            raise UserError(f"a shortest event of {self.min_seconds:g} s does not exist", "min_seconds", "0 or more")
-
-
 def merge_windows(
     bounds: np.ndarray, scores: np.ndarray, silent: np.ndarray, labels: Sequence[str], multi_label: bool,
-    options: EventOptions,
+    min_score: float | None = None, min_seconds: float = 0.0, smooth: int = 1,
 ) -> list[Event]:  # fmt: skip
     """The events of a recording by the rule above, in order of their starts.
 
@@ -77,18 +57,17 @@ def merge_windows(
         silent: `(windows,)` bool.
         labels: class names, one for each column of `scores`.
         multi_label: whether labels exclude each other (False) or may overlap.
-        options: thresholds and smoothing.
+        min_score, min_seconds, smooth: as in `Classification.events`.
     """
     import numpy as np
 
     edges, means, quiet = _cells(bounds, scores, silent)
-    if options.smooth > 1:
+    if smooth > 1:
         from scipy.ndimage import median_filter
 
-        means = median_filter(means, (options.smooth, 1), mode="nearest")
-    least = options.min_score
+        means = median_filter(means, (smooth, 1), mode="nearest")
     if multi_label:
-        reached = means >= (MULTI_LABEL_SCORE if least is None else least)  # (cells, classes)
+        reached = means >= (MULTI_LABEL_SCORE if min_score is None else min_score)  # (cells, classes)
         found = [
             event
             for number in np.flatnonzero(reached.any(axis=0))
@@ -96,9 +75,9 @@ def merge_windows(
         ]
     else:
         best, highest = means.argmax(axis=1), means.max(axis=1)
-        keys = best if least is None else np.where(highest < least, BELOW, best)
+        keys = best if min_score is None else np.where(highest < min_score, BELOW, best)
         found = list(_runs(keys, quiet, highest, edges, labels))
-    return sorted((each for each in found if each.end - each.start >= options.min_seconds), key=lambda each: each.start)
+    return sorted((each for each in found if each.end - each.start >= min_seconds), key=lambda each: each.start)
 
 
 def _cells(bounds: np.ndarray, scores: np.ndarray, silent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from urbansound_hf.errors import printable
-from urbansound_hf.inference.events import UNKNOWN, EventOptions
+from urbansound_hf.inference.events import SILENCE_DB, UNKNOWN
 from urbansound_hf.inference.output import Classification, Record, event_records, window_records
 from urbansound_hf.progress import Bar
 
@@ -38,13 +38,13 @@ class WriteOptions:
     Args:
         top_k: number of labels of each window, which decides the columns of a CSV.
         events: merged events instead of windows; always for the formats in `ANNOTATIONS`.
-        rules: thresholds and smoothing of events, and the level of silence.
+        rules: arguments of `Classification.events`.
         highest_hz: the upper end of the frequencies that the model hears, for Raven.
     """
 
     top_k: int = 5
     events: bool = False
-    rules: EventOptions = field(default_factory=EventOptions)
+    rules: Mapping[str, Any] = field(default_factory=dict)
     highest_hz: float = 8000.0
 
 
@@ -57,7 +57,7 @@ def records(result: Classification, form: str, options: WriteOptions) -> list[Re
         return [{"path": result.path, "error": result.error}]
     if options.events or form in ANNOTATIONS:
         return list(event_records(result, options.rules))
-    windows = list(window_records(result, options.rules.silence_db))
+    windows = list(window_records(result, options.rules.get("silence_db", SILENCE_DB)))
     if form != "table":
         return windows
     return [*(event_records(result, options.rules) if result.summary else ()), windows[-1]]
@@ -184,7 +184,7 @@ def _print_error(record: Record) -> None:
     Bar.write(printable(f"{record['path']}: {record['error']}"), file=sys.stderr)  # above a bar that may be there
 
 
-def _print_table(sound: list[Record], stream: TextIO, rules: EventOptions) -> None:
+def _print_table(sound: list[Record], stream: TextIO, rules: Mapping[str, Any]) -> None:
     if not sound:
         return
     if "error" in sound[0]:
@@ -201,8 +201,8 @@ def _print_table(sound: list[Record], stream: TextIO, rules: EventOptions) -> No
     if "top" in overall:
         lines += [f"  mean of {overall.get('windows')} windows"] * ("windows" in overall)
         lines += [f"  {_line(answer, width, blocks)}" for answer in overall["top"]]
-        if overall["score"] < (rules.min_score or 0):
-            lines.append(f"  {UNKNOWN}: no score reaches {rules.min_score:g}")
+        if overall["score"] < (least := rules.get("min_score") or 0):
+            lines.append(f"  {UNKNOWN}: no score reaches {least:g}")
         if overall["silence"]:
             lines.append(f"  silence: {overall['level_db']:g} dBFS")
     text = "\n".join(map(printable, lines))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.inference.events import SILENCE_DB, Event, EventOptions, merge_windows
+from urbansound_hf.inference.events import SILENCE_DB, Event, merge_windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +97,10 @@ class Classification:
         """
         import numpy as np
 
-        options = EventOptions(min_score, min_seconds, smooth, silence_db)
+        if smooth < 1 or smooth % 2 == 0:
+            raise UserError(f"the median is over an odd number of cells, found {smooth}", "smooth", f"{smooth + 1}")
+        if min_seconds < 0:
+            raise UserError(f"an event has no length of {min_seconds:g} s", "min_seconds", "give 0 or more")
         if not self.windows:
             return []
         labels, scores = self.labels, self.scores
@@ -106,7 +109,7 @@ class Classification:
             scores = np.array([[dict(window.top).get(label, 0.0) for label in labels] for window in self.windows])
         bounds = np.array([(window.start, window.end) for window in self.windows])
         silent = np.array([window.level_db < silence_db for window in self.windows])
-        return merge_windows(bounds, scores, silent, labels, self.multi_label, options)
+        return merge_windows(bounds, scores, silent, labels, self.multi_label, min_score, min_seconds, smooth)
 
 
 def window_records(result: Classification, silence_db: float) -> Iterator[Record]:
@@ -117,9 +120,9 @@ def window_records(result: Classification, silence_db: float) -> Iterator[Record
         yield {**_record(result.path, result.summary, silence_db), "windows": len(result.windows)}
 
 
-def event_records(result: Classification, options: EventOptions) -> Iterator[Record]:
-    """A record for each event."""
-    for event in result.events(options.min_score, options.min_seconds, options.smooth, options.silence_db):
+def event_records(result: Classification, rules: Mapping[str, Any]) -> Iterator[Record]:
+    """A record for each event; `rules` are the arguments of `Classification.events`."""
+    for event in result.events(**rules):
         times = {"start": round(event.start, 4), "end": round(event.end, 4)}
         score = {"label": event.label, "score": round(event.score, 6), "silence": event.silence}
         yield {"path": result.path, **times, **score}
