@@ -41,8 +41,10 @@ def main() -> int:
         part, draw, kills = Path(f"{folder}/parts.jsonl.part"), np.random.default_rng(0), 0
         parts = [*command, f"{folder}/parts.jsonl", "--resume"]
         while kills < arguments.kills:
-            process = subprocess.Popen(parts)
-            time.sleep(draw.uniform(0, 2 * seconds / arguments.kills) + 4)  # 4: the imports
+            process, before = subprocess.Popen(parts), part.stat().st_mtime if part.exists() else 0.0
+            while process.poll() is None and (not part.exists() or part.stat().st_mtime == before):
+                time.sleep(0.01)  # until it classifies
+            time.sleep(draw.uniform(0, seconds / arguments.kills))
             if process.poll() is not None:
                 break
             process.kill()
