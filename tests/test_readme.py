@@ -278,7 +278,7 @@ def test_a_command_of_the_readme_runs(words, workplace, monkeypatch, capsys):
     told = capsys.readouterr()
     assert not ended.value.code, told.err
     written = [Path(flags[i + 1]).read_text(encoding="utf-8") for i, flag in enumerate(flags) if flag == "--output"]
-    assert max(map(len, (told.out, *written))) > 100
+    assert max(map(len, (told.out, *written))) > 25
 
 
 PRINTED = (r"'score': 0\.\d+, 'label': '\w+'", r"\w+ 0\.\d+\nLeaks: (?s:.*)# whisper_tiny against wav2vec2_base")
