@@ -1,9 +1,9 @@
 """Training in clips a second: a shipped config against the training script of Transformers and against the bare step.
 
 Random weights of the published shapes, synthetic clips of 4 s (`--data_dir` takes real ones). Ours is the shipped
-config; the first updates are not counted. The script (`--transformers_example`, which is not copied here) gets the same clips,
-batches of 32, four workers and bfloat16, with the model's own context; it needs torchcodec. The bare step is forward,
-backward and AdamW on one batch that lies on the device, in the precision and with the frozen part of ours.
+config; the first updates are not counted. The script (`--transformers_example`, which is not copied here) gets the same
+clips, batches of 32, four workers and bfloat16, with the model's own context; it needs torchcodec. The bare step is
+forward, backward and AdamW on one batch that lies on the device, in the precision and with the frozen part of ours.
 """
 
 from __future__ import annotations
