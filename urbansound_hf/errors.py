@@ -62,12 +62,17 @@ def joined(problems: Sequence[UserError]) -> UserError:
 def printable(text: str) -> str:
     """The text with control characters, among them those that turn the direction of writing, as escapes (`\\x1b`).
 
-    A file name or a label may hold sequences that a terminal obeys.
+    A file name or a label may hold sequences that a terminal obeys, or bytes that are no text (lone surrogates).
     """
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -181,7 +186,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except UserError as error:
         return _report(error)
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
+        print(printable_lines(str(interrupt)) or "interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         if problem := storage_problem(error):
@@ -192,7 +197,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
 def _report(error: UserError) -> int:
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
         for problem in error.problems if isinstance(error, UserErrors) else [error]:
-            print("\n".join(map(printable, f"error: {problem}".split("\n"))), file=sys.stderr)
+            print(printable_lines(f"error: {problem}"), file=sys.stderr)
     else:
         time.sleep(5)  # the launcher ends all processes with the first that fails: not before it has spoken
     return 2

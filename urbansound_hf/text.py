@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
+
+from urbansound_hf.errors import printable
 
 
 def first_ten(names: Sequence[str], most: int = 10) -> str:
@@ -35,6 +38,30 @@ def distinct(names: Sequence[str]) -> list[str]:
 def alternatives(names: Sequence[str]) -> str:
     """Joins names as "a, b or c"."""
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def in_markdown(text: str) -> str:
+    """A label, name or path as Markdown that shows it as it is: no image, link, HTML, emphasis or heading.
+
+    `|` is left to `table`. An underscore within a word has no meaning and stays.
+    """
+    return MARKDOWN.sub(r"\\\g<0>", printable(text))
+
+
+MARKDOWN = re.compile(r"[\\`*\[\]<>&~$#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.|@(?=\w)|^[-+=]|(?<=^\d)[.)]")
+
+
+def in_csv(cell: Any) -> Any:
+    """A text that a spreadsheet would run as a formula, behind an apostrophe, as OWASP advises on CSV injection."""
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
+
+
+def from_csv(cell: str) -> str:
+    """The text that `in_csv` has written."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "", texts: int = 1) -> str:

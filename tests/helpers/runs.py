@@ -11,6 +11,7 @@ import numpy as np
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.evaluation.metrics import compute_metrics, confusion_counts, per_class_scores
 from urbansound_hf.evaluation.runs import Run
+from urbansound_hf.text import in_csv
 
 RECEIPT = {
     "config": {"learning_rate": 1e-4},
@@ -32,10 +33,11 @@ def write_run(folder: Path, fold: int | None = 1, seed: int = 0, labels=CLASSES,
     seconds, salience = facts.choice([0.4, 1.5, 3.2, 4.0], clips), facts.integers(1, 3, clips)
     with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "fold", "group", "salience", "seconds", "true", "predicted", *labels])
+        writer.writerow(map(in_csv, ["path", "fold", "group", "salience", "seconds", "true", "predicted", *labels]))
         for i in range(clips):
             told = [f"audio/fold{fold}/{i}.wav", fold or "", f"r{fold}-{recordings[i]}", salience[i], seconds[i]]
-            writer.writerow([*told, labels[true[i]], labels[predicted[i]], *(f"{p:.6g}" for p in probabilities[i])])
+            names = map(in_csv, (labels[true[i]], labels[predicted[i]]))
+            writer.writerow([*told, *names, *(f"{p:.6g}" for p in probabilities[i])])
     metrics = {
         **{f"test_{name}": value for name, value in compute_metrics(true, predicted, probabilities).items()},
         "per_class": per_class_scores(true, predicted, labels),

@@ -27,6 +27,7 @@ from urbansound_hf.audio.io import SAMPLING_RATE, AudioError, load_audio, to_wav
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.inference.occlusion import CAVEAT
 from urbansound_hf.inference.output import Classification
+from urbansound_hf.text import in_markdown
 
 TITLE = "What is this sound?"
 DROP = "Drop a sound file, record a sound, or choose an example."
@@ -175,7 +176,7 @@ class OneSound:
             sentence, figure = explain(self.models[name], Path(path), segment, track)
         except AudioError as error:
             return problem(error), gr.Plot(visible=False)
-        return f"{sentence}\n\n*{CAVEAT}*", gr.Plot(figure, visible=True)
+        return f"{in_markdown(sentence)}\n\n*{CAVEAT}*", gr.Plot(figure, visible=True)
 
     def _decision(self, name: str, path: str, segment: Segment) -> Updates:
         return {
@@ -233,7 +234,7 @@ def hidden_figure(label: str) -> gr.Plot:
 def problem(error: AudioError) -> str:
     """An error as Markdown, with the file's name instead of its path on the server."""
     fix = f" ({error.fix})" if error.fix else ""
-    return f"**{Path(error.where).name}**: {error.what}{fix}"
+    return f"**{in_markdown(Path(error.where).name)}**: {in_markdown(error.what + fix)}"
 
 
 def _show(progress: gr.Progress, name: str, done: int, total: int) -> None:

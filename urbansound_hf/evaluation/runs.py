@@ -19,6 +19,7 @@ from urbansound_hf.data.urbansound8k import CLASSES, CLIPS_PER_FOLD
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.receipts import peak_process_gib
 from urbansound_hf.layout import METRICS, PREDICTIONS
+from urbansound_hf.text import from_csv, in_csv
 
 if TYPE_CHECKING:
     import datasets
@@ -256,13 +257,13 @@ def write_predictions(path: Path, clips: datasets.Dataset, probabilities: np.nda
         labels: the class names in the order of their ids.
     """
     facts = [clips[name] if name in clips.column_names else [""] * len(clips) for name in CLIP_FACTS]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", *CLIP_FACTS, "seconds", "true", "predicted", *labels])
+        writer.writerow(map(in_csv, ["path", *CLIP_FACTS, "seconds", "true", "predicted", *labels]))
         for clip, true, scores, *known in zip(clips["audio"], clips["label"], probabilities, *facts, strict=True):
             seconds = f"{audio_seconds(clip['bytes']):.3f}"
             names = (labels[true], labels[int(scores.argmax())])
-            writer.writerow([clip["path"], *known, seconds, *names, *(f"{score:.6g}" for score in scores)])
+            writer.writerow(map(in_csv, [clip["path"], *known, seconds, *names, *(f"{score:.6g}" for score in scores)]))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -274,7 +275,7 @@ def read_predictions(path: Path) -> Predictions:
     if not path.is_file():
         raise UserError(f"there is no {path.name}", str(path.parent), "give the folder of a finished run")
     with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+        header, *rows = [[from_csv(cell) for cell in row] for row in csv.reader(file)] or [[]]
     missing = [name for name in ("path", "fold", "true", "predicted") if name not in header]
     if missing or not rows:
         what = f"has no column {', '.join(missing)}" if missing else "has no clips"

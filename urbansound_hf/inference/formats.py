@@ -19,13 +19,13 @@ from urbansound_hf.errors import printable
 from urbansound_hf.inference.events import SILENCE_DB, UNKNOWN
 from urbansound_hf.inference.output import Classification, Record, event_records, window_records
 from urbansound_hf.progress import Bar
+from urbansound_hf.text import in_csv
 
 ANNOTATIONS = {"audacity": ".txt", "raven": ".selections.txt"}
 """Formats of one file for each sound, without its name, and the ends of their file names."""
 
 BAR_WIDTH = 10  # characters
 BLOCKS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")  # eighths of a █
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins so
 RAVEN = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)",
          "Label", "Score")  # fmt: skip
 ROWS_AT_ONCE = 10_000  # of a Parquet file
@@ -112,12 +112,7 @@ def _csv_row(record: Record) -> Record:
     others = enumerate(record.get("top", [])[1:], start=2)
     row = record | {f"{name}_{place}": value for place, answer in others for name, value in answer.items()}
     row.pop("top", None)
-    return {name: inert(value) for name, value in row.items()}
-
-
-def inert(cell: Any) -> Any:
-    """A text that a spreadsheet would run as a formula, behind an apostrophe, as OWASP advises on CSV injection."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+    return {name: in_csv(value) for name, value in row.items()}
 
 
 def _parquet(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:

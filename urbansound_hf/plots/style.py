@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from urbansound_hf.errors import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -101,6 +103,7 @@ def readable(labels: Sequence[str] | Mapping[str, Any]) -> list[str]:
 
 def shortened(text: str, most: int) -> str:
     """At most `most` characters; the middle is left out, since names often differ at their ends."""
+    text = printable(text)
     if len(text) <= most:
         return text
     head = (most - 1) // 2

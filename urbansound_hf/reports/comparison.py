@@ -23,7 +23,7 @@ from urbansound_hf.evaluation.runs import (
 )
 from urbansound_hf.evaluation.summary import known, metric_interval
 from urbansound_hf.reports import markdown
-from urbansound_hf.text import table
+from urbansound_hf.text import in_markdown, table
 
 MCNEMAR = (
     "McNemar's test assumes independent clips, and slices of one recording are not independent; where it and the "
@@ -53,11 +53,11 @@ def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False)
     a, b = run_folder(a), run_folder(b)
     runs = [find_runs(folder) for folder in (a, b)]
     of_a, of_b = paired(pooled(runs[0]), pooled(runs[1]), common)
-    names, scopes = _names(a, b), [scope([run.metrics for run in one]) for one in runs]
+    names, scopes = [in_markdown(name) for name in _names(a, b)], [scope([run.metrics for run in one]) for one in runs]
     note = next(filter(None, map(scope_caution, scopes)), "")
     parts = [
         f"# {names[1]} against {names[0]}",
-        *[f"> {text}" for text in notes([*runs[0], *runs[1]])],
+        *[f"> {in_markdown(text)}" for text in notes([*runs[0], *runs[1]])],
         f"A is {names[0]} ({scopes[0]}), B is {names[1]} ({scopes[1]}); differences are B − A, over the {len(of_a):,} "
         f"clips of {len(np.unique(of_a.groups)):,} recordings on which both were tested.",
         table(("", "A", "B", "B − A"), metric_differences(of_a, of_b), note),
@@ -143,7 +143,7 @@ def class_differences(a: Predictions, b: Predictions) -> list[Row]:
     of_a, of_b = np.nan_to_num(f1(counts.sum(axis=0)))
     ends = confidence.bootstrap_interval(difference, counts).T
     return [
-        (label, f"{of_a[i]:.3f}", f"{of_b[i]:.3f}", markdown.signed(of_b[i] - of_a[i], known(ends[i])))
+        (in_markdown(label), f"{of_a[i]:.3f}", f"{of_b[i]:.3f}", markdown.signed(of_b[i] - of_a[i], known(ends[i])))
         for i, label in enumerate(a.labels)
     ]
 

@@ -8,22 +8,23 @@ again without the data.
 from __future__ import annotations
 
 import io
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import numpy as np
 import soundfile
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from markupsafe import Markup
 
 from urbansound_hf.audio.io import read_audio
 from urbansound_hf.audio.resampling import resample
 from urbansound_hf.evaluation.runs import Predictions, Run, pooled
 from urbansound_hf.layout import REPORT_PAGE
-from urbansound_hf.reports.markdown import MISTAKES
+from urbansound_hf.reports.markdown import FIGURES, MISTAKES, figure
 from urbansound_hf.text import rendered, table
 
 if TYPE_CHECKING:
@@ -132,12 +133,16 @@ def split_sections(report: str) -> tuple[str, str, list[tuple[str, str]]]:
     head, *parts = report.split("\n## ")
     title, _, lead = head.partition("\n")
     sections = [part.partition("\n") for part in parts]
-    return title.removeprefix("# "), lead, [(name, body) for name, _, body in sections]
+    return re.sub(r"\\(\W)", r"\1", title.removeprefix("# ")), lead, [(name, body) for name, _, body in sections]
 
 
 def to_html(text: str, folder: Path) -> Markup:
-    """Converts Markdown to HTML with the images of `folder` embedded; the first cell of a row is its header."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    """Converts Markdown to HTML with the `FIGURES` of `folder` embedded; the first cell of a row is its header.
+
+    Other images and links stay text, since names of classes and files are part of a report.
+    """
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
+    figures = {figure(name): name for name in FIGURES}
     tokens = parser.parse(text)
     for number, inside in enumerate(tokens):
         if inside.type == "inline":
@@ -145,10 +150,12 @@ def to_html(text: str, folder: Path) -> Markup:
             if before.type == "tr_open" and opened.type == "td_open":
                 opened.tag = closed.tag = "th"
                 opened.attrs["scope"] = "row"
-            for image in (child for child in inside.children or () if child.type == "image"):
-                image.attrs["src"] = data_uri("image/png", (folder / unquote(str(image.attrs["src"]))).read_bytes())
+            if name := figures.get(inside.content):
+                source, alt = data_uri("image/png", (folder / name).read_bytes()), [Token("text", "", 0)]
+                alt[0].content = FIGURES[name]
+                inside.children = [Token("image", "img", 0, {"src": source, "alt": ""}, children=alt)]
                 opened.tag = closed.tag = "div"
-                opened.attrs |= SCROLLS | {"aria-label": image.content}
+                opened.attrs |= SCROLLS | {"aria-label": FIGURES[name]}
     rendered = parser.renderer.render(tokens, parser.options, {})  # what looked like HTML in the text is escaped
     attributes = " ".join(f'{name}="{value}"' for name, value in (SCROLLS | {"aria-label": "table"}).items())
     return Markup(rendered.replace("<table>", f"<div {attributes}><table>").replace("</table>", "</table></div>"))

@@ -7,8 +7,14 @@ from typing import Any
 
 from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import scope_caution
-from urbansound_hf.text import table
+from urbansound_hf.text import in_markdown, table
 
+FIGURES = {
+    "folds.png": "accuracy by fold", "learning_curves.png": "learning curves", "per_class.png": "scores by class",
+    "confusion_matrix.png": "confusion matrix", "reliability.png": "reliability diagram",
+    "conditions.png": "accuracy by condition",
+}  # fmt: skip
+"""The figures of a report and what they show: report.html embeds these files of its folder and no others."""
 MISTAKES = "Most confident mistakes"
 """The section in whose place report.html has the sounds."""
 UNCERTAINTY = (
@@ -16,6 +22,11 @@ UNCERTAINTY = (
     "slices of one recording are correlated). They do not cover the random seed of the training. An interval of width "
     "0 means that all recordings agree, not that the score is certain."
 )
+
+
+def figure(name: str) -> str:
+    """The paragraph that shows a figure of `FIGURES`."""
+    return f"![{FIGURES[name]}]({name})"
 
 
 def interval(ends: Sequence[float] | None) -> str:
@@ -97,24 +108,24 @@ def page(
         learned: whether there is a figure of learning curves.
     """
     note = scope_caution(measured["scope"])
-    parts = [f"# {title}", *[f"> {text}" for text in measured["notes"]], "\n".join(headline)]
+    parts = [f"# {in_markdown(title)}", *[f"> {in_markdown(text)}" for text in measured["notes"]], "\n".join(headline)]
     if folds:
-        parts += ["## Folds", fold_table(folds, note), "![accuracy by fold](folds.png)"]
+        parts += ["## Folds", fold_table(folds, note), figure("folds.png")]
     if learned:
-        parts += ["## Learning", "![learning curves](learning_curves.png)"]
-    parts += ["## Classes", class_table(measured["per_class"], note), "![scores by class](per_class.png)"]
-    parts += ["## Confusion", "![confusion matrix](confusion_matrix.png)"]
+        parts += ["## Learning", figure("learning_curves.png")]
+    parts += ["## Classes", class_table(measured["per_class"], note), figure("per_class.png")]
+    parts += ["## Confusion", figure("confusion_matrix.png")]
     parts += [
         "## Calibration",
         f"Expected calibration error **{measured['ece']:.3f}** over 15 bins{f' ({note})' if note else ''}: the "
         "mean gap between confidence (the highest class score) and accuracy.",
-        "![reliability diagram](reliability.png)",
+        figure("reliability.png"),
     ]
     conditions = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
     known = {name: rows for name, rows in conditions.items() if rows}
     if known:
         parts += ["## Conditions", *(condition_table(name, rows, note) for name, rows in known.items())]
-        parts += ["![accuracy by condition](conditions.png)"]
+        parts += [figure("conditions.png")]
     if measured["confident_mistakes"]:
         parts += [f"## {MISTAKES}", mistake_table(measured["confident_mistakes"], note)]
     return "\n\n".join([*parts, "## Uncertainty", UNCERTAINTY]) + "\n"
@@ -148,7 +159,7 @@ def class_table(per_class: Mapping[str, Mapping[str, Any]], note: str) -> str:
     """A line per class, in the order of the data set."""
     rows = [
         (
-            name,
+            in_markdown(name),
             *(score(row[key], row[f"{key}_interval"]) for key in ("precision", "recall", "f1")),
             f"{row['support']:,}",
             f"{row['recordings']:,}",
@@ -169,5 +180,6 @@ def condition_table(name: str, rows: Mapping[str, Mapping[str, Any]], note: str)
 
 def mistake_table(mistakes: Sequence[Mapping[str, Any]], note: str) -> str:
     """A line per wrong prediction, the most confident first."""
-    rows = [(row["path"], row["true"], row["predicted"], f"{row['score']:.3f}") for row in mistakes]
+    names = ("path", "true", "predicted")
+    rows = [(*(in_markdown(row[name]) for name in names), f"{row['score']:.3f}") for row in mistakes]
     return table(("clip", "true", "predicted", "score"), rows, note, texts=3)

@@ -22,7 +22,7 @@ from urbansound_hf.evaluation.runs import Run, scope_caution
 from urbansound_hf.layout import CARD, METRICS, RESOLVED, expand_user
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.markdown import score
-from urbansound_hf.text import counted
+from urbansound_hf.text import counted, in_markdown
 
 TEMPLATES = Path(__file__).parent / "templates"
 CC_BY_NC = "https://creativecommons.org/licenses/by-nc/3.0/"
@@ -45,7 +45,7 @@ def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, 
     """
     run = Run(folder)
     metrics, measured, config = run.metrics, run.report, run.model_config
-    receipt = receipt or run.receipt
+    receipt, leaks = receipt or run.receipt, describe_leaks(metrics["leaks"]) if "leaks" in metrics else ""
     card = ModelCard.from_template(
         card_metadata(metrics, measured, receipt, config["model_type"], repo_id),
         template_path=str(TEMPLATES / "card.md.jinja"),
@@ -53,6 +53,9 @@ def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, 
         repo_id=repo_id or ".",
         metrics=metrics,
         measured=measured,
+        names=", ".join(map(in_markdown, measured["labels"])),
+        notes=[in_markdown(note) for note in measured["notes"]],
+        data_name=in_markdown(receipt["data"]["name"]) if receipt else "",
         config=config,
         receipt=receipt,
         packages=packages(folder),
@@ -63,7 +66,7 @@ def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, 
         classes=markdown.class_table(measured["per_class"], scope_caution(measured["scope"])),
         uncertainty=markdown.UNCERTAINTY,
         folds=cross_validation(folder, metrics),
-        leaks=[line.strip() for line in describe_leaks(metrics["leaks"]).splitlines()] if "leaks" in metrics else [],
+        leaks=[in_markdown(line.strip()) for line in leaks.splitlines()],
         weaknesses=weaknesses(measured),
         urbansound=is_urbansound(metrics["labels"], receipt),
         labels=urbansound8k,
@@ -234,7 +237,7 @@ CALIBRATED = 0.02  # largest gap between mean confidence and accuracy that count
 
 def weaknesses(measured: Mapping[str, Any]) -> list[str]:
     """Sentences on the closed set of classes and on the weaknesses that a report (report.json) shows."""
-    names = measured["labels"]
+    names = [in_markdown(name) for name in measured["labels"]]
     closed = (
         f"It has {len(names)} classes and no class for other sounds: any other sound is assigned to one of these, "
         "sometimes with a high score."
@@ -246,7 +249,7 @@ def weaknesses(measured: Mapping[str, Any]) -> list[str]:
 def _classes(measured: Mapping[str, Any]) -> Iterator[str]:
     below = {name: row for name, row in measured["per_class"].items() if row["f1"] < measured["macro_f1"]}
     worst = sorted(below.items(), key=lambda item: item[1]["f1"])[:MOST]
-    shown = [f"{name} {score(row['f1'], row['f1_interval'])}" for name, row in worst]
+    shown = [f"{in_markdown(name)} {score(row['f1'], row['f1_interval'])}" for name, row in worst]
     if shown:
         yield f"Weakest classes by F1: {', '.join(shown)}."
 
@@ -287,7 +290,8 @@ def _calibration(measured: Mapping[str, Any]) -> str:
 
 
 def _hardly_tested(per_class: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    few = [f"{name} ({row['recordings']})" for name, row in per_class.items() if row["recordings"] <= FEW_RECORDINGS]
+    recordings = {in_markdown(name): row["recordings"] for name, row in per_class.items()}
+    few = [f"{name} ({count})" for name, count in recordings.items() if count <= FEW_RECORDINGS]
     if few:
         yield f"Tested on {FEW_RECORDINGS} recordings or fewer, so their scores are unreliable: {', '.join(few)}."
 

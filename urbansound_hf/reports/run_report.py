@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, printable
 from urbansound_hf.evaluation import receipts
 from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import (
@@ -199,7 +199,7 @@ def draw_figures(measured: Mapping[str, Any], folder: Path) -> None:
 def run_summary(metrics: Mapping[str, Any], folder: Path) -> str:
     """The last lines that a run prints."""
     worst = sorted(metrics["per_class"].items(), key=lambda item: item[1]["f1"])[:3]
-    hardest = ", ".join(f"{name} (F1 {row['f1']:.2f})" for name, row in worst)
+    hardest = ", ".join(f"{printable(name)} (F1 {row['f1']:.2f})" for name, row in worst)
     (title, score), *others = [(each.title, metrics[f"test_{each.name}"]) for each in present_metrics(metrics, "test_")]
     scores = "   ".join([f"{score:.4f}", *(f"{name} {value:.4f}" for name, value in others)])
     lines = [

@@ -18,7 +18,7 @@ from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import REPORT
 from urbansound_hf.plots.style import BLUE, GREY, LIGHT_BLUE, ORANGE, drawing, log_ticks
-from urbansound_hf.text import table
+from urbansound_hf.text import in_csv, table
 
 if TYPE_CHECKING:
     import optuna
@@ -170,7 +170,7 @@ def write_trials(path: Path, study: optuna.Study, flags: Sequence[SearchedFlag],
             seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.1f}"
             score = trial.value if trial.state.name == "COMPLETE" else ""
             values = [trial.params.get(flag.name, "") for flag in flags]
-            writer.writerow([trial.number, trial.state.name.lower(), score, seconds, *values])
+            writer.writerow(map(in_csv, [trial.number, trial.state.name.lower(), score, seconds, *values]))
 
 
 def draw_history(study: optuna.Study, metric: str, path: Path | None = None) -> Figure:

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from urbansound_hf import progress
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import Interrupted, UserError, writing
+from urbansound_hf.errors import Interrupted, UserError, printable_lines, writing
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
@@ -66,8 +66,9 @@ def run_experiment(config: RunConfig) -> int:
             outcome = run_folds(config)
         except KeyboardInterrupt as error:
             raise error if isinstance(error, Interrupted) else Interrupted(NOTHING_TRAINED) from error
+    several = len(outcome.folders) > 1
     for name, reason in outcome.failed.items():
-        print(f"failed: {name}: {reason}" if len(outcome.folders) > 1 else f"error: {reason}", file=sys.stderr)
+        print(printable_lines(f"failed: {name}: {reason}" if several else f"error: {reason}"), file=sys.stderr)
     return 1 if outcome.failed else 0
 
 
@@ -137,7 +138,7 @@ def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[
                 traceback.print_exc()
                 reason += "\n  fix:   run the same command again; finished folds are skipped"
             failed[split.name] = reason
-            print(f"{split.name} failed, the others go on: {reason}", file=sys.stderr)
+            print(printable_lines(f"{split.name} failed, the others go on: {reason}"), file=sys.stderr)
         experiment.say(progress.remaining("folds", done, len(waiting), time.perf_counter() - started))
         gc.collect()  # a Trainer is in a reference cycle that holds GPU memory
     return failed

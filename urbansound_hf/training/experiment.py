@@ -23,7 +23,7 @@ from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
 from urbansound_hf.data.splits import Split, fold_numbers, split_notes, wanted_splits
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, printable_lines
 from urbansound_hf.evaluation.receipts import environment, mismatches
 from urbansound_hf.evaluation.runs import Run, finished_folds
 from urbansound_hf.hub.callback import Pusher
@@ -64,7 +64,7 @@ class Experiment:
     def show(self, text: str) -> None:
         """Prints a result in the first process only."""
         if self.config.training.process_index == 0 and not self.silent:
-            print(text)
+            print(printable_lines(text))
 
     def say(self, text: str) -> None:
         """Prints a line in the first process only; nothing with --quiet."""

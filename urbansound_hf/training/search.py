@@ -36,7 +36,7 @@ from urbansound_hf.config.parse import flag_parser
 from urbansound_hf.config.search_space import Range
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import Interrupted, UserError
+from urbansound_hf.errors import Interrupted, UserError, printable
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
 from urbansound_hf.reports.search import SearchedFlag, finished_trials, ranked, trial_values, write_search_report
@@ -121,7 +121,7 @@ def write_best(
         f"Values   {search.shown(values)}",
     ]
     text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
-    (folder / search.BEST).write_text("".join(f"# {line}\n" for line in header) + text, encoding="utf-8")
+    (folder / search.BEST).write_text("".join(f"# {printable(line)}\n" for line in header) + text, encoding="utf-8")
 
 
 def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Study:
