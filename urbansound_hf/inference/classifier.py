@@ -207,7 +207,7 @@ class SoundClassifier:
                 part = slice(first, first + batch_size)
                 logits = self.model(**{name: self._to_model(values[part]) for name, values in tensors.items()}).logits
                 scores[positions[part]] = self._activation(logits).float().cpu().numpy()  # (batch, classes)
-        return scores.reshape(len(clips), self.shifts + 1, len(self.labels)).mean(axis=1)
+        return finite(scores.reshape(len(clips), self.shifts + 1, len(self.labels)).mean(axis=1))
 
     def _to_model(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)
@@ -233,6 +233,13 @@ class SoundClassifier:
         best = np.argsort(-scores, kind="stable")[:top_k]
         top = tuple((self.labels[number], float(scores[number])) for number in best)
         return Prediction(window.start / self.sampling_rate, window.end / self.sampling_rate, top, window.level_db)
+
+
+def finite(scores: np.ndarray) -> np.ndarray:
+    """The scores; raises UserError where one is not a finite number."""
+    if not np.isfinite(scores).all():
+        raise UserError("the model gives scores that are not finite", "", "train it again, or serve it in float32")
+    return scores
 
 
 def choose_device(name: str | None = None) -> torch.device:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
@@ -17,6 +16,7 @@ from transformers.utils import logging
 
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
+from urbansound_hf.models.integrity import check_checkpoint, explained
 from urbansound_hf.models.loading import check_path
 from urbansound_hf.models.registry import register
 
@@ -42,15 +42,9 @@ def load_checkpoint(
         with quietly(local=Path(name_or_path).is_dir()):
             model, loading = auto_model.from_pretrained(name_or_path, output_loading_info=True, **options)
             feature_extractor = auto_extractor.from_pretrained(name_or_path, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise unopened(str(name_or_path), str(error)) from error
-    untrained = sorted(key for key in loading["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
-    if untrained:
-        raise UserError(
-            f"the checkpoint is not a trained classifier: it holds no {', '.join(untrained)}",
-            str(name_or_path),
-            "fine-tune it first (urbansound-hf train --model_name_or_path …) and give the folder of that run",
-        )
+    except Exception as error:  # of any kind: a config with impossible values stops anywhere in a model's constructor
+        raise unopened(str(name_or_path), explained(Path(name_or_path), error)) from error
+    check_checkpoint(str(name_or_path), model, feature_extractor, loading)
     return model, feature_extractor
 
 
