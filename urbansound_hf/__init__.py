@@ -8,7 +8,7 @@
 - data: `load_urbansound8k`, `load_sounds`, `synthetic_dataset`, `splits`, `leak_report`, `describe_leaks`
 - models: `list_families`, `load_model`, `load_feature_extractor`
 - sound: `load_audio`, `spectrogram`, `mel_spectrogram`, `mfcc`, `augment`
-- training and serving: `train`, `SoundClassifier`, `launch_app`
+- training and serving: `train`, `SoundClassifier`, `export_onnx`, `launch_app`
 - results: `read_run`, `report`, `compare_runs`, `plots`
 - `UserError` is raised for every mistake in the input; `quietly` switches progress output off.
 
@@ -22,10 +22,10 @@ from urbansound_hf.lazy import lazy_names
 __version__ = "0.1.0"
 
 __all__ = [
-    "Run", "SoundClassifier", "Sounds", "UserError", "augment", "compare_runs", "describe_leaks", "launch_app",
-    "leak_report", "list_families", "load_audio", "load_feature_extractor", "load_model", "load_sounds",
-    "load_urbansound8k", "mel_spectrogram", "mfcc", "plots", "quietly", "read_run", "report", "spectrogram",
-    "splits", "synthetic_dataset", "train",
+    "Run", "SoundClassifier", "Sounds", "UserError", "augment", "compare_runs", "describe_leaks", "export_onnx",
+    "launch_app", "leak_report", "list_families", "load_audio", "load_feature_extractor", "load_model",
+    "load_sounds", "load_urbansound8k", "mel_spectrogram", "mfcc", "plots", "quietly", "read_run", "report",
+    "spectrogram", "splits", "synthetic_dataset", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:  # for type checkers and editors, and read by `lazy_names`
@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # for type checkers and editors, and read by `lazy_names`
     from urbansound_hf.inference.classifier import SoundClassifier
     from urbansound_hf.models.catalogue import list_families
     from urbansound_hf.models.loading import load_feature_extractor, load_model
+    from urbansound_hf.models.onnx_export import export_onnx
     from urbansound_hf.progress import quietly
     from urbansound_hf.reports.comparison import compare_runs
     from urbansound_hf.reports.run_report import report

@@ -6,6 +6,7 @@ Each sub-command is a `main(argv) -> exit code` in the package that does the wor
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ COMMANDS = {
     "leaks": ("urbansound_hf.data.leaks:main", "report what the folds of a metadata table share"),
     "data": ("urbansound_hf.data.__main__:main", "prepare UrbanSound8K, or write the synthetic data set"),
     "figures": ("urbansound_hf.plots.__main__:main", "draw a sound, a data set or runs"),
+    "export": ("urbansound_hf.models.onnx_export:main", "write a checkpoint as ONNX, to serve it without torch"),
     "models": ("urbansound_hf.models.__main__:main", "list the model families, or convert published weights"),
     "app": ("urbansound_hf.app.__main__:main", "serve the browser page that classifies sounds"),
     "hub": ("urbansound_hf.hub.__main__:main", "push a run, the data set or the page to the Hub"),
@@ -43,6 +45,7 @@ CLAP = "laion/clap-htsat-unfused"  # the model of --labels where --model is not 
 
 
 def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
+    from urbansound_hf.inference.backend import BACKENDS, DTYPES
     from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, format_of
 
     parser = argparse.ArgumentParser(prog, description="Classify sounds with a checkpoint.", epilog=EXIT_CODES)
@@ -64,13 +67,15 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--plot", metavar="PATH", help="plot sound and scores: a .png, .svg or .pdf file; a folder for several sounds")
     add("--window_seconds", type=float, help="window over longer recordings, in seconds (default: as trained)")
     add("--hop_seconds", type=float, help="step between windows, in seconds (default: half a window)")
-    add("--batch_size", type=int, default=8, help="windows in one forward pass (default: 8)")
+    add("--batch_size", type=int, help="windows in one forward pass (default: 8 on a CPU, 64 on an accelerator)")
     add("--device", help="cpu, cuda, cuda:1, mps, xpu… (default: the accelerator if there is one, else cpu)")
+    add("--backend", choices=BACKENDS, default="auto", help="default: auto, an ONNX export on a CPU, else torch")
+    add("--dtype", choices=DTYPES, help="precision of the model (default: as saved); int8 needs export --int8")
     add("--quiet", action="store_true", help="print the result only, no progress")
     args = parser.parse_args(argv)
     args.format = args.format or format_of(args.output)
     args.events |= args.format in ANNOTATIONS
-    if min(args.top_k, args.batch_size) < 1:
+    if min(args.top_k, args.batch_size or 1) < 1 or args.batch_size == 0:
         parser.error("--top_k and --batch_size must be at least 1")
     if args.smooth % 2 == 0 or min(args.smooth, args.min_seconds) < 0:
         parser.error("--smooth must be odd, and --min_seconds at least 0")
@@ -83,11 +88,17 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
 
 
 def _model(args: argparse.Namespace) -> SoundClassifier:
-    from urbansound_hf.inference.classifier import SoundClassifier  # torch and transformers: seconds
+    from urbansound_hf.inference.classifier import SoundClassifier
 
-    if args.labels is None:
-        return SoundClassifier.from_pretrained(args.model, args.revision, args.device, args.trust_remote_code)
-    return SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device)
+    gc.disable()  # torch and Transformers make millions of objects on import that all stay: a tenth of the start
+    try:
+        if args.labels is None:
+            how = (args.revision, args.device, args.trust_remote_code, args.backend, args.dtype)
+            return SoundClassifier.from_pretrained(args.model, *how)
+        return SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device, args.dtype)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def _classify(model: SoundClassifier, sounds: Iterable[Source], args: argparse.Namespace) -> Iterator[Classification]:

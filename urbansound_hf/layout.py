@@ -20,6 +20,12 @@ CHECKPOINTS = "checkpoints"  # of Trainer; removed when the run is finished
 BEGUN = f"{CHECKPOINTS}/begun.json"  # the receipt of an unfinished run, removed with its checkpoints
 RECEIPT = "run.json"  # written last: a folder with it holds a finished run
 MODEL_CONFIG = "config.json"  # of Transformers, as its weights and its feature extractor's config
+EXTRACTOR_CONFIG = "preprocessor_config.json"
+
+# Written by the ONNX export, in the layout of Transformers.js
+ONNX_MODEL = "onnx/model.onnx"  # beside it, for large models, model.onnx_data with the weights
+ONNX_INT8 = "onnx/model_quantized.onnx"
+ONNX_EXPORT = "onnx/export.json"  # of which weights, and what serving has to know; written last
 
 # Written by the report
 REPORT_NUMBERS = "report.json"

@@ -17,8 +17,9 @@ from tests.helpers import tiny
 from urbansound_hf.audio.io import AudioError
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
-from urbansound_hf.inference.classifier import BATCHES_AHEAD, SoundClassifier, choose_device
+from urbansound_hf.inference.classifier import BATCHES_AHEAD, SoundClassifier
 from urbansound_hf.inference.inputs import THREADS
+from urbansound_hf.inference.torch_backend import choose_device
 
 RATE = 16_000
 SECONDS = (0.05, 1.0, 0.5, 1.0, 1.2, 1.0, 0.025)
@@ -299,8 +300,8 @@ def test_the_device_is_the_one_named_or_the_accelerator(accelerator, count, name
 def test_a_classifier_is_on_the_accelerator_of_this_machine(folders):
     classifier = SoundClassifier.from_pretrained(folders["yamnet"])
     available = torch.accelerator.is_available()
-    assert classifier.device.type == (torch.accelerator.current_accelerator().type if available else "cpu")
-    assert next(classifier.model.parameters()).device.type == classifier.device.type
+    assert classifier.backend.device.type == (torch.accelerator.current_accelerator().type if available else "cpu")
+    assert next(classifier.backend.model.parameters()).device.type == classifier.backend.device.type
 
 
 @pytest.mark.parametrize(("device", "what"), [("gpu", "no device called 'gpu'"), ("cuda:99", "cuda:99 is not there")])

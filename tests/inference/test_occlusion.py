@@ -13,6 +13,7 @@ from urbansound_hf.audio.io import AudioError
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference import occlusion
 from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.torch_backend import TorchBackend
 
 RATE = 16_000
 
@@ -48,7 +49,7 @@ class Plain(SequenceFeatureExtractor):
 @pytest.fixture(scope="module")
 def ear() -> SoundClassifier:
     config = PretrainedConfig(id2label={0: "tone", 1: "other"}, label2id={"tone": 0, "other": 1})
-    return SoundClassifier(Ear(config), Plain(), "cpu")
+    return SoundClassifier(TorchBackend(Ear(config), Plain(), "cpu"))
 
 
 def beep(start: float, end: float, seconds: float = 2.0) -> np.ndarray:

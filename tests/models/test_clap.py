@@ -27,6 +27,7 @@ from transformers import (
 from urbansound_hf import cli
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.torch_backend import TorchBackend
 from urbansound_hf.models import adapt
 from urbansound_hf.models.clap import zero_shot
 from urbansound_hf.models.clap.modeling_clap_audio import (
@@ -248,7 +249,7 @@ def test_opens_elsewhere_without_this_package(tmp_path, clap):
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (scores,) = SoundClassifier(model, extractor, "cpu").probabilities([sound(11.0, seed=2)])
+    (scores,) = SoundClassifier(TorchBackend(model, extractor, "cpu")).probabilities([sound(11.0, seed=2)])
     found = {entry["label"]: entry["score"] for entry in json.loads(done.stdout)}
     assert found == pytest.approx(dict(zip(LABELS, scores.tolist(), strict=True)), abs=1e-4)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -90,16 +90,12 @@ def classify(classifier: SoundClassifier, path: Path, report: Report) -> Classif
     total = len(window_bounds(len(load_audio(path, classifier.sampling_rate)), window, window // 2))
     done = 0
 
-    def count(_module: object, _inputs: object, outputs: Mapping[str, Sequence]) -> None:
+    def count(windows: int) -> None:
         nonlocal done
-        done = min(done + len(outputs["logits"]), total)
+        done = min(done + windows, total)
         report(done, total)
 
-    hook = classifier.model.register_forward_hook(count)
-    try:
-        return classifier.classify(path, top_k=len(classifier.labels))
-    finally:
-        hook.remove()
+    return classifier.classify(path, top_k=len(classifier.labels), track=count)
 
 
 def spells(result: Classification) -> list[list[float | str]]:

@@ -60,14 +60,38 @@ def from_mel(mels: np.ndarray | float) -> np.ndarray:
     return 700 * (10 ** (np.asarray(mels) / 2595) - 1)
 
 
-def mel_filters(bins: int, n_mels: int, rate: int) -> np.ndarray:
-    """Triangular mel filters `(n_mels, bins)` float32 with a peak of 1, on HTK's mel scale from 0 Hz to half the rate.
+def _from_slaney(mels: np.ndarray) -> np.ndarray:
+    """Slaney's mel → Hz: linear up to 1000 Hz (mel 15), then 27 mels to a factor of 6.4."""
+    return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
 
-    They are those of `torchaudio.functional.melscale_fbanks(bins, 0, rate / 2, n_mels, rate)`, transposed.
+
+def mel_edges(n_mels: int, low: float, high: float, scale: str = "htk") -> np.ndarray:
+    """The `(n_mels + 2,)` corners in Hz of triangles evenly spaced in mel between two frequencies in Hz.
+
+    Args:
+        scale: "htk", or "slaney" (low and high must be at most and at least 1000 Hz).
     """
-    hertz = np.linspace(0, rate // 2, bins)  # of each bin
-    edges = from_mel(np.linspace(0, to_mel(rate / 2), n_mels + 2))
-    slopes = edges[:, None] - hertz  # (n_mels + 2, bins)
-    widths = np.diff(edges)[:, None]
+    if scale == "htk":
+        return from_mel(np.linspace(to_mel(low), to_mel(high), n_mels + 2))
+    return _from_slaney(np.linspace(low * 3 / 200, 15 + 27 * np.log(high / 1000) / np.log(6.4), n_mels + 2))
+
+
+def mel_filters(bins: int, edges: np.ndarray, rate: int, in_mel: bool = False, area: bool = False) -> np.ndarray:
+    """Triangular filters `(n_mels, bins)` float32 with a peak of 1.
+
+    With the edges of HTK's scale from 0 Hz to half the rate they are those of
+    `torchaudio.functional.melscale_fbanks(bins, 0, rate / 2, n_mels, rate)`, transposed.
+
+    Args:
+        bins: of the spectrum, from 0 Hz to half the rate.
+        edges: `(n_mels + 2,)` in Hz, as of `mel_edges`.
+        in_mel: the sides are straight in mel, not in Hz (Kaldi, TensorFlow).
+        area: scale each filter to an area of 1 Hz (Slaney) instead.
+    """
+    scale: Callable[[np.ndarray], np.ndarray] = to_mel if in_mel else np.asarray
+    points, corners = scale(np.linspace(0, rate // 2, bins)), scale(edges)
+    slopes = corners[:, None] - points  # (n_mels + 2, bins)
+    widths = np.diff(corners)[:, None]
     rising, falling = -slopes[:-2] / widths[:-1], slopes[2:] / widths[1:]
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    filters = np.maximum(0, np.minimum(rising, falling))
+    return (filters * (2 / (edges[2:] - edges[:-2]))[:, None] if area else filters).astype(np.float32)

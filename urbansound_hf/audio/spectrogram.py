@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from urbansound_hf.audio.dsp import from_mel, mel_filters, to_mel
+from urbansound_hf.audio.dsp import from_mel, mel_edges, mel_filters, to_mel
 
 FRAME_SECONDS = 0.04  # long enough to resolve a voice's harmonics, short enough for a shot
 MOST_COLUMNS = 1000  # more than a picture has pixels; of a longer recording, each column is the mean of its frames
@@ -62,7 +62,8 @@ def mel_spectrogram(samples: np.ndarray, rate: int) -> Spectrum:
     """
     power, times, noise_bins = _power(samples, rate)
     points = (np.arange(N_MELS + 1) + 0.5) * to_mel(rate / 2) / (N_MELS + 1)
-    return Spectrum(_decibels(mel_filters(len(power), N_MELS, rate) @ power / noise_bins), times, from_mel(points))
+    filters = mel_filters(len(power), mel_edges(N_MELS, 0, rate / 2), rate)
+    return Spectrum(_decibels(filters @ power / noise_bins), times, from_mel(points))
 
 
 def mfcc(samples: np.ndarray, rate: int) -> Spectrum:

@@ -167,6 +167,7 @@ class OwnRunArguments:
         "allows and the inputs of these layers stay the same",
     )
     keep_checkpoints: bool = flag(False, "keep the checkpoints of a finished run, to continue training from them")
+    export_onnx: bool = flag(False, "write onnx/model.onnx beside the trained checkpoint, to serve it without torch")
     early_stopping_patience: int | None = flag(None, "stop after this many evaluations without improvement")
     search: int | None = flag(
         None,

@@ -9,12 +9,14 @@ one shape, a short clip is repeated until it fills the window; mean pooling then
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from urbansound_hf.audio.io import AudioError
+
+if TYPE_CHECKING:
+    import torch
 
 Features = dict[str, np.ndarray]
 KEPT = ("labels", "clip")  # columns that are not model inputs
@@ -111,4 +113,6 @@ def filling(feature_extractor: FeatureExtractor, window: int, asked: str) -> str
 
 def as_tensors(batch: Features) -> dict[str, torch.Tensor]:
     """Numpy arrays as torch tensors, without a copy where the memory allows."""
+    import torch  # not on import: a model of ONNX Runtime needs none
+
     return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in batch.items()}

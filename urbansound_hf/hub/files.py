@@ -13,13 +13,23 @@ from typing import Any
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import Run
-from urbansound_hf.layout import CARD, METRICS, MODEL_CONFIG, PREDICTIONS, RECEIPT, REPORT_NUMBERS, finished
+from urbansound_hf.layout import (
+    CARD,
+    METRICS,
+    MODEL_CONFIG,
+    ONNX_EXPORT,
+    PREDICTIONS,
+    RECEIPT,
+    REPORT_NUMBERS,
+    finished,
+)
 
 MODEL = (
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", MODEL_CONFIG,
     "preprocessor_config.json",
 )  # fmt: skip
-RESULTS = (CARD, METRICS, REPORT_NUMBERS, PREDICTIONS, "*.onnx", "*.onnx_data")
+ONNX = ("onnx/*.onnx", "onnx/*.onnx_data", ONNX_EXPORT)
+RESULTS = (CARD, METRICS, REPORT_NUMBERS, PREDICTIONS, "*.onnx", "*.onnx_data", *ONNX)
 """predictions.csv has the names of the clips and no audio; every number of the card can be computed from it."""
 FIGURES = ("*.png",)
 TEXTS = (".json", ".md", ".csv", ".py")
@@ -58,7 +68,7 @@ def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
 
 def describes_model(name: str) -> bool:
     """Whether a file in a repository belongs to one model, so that it is deleted when another model is pushed."""
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*MODEL, *RESULTS))
+    return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in (*MODEL, *RESULTS))
 
 
 def private_paths(folder: Path) -> dict[str, str]:
@@ -80,7 +90,12 @@ def anonymized(text: str, private: Mapping[str, str]) -> str:
 
 
 def _select(folder: Path, patterns: Iterable[str]) -> dict[str, File]:
-    found = {path.name: path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for pattern in patterns
+        for path in folder.glob(pattern)
+        if path.is_file()
+    }
     return dict(sorted(found.items()))
 
 

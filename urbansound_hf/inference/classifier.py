@@ -8,26 +8,23 @@ model at once, and some models ignore all but its beginning. Test-time shifts ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf.audio.io import AudioError, Source
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.extract import Features, as_tensors, equal_shapes, extract_or_refuse, shifted
+from urbansound_hf.features.extract import Features, equal_shapes, extract_or_refuse, shifted
+from urbansound_hf.inference.backend import Backend, chosen_backend
 from urbansound_hf.inference.inputs import THREADS, Window, ahead, read_windows
 from urbansound_hf.inference.output import Classification, Prediction
-from urbansound_hf.models import checkpoint
-from urbansound_hf.models.clap import zero_shot
-from urbansound_hf.models.registry import family_of
 
 BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once
+Prepared = tuple[Window, list[Features] | AudioError]
 DEFAULT_WINDOW_SECONDS = 10.0  # of a checkpoint without clip_seconds whose family takes any length
 
 
@@ -47,22 +44,14 @@ class SoundClassifier:
     (1, 10)
     """
 
-    def __init__(
-        self, model: PreTrainedModel, feature_extractor: FeatureExtractionMixin, device: str | None = None
-    ) -> None:
-        self.device = choose_device(device)
-        self.model: torch.nn.Module = model.eval()
-        self.model.to(self.device)
-        self.dtype, self.problem_type = model.dtype, model.config.problem_type
-        self.feature_extractor = feature_extractor
-        self.labels = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
-        self.sampling_rate: int = feature_extractor.to_dict()["sampling_rate"]
-        lengths = family_of(model.config.model_type).lengths
-        trained_on, longest = getattr(model.config, "clip_seconds", None), lengths.longest_seconds(feature_extractor)
+    def __init__(self, backend: Backend) -> None:
+        self.backend, facts = backend, backend.facts
+        self.feature_extractor = backend.feature_extractor
+        self.labels, self.sampling_rate, self.problem_type = facts.labels, facts.sampling_rate, facts.problem_type
+        trained_on, longest = facts.clip_seconds, facts.longest_seconds
         self.longest_seconds = longest and max(longest, trained_on or 0.0)  # the window of training is always accepted
         self.window_seconds: float = trained_on or self.longest_seconds or DEFAULT_WINDOW_SECONDS
-        self.shifts: int = getattr(model.config, "test_time_shifts", 0)
-        self.shortest_samples = lengths.shortest_samples(model.config)
+        self.shifts, self.shortest_samples = facts.shifts, facts.shortest_samples
 
     @classmethod
     def from_pretrained(
@@ -71,27 +60,48 @@ class SoundClassifier:
         revision: str | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
+        backend: str = "auto",
+        dtype: str | None = None,
     ) -> SoundClassifier:
         """Opens a checkpoint: the folder of a run or a Hub id; arguments and errors as of `load_checkpoint`.
 
         Args:
             device: `cpu`, `cuda`, `cuda:1`, `mps` … (default: the accelerator of this machine, else the CPU).
+            backend: `torch`; `onnx`, ONNX Runtime on an export of `urbansound-hf export`; `auto`: that export where a
+                local folder has an up-to-date one, ONNX Runtime is installed and the device is the CPU.
+            dtype: `float32`, `bfloat16`, `float16`, or `int8` of an export (default: as the checkpoint was saved).
         """
-        return cls(*checkpoint.load_checkpoint(name_or_path, revision, trust_remote_code), device)
+        if chosen_backend(name_or_path, device, backend, dtype) == "onnx":
+            from urbansound_hf.inference.onnx_backend import OnnxBackend
+
+            return cls(OnnxBackend(name_or_path, revision, int8=dtype == "int8"))
+        from urbansound_hf.inference.torch_backend import TorchBackend
+        from urbansound_hf.models.checkpoint import load_checkpoint
+
+        return cls(TorchBackend(*load_checkpoint(name_or_path, revision, trust_remote_code), device, dtype))
 
     @classmethod
     def zero_shot(
-        cls, name_or_path: str | Path, labels: Sequence[str], revision: str | None = None, device: str | None = None
+        cls,
+        name_or_path: str | Path,
+        labels: Sequence[str],
+        revision: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
     ) -> SoundClassifier:
         """A classifier of any labels, without training, by the text tower of a CLAP; errors as of `load_zero_shot`."""
-        return cls(*zero_shot.load_zero_shot(name_or_path, labels, revision), device)
+        from urbansound_hf.inference.torch_backend import TorchBackend
+        from urbansound_hf.models.clap.zero_shot import load_zero_shot
 
-    def probabilities(self, waveforms: Sequence[np.ndarray], batch_size: int = 8) -> np.ndarray:
+        return cls(TorchBackend(*load_zero_shot(name_or_path, labels, revision), device, dtype))
+
+    def probabilities(self, waveforms: Sequence[np.ndarray], batch_size: int | None = None) -> np.ndarray:
         """Scores clips as they are, without windows.
 
         Args:
             waveforms: each `(samples,)` float32, full scale 1.0, at `sampling_rate`.
-            batch_size: clips of equal length that go through the model together; it does not change the scores.
+            batch_size: clips of equal length that go through the model together; it does not change the scores
+                (default: 8 on a CPU, 64 on an accelerator).
 
         Returns:
             `(clips, classes)` float32, by the function that the stock pipeline applies: softmax, or what the config's
@@ -101,7 +111,7 @@ class SoundClassifier:
             AudioError: a clip is too short for the model.
         """
         clips = [self._features(waveform, f"clip {number}") for number, waveform in enumerate(waveforms)]
-        return self._forward(clips, batch_size)
+        return self._forward(clips, batch_size or self.backend.batch_size)()
 
     def classify(self, source: Source, **options: Any) -> Classification:
         """Classifies one sound; options as for `classify_many`. Raises AudioError if it cannot be read.
@@ -121,7 +131,8 @@ class SoundClassifier:
         top_k: int = 5,
         window_seconds: float | None = None,
         hop_seconds: float | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
+        track: Callable[[int], object] = lambda windows: None,
     ) -> Iterator[Classification]:
         """Classifies any number of sounds in flat memory: threads read ahead, windows are batched across sounds.
 
@@ -130,7 +141,9 @@ class SoundClassifier:
             top_k: labels to keep for each window.
             window_seconds: a longer recording is cut into windows of this length (default: as trained).
             hop_seconds: from the start of one window to the next (default: half a window).
-            batch_size: windows that go through the model together; it does not change the scores.
+            batch_size: windows that go through the model together; it does not change the scores (default: 8 on a
+                CPU, 64 on an accelerator).
+            track: called after each batch with the number of its windows.
 
         Returns:
             one result for each source, in their order; for an unreadable one `error` is set.
@@ -139,16 +152,17 @@ class SoundClassifier:
             UserError: the window or the hop is impossible for this model.
         """
         window, hop = self._window_samples(window_seconds, hop_seconds)
+        size = batch_size or self.backend.batch_size
 
         def stream() -> Iterator[Classification]:
-            pool = ThreadPoolExecutor(THREADS)
+            pool = ThreadPoolExecutor(4 * THREADS if self.backend.on_accelerator else THREADS)
             try:
                 windows = read_windows(pool, sources, self.sampling_rate, window, hop)
-                if self.device.type == "cpu":  # two torch calls at a time would only get into each other's way
-                    prepared: Iterator[tuple[Window, list[Features] | AudioError]] = map(self._prepare, windows)
-                else:
-                    prepared = ahead(pool, self._prepare, windows, BATCHES_AHEAD * batch_size)
-                scored = self._score(prepared, batch_size)
+                if self.backend.on_accelerator:
+                    prepared: Iterator[Prepared] = ahead(pool, self._prepare, windows, BATCHES_AHEAD * size)
+                else:  # two calls of torch at a time would only get into each other's way
+                    prepared = map(self._prepare, windows)
+                scored = self._score(prepared, size, track)
                 for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
                     yield self._result(list(pairs), top_k)
             finally:
@@ -173,7 +187,7 @@ class SoundClassifier:
             )
         return round(window * self.sampling_rate), round(hop * self.sampling_rate)
 
-    def _prepare(self, item: tuple[Window, np.ndarray | AudioError]) -> tuple[Window, list[Features] | AudioError]:
+    def _prepare(self, item: tuple[Window, np.ndarray | AudioError]) -> Prepared:
         window, waveform = item
         if isinstance(waveform, AudioError):
             return window, waveform
@@ -190,32 +204,49 @@ class SoundClassifier:
         return [extract_or_refuse(self.feature_extractor, each, name, self.shortest_samples) for each in sounds]
 
     def _score(
-        self, windows: Iterator[tuple[Window, list[Features] | AudioError]], batch_size: int
+        self, windows: Iterator[Prepared], batch_size: int, track: Callable[[int], object]
     ) -> Iterator[tuple[Window, np.ndarray | AudioError]]:
-        while chunk := list(islice(windows, BATCHES_AHEAD * batch_size)):
-            readable = [features for _, features in chunk if not isinstance(features, AudioError)]
-            scores = iter(self._forward(readable, batch_size))
-            for window, features in chunk:
-                yield window, features if isinstance(features, AudioError) else next(scores)
+        """The scores of windows, sorted into batches of equal shape; on an accelerator, one round of batches late."""
+        waiting: list[tuple[list[Prepared], Callable[[], np.ndarray]]] = []
+        while True:
+            if chunk := list(islice(windows, BATCHES_AHEAD * batch_size)):
+                readable = [features for _, features in chunk if not isinstance(features, AudioError)]
+                waiting.append((chunk, self._forward(readable, batch_size, track)))
+            while len(waiting) > (self.backend.on_accelerator and bool(chunk)):
+                started, finish = waiting.pop(0)
+                scores = iter(finish())
+                for window, features in started:
+                    yield window, features if isinstance(features, AudioError) else next(scores)
+            if not chunk:
+                return
 
-    @torch.inference_mode()
-    def _forward(self, clips: Sequence[list[Features]], batch_size: int) -> np.ndarray:
-        scores = np.empty((len(clips) * (self.shifts + 1), len(self.labels)), np.float32)
+    def _forward(
+        self, clips: Sequence[list[Features]], batch_size: int, track: Callable[[int], object] = lambda windows: None
+    ) -> Callable[[], np.ndarray]:
+        """Starts the forward passes of clips; what is returned waits for their scores, `(clips, classes)` float32."""
+        started: list[tuple[list[int], Callable[[], np.ndarray]]] = []
         for positions, stacked in equal_shapes(chain.from_iterable(clips)):
-            tensors = as_tensors(stacked)
             for first in range(0, len(positions), batch_size):
                 part = slice(first, first + batch_size)
-                logits = self.model(**{name: self._to_model(values[part]) for name, values in tensors.items()}).logits
-                scores[positions[part]] = self._activation(logits).float().cpu().numpy()  # (batch, classes)
-        return finite(scores.reshape(len(clips), self.shifts + 1, len(self.labels)).mean(axis=1))
+                outputs = self.backend.start({name: values[part] for name, values in stacked.items()})
+                started.append((positions[part], outputs))
+                track(len(positions[part]))
 
-    def _to_model(self, values: torch.Tensor) -> torch.Tensor:
-        return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)
+        def finish() -> np.ndarray:
+            scores = np.empty((len(clips) * (self.shifts + 1), len(self.labels)), np.float32)
+            for positions, outputs in started:
+                scores[positions] = self._activation(outputs())  # (batch, classes)
+            return finite(scores.reshape(len(clips), self.shifts + 1, len(self.labels)).mean(axis=1))
 
-    def _activation(self, logits: torch.Tensor) -> torch.Tensor:
+        return finish
+
+    def _activation(self, logits: np.ndarray) -> np.ndarray:
         if self.problem_type == "regression":  # the choice that transformers' AudioClassificationPipeline makes
             return logits
-        return logits.sigmoid() if self.problem_type == "multi_label_classification" else logits.softmax(-1)
+        if self.problem_type == "multi_label_classification":
+            return np.exp(-np.logaddexp(0, -logits))  # the sigmoid, without an overflow
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return powers / powers.sum(axis=-1, keepdims=True)
 
     def _result(self, pairs: list[tuple[Window, np.ndarray | AudioError]], top_k: int) -> Classification:
         name, scores, windows = pairs[0][0].name, [], []
@@ -240,25 +271,3 @@ def finite(scores: np.ndarray) -> np.ndarray:
     if not np.isfinite(scores).all():
         raise UserError("the model gives scores that are not finite", "", "train it again, or serve it in float32")
     return scores
-
-
-def choose_device(name: str | None = None) -> torch.device:
-    """The device that was named, else the accelerator of this machine (CUDA, Apple's mps, Intel's xpu …), else the CPU.
-
-    Raises:
-        UserError: there is no device of that name, or this machine does not have it.
-    """
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name is None:
-        return accelerator or torch.device("cpu")
-    kind = accelerator.type if accelerator else "cpu"
-    count = torch.accelerator.device_count() if accelerator else 1
-    fix = f"cpu, {kind} or {kind}:{count - 1}" if accelerator else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"there is no device called {name!r}", "--device", fix) from None
-    if device.type != "cpu" and (device.type != kind or (device.index or 0) >= count):
-        found = f"{count} of type {kind}" if accelerator else "no accelerator"
-        raise UserError(f"{name} is not there: this machine has {found}", "--device", fix)
-    return device

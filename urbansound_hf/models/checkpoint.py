@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.utils import logging
 
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
+from urbansound_hf.layout import MODEL_CONFIG
 from urbansound_hf.models.integrity import check_checkpoint, explained
 from urbansound_hf.models.loading import check_path
 from urbansound_hf.models.registry import register
@@ -34,8 +36,8 @@ def load_checkpoint(
     Raises:
         UserError: it is not there, cannot be reached, or holds no trained audio classifier.
     """
-    register()
     check_path(Path(name_or_path))
+    register(_model_type(Path(name_or_path)))
     options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     auto_model, auto_extractor = AutoModelForAudioClassification, AutoFeatureExtractor
     try:
@@ -46,6 +48,14 @@ def load_checkpoint(
         raise unopened(str(name_or_path), explained(Path(name_or_path), error)) from error
     check_checkpoint(str(name_or_path), model, feature_extractor, loading)
     return model, feature_extractor
+
+
+def _model_type(folder: Path) -> str | None:
+    """That of a checkpoint folder; None for a Hub id, or where the config does not say."""
+    try:
+        return json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 @contextmanager

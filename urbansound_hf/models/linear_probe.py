@@ -56,7 +56,12 @@ def embed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tens
     Where the model has a weighted sum of layers, that of each layer: (batch, layers, hidden).
     """
     layered = hasattr(model, "layer_weights")
-    outputs = backbone(model)(**inputs, **{"output_hidden_states": True} if layered else {})
+    return pooled(model, backbone(model)(**inputs, **{"output_hidden_states": True} if layered else {}), inputs)
+
+
+def pooled(model: PreTrainedModel, outputs: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What `embed` returns, of the `outputs` of the backbone."""
+    layered = hasattr(model, "layer_weights")
     if layered:
         outputs = torch.stack(outputs.hidden_states, dim=1)
     elif not isinstance(outputs, torch.Tensor):

@@ -14,6 +14,7 @@ from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.errors import UserError, check_free_space, check_writable
 from urbansound_hf.features.extract import FeatureExtractor, extract
 from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.torch_backend import TorchBackend
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.training.preprocessing import adapt_model, is_probe, mask_hidden_states, window_samples
 from urbansound_hf.training.trainer import SoundTrainer
@@ -48,7 +49,7 @@ def check_model(config: RunConfig, model: PreTrainedModel, extractor: FeatureExt
             batch = {name: torch.from_numpy(np.stack([values, values])) for name, values in inputs.items()}
             with torch.no_grad():
                 model.train()(**batch, labels=torch.tensor([0, 1]))
-            classifier = SoundClassifier(model, extractor, "cpu")
+            classifier = SoundClassifier(TorchBackend(model, extractor, "cpu"))
             classifier.classify_many([])  # accepts the window, or raises
             scores = classifier.probabilities([noise])
     except REFUSALS as error:
@@ -115,7 +116,7 @@ def check_serving(folder: Path, clip: bytes, trust_remote_code: bool = False) ->
         UserError: it does not open, or gives no finite scores.
     """
     try:
-        classifier = SoundClassifier.from_pretrained(folder, device="cpu", trust_remote_code=trust_remote_code)
+        classifier = SoundClassifier.from_pretrained(folder, None, "cpu", trust_remote_code, "torch")
         score = classifier.classify(clip).windows[0].score
         if not np.isfinite(score):
             raise ValueError(f"its score is {score}")

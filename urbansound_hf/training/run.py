@@ -20,6 +20,7 @@ from transformers import (
 from urbansound_hf.config.arguments import RunArguments, RunConfig, replaced
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split, split_notes
+from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
 from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores
 from urbansound_hf.evaluation.receipts import Stopwatch
@@ -27,6 +28,8 @@ from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import TRACE
 from urbansound_hf.models import adapt
 from urbansound_hf.models.linear_probe import LinearProbe
+from urbansound_hf.models.onnx_export import export_onnx
+from urbansound_hf.progress import say
 from urbansound_hf.profiling import stage
 from urbansound_hf.training.callbacks import StepTimes
 from urbansound_hf.training.preprocessing import Prepared, prepare_training
@@ -71,6 +74,11 @@ def train_and_evaluate(
         lora.merge_lora(model)
     with stage("write"):
         save_run(trainer, folder, model, prepared.extractor)
+    if config.training.export_onnx and trainer.is_world_process_zero():
+        try:
+            export_onnx(folder)
+        except UserError as error:  # the run itself is complete
+            say(f"no ONNX export: {error}")
     test = predict_clips(trainer, prepared.test)
     metrics = {
         **score_test_clips(test, sounds.labels),

@@ -79,7 +79,9 @@ def read_labels(path: Path) -> list[str]:
 def read_graph(path: Path) -> onnx.ModelProto:
     """The graph with its weights, also those in a file beside it."""
     if not is_onnx_available():
-        raise UserError("reading an ONNX graph needs the onnx package", str(path), "pip install 'urbansound-hf[onnx]'")
+        raise UserError(
+            "reading an ONNX graph needs the onnx package", str(path), "pip install 'urbansound-hf[export]'"
+        )
     import onnx
     from google.protobuf.message import DecodeError
 

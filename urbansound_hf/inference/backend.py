@@ -1,0 +1,110 @@
+"""What runs a model in serving: the interface of a backend, and the choice between PyTorch and ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from urbansound_hf import progress
+from urbansound_hf.errors import UserError
+from urbansound_hf.features.extract import FeatureExtractor, Features
+from urbansound_hf.layout import ONNX_EXPORT
+from urbansound_hf.models.weights import weights_fingerprint
+
+BACKENDS = ("auto", "torch", "onnx")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+ACCELERATORS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/accel", "/dev/dri")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a classifier has to know of its model.
+
+    Args:
+        labels: class names in the order of the logits.
+        sampling_rate: of its input, in Hz.
+        problem_type: of the config; decides the function from logits to scores.
+        clip_seconds: length of the clips it was trained on; None where the config has none.
+        shifts: number of circular shifts of a clip whose scores are averaged.
+        longest_seconds: the length to which its feature extractor brings every clip, if it does.
+        shortest_samples: fewest samples that it accepts.
+    """
+
+    labels: list[str]
+    sampling_rate: int
+    problem_type: str | None
+    clip_seconds: float | None
+    shifts: int
+    longest_seconds: float | None
+    shortest_samples: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], rate: int, longest_seconds: float | None, shortest_samples: int) -> Facts:
+        """By the values of a `config.json`."""
+        names = {int(number): str(label) for number, label in (config.get("id2label") or {}).items()}
+        labels = [label for _, label in sorted(names.items())]
+        seconds, shifts = config.get("clip_seconds"), config.get("test_time_shifts", 0)
+        return cls(labels, rate, config.get("problem_type"), seconds, shifts, longest_seconds, shortest_samples)
+
+
+class Backend(Protocol):
+    """A loaded model.
+
+    Attributes:
+        facts: of the model.
+        feature_extractor: computes its inputs.
+        batch_size: windows in one forward pass, where none was asked for.
+        on_accelerator: whether the CPU is free while a batch is computed.
+    """
+
+    facts: Facts
+    feature_extractor: FeatureExtractor
+    batch_size: int
+    on_accelerator: bool
+
+    def start(self, batch: Features) -> Callable[[], np.ndarray]:
+        """Starts a forward pass; what is returned waits for its logits, `(batch, classes)` float32."""
+        ...
+
+
+def chosen_backend(name: str | Path, device: str | None, backend: str, dtype: str | None) -> str:
+    """`torch` or `onnx`: as asked; "auto" takes an ONNX export that is up to date, where a CPU computes float32.
+
+    Raises:
+        UserError: there is no such backend, or it has no such precision or device.
+    """
+    if backend not in BACKENDS or dtype not in (None, *DTYPES):
+        raise UserError(f"there is no backend {backend!r} with {dtype}", "", f"{', '.join(BACKENDS + DTYPES)}")
+    if backend == "onnx" or dtype == "int8":
+        if backend == "torch" or device not in (None, "cpu") or dtype not in (None, "float32", "int8"):
+            what = f"ONNX Runtime computes float32 and int8 on the CPU, not {dtype or 'float32'} on {device or 'cpu'}"
+            raise UserError(what, "--backend, --dtype, --device", "leave out --backend onnx and --dtype int8")
+        return "onnx"
+    exported = Path(name) / ONNX_EXPORT
+    on_cpu = device == "cpu" or (device is None and not _has_accelerator())
+    if backend == "torch" or not on_cpu or dtype not in (None, "float32") or not exported.is_file():
+        return "torch"
+    if not importlib.util.find_spec("onnxruntime"):
+        return "torch"
+    if is_stale(Path(name)):
+        progress.say(f"{name}: the weights changed after the ONNX export, which is not used; export it again")
+        return "torch"
+    return "onnx"
+
+
+def is_stale(folder: Path) -> bool:
+    """Whether the weights beside an ONNX export are others than those that were exported."""
+    exported = json.loads((folder / ONNX_EXPORT).read_text(encoding="utf-8"))
+    return weights_fingerprint(folder) not in ("", exported["weights"])
+
+
+def _has_accelerator() -> bool:
+    """A guess without importing torch: a device file of a GPU, or a Mac."""
+    return sys.platform == "darwin" or any(Path(device).exists() for device in ACCELERATORS)

@@ -1,0 +1,78 @@
+"""ONNX Runtime as a backend: a model exported by `urbansound-hf export`, without torch and Transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from urbansound_hf import progress
+from urbansound_hf.errors import UserError
+from urbansound_hf.features.extract import Features
+from urbansound_hf.features.numpy_extractors import NumpyExtractor
+from urbansound_hf.inference.backend import Facts, is_stale
+from urbansound_hf.layout import EXTRACTOR_CONFIG, MODEL_CONFIG, ONNX_EXPORT, ONNX_INT8, ONNX_MODEL
+
+TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+
+
+class OnnxBackend:
+    """A model in float32 or int8 on the CPU; a `backend.Backend`.
+
+    Args:
+        name_or_path: a folder with `onnx/`, or a Hub id.
+        revision: branch, tag or commit of a Hub id.
+        int8: the model whose matrices are stored in 8 bits.
+
+    Raises:
+        UserError: ONNX Runtime is not installed, there is no export, or it is older than the weights.
+    """
+
+    batch_size, on_accelerator = 8, False
+
+    def __init__(self, name_or_path: str | Path, revision: str | None = None, int8: bool = False) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(
+                "ONNX Runtime is not installed", "--backend onnx", "pip install 'urbansound-hf[onnx]'"
+            ) from error
+        folder = Path(name_or_path) if Path(name_or_path).is_dir() else _downloaded(str(name_or_path), revision)
+        model = folder / (ONNX_INT8 if int8 else ONNX_MODEL)
+        if not model.is_file() or not (folder / ONNX_EXPORT).is_file():
+            flag = " --int8" if int8 else ""
+            raise UserError("there is no ONNX export", str(model), f"urbansound-hf export {name_or_path}{flag}")
+        if is_stale(folder):
+            what = "the weights changed after the ONNX export"
+            raise UserError(what, str(model), f"urbansound-hf export {name_or_path}, or --backend torch")
+        contents = [json.loads((folder / each).read_text(encoding="utf-8")) for each in
+                    (MODEL_CONFIG, EXTRACTOR_CONFIG, ONNX_EXPORT)]  # fmt: skip
+        self.feature_extractor = NumpyExtractor(contents[1])
+        rate, exported = self.feature_extractor.sampling_rate, contents[2]
+        self.facts = Facts.of(contents[0], rate, exported["longest_seconds"], exported["shortest_samples"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", progress.worker_count()))
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.types = {each.name: TYPES[each.type] for each in self.session.get_inputs()}
+
+    def start(self, batch: Features) -> Callable[[], np.ndarray]:
+        """Computes the logits `(batch, classes)` float32 at once."""
+        inputs = {name: np.ascontiguousarray(batch[name], kind) for name, kind in self.types.items()}
+        (logits,) = self.session.run(["logits"], inputs)
+        return lambda: logits
+
+
+def _downloaded(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["onnx/*", "*.json"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"no ONNX export could be downloaded ({reason})", name, "check the name, or give a folder"
+        ) from (error)

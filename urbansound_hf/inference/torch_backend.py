@@ -1,0 +1,88 @@
+"""PyTorch as a backend: any checkpoint, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from urbansound_hf.errors import UserError
+from urbansound_hf.features.extract import Features, as_tensors
+from urbansound_hf.inference.backend import Facts
+from urbansound_hf.models.registry import family_of
+
+
+class TorchBackend:
+    """A model on a device; a `backend.Backend`.
+
+    Args:
+        model: an audio classifier; it is moved to the device.
+        feature_extractor: that of the model.
+        device: as of `choose_device`.
+        dtype: name of the precision to compute in (default: as the model is).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        feature_extractor: FeatureExtractionMixin,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        self.device, self.feature_extractor = choose_device(device), feature_extractor
+        self.dtype: torch.dtype = getattr(torch, dtype) if dtype else model.dtype
+        self.model: Any = model.eval().to(self.device, self.dtype)
+        rate = feature_extractor.to_dict()["sampling_rate"]
+        lengths = family_of(model.config.model_type).lengths
+        longest, shortest = lengths.longest_seconds(feature_extractor), lengths.shortest_samples(model.config)
+        self.facts = Facts.of(vars(model.config) | {"id2label": model.config.id2label}, rate, longest, shortest)
+        self.on_accelerator = self.device.type != "cpu"
+        self.batch_size = 64 if self.on_accelerator else 8
+
+    @torch.inference_mode()
+    def start(self, batch: Features) -> Callable[[], np.ndarray]:
+        """Starts a forward pass; what is returned waits for its logits, `(batch, classes)` float32."""
+        logits = self.model(**{name: self._to_device(values) for name, values in as_tensors(batch).items()}).logits
+        if self.device.type != "cuda":
+            return lambda: logits.float().cpu().numpy()
+        copied = torch.empty(logits.shape, dtype=torch.float32, pin_memory=True)
+        copied.copy_(logits, non_blocking=True)
+        finished = torch.cuda.Event()
+        finished.record()
+
+        def wait() -> np.ndarray:  # for this batch, not for those that were started after it
+            finished.synchronize()
+            return copied.numpy()
+
+        return wait
+
+    def _to_device(self, values: torch.Tensor) -> torch.Tensor:
+        dtype = self.dtype if values.is_floating_point() else values.dtype
+        if self.device.type != "cuda":
+            return values.to(self.device, dtype)
+        return values.pin_memory().to(self.device, non_blocking=True).to(dtype)
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device that was named, else the accelerator of this machine (CUDA, Apple's mps, Intel's xpu …), else the CPU.
+
+    Raises:
+        UserError: there is no device of that name, or this machine does not have it.
+    """
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    kind = accelerator.type if accelerator else "cpu"
+    count = torch.accelerator.device_count() if accelerator else 1
+    fix = f"cpu, {kind} or {kind}:{count - 1}" if accelerator else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"there is no device called {name!r}", "--device", fix) from None
+    if device.type != "cpu" and (device.type != kind or (device.index or 0) >= count):
+        found = f"{count} of type {kind}" if accelerator else "no accelerator"
+        raise UserError(f"{name} is not there: this machine has {found}", "--device", fix)
+    return device

@@ -1,0 +1,238 @@
+"""Export of a checkpoint as ONNX, in the layout of Transformers.js: `onnx/model.onnx` beside its `config.json`.
+
+    urbansound-hf export RUN [--int8]
+
+The inputs are those of the feature extractor; the outputs are `logits` (batch, classes) and `embedding` (batch,
+hidden), what the backbone gives, pooled over time. The batch is dynamic, and the time where a family allows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from urbansound_hf.errors import UserError
+from urbansound_hf.features.extract import Features, as_tensors, extract
+from urbansound_hf.features.numpy_extractors import NumpyExtractor
+from urbansound_hf.layout import EXTRACTOR_CONFIG, ONNX_EXPORT, ONNX_INT8, ONNX_MODEL
+from urbansound_hf.models.adapt import backbone
+from urbansound_hf.models.checkpoint import load_checkpoint
+from urbansound_hf.models.linear_probe import pooled
+from urbansound_hf.models.registry import family_of
+from urbansound_hf.models.weights import weights_fingerprint
+
+TOLERANCE = 1e-4  # of the scores against PyTorch's
+POOLED = "pooled_output"  # until it is called embedding, a name that PyTorch gives to look-ups in tables
+EMBEDDED_BYTES = 2**26  # larger weights go to a file of their own, which ONNX Runtime maps instead of copying it
+
+
+class LogitsAndEmbedding(nn.Module):
+    """A classifier whose outputs are its logits and the pooled output of its backbone."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both outputs, (batch, classes) and (batch, hidden), in one pass."""
+        seen: list[Any] = []
+        watch = backbone(self.model).register_forward_hook(lambda _module, _inputs, outputs: seen.append(outputs))
+        logits = self.model(**inputs).logits
+        watch.remove()
+        embedding = pooled(self.model, seen[0], inputs)
+        weights: Any = getattr(self.model, "layer_weights", None)
+        if weights is not None:
+            embedding = (embedding * weights.softmax(dim=0)[:, None]).sum(dim=1)
+        return logits, embedding
+
+
+def export_onnx(run: str | Path, int8: bool = False) -> Path:
+    """Writes `onnx/model.onnx` into a checkpoint folder, and compares its scores with PyTorch's.
+
+    Args:
+        run: the folder of a run.
+        int8: write `onnx/model_quantized.onnx` too, whose matrices are stored in 8 bits.
+
+    Returns:
+        the folder `onnx/`.
+
+    Raises:
+        UserError: there is no such folder, the packages of the extra are not installed, the model or its feature
+            extractor cannot be exported, or the scores differ by more than 1e-4.
+
+    >>> ush.export_onnx("outputs/base/fold10").name
+    'onnx'
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise UserError("there is no such folder", str(folder), "give the folder of a finished run")
+    model, extractor = load_checkpoint(folder)
+    model = model.float().eval()
+    numpy_extractor = NumpyExtractor(json.loads((folder / EXTRACTOR_CONFIG).read_text(encoding="utf-8")))
+    target = folder / ONNX_MODEL
+    shutil.rmtree(target.parent, ignore_errors=True)
+    target.parent.mkdir()
+    clips = noise(model, extractor)
+    try:
+        fixed = family_of(model.config.model_type).lengths.longest_seconds(extractor) is not None
+        write_graph(model, stacked(extractor, clips[:1] * 2), target, fixed)
+        check(model, extractor, numpy_extractor, clips, target)
+        if int8:
+            quantize(target, folder / ONNX_INT8)
+    except BaseException:
+        shutil.rmtree(target.parent)
+        raise
+    write_facts(folder, model, extractor)
+    return target.parent
+
+
+def noise(model: PreTrainedModel, extractor: Any) -> list[np.ndarray]:
+    """Two clips of quiet noise: of the training's length, and half a second longer or shorter."""
+    seconds = getattr(model.config, "clip_seconds", None) or 2.0
+    draw, rate = np.random.default_rng(0), extractor.sampling_rate
+    lengths = (seconds, seconds + 0.53 if seconds < 1.1 else seconds - 0.53)
+    return [draw.normal(0, 0.1, round(each * rate)).astype(np.float32) for each in lengths]
+
+
+def stacked(extractor: Any, clips: Sequence[np.ndarray]) -> Features:
+    """The model's inputs of clips of one length."""
+    features = [extract(extractor, clip) for clip in clips]
+    return {name: np.stack([each[name] for each in features]) for name in features[0]}
+
+
+def write_graph(model: PreTrainedModel, batch: Features, target: Path, fixed: bool) -> None:
+    """Exports the model, with a dynamic batch and, unless `fixed`, a dynamic time axis.
+
+    Raises:
+        UserError: PyTorch cannot export it, or the packages are not installed.
+    """
+    inputs = as_tensors(batch)
+    family = family_of(model.config.model_type)
+    dynamic = torch.export.Dim.DYNAMIC
+    axis = 1 + (family.spectrogram.time_axis if family.spectrogram else 0)
+    shapes = {
+        name: {0: dynamic} | ({} if fixed else {axis if values.ndim > 2 else 1: dynamic})
+        for name, values in inputs.items()
+    }
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                LogitsAndEmbedding(model).eval(), kwargs=inputs, dynamo=True, dynamic_shapes={"inputs": shapes},
+                input_names=list(inputs), output_names=["logits", POOLED], opset_version=20,
+            )  # fmt: skip
+            _save(program, model, target)
+    except ImportError as error:
+        fix = "pip install 'urbansound-hf[export]'"
+        raise UserError(f"the export needs packages that are not installed ({error})", "", fix) from error
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        what = f"{model.config.model_type} models cannot be exported: {_reason(error)}"
+        raise UserError(what, str(target), "serve it with PyTorch (--backend torch)") from error
+
+
+def check(
+    model: PreTrainedModel, extractor: Any, numpy_extractor: NumpyExtractor, clips: Sequence[np.ndarray], target: Path
+) -> None:
+    """Compares the scores of clips, from waveform to softmax, with those of PyTorch.
+
+    Raises:
+        UserError: they differ by more than `TOLERANCE`.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for clip in clips:
+        with torch.inference_mode():
+            expected = model(**as_tensors(stacked(extractor, [clip]))).logits.softmax(-1).numpy()
+        batch = {name: np.repeat(values, 3, axis=0) for name, values in numpy_extractor(clip).items()}
+        batch = {each.name: batch[each.name] for each in session.get_inputs()}
+        logits = session.run(["logits"], batch)[0]
+        worst = max(worst, float(np.abs(torch.from_numpy(logits).softmax(-1).numpy() - expected).max()))
+    if not worst <= TOLERANCE:
+        what = f"the scores of the export differ from PyTorch's by {worst:.2g}, at most {TOLERANCE:g} is right"
+        raise UserError(what, str(target), "serve it with PyTorch (--backend torch)")
+
+
+def quantize(source: Path, target: Path) -> None:
+    """Writes the model with the matrices of its linear layers in 8 bits, to be scaled for each input."""
+    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
+
+    with _silence():
+        prepared = target.with_name("prepared.onnx")
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_dynamic(
+            str(prepared), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )  # fmt: skip
+        prepared.unlink()
+
+
+def write_facts(folder: Path, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> None:
+    """Writes what serving cannot read in the configs, and which weights were exported."""
+    lengths = family_of(model.config.model_type).lengths
+    facts = {
+        "weights": weights_fingerprint(folder),
+        "longest_seconds": lengths.longest_seconds(extractor),
+        "shortest_samples": lengths.shortest_samples(model.config),
+        "torch": torch.__version__,
+    }
+    (folder / ONNX_EXPORT).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command `urbansound-hf export`."""
+    parser = argparse.ArgumentParser("urbansound-hf export", description="Write a checkpoint as ONNX, beside it.")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--int8", action="store_true", help="write a model with matrices in 8 bits as well")
+    args = parser.parse_args(argv)
+    target = export_onnx(args.run, args.int8)
+    for path in sorted(target.glob("*.onnx*")):
+        print(f"{path}  {path.stat().st_size / 2**20:,.1f} MiB")
+    return 0
+
+
+def _save(program: Any, model: PreTrainedModel, target: Path) -> None:
+    import onnx
+
+    external = sum(each.nbytes for each in model.parameters()) > EMBEDDED_BYTES
+    options = {"save_as_external_data": True, "location": f"{target.name}_data"} if external else {}
+    proto, renamed = program.model_proto, {"embedding": "embedding_of_ids", POOLED: "embedding"}
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for value in (*proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
+        value.name = renamed.get(value.name, value.name)
+    onnx.save(proto, str(target), **options)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the first cause; the exporter wraps it in its own."""
+    while error.__cause__:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Without the exporter's reports, warnings and hints."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
