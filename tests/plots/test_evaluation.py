@@ -327,7 +327,7 @@ def test_the_test_clips_of_a_run_are_embedded_by_its_own_backbone(tmp_path, synt
     windows = [waveform[start:end] for start, end in window_bounds(len(waveform), 16_000, 8000)]
     batch = np.stack([extract(classifier.feature_extractor, each)["input_features"] for each in windows])
     with torch.no_grad():
-        by_hand = embed(classifier.model, {"input_features": torch.from_numpy(batch)})  # (windows, hidden)
+        by_hand = embed(classifier.backend.model, {"input_features": torch.from_numpy(batch)})  # (windows, hidden)
     assert found.shape == (len(told), by_hand.shape[1])
     assert found[3] == pytest.approx(by_hand.mean(dim=0).numpy(), abs=1e-3)
     with pytest.raises(UserError, match=r"10 of the run's 10 test clips are not in the data"):

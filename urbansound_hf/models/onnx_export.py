@@ -208,7 +208,7 @@ def _save(program: Any, model: PreTrainedModel, target: Path) -> None:
     import onnx
 
     external = sum(each.nbytes for each in model.parameters()) > EMBEDDED_BYTES
-    options = {"save_as_external_data": True, "location": f"{target.name}_data"} if external else {}
+    options: dict[str, Any] = {"save_as_external_data": True, "location": f"{target.name}_data"} if external else {}
     proto, renamed = program.model_proto, {"embedding": "embedding_of_ids", POOLED: "embedding"}
     for node in proto.graph.node:
         for names in (node.input, node.output):
