@@ -29,8 +29,8 @@ from urbansound_hf.layout import TRACE
 from urbansound_hf.models import adapt
 from urbansound_hf.models.linear_probe import LinearProbe
 from urbansound_hf.models.onnx_export import export_onnx
-from urbansound_hf.progress import say
 from urbansound_hf.profiling import stage
+from urbansound_hf.progress import say
 from urbansound_hf.training.callbacks import StepTimes
 from urbansound_hf.training.preprocessing import Prepared, prepare_training
 from urbansound_hf.training.resume import resume_point
