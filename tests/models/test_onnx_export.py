@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,14 @@ def test_half_the_precision_gives_the_same_labels(exported):
     )
     expected, found = whole.probabilities(CLIPS), half.probabilities(CLIPS)
     assert 0 < np.abs(found - expected).max() < 0.1
+
+
+def test_a_damaged_export_is_told_by_name(exported, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(exported["yamnet"], folder)
+    (folder / "onnx" / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(UserError, match="the ONNX export cannot be opened"):
+        SoundClassifier.from_pretrained(folder, backend="onnx")
+    (folder / "onnx" / "export.json").write_text("{", encoding="utf-8")
+    found = SoundClassifier.from_pretrained(folder, device="cpu")
+    assert isinstance(found.backend, TorchBackend)

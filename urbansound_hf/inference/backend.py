@@ -101,8 +101,11 @@ def chosen_backend(name: str | Path, device: str | None, backend: str, dtype: st
 
 def is_stale(folder: Path) -> bool:
     """Whether the weights beside an ONNX export are others than those that were exported."""
-    exported = json.loads((folder / ONNX_EXPORT).read_text(encoding="utf-8"))
-    return weights_fingerprint(folder) not in ("", exported["weights"])
+    try:
+        exported = json.loads((folder / ONNX_EXPORT).read_text(encoding="utf-8"))["weights"]
+    except (ValueError, KeyError, TypeError):
+        return True
+    return weights_fingerprint(folder) not in ("", exported)
 
 
 def _has_accelerator() -> bool:

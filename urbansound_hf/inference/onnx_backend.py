@@ -48,15 +48,23 @@ class OnnxBackend:
         if is_stale(folder):
             what = "the weights changed after the ONNX export"
             raise UserError(what, str(model), f"urbansound-hf export {name_or_path}, or --backend torch")
-        contents = [json.loads((folder / each).read_text(encoding="utf-8")) for each in
-                    (MODEL_CONFIG, EXTRACTOR_CONFIG, ONNX_EXPORT)]  # fmt: skip
-        self.feature_extractor = NumpyExtractor(contents[1])
-        rate, exported = self.feature_extractor.sampling_rate, contents[2]
-        self.facts = Facts.of(contents[0], rate, exported["longest_seconds"], exported["shortest_samples"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", progress.worker_count()))
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        try:
+            config, extractor, exported = (
+                json.loads((folder / each).read_text(encoding="utf-8"))
+                for each in (MODEL_CONFIG, EXTRACTOR_CONFIG, ONNX_EXPORT)
+            )
+            self.feature_extractor = NumpyExtractor(extractor)
+            lengths = exported["longest_seconds"], exported["shortest_samples"]
+            self.facts = Facts.of(config, self.feature_extractor.sampling_rate, *lengths)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", progress.worker_count()))
+            options.log_severity_level = 3
+            self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except UserError:
+            raise
+        except Exception as error:  # ONNX Runtime has a dozen kinds, all its own
+            what = f"the ONNX export cannot be opened: {(str(error).splitlines() or ['no reason given'])[0]}"
+            raise UserError(what, str(model), "export it again, or --backend torch") from error
         self.types = {each.name: TYPES[each.type] for each in self.session.get_inputs()}
 
     def start(self, batch: Features) -> Callable[[], np.ndarray]:

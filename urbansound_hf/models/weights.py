@@ -13,16 +13,18 @@ def weights_fingerprint(folder: Path) -> str:
     Any training changes the first values of the tensors that it trains, so a checkpoint that changed after its export
     is recognised in milliseconds.
     """
-    digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors"))
-    for path in files:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = file.read(size)
-            digest.update(header + str(path.stat().st_size).encode())
-            for name, entry in sorted(json.loads(header).items()):
-                if name != "__metadata__":
-                    start, end = entry["data_offsets"]
-                    file.seek(8 + size + start)
-                    digest.update(file.read(min(end - start, 4096)))
+    digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
+    try:
+        for path in files:
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                header = file.read(size)
+                digest.update(header + str(path.stat().st_size).encode())
+                for name, entry in sorted(json.loads(header).items()):
+                    if name != "__metadata__":
+                        start, end = entry["data_offsets"]
+                        file.seek(8 + size + start)
+                        digest.update(file.read(min(end - start, 4096)))
+    except (ValueError, TypeError, KeyError, OverflowError, MemoryError, AttributeError):
+        return "damaged"  # PyTorch's loader says how
     return digest.hexdigest() if files else ""
