@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers import tiny
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.torch_backend import TorchBackend
 from urbansound_hf.models.checkpoint import load_checkpoint
 
 LAYER = "wav2vec2.encoder.layers.0.attention.k_proj.weight"
@@ -103,8 +104,8 @@ def test_a_broken_config_file_is_one_error(damaged, content):
 
 
 def test_scores_that_are_not_finite_are_an_error(intact):
-    classifier = SoundClassifier(*load_checkpoint(intact), device="cpu")
+    backend = TorchBackend(*load_checkpoint(intact), "cpu")
     with torch.no_grad():
-        classifier.model.classifier.bias.fill_(torch.inf)
+        backend.model.classifier.bias.fill_(torch.inf)
     with pytest.raises(UserError, match="not finite"):
-        classifier.probabilities([np.zeros(16000, np.float32)])
+        SoundClassifier(backend).probabilities([np.zeros(16000, np.float32)])

@@ -54,7 +54,7 @@ def _model_type(folder: Path) -> str | None:
     """That of a checkpoint folder; None for a Hub id, or where the config does not say."""
     try:
         return json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 
