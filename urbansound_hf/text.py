@@ -40,6 +40,15 @@ def alternatives(names: Sequence[str]) -> str:
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def shortened(text: str, most: int) -> str:
+    """At most `most` characters; the middle is left out, since names often differ at their ends."""
+    text = printable(text)
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
 def in_markdown(text: str) -> str:
     """A label, name or path as Markdown that shows it as it is: no image, link, HTML, emphasis or heading.
 

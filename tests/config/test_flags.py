@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from contextlib import suppress
 
-from urbansound_hf.config.parse import parse_run_config
-from urbansound_hf.errors import UserErrors, exit_code
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from urbansound_hf.config.checks import RANGES, ranges
+from urbansound_hf.config.parse import flag_parser, parse_run_config
+from urbansound_hf.errors import UserError, UserErrors, exit_code
 
 
 def parse(folder, text, *argv):
@@ -50,7 +55,7 @@ IN_FILE = [
      "a flag of several values takes a list, one that takes JSON takes it in quotes"),
     ("model_config: [[a=1]]", "`model_config` holds a nested value; a config is flat",
      "a flag of several values takes a list, one that takes JSON takes it in quotes"),
-    ("clip_seconds: 0", "`clip_seconds` must be above 0, found 0.0", ""),
+    ("clip_seconds: 0", "`clip_seconds` must be 0.001 or more, found 0.0", ""),
     ("learning_rate: -1e-5", "`learning_rate` must be above 0, found -1e-05", ""),
     ("learning_rate: nan", "`learning_rate` must be above 0, found nan", ""),
     ("num_train_epochs: inf", "`num_train_epochs` must be above 0, found inf", ""),
@@ -110,7 +115,7 @@ ON_COMMAND_LINE = [
      "did you mean --remove_unused_columns?"),
     (["--no_load_best_model_at_end", "1"], "`no_load_best_model_at_end` takes no value, found '1'",
      "--no_load_best_model_at_end", ""),
-    (["--clip_seconds", "-1"], "`clip_seconds` must be above 0, found -1.0", "--clip_seconds", ""),
+    (["--clip_seconds", "-1"], "`clip_seconds` must be 0.001 or more, found -1.0", "--clip_seconds", ""),
 ]  # fmt: skip
 
 
@@ -211,3 +216,41 @@ def test_a_test_fold_of_a_split_without_folds_is_told(folder):
     assert what == "`test_fold` belongs to `split: official`, found `split: random`"
     assert where == "command line, --test_fold and command line, --split"
     parse(folder, "test_fold: 10\n", "--split", "random")  # a config's own default does no harm
+
+
+# ---- every number has a range, every text ends in a config or in an error
+
+
+def test_every_number_of_the_schema_has_a_range():
+    numbers = {action.dest for action in flag_parser()._actions if action.type in (int, float)}
+    assert numbers == set(RANGES)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_both_ends_of_a_range_are_checked(name):
+    low, high, above, below = RANGES[name]
+    beyond = [low - 1, high + 1, high * 1e30 + 1e30, *[low] * above, *[high] * below, float("nan"), float("inf")]
+    assert all(RANGES[name].rule(value) for value in beyond)
+    assert not RANGES[name].rule((low + min(high, low + 2)) / 2)
+    assert [f"`{name}` must be" in what for _, what, _ in ranges({name: beyond[0]})] == [True]
+
+
+NUMBERS = ("1e20", "1e300", "-1", "nan", "9" * 30, "9" * 5000, "4294967296", "1e-320")
+ODD = st.one_of(st.sampled_from([*NUMBERS, "", "[" * 20_000, "[1]", '{"a": 1}', "{", "a=b", "\x00", "1,2"]), st.text())
+FLAGS = sorted({action.dest for action in flag_parser()._actions} - {"help", "output_dir"})
+
+
+@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(FLAGS), ODD)
+def test_any_value_of_any_flag_is_a_config_or_an_error(folder, name, value):
+    with suppress(UserError):
+        parse(folder, "use_cpu: true\nbf16: false\n", f"--{name}={value}")
+
+
+DEEP = ["seed: " + "[" * 20_000, "\n".join(" " * i + "a:" for i in range(3000)), "test_fold: " + "1" * 30]
+
+
+@pytest.mark.parametrize("text", DEEP)
+def test_a_deep_or_endless_value_is_an_error(folder, text):
+    with pytest.raises(UserError):
+        parse(folder, text)

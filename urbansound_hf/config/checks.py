@@ -7,36 +7,64 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from urbansound_hf.augment.chain import parse_effects
 from urbansound_hf.config.flags import OVERRIDES
 from urbansound_hf.data.splits import fold_numbers
 from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.text import shortened
 
 TEN_FOLDS = frozenset(range(1, 11))  # of UrbanSound8K and the synthetic set
 
+
+class Range(NamedTuple):
+    """The values that a number may have; `above`, `below`: its low, its high end is not among them."""
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+
+    def rule(self, value: float) -> str:
+        """What the value breaks; "" if it is in the range, as NaN never is."""
+        if value > self.high > 1 and math.isfinite(value):
+            return f"at most {self.high:,.0f}"
+        if (self.low < value or (value == self.low and not self.above)) and (
+            value < self.high or (value == self.high and not self.below)
+        ):
+            return ""
+        if self.high > 1:
+            return f"above {self.low:g}" if self.above else f"{self.low:g} or more"
+        return f"{self.low:g} to {'below ' * self.below}{self.high:g}"
+
+
+def _ranges(names: str, *values: Any) -> dict[str, Range]:
+    return dict.fromkeys(names.split(), Range(*values))
+
+
 RANGES = {
-    "clip_seconds": "above 0", "learning_rate": "above 0", "head_learning_rate": "above 0",
-    "num_train_epochs": "above 0", "logging_steps": "above 0", "layer_decay": "above 0",
-    "per_device_train_batch_size": "1 or more", "per_device_eval_batch_size": "1 or more",
-    "gradient_accumulation_steps": "1 or more", "preprocessing_num_workers": "1 or more",
-    "save_total_limit": "1 or more", "early_stopping_patience": "1 or more", "lora_rank": "1 or more",
-    "unfreeze_last_n": "0 or more", "warmup_steps": "0 or more", "weight_decay": "0 or more",
-    "mixup_alpha": "0 or more", "cutmix_alpha": "0 or more", "test_time_shifts": "0 or more",
-    "focal_gamma": "0 or more",
-    "spec_augment": "0 to 1", "frequency_mask": "0 to 1", "time_mask": "0 to 1", "mix_probability": "0 to 1",
-    "ema_decay": "0 to below 1", "label_smoothing_factor": "0 to below 1",
-    "search": "1 or more", "train_batch_size": "1 or more",
-    "max_grad_norm": "0 or more", "dataloader_num_workers": "0 or more", "seed": "0 or more",
-}  # fmt: skip
-HOLDS = {
-    "above 0": lambda value: value > 0,
-    "1 or more": lambda value: value >= 1,
-    "0 or more": lambda value: value >= 0,
-    "0 to 1": lambda value: 0 <= value <= 1,
-    "0 to below 1": lambda value: 0 <= value < 1,
+    **_ranges("learning_rate head_learning_rate", 0, 1000, True),
+    **_ranges("num_train_epochs logging_steps save_steps", 0, 10**7, True),
+    **_ranges("max_steps", -1, 10**9),  # -1: as many as the epochs have
+    **_ranges("warmup_steps eval_steps eval_delay", 0, 10**7),
+    **_ranges("layer_decay", 0, 10, True),
+    **_ranges("clip_seconds", 1e-3, 600),
+    **_ranges("train_batch_size per_device_train_batch_size per_device_eval_batch_size", 1, 10**6),
+    **_ranges("gradient_accumulation_steps eval_accumulation_steps torch_empty_cache_steps", 1, 10**6),
+    **_ranges("save_total_limit early_stopping_patience search", 1, 10**6),
+    **_ranges("preprocessing_num_workers dataloader_prefetch_factor", 1, 1024),
+    **_ranges("dataloader_num_workers", 0, 1024),
+    **_ranges("lora_rank", 1, 65536),
+    **_ranges("unfreeze_last_n test_time_shifts mixup_alpha cutmix_alpha focal_gamma weight_decay", 0, 1000),
+    **_ranges("max_grad_norm neftune_noise_alpha", 0, 10**9),
+    **_ranges("spec_augment frequency_mask time_mask mix_probability adam_epsilon", 0, 1),
+    **_ranges("ema_decay label_smoothing_factor adam_beta1 adam_beta2", 0, 1, False, True),
+    **_ranges("seed data_seed", 0, 2**32 - 1),  # numpy's
+    **_ranges("ddp_bucket_cap_mb ddp_timeout", 1, 10**7),
+    **_ranges("local_rank", -1, 10**6),
 }
+"""The range of every number among the flags; a test fails for one without."""
 
 
 ALL_BATCHES = "scores of clips are computed from the windows of all batches"
@@ -99,10 +127,9 @@ Broken = Iterator[tuple[list[str], str, str]]
 
 def ranges(settings: Mapping[str, Any]) -> Broken:
     """Numbers outside their range; NaN and infinity always are."""
-    for name, rule in RANGES.items():
-        value = settings[name]
-        if value is not None and not (math.isfinite(value) and HOLDS[rule](value)):
-            yield [name], f"`{name}` must be {rule}, found {value}", ""
+    for name in (name for name in settings if name in RANGES and settings[name] is not None):
+        if rule := RANGES[name].rule(settings[name]):
+            yield [name], f"`{name}` must be {rule}, found {shortened(str(settings[name]), 60)}", ""
 
 
 def forms(settings: Mapping[str, Any]) -> Broken:
@@ -111,7 +138,7 @@ def forms(settings: Mapping[str, Any]) -> Broken:
     numbers = fold_numbers(settings["test_fold"])
     if settings["test_fold"] != "all" and not (numbers and (not tenfold or TEN_FOLDS.issuperset(numbers))):
         rule = f"`test_fold` must be a fold{' from 1 to 10' * tenfold}, a list of them, or all"
-        yield ["test_fold"], f"{rule}; found {settings['test_fold']!r}", "for example 10, or 1,3,5"
+        yield ["test_fold"], f"{rule}; found {shortened(repr(settings['test_fold']), 60)}", "for example 10, or 1,3,5"
     pairs = {"model_config": "hidden_size=256", "feature_extractor_config": "n_mels=64", "head_from": "dog_bark=Bark"}
     for name, example in pairs.items():
         for pair in settings[name] or []:

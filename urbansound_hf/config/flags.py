@@ -168,7 +168,7 @@ def read_yaml(path: Path, parser: FlagParser, problems: list[UserError]) -> Iter
         near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.y*ml")], n=1)
         fix = f"did you mean {path.with_name(near[0])}?" if near else "give the path of a .yaml file"
         problems.append(UserError("the config does not exist or cannot be read", str(path), fix))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         what = f"the config is not YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
         problems.append(UserError(what, f"{path}:{mark.line + 1}" if mark else str(path), "one `flag: value` a line"))
@@ -226,7 +226,7 @@ def refused(pair: Pair, action: argparse.Action) -> UserError:
         rule, fix = f"must be one of {', '.join(choices)}", f"did you mean {near[0]}?" if near else fix
     else:
         rule = f"must be {KINDS.get(action.type, 'JSON')}"
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             if action.type not in KINDS and json.loads(" ".join(values)) is not None:
                 rule, fix = "cannot be given as text", "leave it out"
     found = ", ".join(repr(value) for value in values) or "no value"

@@ -168,7 +168,14 @@ def _part(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _training(settings: Mapping[str, Any], flags: Flags) -> RunArguments:
     try:
         return RunArguments(**_part(RunArguments, settings))
-    except (ValueError, OSError, ImportError) as error:  # its own rules, and the files and packages that flags name
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        OSError,
+        ImportError,
+    ) as error:  # its own rules, and the files and packages that flags name
         places = [place for name, place in flags.origin.items() if name in str(error)]
         raise UserErrors([UserError(str(error), " and ".join(places) or str(flags.source))]) from error
 

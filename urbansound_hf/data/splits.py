@@ -74,9 +74,9 @@ def wanted_splits(
 
 
 def fold_numbers(text: str) -> list[int]:
-    """`"5,1,5"` → `[1, 5]`; empty where the text is no list of whole numbers."""
+    """`"5,1,5"` → `[1, 5]`; empty where the text is no list of whole numbers below 10⁹."""
     items = [item.strip() for item in text.split(",")]
-    valid = all(item.isdecimal() for item in items)
+    valid = all(item.isdecimal() and len(item) < 10 for item in items)
     return sorted({int(item) for item in items}) if valid else []
 
 

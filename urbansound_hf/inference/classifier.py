@@ -266,8 +266,14 @@ class SoundClassifier:
         return Prediction(window.start / self.sampling_rate, window.end / self.sampling_rate, top, window.level_db)
 
 
+class NotFiniteScores(UserError):
+    """A model gives scores that are NaN or infinite."""
+
+
 def finite(scores: np.ndarray) -> np.ndarray:
-    """The scores; raises UserError where one is not a finite number."""
+    """The scores; raises NotFiniteScores where one is not a finite number."""
     if not np.isfinite(scores).all():
-        raise UserError("the model gives scores that are not finite", "", "train it again, or serve it in float32")
+        raise NotFiniteScores(
+            "the model gives scores that are not finite", "", "train it again, or serve it in float32"
+        )
     return scores

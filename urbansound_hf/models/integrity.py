@@ -26,7 +26,7 @@ from urbansound_hf.text import first_ten
 ONLY_IN_TRAINING = "masked_spec_embed"  # missing in many checkpoints of wav2vec2-style models
 PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 LIMITS: dict[str, tuple[Any, float, float]] = {
-    "clip_seconds": ((int, float), 1e-3, 3600), "test_time_shifts": (int, 0, 1000),
+    "clip_seconds": ((int, float), 1e-3, 600), "test_time_shifts": (int, 0, 1000),
     "sampling_rate": (int, 1000, 1_000_000),
 }  # fmt: skip
 """Type, lowest and highest value of the keys that serving itself uses."""

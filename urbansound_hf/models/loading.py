@@ -270,8 +270,18 @@ def _refusals(flag: str) -> Iterator[None]:
         yield
     except ImportError as error:  # the family's extra is not installed
         raise UserError(str(error), "--model_name_or_path") from error
-    except (ValueError, StrictDataclassError) as error:
-        raise UserError(" ".join(str(error).split()), flag, "leave it out for the default") from error
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+        StrictDataclassError,
+    ) as error:
+        raise UserError(
+            " ".join(f"{error} ({type(error).__name__})".split()), flag, "leave it out for the default"
+        ) from error
 
 
 def _check_keys(overrides: Mapping[str, Any], known: dict[str, Any], flag: str) -> None:

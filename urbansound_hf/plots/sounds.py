@@ -18,8 +18,8 @@ from urbansound_hf.audio.io import AudioError, Source, read_audio
 from urbansound_hf.audio.spectrogram import Spectrum
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference.output import Classification, Prediction
-from urbansound_hf.plots.style import BLUE, FORMATS, LIGHT_BLUE, drawing, readable, shortened
-from urbansound_hf.text import distinct
+from urbansound_hf.plots.style import BLUE, FORMATS, LIGHT_BLUE, drawing, readable
+from urbansound_hf.text import distinct, shortened
 
 COLOURS = "magma"  # perceptually uniform, also to the colour-blind
 RANGE = 80.0  # dB between the darkest and the brightest colour

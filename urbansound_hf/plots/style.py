@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urbansound_hf.errors import printable
+from urbansound_hf.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,12 +99,3 @@ def whiskers(values: Sequence[float], intervals: Sequence[Sequence[float] | None
 def readable(labels: Sequence[str] | Mapping[str, Any]) -> list[str]:
     """Class names for display: `car_horn` → "car horn"; a long one is shortened."""
     return [shortened(label.replace("_", " "), 30) for label in labels]
-
-
-def shortened(text: str, most: int) -> str:
-    """At most `most` characters; the middle is left out, since names often differ at their ends."""
-    text = printable(text)
-    if len(text) <= most:
-        return text
-    head = (most - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"

@@ -13,13 +13,14 @@ from transformers.training_args import OptimizerNames
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.errors import UserError, check_free_space, check_writable
 from urbansound_hf.features.extract import FeatureExtractor, extract
-from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.classifier import NotFiniteScores, SoundClassifier
 from urbansound_hf.inference.torch_backend import TorchBackend
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.training.preprocessing import adapt_model, is_probe, mask_hidden_states, window_samples
 from urbansound_hf.training.trainer import SoundTrainer
 
-REFUSALS = (ValueError, RuntimeError, IndexError, TypeError, KeyError, AssertionError, UserError)
+REFUSALS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError,
+            MemoryError, UserError)  # fmt: skip
 """What models and feature extractors raise for inputs and settings that do not fit."""
 
 
@@ -51,14 +52,15 @@ def check_model(config: RunConfig, model: PreTrainedModel, extractor: FeatureExt
                 model.train()(**batch, labels=torch.tensor([0, 1]))
             classifier = SoundClassifier(TorchBackend(model, extractor, "cpu"))
             classifier.classify_many([])  # accepts the window, or raises
-            scores = classifier.probabilities([noise])
+            classifier.probabilities([noise])
+    except NotFiniteScores as error:
+        what = f"the scores of {config.model.model_name_or_path} are not finite before any training"
+        fix = "its weights are damaged: download or convert them again"
+        raise UserError(what, "--model_name_or_path", fix) from error
     except REFUSALS as error:
         what = f"the model cannot process a clip of {clip_seconds:g} s: {_first_line(error)}{shape}"
         fix = "values of --model_config and --feature_extractor_config must agree; --clip_seconds must be long enough"
         raise UserError(what, "--clip_seconds, --model_config, --feature_extractor_config", fix) from error
-    if not np.isfinite(scores).all():
-        what = f"the scores of {config.model.model_name_or_path} are not finite before any training"
-        raise UserError(what, "--model_name_or_path", "its weights are damaged: download or convert them again")
 
 
 def check_optimizer(config: RunConfig, model: PreTrainedModel) -> None:
@@ -117,9 +119,7 @@ def check_serving(folder: Path, clip: bytes, trust_remote_code: bool = False) ->
     """
     try:
         classifier = SoundClassifier.from_pretrained(folder, None, "cpu", trust_remote_code, "torch")
-        score = classifier.classify(clip).windows[0].score
-        if not np.isfinite(score):
-            raise ValueError(f"its score is {score}")
+        classifier.classify(clip)
     except REFUSALS as error:
         what = f"the trained model cannot be served: {_first_line(error)}"
         raise UserError(what, str(folder), "report it with this folder's run.yaml; its checkpoints are kept") from error
