@@ -49,7 +49,8 @@ def write_space(folder: Path, model: str, title: str) -> None:
     title = " ".join(title.split())
     values = {"title": title, "quoted_title": repr(title), "local": local, "named": model}
     values |= {"model": repr("model" if local else model), "python": ".".join(map(str, sys.version_info[:2]))}
-    requirements = "\n".join([f"./{write_wheel(folder).name}", *pins()]) + "\n"
+    needed = pins()  # before anything is written
+    requirements = "\n".join([f"./{write_wheel(folder).name}", *needed]) + "\n"
     (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
     for template in TEMPLATES.iterdir():
         (folder / template.stem).write_text(rendered(template, **values), encoding="utf-8")
