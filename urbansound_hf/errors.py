@@ -6,8 +6,10 @@ import errno
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,6 +79,53 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with a message on what is kept and how to continue."""
+
+
+class Terminated(Interrupted):
+    """The same for SIGTERM, which a scheduler sends before it takes the machine away: exit code 143."""
+
+
+def interruption(error: KeyboardInterrupt, message: str) -> Interrupted:
+    """The interruption to raise for another one, of its kind, with a message."""
+    return Terminated(message) if isinstance(error, Terminated) else Interrupted(message)
+
+
+class Signals:
+    """The state of this process's signals.
+
+    Attributes:
+        received: the number of the first one that asked it to stop.
+        saving: SIGTERM waits for a checkpoint, which the training writes after its step.
+    """
+
+    received: int | None = None
+    saving = False
+
+
+@contextmanager
+def catching_signals() -> Iterator[None]:
+    """Lets SIGTERM end a command as Ctrl-C does, and a second signal end it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if Signals.received or os.getpid() != owner:  # a second one, or in a worker process
+            os._exit(128 + number)
+        Signals.received = number
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not Signals.saving:
+            raise Terminated
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        Signals.received, Signals.saving = None, False
 
 
 @contextmanager
@@ -175,19 +224,20 @@ def _free_bytes(place: str | Path) -> int:
 
 
 def exit_code(main: Callable[[], int | None]) -> int:
-    """Runs `main`; a `UserError` or a file error becomes a message on standard error and exit code 2, Ctrl-C 130.
+    """Runs `main`; a `UserError` or a file error becomes a message and exit code 2, Ctrl-C 130, SIGTERM 143.
 
     What standard output cannot encode is printed as question marks: a label is no reason to lose a result.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        return main() or 0
+        with catching_signals():
+            return main() or 0
     except UserError as error:
         return _report(error)
     except KeyboardInterrupt as interrupt:
         print(printable_lines(str(interrupt)) or "interrupted", file=sys.stderr)
-        return 130
+        return 143 if isinstance(interrupt, Terminated) else 130
     except Exception as error:
         if problem := storage_problem(error):
             return _report(problem)

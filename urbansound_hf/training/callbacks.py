@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from urbansound_hf.errors import Signals, Terminated
 from urbansound_hf.profiling import stage
 from urbansound_hf.progress import Bar
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
@@ -206,3 +208,31 @@ class SetEpoch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.dataset.epoch.fill_(int(state.epoch or 0))
+
+
+class SaveOnTerm(TrainerCallback):
+    """After SIGTERM, saves a checkpoint at the end of the step and raises Terminated; add it after all others.
+
+    Of several processes, which would have to agree on the step, each stops at once.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        Signals.saving = args.world_size == 1
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if Signals.received == signal.SIGINT:  # raised in a place that swallowed it
+            raise KeyboardInterrupt
+        if Signals.received:
+            control.should_save, control.should_evaluate = True, False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if Signals.received:
+            raise Terminated
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        Signals.saving = False
+        self.on_save(args, state, control)

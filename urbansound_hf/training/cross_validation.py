@@ -26,7 +26,7 @@ from transformers.utils import logging
 from urbansound_hf import progress
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import Interrupted, UserError, printable_lines, writing
+from urbansound_hf.errors import UserError, interruption, printable_lines, writing
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
@@ -65,7 +65,7 @@ def run_experiment(config: RunConfig) -> int:
                 return run_search(config)
             outcome = run_folds(config)
         except KeyboardInterrupt as error:
-            raise error if isinstance(error, Interrupted) else Interrupted(NOTHING_TRAINED) from error
+            raise error if str(error) else interruption(error, NOTHING_TRAINED) from error
     several = len(outcome.folders) > 1
     for name, reason in outcome.failed.items():
         print(printable_lines(f"failed: {name}: {reason}" if several else f"error: {reason}"), file=sys.stderr)
@@ -161,7 +161,7 @@ def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) ->
         try:
             return _run_split(experiment, split, leaks)
         except KeyboardInterrupt as error:
-            raise Interrupted(kept_of(experiment.config, folder)) from error
+            raise interruption(error, kept_of(experiment.config, folder)) from error
 
 
 def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:

@@ -31,7 +31,7 @@ from urbansound_hf.models.linear_probe import LinearProbe
 from urbansound_hf.models.onnx_export import export_onnx
 from urbansound_hf.profiling import stage
 from urbansound_hf.progress import say
-from urbansound_hf.training.callbacks import StepTimes
+from urbansound_hf.training.callbacks import SaveOnTerm, StepTimes
 from urbansound_hf.training.preprocessing import Prepared, prepare_training
 from urbansound_hf.training.resume import resume_point
 from urbansound_hf.training.trainer import SoundTrainer
@@ -63,7 +63,7 @@ def train_and_evaluate(
     prepared = prepare_training(config, sounds, split)
     model, begun = prepared.model, resume_point(config, folder)
     trainer = make_trainer(config, prepared, sounds.labels, folder, begun)
-    for callback in callbacks:
+    for callback in (*callbacks, SaveOnTerm()):
         trainer.add_callback(callback)
     with Stopwatch() as watch:
         outcome = trainer.train(resume_from_checkpoint=begun)

@@ -36,7 +36,7 @@ from urbansound_hf.config.parse import flag_parser
 from urbansound_hf.config.search_space import Range
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import Interrupted, UserError, printable
+from urbansound_hf.errors import UserError, interruption, printable
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
 from urbansound_hf.reports.search import SearchedFlag, finished_trials, ranked, trial_values, write_search_report
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-FOLDER, STUDY, BEGUN = "search", "study.db", "receipt"
+FOLDER, STUDY, BEGUN, INTERRUPTED = "search", "study.db", "receipt", "interrupted"
 
 
 def run_search(config: RunConfig) -> int:
@@ -75,7 +75,7 @@ def run_search(config: RunConfig) -> int:
             kept = (
                 f"interrupted; kept: the finished trials in {folder / STUDY}\nthe same command continues with the next"
             )
-            raise Interrupted(kept) from error
+            raise interruption(error, kept) from error
     return 0
 
 
@@ -154,7 +154,29 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
     study.set_user_attr(BEGUN, receipt)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        mark_interrupted(study, trial.number)
     return study
+
+
+def mark_interrupted(study: optuna.Study, number: int) -> None:
+    """Notes a trial that was interrupted: the next one repeats its values, see `stored_sampler`."""
+    study.set_user_attr(INTERRUPTED, [*study.user_attrs.get(INTERRUPTED, []), number])
+
+
+def stored_sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """TPE whose random numbers depend only on the seed and the trials that ended by themselves, all in the storage.
+
+    An interrupted search therefore continues with the values that it would have had.
+    """
+    import optuna
+
+    class StoredSampler(optuna.samplers.TPESampler):
+        def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+            ended = trial.number - len(study.user_attrs.get(INTERRUPTED, []))
+            super().__init__(seed=seed + ended)
+            super().before_trial(study, trial)
+
+    return StoredSampler(seed=seed)
 
 
 def storage(folder: Path) -> dict[str, Any]:
@@ -171,7 +193,6 @@ def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, s
     import optuna
 
     trials = Trials(experiment, split, folder, count)
-    tried = len(study.trials) if study else 0
     caught = (NotFiniteError,) if experiment.config.training.world_size == 1 else ()
     try:
         trials.trainer.hyperparameter_search(
@@ -182,11 +203,14 @@ def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, s
             catch=caught,  # the trial fails, the search continues
             direction=direction(experiment.config),
             load_if_exists=True,
-            # With the same seed, a continued search would repeat the values of the first trials.
-            sampler=optuna.samplers.TPESampler(seed=experiment.config.training.seed + tried),
+            sampler=stored_sampler(experiment.config.training.seed),
             pruner=optuna.pruners.NopPruner(),  # a trial that learns slowly may be the best in the end
             **storage(folder),
         )
+    except KeyboardInterrupt:
+        if study and trials.trial and study.trials[trials.trial.number].state.name == "FAIL":
+            mark_interrupted(study, trials.trial.number)
+        raise
     except ValueError:  # Trainer asks for the best trial; where all have diverged, the report says so
         if study is None or finished_trials(study):
             raise
