@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import os
 import re
 import shutil
@@ -11,9 +13,11 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -75,6 +79,44 @@ def printable_lines(text: str) -> str:
 
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+SECRETS: set[str] = set()
+"""Tokens that flags of this process gave."""
+
+
+def redacted(text: str) -> str:
+    """The text without the tokens of this process: those of flags, HF_TOKEN and the file of `hf auth login`.
+
+    A token is known by its origin, so that one of any form is found; shorter than six characters, it is no secret.
+    """
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface"
+    stored = Path(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token")
+    secrets = {*SECRETS, os.environ.get("HF_TOKEN", ""), os.environ.get("HUGGING_FACE_HUB_TOKEN", "")}
+    with suppress(OSError, ValueError):
+        secrets.add(stored.read_text(encoding="utf-8"))
+    for secret in sorted((secret.strip() for secret in secrets), key=len, reverse=True):
+        if len(secret) >= 6:
+            text = text.replace(secret, "$HF_TOKEN").replace(json.dumps(secret)[1:-1], "$HF_TOKEN")
+    return text
+
+
+@contextmanager
+def redacting_logs() -> Iterator[None]:
+    """Redacts what all loggers write within."""
+    before = logging.getLogRecordFactory()
+
+    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        with suppress(TypeError, ValueError):  # a message that does not fit its arguments is logging's own to report
+            record.msg, record.args = redacted(record.getMessage()), ()
+        return record
+
+    logging.setLogRecordFactory(make)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -231,7 +273,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        with catching_signals():
+        with catching_signals(), redacting_logs():
             return main() or 0
     except UserError as error:
         return _report(error)
@@ -241,13 +283,17 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except Exception as error:
         if problem := storage_problem(error):
             return _report(problem)
-        raise
+        text = traceback.format_exc()
+        if redacted(text) == text:
+            raise
+        print(redacted(text), file=sys.stderr)
+        return 1
 
 
 def _report(error: UserError) -> int:
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
         for problem in error.problems if isinstance(error, UserErrors) else [error]:
-            print(printable_lines(f"error: {problem}"), file=sys.stderr)
+            print(printable_lines(redacted(f"error: {problem}")), file=sys.stderr)
     else:
         time.sleep(5)  # the launcher ends all processes with the first that fails: not before it has spoken
     return 2

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import yaml
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import SECRETS, UserError
 
 KINDS: dict[Any, str] = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text"}
 METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT", string_to_bool: "BOOL", str: "TEXT"}
@@ -101,6 +101,8 @@ def read_flags(parser: FlagParser, config: Path, pairs: Iterable[Pair], problems
     flags = Flags(source=config, problems=problems)
     for pair in chain(read_yaml(config, parser, problems), pairs):
         action = parser.by_name.get(pair.name)
+        if pair.name.endswith("token"):
+            SECRETS.update(pair.values or [])
         if action is None or (action.nargs == 0 and not pair.sign):  # `--no_x` is `x: false` in a file
             problems.append(unknown(pair, parser.names))
         elif pair.values is None:

@@ -16,7 +16,7 @@ import numpy as np
 from urbansound_hf import layout
 from urbansound_hf.audio.io import audio_seconds
 from urbansound_hf.data.urbansound8k import CLASSES, CLIPS_PER_FOLD
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, redacted
 from urbansound_hf.evaluation.receipts import peak_process_gib
 from urbansound_hf.layout import METRICS, PREDICTIONS
 from urbansound_hf.text import from_csv, in_csv
@@ -186,7 +186,8 @@ def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
     """Writes a JSON file completely or not at all; raises ValueError for NaN and infinity unless `allow_nan`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=2, default=str, allow_nan=allow_nan) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, default=str, allow_nan=allow_nan)
+    partial.write_text(redacted(text) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

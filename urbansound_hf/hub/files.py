@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, redacted
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import (
     CARD,
@@ -86,7 +86,7 @@ def anonymized(text: str, private: Mapping[str, str]) -> str:
     for path, name in private.items():
         text = re.sub(rf"(?<![\w.~/-]){re.escape(path)}(?![\w-])", name, text)
     text = re.sub(rf"(?<![\w.~/:])(?:/[\w.-]+)*/{re.escape(getpass.getuser())}(?![\w.-])", "~", text)
-    return TOKEN.sub("$HF_TOKEN", text)
+    return TOKEN.sub("$HF_TOKEN", redacted(text))
 
 
 def _select(folder: Path, patterns: Iterable[str]) -> dict[str, File]:

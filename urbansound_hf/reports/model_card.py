@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 
 from urbansound_hf.data import urbansound8k
 from urbansound_hf.data.leaks import describe_leaks
+from urbansound_hf.errors import redacted
 from urbansound_hf.evaluation.metrics import ALL_METRICS, present_metrics
 from urbansound_hf.evaluation.runs import Run, scope_caution
 from urbansound_hf.layout import CARD, METRICS, RESOLVED, expand_user
@@ -73,7 +74,7 @@ def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, 
         by_nc=CC_BY_NC,
         **(_training(metrics, receipt, config["model_type"]) if receipt else {}),
     )
-    return str(card)
+    return redacted(str(card))
 
 
 def card_metadata(

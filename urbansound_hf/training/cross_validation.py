@@ -26,7 +26,7 @@ from transformers.utils import logging
 from urbansound_hf import progress
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError, interruption, printable_lines, writing
+from urbansound_hf.errors import UserError, interruption, printable_lines, redacted, writing
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
@@ -211,5 +211,6 @@ def make_folder(experiment: Experiment, split: Split) -> None:
     own = {name: value for name, value in settings.items() if name not in ("output_dir", "overwrite")}
     resolved = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
     (folder / RESOLVED).write_text(
-        f"# this run's resolved config: urbansound-hf train {RESOLVED} repeats it\n{resolved}", encoding="utf-8"
+        f"# this run's resolved config: urbansound-hf train {RESOLVED} repeats it\n{redacted(resolved)}",
+        encoding="utf-8",
     )

@@ -23,7 +23,7 @@ from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
 from urbansound_hf.data.splits import Split, fold_numbers, split_notes, wanted_splits
-from urbansound_hf.errors import UserError, printable_lines
+from urbansound_hf.errors import UserError, printable_lines, redacted
 from urbansound_hf.evaluation.receipts import environment, mismatches
 from urbansound_hf.evaluation.runs import Run, finished_folds
 from urbansound_hf.hub.callback import Pusher
@@ -107,7 +107,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         for note in sounds.notes:
             progress.say(f"{sounds.name}: {note}")
     receipt = {
-        "command": [TOKEN.sub("$HF_TOKEN", word) for word in config.command],
+        "command": [TOKEN.sub("$HF_TOKEN", redacted(word)) for word in config.command],
         "config": config.as_dict(),
         **recorded_facts(config, sounds),
         "seed": config.training.seed,
