@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from urbansound_hf.errors import printable, redacted, writing
+from urbansound_hf.errors import printable_lines, redacted, writing
 
 if TYPE_CHECKING:
     import datasets
@@ -100,7 +100,7 @@ def in_terminal() -> bool:
 def say(text: str) -> None:
     """Prints a line on standard error, above the bars; nothing within `quietly`."""
     if not QUIET.get():
-        Bar.write(printable(redacted(text)), file=sys.stderr)
+        Bar.write(printable_lines(redacted(text)), file=sys.stderr)
 
 
 def computed(what: str, clips: int, work: Callable[[], datasets.Dataset]) -> datasets.Dataset:
