@@ -10,6 +10,7 @@ import soundfile
 
 from tests.data.test_urbansound8k import cache, tone  # noqa: F401 (a fixture)
 from urbansound_hf.audio.io import load_audio
+from urbansound_hf.data.columns import fold_number
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.loading import SoundRequest, load_sounds
 from urbansound_hf.errors import UserError
@@ -300,3 +301,10 @@ def test_blanks_make_no_new_class_group_or_part(tmp_path):
     assert sounds.labels == ["cat", "dog"] and sounds.dataset["label"][:] == [1, 1, 1, 0]
     assert sounds.dataset["group"][:] == ["r1", "r1", "r2", "r2"]
     assert sounds.dataset["split"][:] == ["train", "train", "test", "test"]
+
+
+@pytest.mark.parametrize("text", ["1" * 30, "1" * 5000, "-1", "1e3", "fold", ""])
+def test_a_fold_that_no_number_of_32_bits_holds_is_an_error(text):
+    with pytest.raises(UserError, match="fold is a whole number"):
+        fold_number(text, "metadata.csv:2")
+    assert [fold_number(each, "") for each in ("3", "fold3", "003", "3.0", "0")] == [3, 3, 3, 3, 0]

@@ -38,7 +38,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "valid": "validation", "va
                "val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
                "evaluation": "test"}  # fmt: skip
 DTYPES = {"fold": "int32", "group": "string", "split": "string", "start": "float64", "end": "float64"}
-FOLD = re.compile(r"(?:fold[ _-]?)?(\d+)(?:\.0+)?", re.IGNORECASE)  # 3, fold3, Fold 3, and 3.0 as pandas writes it
+FOLD = re.compile(r"(?:fold[ _-]?)?0*(\d{1,9})(?:\.0+)?", re.IGNORECASE)  # fold3, 3.0; of 32 bits
 
 
 def clean_text(text: object) -> str:
