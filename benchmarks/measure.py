@@ -120,6 +120,15 @@ class Cost:
     peak_mib: float
 
 
+WATCHED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+raise SystemExit(code if code >= 0 else 1)
+"""
+"""A small process between this one and the command: the peak memory of a process starts with that of its parent."""
+
+
 def cost(command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Cost:
     """Runs a command to its end, in a fresh process.
 
@@ -128,16 +137,17 @@ def cost(command: Sequence[str | Path], env: Mapping[str, str] | None = None, cw
     """
     started = time.perf_counter()
     process = subprocess.Popen(
-        [str(word) for word in command], env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}, cwd=cwd or ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        [sys.executable, "-S", "-c", WATCHED, *map(str, command)], cwd=cwd or ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert process.stderr
+    assert process.stderr and process.stdout
     printed = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{command} failed:\n{printed.decode(errors='replace')[-2000:]}")
-    return Cost(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    taken, peak = time.perf_counter() - started, int(process.stdout.read())
+    return Cost(taken, usage.ru_utime + usage.ru_stime, peak / 1024)
 
 
 def python(code: str, *words: str | Path) -> list[str | Path]:

@@ -90,12 +90,12 @@ def export_onnx(run: str | Path, int8: bool = False) -> Path:
         fixed = family_of(model.config.model_type).lengths.longest_seconds(extractor) is not None
         write_graph(model, stacked(extractor, clips[:1] * 2), target, fixed)
         check(model, extractor, numpy_extractor, clips, target)
-        if int8:
-            quantize(target, folder / ONNX_INT8)
     except BaseException:
         shutil.rmtree(target.parent)
         raise
     write_facts(folder, model, extractor)
+    if int8:
+        quantize(target, folder / ONNX_INT8)
     return target.parent
 
 
@@ -168,16 +168,14 @@ def check(
 
 def quantize(source: Path, target: Path) -> None:
     """Writes the model with the matrices of its linear layers in 8 bits, to be scaled for each input."""
-    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _silence():
-        prepared = target.with_name("prepared.onnx")
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_dynamic(
-            str(prepared), str(target), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
+            onnx.load(source), target, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )  # fmt: skip
-        prepared.unlink()
 
 
 def write_facts(folder: Path, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> None:

@@ -137,7 +137,7 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
 class SameConv2d(nn.Conv2d):
     """A 3 × 3 convolution with TensorFlow's "same" padding: at stride 2 on even sizes, after the last row and column.
 
-    A depthwise one of stride 2 is computed at stride 1 and every second output kept: the same numbers, and in bfloat16
+    In training, a depthwise one of stride 2 is computed at stride 1 and every second output kept: the same numbers, and in bfloat16
     on a CPU, where the strided backward pass is slow, the network trains 1.6 times as fast.
     """
 
@@ -147,8 +147,9 @@ class SameConv2d(nn.Conv2d):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.stride == (1, 1):
             return super().forward(hidden)
-        if self.groups == 1:
-            return nn.functional.conv2d(nn.functional.pad(hidden, (0, 1, 0, 1)), self.weight, self.bias, stride=2)
+        if self.groups == 1 or not self.training:
+            padded = nn.functional.pad(hidden, (0, 1, 0, 1))
+            return nn.functional.conv2d(padded, self.weight, self.bias, stride=2, groups=self.groups)
         dense = nn.functional.conv2d(hidden, self.weight, self.bias, padding=1, groups=self.groups)
         return dense[..., 1::2, 1::2]  # centred on 1, 3, 5…: reads rows 0-2, 2-4, 4-6…
 
