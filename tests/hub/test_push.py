@@ -211,6 +211,12 @@ def test_an_exported_graph_that_names_a_path_is_refused(run_folder):
         run_files(run_folder)
     (run_folder / "model.onnx").write_bytes(b"graph")
     assert "model.onnx" in run_files(run_folder)
+    (run_folder / "onnx").mkdir()
+    for name in ("model.onnx", "model.onnx_data", "export.json", "notes.txt"):
+        (run_folder / "onnx" / name).write_text("{}", encoding="utf-8")
+    pushed = {name for name in run_files(run_folder) if name.startswith("onnx/")}
+    assert pushed == {"onnx/model.onnx", "onnx/model.onnx_data", "onnx/export.json"}
+    assert all(map(describes_model, pushed)) and not describes_model("onnx/notes.txt")
 
 
 def refused(**changes: object) -> Fault:
