@@ -209,10 +209,12 @@ def _save(program: Any, model: PreTrainedModel, target: Path) -> None:
     options: dict[str, Any] = {"save_as_external_data": True, "location": f"{target.name}_data"} if external else {}
     proto, renamed = program.model_proto, {"embedding": "embedding_of_ids", POOLED: "embedding"}
     for node in proto.graph.node:
+        del node.metadata_props[:]  # stack traces, which name the folders of this machine
         for names in (node.input, node.output):
             names[:] = [renamed.get(name, name) for name in names]
     for value in (*proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
         value.name = renamed.get(value.name, value.name)
+        del value.metadata_props[:]
     onnx.save(proto, str(target), **options)
 
 
