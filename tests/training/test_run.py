@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
+from urbansound_hf.inference.backend import is_stale
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.training import preprocessing
 from urbansound_hf.training.cross_validation import run_experiment
@@ -248,3 +249,13 @@ def test_tensorboard_logs_outlive_the_checkpoints(configure, synthetic_root, tmp
     assert run_experiment(config) == 0
     (log,) = (tmp_path / "out" / "fold10" / "tensorboard").glob("events.out.tfevents.*")
     assert b"eval/accuracy" in log.read_bytes()
+
+
+def test_the_trained_checkpoint_is_exported_and_serves_the_same_scores(train):
+    cnn = "--model_name_or_path cnn --model_config hidden_sizes=[4,4,4,4] --max_steps 1 --eval_strategy no"
+    run = train(*f"{cnn} --save_strategy no --load_best_model_at_end false --export_onnx".split())
+    assert not is_stale(run.folder)
+    clip = np.random.default_rng(0).normal(0, 0.1, 64_000).astype(np.float32)
+    models = [SoundClassifier.from_pretrained(run.folder, device="cpu", backend=each) for each in ("onnx", "torch")]
+    found, expected = (model.probabilities([clip]) for model in models)
+    np.testing.assert_allclose(found, expected, atol=1e-4)

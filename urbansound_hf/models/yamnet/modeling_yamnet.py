@@ -137,8 +137,8 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
 class SameConv2d(nn.Conv2d):
     """A 3 × 3 convolution with TensorFlow's "same" padding: at stride 2 on even sizes, after the last row and column.
 
-    In training, a depthwise one of stride 2 is computed at stride 1 and every second output kept: the same numbers, and in bfloat16
-    on a CPU, where the strided backward pass is slow, the network trains 1.6 times as fast.
+    In training, a depthwise one of stride 2 is computed at stride 1 and every second output kept: the same numbers, and
+    in bfloat16 on a CPU, where the strided backward pass is slow, the network trains 1.6 times as fast.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, groups: int = 1) -> None:
