@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Run", "SoundClassifier", "Sounds", "UserError", "augment", "compare_runs", "describe_leaks", "export_onnx",
-    "launch_app", "leak_report", "list_families", "load_audio", "load_feature_extractor", "load_model",
+    "launch_app", "leak_report", "list_families", "listen", "load_audio", "load_feature_extractor", "load_model",
     "load_sounds", "load_urbansound8k", "mel_spectrogram", "mfcc", "plots", "quietly", "read_run", "report",
     "spectrogram", "splits", "synthetic_dataset", "train",
 ]  # fmt: skip
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors, and read by `lazy_names`
     from urbansound_hf.errors import UserError
     from urbansound_hf.evaluation.runs import Run, read_run
     from urbansound_hf.inference.classifier import SoundClassifier
+    from urbansound_hf.inference.live import listen
     from urbansound_hf.models.catalogue import list_families
     from urbansound_hf.models.loading import load_feature_extractor, load_model
     from urbansound_hf.models.onnx_export import export_onnx

@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from urbansound_hf.audio.io import AudioError, Source
     from urbansound_hf.inference.classifier import SoundClassifier
+    from urbansound_hf.inference.formats import WriteOptions
     from urbansound_hf.inference.output import Classification
     from urbansound_hf.inference.results import ResultFile
 
@@ -50,7 +52,16 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(prog, description="Classify sounds with a checkpoint.", epilog=EXIT_CODES)
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="file, folder (recursive), glob, or - for a sound on standard input")
+    add(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="file, folder (recursive), glob, address (https, s3, hf), or - for stdin",
+    )
+    add("--manifest", metavar="FILE", help="further inputs: a path or an address a line")
+    add("--shard", metavar="I/N", help="classify one of N parts of the inputs; its number is added to --output")
+    add("--microphone", nargs="?", const="", metavar="DEVICE", help="classify live sound, a line a hop")
+    add("--raw", type=int, metavar="RATE", help="live sound as raw PCM on standard input: 16 bit, mono, RATE in Hz")
     add("--model", metavar="DIR_OR_HUB_ID", help="a checkpoint (default: the newest finished run under outputs/)")
     add("--labels", metavar="A,B,...", help=f"zero-shot: score these labels with a CLAP model (default: {CLAP})")
     add("--revision", help="branch, tag or commit of a Hub id")
@@ -79,6 +90,11 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
         parser.error("--top_k and --batch_size must be at least 1")
     if args.smooth % 2 == 0 or min(args.smooth, args.min_seconds) < 0:
         parser.error("--smooth must be odd, and --min_seconds at least 0")
+    live = args.microphone is not None or args.raw is not None
+    if live and (args.inputs or args.manifest or args.output or args.plot or args.events or args.format == "parquet"):
+        parser.error("live sound goes line by line to standard output, without other inputs, --plot or --events")
+    if not (live or args.inputs or args.manifest):
+        parser.error("give a sound: INPUT, --manifest FILE, --microphone or --raw RATE")
     if args.output is None and (args.resume or args.format == "parquet"):
         parser.error("--resume and --format parquet need --output FILE")
     ruled = any(getattr(args, name) != parser.get_default(name) for name in ("min_score", "min_seconds", "smooth"))
@@ -99,6 +115,20 @@ def _model(args: argparse.Namespace) -> SoundClassifier:
     finally:
         gc.enable()
         gc.freeze()
+
+
+def _listen(args: argparse.Namespace, options: WriteOptions) -> int:
+    from urbansound_hf.inference import live
+
+    if args.raw is None:
+        rate, blocks = live.microphone(args.microphone or None)
+    else:
+        rate, blocks = args.raw, live.raw_pcm(sys.stdin.buffer, args.raw)
+    model = _model(args)
+    top_k = min(args.top_k, len(model.labels))
+    predictions = live.listen(model, blocks, rate, top_k, args.window_seconds, args.hop_seconds)
+    live.write_live(predictions, args.format, replace(options, top_k=top_k), sys.stdout)
+    return 0
 
 
 def _classify(model: SoundClassifier, sounds: Iterable[Source], args: argparse.Namespace) -> Iterator[Classification]:
@@ -170,7 +200,16 @@ def infer(argv: Sequence[str], prog: str = "urbansound-hf infer") -> int:
     from urbansound_hf.inference.formats import WriteOptions
 
     rules = {name: getattr(args, name) for name in ("min_score", "min_seconds", "smooth", "silence_db")}
-    sounds, problems = inputs.find_sounds(args.inputs)
+    if args.model is None:
+        args.model = CLAP if args.labels is not None else inputs.newest_run()
+        if not args.quiet:
+            progress.say(f"model: {args.model}")
+    if args.raw is not None or args.microphone is not None:
+        with progress.quietly(args.quiet):
+            return _listen(args, WriteOptions(args.top_k, rules=rules))
+    shard = inputs.Shard.of(args.shard)
+    sounds, problems = inputs.find_sounds([*args.inputs, *(inputs.listed(args.manifest) if args.manifest else ())])
+    sounds, problems, args.output = shard.cut(sounds), shard.cut(problems), shard.name(args.output)
     names = [problem.where for problem in problems] + [inputs.name_of(sound) for sound in sounds]
     if args.output is None and args.format in ("audacity", "raven") and len(names) > 1:
         what = f"one file of {args.format} holds the labels of one sound, found {len(names)} sounds"
@@ -181,9 +220,6 @@ def infer(argv: Sequence[str], prog: str = "urbansound-hf infer") -> int:
 
         figures = plot_targets(sounds, args.plot)
     with progress.quietly(args.quiet), ExitStack() as stack:
-        if args.model is None:
-            args.model = CLAP if args.labels is not None else inputs.newest_run()
-            progress.say(f"model: {args.model}")
         file = None
         if args.output:
             made_with = _made_with(args, args.format, names)

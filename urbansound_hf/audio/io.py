@@ -65,7 +65,8 @@ def load_audio(
     """Reads a sound as training, evaluation and serving use it: mono, at one sampling rate.
 
     Args:
-        source: a path, the bytes of a sound file, or an open binary file.
+        source: a path, an address that fsspec opens (`https://…`, `s3://…`, `hf://…`), the bytes of a sound file, or an
+            open binary file.
         sampling_rate: the rate of the result, in Hz.
         name: how to call the source in an error (default: its path).
         notes: a list to which what was unusual in the sound is added: a header that was corrected, files joined end
@@ -119,11 +120,12 @@ def _stream(source: Source, rate: int | None, name: str, notes: list[str] | None
     name = name or (str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "") or "<bytes>")
     found: list[str] = []
     level = Level(name)
+    path = source if isinstance(source, (str, Path)) and not is_address(source) else None
     with _opened(source, name) as file:
         recordings = _recordings(file, name, found)
         for number, recording in enumerate(recordings, start=1):
             part = f"part {number} of {len(recordings)} in it " * (len(recordings) > 1)
-            content = source if recording.content is file and isinstance(source, (str, Path)) else recording.content
+            content = path if recording.content is file and path else recording.content
             decoded = _decode(content, recording, rate, part, name)
             for block, its_rate in _by_ffmpeg(decoded, file, rate, name) if len(recordings) == 1 else decoded:
                 rate = its_rate  # of joined files the first one's
@@ -140,7 +142,9 @@ def _stream(source: Source, rate: int | None, name: str, notes: list[str] | None
 
 @contextmanager
 def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
-    if isinstance(source, (str, Path)):
+    if is_address(source):
+        yield _fetched(str(source), name)
+    elif isinstance(source, (str, Path)):
         if not Path(source).is_file():
             reason = "is a device, not a file" if Path(source).exists() else "does not exist"
             raise AudioError("is a folder, not a file" if Path(source).is_dir() else reason, name)
@@ -153,6 +157,24 @@ def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
         yield io.BytesIO(source)
     else:
         yield source if source.seekable() else io.BytesIO(source.read())
+
+
+def is_address(source: object) -> bool:
+    """Whether a source is an address (`https://…`, `s3://…`, `hf://…`) and not a path."""
+    return isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]+://", source) is not None
+
+
+def _fetched(address: str, name: str) -> BinaryIO:
+    """The file behind an address, through fsspec."""
+    import fsspec
+
+    try:
+        with fsspec.open(address, "rb") as file:
+            return io.BytesIO(file.read())
+    except ImportError as error:  # the message names the package
+        raise AudioError(f"cannot be fetched ({error})", name, "install that package") from None
+    except Exception as error:  # each file system has errors of its own
+        raise AudioError(f"cannot be fetched ({error or type(error).__name__})", name) from None
 
 
 def _recordings(file: BinaryIO, name: str, notes: list[str]) -> list[Recording]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from urbansound_hf.audio.io import AudioError, Source
 from urbansound_hf.errors import UserError
@@ -151,26 +153,30 @@ class SoundClassifier:
         Raises:
             UserError: the window or the hop is impossible for this model.
         """
-        window, hop = self._window_samples(window_seconds, hop_seconds)
+        window, hop = self.window_samples(window_seconds, hop_seconds)
         size = batch_size or self.backend.batch_size
 
         def stream() -> Iterator[Classification]:
             pool = ThreadPoolExecutor(4 * THREADS if self.backend.on_accelerator else THREADS)
+            # Every thread of the pool uses one core; with as many of BLAS and OpenMP each, all wait for one another.
+            limited = threadpool_limits(1) if self.backend.on_accelerator else nullcontext()
             try:
-                windows = read_windows(pool, sources, self.sampling_rate, window, hop)
-                if self.backend.on_accelerator:
-                    prepared: Iterator[Prepared] = ahead(pool, self._prepare, windows, BATCHES_AHEAD * size)
-                else:  # two calls of torch at a time would only get into each other's way
-                    prepared = map(self._prepare, windows)
-                scored = self._score(prepared, size, track)
-                for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
-                    yield self._result(list(pairs), top_k)
+                with limited:
+                    windows = read_windows(pool, sources, self.sampling_rate, window, hop)
+                    if self.backend.on_accelerator:
+                        prepared: Iterator[Prepared] = ahead(pool, self._prepare, windows, BATCHES_AHEAD * size)
+                    else:  # two calls of torch at a time would only get into each other's way
+                        prepared = map(self._prepare, windows)
+                    scored = self._score(prepared, size, track)
+                    for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
+                        yield self._result(list(pairs), top_k)
             finally:
                 pool.shutdown(cancel_futures=True)
 
         return stream()
 
-    def _window_samples(self, window_seconds: float | None, hop_seconds: float | None) -> tuple[int, int]:
+    def window_samples(self, window_seconds: float | None, hop_seconds: float | None) -> tuple[int, int]:
+        """Window and hop in samples; the defaults and errors are those of `classify_many`."""
         window = self.window_seconds if window_seconds is None else window_seconds
         hop = window / 2 if hop_seconds is None else hop_seconds
         if self.longest_seconds and window > self.longest_seconds:
@@ -254,13 +260,13 @@ class SoundClassifier:
             if isinstance(outcome, AudioError):
                 return Classification.failed(outcome)
             scores.append(outcome)
-            windows.append(self._prediction(window, outcome, top_k))
+            windows.append(self.prediction(window, outcome, top_k))
         whole = Window(window.sound, name, 0, window.end, max(each.level_db for each, _ in pairs))
-        summary = self._prediction(whole, np.mean(scores, axis=0), top_k) if len(windows) > 1 else None
+        summary = self.prediction(whole, np.mean(scores, axis=0), top_k) if len(windows) > 1 else None
         multi_label = self.problem_type == "multi_label_classification"
         return Classification(name, tuple(windows), summary, "", self.labels, np.stack(scores), multi_label)
 
-    def _prediction(self, window: Window, scores: np.ndarray, top_k: int) -> Prediction:
+    def prediction(self, window: Window, scores: np.ndarray, top_k: int) -> Prediction:
         best = np.argsort(-scores, kind="stable")[:top_k]
         top = tuple((self.labels[number], float(scores[number])) for number in best)
         return Prediction(window.start / self.sampling_rate, window.end / self.sampling_rate, top, window.level_db)

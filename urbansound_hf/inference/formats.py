@@ -204,6 +204,14 @@ def _print_table(sound: list[Record], stream: TextIO, rules: Mapping[str, Any]) 
     print(text if blocks else text.replace("–", "-"), file=stream)
 
 
+def window_line(window: Record, stream: TextIO, min_score: float | None) -> str:
+    """One window in one line: its times, the best label or unknown, the score, and silence."""
+    label = window["label"] if window["score"] >= (min_score or 0) else UNKNOWN
+    blocks = _shows_blocks(stream)
+    text = f"{window['start']:.1f}–{window['end']:.1f} s  {_line({**window, 'label': label}, 16, blocks)}"
+    return (text if blocks else text.replace("–", "-")) + "  silence" * window["silence"]
+
+
 def _line(answer: Record, width: int, blocks: bool) -> str:
     return f"{printable(answer['label']):{width}}  {bar(answer['score'], blocks):{BAR_WIDTH}} {answer['score']:.2f}"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import io
 import math
+import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +19,7 @@ import numpy as np
 
 from urbansound_hf import progress
 from urbansound_hf.audio.files import SUFFIXES, find_audio_files
-from urbansound_hf.audio.io import AudioError, Source, cut_windows, stream_audio
+from urbansound_hf.audio.io import AudioError, Source, cut_windows, is_address, stream_audio
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG, RECEIPT, expand_user
 
@@ -46,7 +48,8 @@ class StandardInput(io.BytesIO):
 
 
 def find_sounds(inputs: Iterable[str]) -> tuple[list[Source], list[AudioError]]:
-    """Files as they are named, folders searched recursively, globs that the shell left alone, `-` for standard input.
+    """Files and addresses (`https://…`, `s3://…`, `hf://…`) as they are named, folders searched recursively, globs
+    that the shell left alone, `-` for standard input.
 
     Returns:
         the sounds in the order of the inputs (names sorted within a folder or glob), and what led to no sound at all.
@@ -59,6 +62,48 @@ def find_sounds(inputs: Iterable[str]) -> tuple[list[Source], list[AudioError]]:
         except AudioError as problem:
             problems.append(problem)
     return sounds, problems
+
+
+def listed(manifest: str) -> list[str]:
+    """The inputs of a manifest: a path or an address a line, empty lines left out. Raises UserError."""
+    try:
+        lines = Path(manifest).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        what = f"the manifest cannot be read ({error.strerror})"
+        raise UserError(what, f"--manifest {manifest}", "a text file with a path or an address a line") from None
+    return [line for line in lines if line.strip()]
+
+
+class Shard(NamedTuple):
+    """Part `part` of `parts` of the inputs, counted from 0."""
+
+    part: int = 0
+    parts: int = 1
+
+    @classmethod
+    def of(cls, text: str | None) -> Shard:
+        """The shard that `--shard I/N` names, divided further among the processes of `accelerate launch`.
+
+        Raises:
+            UserError: the text is not I/N with I from 1 to N.
+        """
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text or "1/1")
+        number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= number <= count:
+            raise UserError("a shard is I/N, with I from 1 to N", f"--shard {text}", "such as 1/4, 2/4, 3/4 and 4/4")
+        rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        return cls((number - 1) * processes + rank, count * processes)
+
+    def cut(self, items: list[Item]) -> list[Item]:
+        """Every `parts`-th item."""
+        return items[self.part :: self.parts]
+
+    def name(self, path: str | None) -> str | None:
+        """The file of this shard: `labels.parquet` → `labels-00000-of-00004.parquet`."""
+        if path is None or self.parts == 1:
+            return path
+        whole = Path(path)
+        return str(whole.with_name(f"{whole.stem}-{self.part:05}-of-{self.parts:05}{whole.suffix}"))
 
 
 def newest_run(root: Path = Path("outputs")) -> Path:
@@ -167,6 +212,8 @@ def _expand(name: str, problems: list[AudioError]) -> list[Source]:
         return [StandardInput(sys.stdin.buffer.read())]
     if not name:
         raise AudioError("has no name", '""', "give a file, a folder or a pattern")
+    if is_address(name):
+        return [name]
     try:
         path = expand_user(name)
         if path.is_dir():

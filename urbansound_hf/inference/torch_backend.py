@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,8 @@ def choose_device(name: str | None = None) -> torch.device:
         UserError: there is no device of that name, or this machine does not have it.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None and accelerator and "LOCAL_RANK" in os.environ:  # one process of `accelerate launch` a device
+        return torch.device(accelerator.type, int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
     if name is None:
         return accelerator or torch.device("cpu")
     kind = accelerator.type if accelerator else "cpu"

@@ -1,0 +1,163 @@
+"""Live sound: a microphone or raw PCM from a pipe, classified window by window while it comes.
+
+What waits to be classified is bounded: a pipe is read only as fast as the model works, so that its writer waits; of a
+microphone, the oldest sound beyond `BACKLOG_SECONDS` is dropped, which is reported.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+import numpy as np
+
+from urbansound_hf import progress
+from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, cut_windows
+from urbansound_hf.audio.resampling import Resampler
+from urbansound_hf.errors import UserError
+from urbansound_hf.inference.formats import FORMATS, Write, WriteOptions, records, sound_by_sound, window_line
+from urbansound_hf.inference.inputs import Window, level_db
+from urbansound_hf.inference.output import Classification, Prediction
+
+if TYPE_CHECKING:
+    from urbansound_hf.inference.classifier import SoundClassifier
+
+LIVE = "live"  # the path in the records
+BLOCK_SECONDS = 0.1  # of sound that comes at a time
+BACKLOG_SECONDS = 10.0  # of sound from a microphone that waits for the model
+
+
+def listen(
+    classifier: SoundClassifier,
+    blocks: Iterable[np.ndarray],
+    sampling_rate: int,
+    top_k: int = 5,
+    window_seconds: float | None = None,
+    hop_seconds: float | None = None,
+) -> Iterator[Prediction]:
+    """Classifies sound that comes in blocks; each window as soon as its last sample is there.
+
+    Args:
+        classifier: the model.
+        blocks: `(samples,)` float32 each, full scale 1.0.
+        sampling_rate: of the blocks, in Hz.
+        top_k: labels to keep for each window.
+        window_seconds, hop_seconds: as for `SoundClassifier.classify_many`.
+
+    Yields:
+        the prediction of each window; its times are seconds from the first sample.
+
+    Raises:
+        UserError: the window or the hop is impossible for this model, or the sampling rate for sound.
+        AudioError: the sound ends before a window that the model accepts.
+
+    >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
+    >>> sound = ush.load_audio("long.wav")
+    >>> blocks = (sound[start : start + 1600] for start in range(0, len(sound), 1600))  # 0.1 s each
+    >>> [prediction.end for prediction in ush.listen(model, blocks, 16_000)]
+    [4.0, 6.0, 8.0]
+    """
+    if not LOWEST_RATE <= sampling_rate <= HIGHEST_RATE:
+        what = f"a sampling rate of {sampling_rate:,} Hz is none of sound"
+        raise UserError(what, "--raw", f"give {LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz, such as 16000")
+    window, hop = classifier.window_samples(window_seconds, hop_seconds)
+    length, step = window / classifier.sampling_rate, hop / classifier.sampling_rate
+    progress.say(f"listening: every {step:g} s, the {length:g} s before are classified")
+    cut = cut_windows(_at_rate(blocks, sampling_rate, classifier.sampling_rate), window, hop)
+    for number, (start, end, waveform) in enumerate(cut):
+        started = time.perf_counter()
+        scores = classifier.probabilities([waveform])[0]
+        if number == 1:  # the first one also warms the model up
+            latency = time.perf_counter() - started
+            progress.say(f"latency: {1000 * latency:.0f} ms from the last sample of a window to its scores")
+        yield classifier.prediction(Window(0, LIVE, start, end, level_db(waveform)), scores, top_k)
+
+
+def write_live(predictions: Iterable[Prediction], form: str, options: WriteOptions, stream: TextIO) -> None:
+    """Writes each window when it comes: JSON lines, CSV, or for a table a line of its times, label and score."""
+    lines = FORMATS[form] if form != "table" else sound_by_sound(_lines)
+    lines((records(Classification(LIVE, (each,)), "jsonl", options) for each in predictions), stream, options)
+
+
+def _lines(stream: TextIO, options: WriteOptions) -> Write:
+    return lambda sound: print(
+        *(window_line(record, stream, options.rules.get("min_score")) for record in sound), sep="\n", file=stream
+    )
+
+
+def raw_pcm(stream: BinaryIO, sampling_rate: int) -> Iterator[np.ndarray]:
+    """Blocks `(samples,)` float32 of 16-bit little-endian mono PCM, as they come, until the stream ends."""
+    size, rest = 2 * max(1, round(BLOCK_SECONDS * sampling_rate)), b""
+    read = getattr(stream, "read1", stream.read)  # what is there, without waiting for more
+    while content := read(size):
+        content = rest + content
+        whole = len(content) // 2 * 2
+        rest = content[whole:]
+        yield np.frombuffer(content[:whole], "<i2").astype(np.float32) / 32768
+
+
+def microphone(device: str | int | None = None) -> tuple[int, Iterator[np.ndarray]]:
+    """Opens a microphone through PortAudio.
+
+    Args:
+        device: name or number, as `python -m sounddevice` lists them (default: the system's).
+
+    Returns:
+        the sampling rate of the device in Hz, and endless blocks `(samples,)` float32, which open it.
+
+    Raises:
+        UserError: sounddevice or PortAudio is not installed, or there is no such microphone.
+    """
+    library = _sounddevice()
+    try:
+        rate = int(library.query_devices(device, "input")["default_samplerate"])
+    except (ValueError, library.PortAudioError) as error:
+        raise _no_microphone(error) from None
+    return rate, _recorded(library, device, rate)
+
+
+def _recorded(library: Any, device: str | int | None, rate: int) -> Iterator[np.ndarray]:
+    waiting: queue.Queue[np.ndarray] = queue.Queue(round(BACKLOG_SECONDS / BLOCK_SECONDS))
+    dropped = 0
+
+    def received(samples: np.ndarray, *_: Any) -> None:
+        nonlocal dropped
+        if waiting.full():
+            waiting.get_nowait()
+            dropped += 1
+        waiting.put_nowait(samples[:, 0].copy())
+
+    size = round(BLOCK_SECONDS * rate)
+    try:
+        with library.InputStream(rate, size, device, channels=1, dtype="float32", callback=received):
+            while True:
+                if dropped:
+                    progress.say(f"{dropped * BLOCK_SECONDS:.1f} s were dropped: the model is slower than the sound")
+                    dropped = 0
+                yield waiting.get()
+    except library.PortAudioError as error:
+        raise _no_microphone(error) from None
+
+
+def _sounddevice() -> Any:
+    try:
+        import sounddevice
+    except ImportError:
+        raise UserError("a microphone needs sounddevice", "--microphone", "pip install 'urbansound-hf[live]'") from None
+    except OSError:  # the package is there, and the library is not
+        fix = "apt-get install libportaudio2" if sys.platform == "linux" else "install PortAudio"
+        raise UserError("sounddevice does not find the PortAudio library", "--microphone", fix) from None
+    return sounddevice
+
+
+def _no_microphone(error: Exception) -> UserError:
+    return UserError(f"no microphone can be opened ({error})", "--microphone", "see: python -m sounddevice")
+
+
+def _at_rate(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iterator[np.ndarray]:
+    resampler = Resampler(from_rate, to_rate)
+    yield from map(resampler.push, blocks)
+    yield resampler.finish()
