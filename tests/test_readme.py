@@ -257,6 +257,7 @@ def workplace(tmp_path_factory, synthetic_root) -> Path:
     shutil.copytree(outputs, folder / "outputs" / "whisper_tiny")
     clips = sorted((synthetic_root / "audio" / "fold1").glob("*.wav"))
     shutil.copy(clips[0], folder / "clip.wav")
+    (folder / "sounds.txt").write_text("clip.wav\n", encoding="utf-8")
     shutil.copytree(clips[0].parent, folder / "recordings")
     return folder
 

@@ -77,7 +77,7 @@ def test_words_of_the_flag(folder):
         ("polarity:x\ny", "polarity takes [:PROBABILITY] only", "polarity:0.5"),
         ("noise_folder:0.5", "noise_folder needs a folder of sounds, found 'noise_folder:0.5'", "5..20:FOLDER"),
         ("room_folder:0..1:/tmp", "room_folder takes no range", "room_folder:0.3:FOLDER"),
-        ("noise_folder:no/such", "noise_folder needs a folder of sounds; no/such is no folder", "sounds end in .aif"),
+        ("noise_folder:no/such", "noise_folder needs a folder of sounds; no/such is no folder", "sounds end in ."),
     ],
 )
 def test_wrong_words_are_told_with_the_way_out(spec, what, fix):

@@ -109,7 +109,9 @@ def test_the_shipped_configs_are_the_final_recipes_of_the_ablation(model, name):
         """But for places, and bf16: the ablation computes in float32, a config as fast as the hardware can."""
         values = parse_run_config(words, tables.ROOT / "configs" / "wav2vec2_base.yaml").as_dict()
         apart = ("output_dir", "data_dir", "test_fold", "bf16")
-        return {flag: value for flag, value in values.items() if flag not in apart}
+        micro, steps = values.pop("per_device_train_batch_size", 1), values.pop("gradient_accumulation_steps", 1)
+        batch = {"train_batch_size": values.get("train_batch_size") or micro * steps}  # two ways to say one number
+        return {flag: value for flag, value in (values | batch).items() if flag not in apart}
 
     final = next(job for job in recipe.jobs(WEIGHTS) if job.name == f"{model}: final")
     words = " ".join(final.words).replace("--validation none", "").split()

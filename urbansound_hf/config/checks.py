@@ -44,7 +44,7 @@ def _ranges(names: str, *values: Any) -> dict[str, Range]:
 
 
 RANGES = {
-    **_ranges("learning_rate head_learning_rate", 0, 1000, True),
+    **_ranges("learning_rate head_learning_rate", 0, 1e38, True),
     **_ranges("num_train_epochs logging_steps save_steps", 0, 10**7, True),
     **_ranges("max_steps", -1, 10**9),  # -1: as many as the epochs have
     **_ranges("warmup_steps eval_steps eval_delay", 0, 10**7),
