@@ -94,7 +94,7 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     if live and (args.inputs or args.manifest or args.output or args.plot or args.events or args.format == "parquet"):
         parser.error("live sound goes line by line to standard output, without other inputs, --plot or --events")
     if not (live or args.inputs or args.manifest):
-        parser.error("give a sound: INPUT, --manifest FILE, --microphone or --raw RATE")
+        parser.error("required: INPUT, --manifest FILE, --microphone or --raw RATE")
     if args.output is None and (args.resume or args.format == "parquet"):
         parser.error("--resume and --format parquet need --output FILE")
     ruled = any(getattr(args, name) != parser.get_default(name) for name in ("min_score", "min_seconds", "smooth"))
