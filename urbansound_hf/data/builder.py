@@ -43,7 +43,7 @@ CLIPS_PER_PROCESS = 256  # fewer are decoded before a second process has started
 
 
 Progress = tuple[int, bool, Any]
-"""What `datasets` is told while it prepares: job, whether it is done, and the result or the number of new clips."""
+"""The progress that `datasets` shows while it prepares: job, whether it is done, and the result or the number of new clips."""
 
 
 class Rows(Protocol):
