@@ -43,7 +43,7 @@ CLIPS_PER_PROCESS = 256  # fewer are decoded before a second process has started
 
 
 Progress = tuple[int, bool, Any]
-"""The progress that `datasets` shows while it prepares: job, whether it is done, and the result or the number of new clips."""
+"""Progress that `datasets` shows while it prepares: job, whether it is done, and the result or number of new clips."""
 
 
 class Rows(Protocol):
