@@ -91,8 +91,11 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     if args.smooth % 2 == 0 or min(args.smooth, args.min_seconds) < 0:
         parser.error("--smooth must be odd, and --min_seconds at least 0")
     live = args.microphone is not None or args.raw is not None
-    if live and (args.inputs or args.manifest or args.output or args.plot or args.events or args.format == "parquet"):
-        parser.error("live sound goes line by line to standard output, without other inputs, --plot or --events")
+    taken = (args.inputs, args.manifest, args.shard, args.output, args.plot, args.events)
+    if live and (any(taken) or args.format == "parquet"):
+        parser.error(
+            "live sound goes line by line to standard output, without other inputs, --shard, --plot or --events"
+        )
     if not (live or args.inputs or args.manifest):
         parser.error("required: INPUT, --manifest FILE, --microphone or --raw RATE")
     if args.output is None and (args.resume or args.format == "parquet"):
@@ -178,7 +181,7 @@ def _made_with(args: argparse.Namespace, form: str, names: list[str]) -> dict[st
 
     weights = [path.stat().st_mtime for path in Path(args.model).glob("*.safetensors")]
     flags = ("revision", "labels", "top_k", "window_seconds", "hop_seconds", "events", "min_score", "min_seconds",
-             "smooth", "silence_db")  # fmt: skip
+             "smooth", "silence_db", "backend", "dtype")  # fmt: skip
     listed = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     own = {"model": str(args.model), "weights of": max(weights, default=None), "format": form}
     return own | {flag: getattr(args, flag) for flag in flags} | {"inputs": f"{len(names)} ({listed})"}

@@ -142,3 +142,10 @@ def test_an_address_is_fetched(tmp_path):
         load_audio(f"file://{tmp_path}/b.wav")
     with pytest.raises(AudioError, match="cannot be fetched"):
         load_audio("nothing://a/b.wav")
+
+
+@pytest.mark.parametrize("words", [["a.wav"], ["--shard", "1/2"], ["--output", "a.csv"], ["--events"]])
+def test_what_does_not_go_with_live_sound_is_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        cli.infer(["--raw", "16000", *words])
+    assert "live sound goes line by line" in capsys.readouterr().err

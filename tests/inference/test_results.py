@@ -84,6 +84,7 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_needs_the_same_call(folder, ru
     assert f"interrupted; {done} of 40 sounds are kept in labels.jsonl.part; --resume" in err
     code, _, err = run(*flags)
     assert code == 2 and f"{done} of 40 sounds are kept" in err and "--resume" in err and f"delete {PART}" in err
+    assert run(*flags, "--resume", "--dtype", "bfloat16")[0] == 2  # other scores
     code, _, err = run(*flags, "--resume", "--hop_seconds", "0.3")
     assert code == 2 and "hop_seconds was None, is 0.3" in err and PART.exists()
     code, _, err = run("a.wav", *flags, "--resume")
