@@ -9,15 +9,18 @@ import pytest
 from datasets.fingerprint import Hasher
 from transformers import set_seed
 
+from tests.helpers import tiny
 from tests.training.test_run import small_split
-from urbansound_hf.audio.io import AudioError, to_wav
+from urbansound_hf.audio.io import AudioError, load_audio, to_wav, window_bounds
 from urbansound_hf.data import splits
 from urbansound_hf.data.builder import PreparedSounds, sound_features
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
+from urbansound_hf.features.extract import filling
+from urbansound_hf.models import linear_probe
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.loading import configured_extractor, configured_model
-from urbansound_hf.training.preprocessing import prepare_inputs, prepare_training
+from urbansound_hf.training.preprocessing import feature_step, prepare_inputs, prepare_training, select_clips
 
 
 def changed(folder: Path) -> dict[Path, int]:
@@ -49,6 +52,27 @@ def test_features_and_embeddings_are_computed_once_for_all_ten(configure, sounds
         made.append(changed(cache))
     assert len(made[1].keys() - made[0].keys()) == 4, "features and embeddings, of training and of evaluation windows"
     assert all(after == made[1] for after in made[2:])
+
+
+@pytest.mark.parametrize(("family", "shifts"), [("wav2vec2", 0), ("wav2vec2", 1), ("whisper", 0)])
+def test_only_filled_clips_pass_through_a_frozen_model_twice(family, shifts, configure, sounds, tmp_path, monkeypatch):
+    folder = tiny.save(family, tmp_path / "model", clip_seconds=2.0)
+    window = 32_000 - 8_000 * shifts  # else the cache of the case before
+    words = ("--freeze", "backbone", "--clip_seconds", window / 16_000, "--test_time_shifts", shifts)
+    config = configure(*words, "--model_name_or_path", folder, "--model_config", "apply_spec_augment=False")
+    extractor, model = configured_extractor(config), configured_model(config, sounds.labels)
+    clips, split = sounds.dataset.select(range(20)), Split("random", *np.arange(18).reshape(3, 6))
+    lengths = np.array([len(load_audio(clip["bytes"])) for clip in clips["audio"]])
+    rows, embed = [], linear_probe._embed_rows
+    monkeypatch.setattr(linear_probe, "_embed_rows", lambda b, model: rows.append(len(b["clip"])) or embed(b, model))
+    parts, _ = prepare_inputs(config, clips, split, extractor, model)
+    windows = sum(len(window_bounds(length, window, window // 2)) for length in lengths)
+    short = (lengths < window).sum() if family == "wav2vec2" else 0
+    assert sum(rows) == windows * (shifts + 1) + short + 1 + bool(short), "and one of each kind, for the width"
+    features = feature_step(clips, model, config.data)(extractor, filled=filling(extractor, window, "auto"))
+    expected = linear_probe.embeddings(model, select_clips(features, split.train), 8)
+    np.testing.assert_array_equal(parts["train"]["clip"][:], expected["clip"][:])
+    np.testing.assert_allclose(parts["train"]["embedding"][:], expected["embedding"][:], atol=1e-5)
 
 
 def test_a_model_that_masks_its_hidden_states_gets_unmasked_inputs(configure, sounds):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import FeatureExtractionMixin, PretrainedConfig, PreTrainedModel
 
+from urbansound_hf.audio.io import audio_seconds
 from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
@@ -112,13 +113,41 @@ def prepare_inputs(
             filled = filling(extractor, window_samples(config.data.clip_seconds, extractor), recipe.fill)
             inputs["train"] = compute(extractor, filled=filled)
         learner: torch.nn.Module = model
-        if is_probe(config.model, recipe) and all(
-            agrees(model, features, config.training.device) for features in inputs.values()
-        ):
-            batch_size = config.training.per_device_eval_batch_size
-            inputs = {part: embeddings(model, features, batch_size) for part, features in inputs.items()}
+        kinds = {features._fingerprint: features for features in (evaluated, inputs["train"])}.values()
+        if is_probe(config.model, recipe) and all(agrees(model, each, config.training.device) for each in kinds):
+            known = embeddings(model, evaluated, config.training.per_device_eval_batch_size)
+            embedded = training_embeddings(config, clips, extractor, model, known, inputs["train"])
+            inputs = {part: embedded if part == "train" else known for part in inputs}
             learner = LinearProbe(model)
     return {part: select_clips(features, getattr(split, part)) for part, features in inputs.items()}, learner
+
+
+def training_embeddings(
+    config: RunConfig,
+    clips: datasets.Dataset,
+    extractor: FeatureExtractor,
+    model: PreTrainedModel,
+    known: datasets.Dataset,
+    features: datasets.Dataset,
+) -> datasets.Dataset:
+    """The embeddings of all clips as training sees them; only those that were filled pass through the model again.
+
+    Args:
+        known: the embeddings of all clips, and of their shifts, as serving computes them.
+        features: the model inputs of training; equal to those of serving but for clips shorter than the window.
+    """
+    known = known.select(range(0, len(known), config.recipe.test_time_shifts + 1))  # the first is not shifted
+    window = window_samples(config.data.clip_seconds, extractor)
+    if filling(extractor, window, config.recipe.fill) == "none":
+        return known
+    samples = [audio_seconds(clip["bytes"]) * extractor.sampling_rate for clip in clips["audio"]]
+    short = np.isin(features["clip"][:], np.flatnonzero(np.round(samples) < window))
+    if not short.any():
+        return known
+    filled = features.select(np.flatnonzero(short))
+    again = embeddings(model, filled, config.training.per_device_eval_batch_size)
+    joined = datasets.concatenate_datasets([known.select(np.flatnonzero(~short)), again])
+    return joined.select(np.argsort(joined["clip"][:], kind="stable"))
 
 
 def is_probe(arguments: ModelArguments, recipe: RecipeArguments) -> bool:
@@ -136,11 +165,12 @@ def start_from_probe(
     """
     arguments: RunArguments = config.training
     with arguments.main_process_first(desc="the linear probe before training"):
-        features = select_clips(feature_step(clips, model, config.data)(extractor), train)
+        features = feature_step(clips, model, config.data)(extractor)
         if not agrees(model, features, arguments.device):
             what = f"the head of {model.config.model_type} models is no linear function of the pooled embedding"
             raise UserError(what, "--probe_first", "leave it out for this family")
-        fit_head(model, embeddings(model, features, arguments.per_device_eval_batch_size))
+        embedded = embeddings(model, features, arguments.per_device_eval_batch_size)  # for the other folds, too
+        fit_head(model, select_clips(embedded, train))
 
 
 def feature_step(
