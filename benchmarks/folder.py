@@ -50,8 +50,9 @@ def checkpoint(model_type: str, folder: Path, device: str) -> Path:
 
 
 def rows(options: Options) -> Iterator[Row]:
-    needs_packages("onnx", "onnxscript", "onnxruntime")
     device = "cuda" if gpus() else "cpu"
+    if device == "cpu":
+        needs_packages("onnx", "onnxscript", "onnxruntime")
     found = find_audio_files(options.clips()).sounds
     with tempfile.TemporaryDirectory() as place:
         for name, model_type in MODELS.items():

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -14,9 +15,11 @@ from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2FeatureE
 
 from tests.conftest import WHISPER
 from tests.helpers import tiny
+from urbansound_hf import progress
 from urbansound_hf.audio.io import AudioError
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
+from urbansound_hf.inference import workers
 from urbansound_hf.inference.classifier import BATCHES_AHEAD, SoundClassifier
 from urbansound_hf.inference.inputs import THREADS
 from urbansound_hf.inference.torch_backend import choose_device
@@ -189,6 +192,28 @@ def test_results_keep_the_order_and_bad_inputs_keep_their_place(classifier, tmp_
     assert "does not exist" in errors[2]
     expected = classifier.probabilities(CLIPS).max(axis=1)
     np.testing.assert_allclose([r.windows[0].score for r in results if not r.error], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_beside_an_accelerator_processes_read_the_same_and_may_die(classifier, tmp_path, monkeypatch, capsys, killed):
+    clips = [write(tmp_path / f"{number}.wav", sound(0.1 + 0.01 * (number % 5), number)) for number in range(60)]
+    opened = io.BytesIO(clips[5].read_bytes())
+    sources = [*clips[:20], tmp_path / "missing.wav", opened, write(tmp_path / "long.wav", sound(70)), *clips[20:]]
+    expected = list(classifier.classify_many(sources, batch_size=2))
+    opened.seek(0)
+    monkeypatch.setattr(workers, "FIRST", 2)
+    monkeypatch.setattr(progress, "worker_count", lambda: 3)
+    monkeypatch.setattr(classifier.backend, "on_accelerator", True)
+    results = classifier.classify_many(sources, batch_size=2)
+    found = [next(results)]
+    if killed:
+        next(each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE).kill()
+    found += results
+    assert ("process that reads sounds has died" in capsys.readouterr().err) == killed
+    assert [(each.path, each.error) for each in found] == [(each.path, each.error) for each in expected]
+    for one, other in zip(found, expected, strict=True):
+        if not one.error:
+            np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
 
 def test_a_folder_of_any_size_is_read_only_a_little_ahead(classifier, tmp_path):

@@ -10,22 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from itertools import chain, groupby, islice
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from urbansound_hf import progress
 from urbansound_hf.audio.io import AudioError, Source
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, equal_shapes, extract_or_refuse, shifted
 from urbansound_hf.inference.backend import Backend, chosen_backend
-from urbansound_hf.inference.inputs import THREADS, Window, ahead, read_windows
+from urbansound_hf.inference.inputs import THREADS, Cut, Window, read_windows
 from urbansound_hf.inference.output import Classification, Prediction
 
-BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once
+BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once; on an accelerator four times as many
 Prepared = tuple[Window, list[Features] | AudioError]
 DEFAULT_WINDOW_SECONDS = 10.0  # of a checkpoint without clip_seconds whose family takes any length
 
@@ -136,7 +136,9 @@ class SoundClassifier:
         batch_size: int | None = None,
         track: Callable[[int], object] = lambda windows: None,
     ) -> Iterator[Classification]:
-        """Classifies any number of sounds in flat memory: threads read ahead, windows are batched across sounds.
+        """Classifies any number of sounds in flat memory.
+
+        Threads read ahead, processes beside an accelerator; windows are batched across sounds.
 
         Args:
             sources: paths, bytes or open files; they may come from a generator.
@@ -157,19 +159,18 @@ class SoundClassifier:
         size = batch_size or self.backend.batch_size
 
         def stream() -> Iterator[Classification]:
-            pool = ThreadPoolExecutor(4 * THREADS if self.backend.on_accelerator else THREADS)
-            # Every thread of the pool uses one core; with as many of BLAS and OpenMP each, all wait for one another.
-            limited = threadpool_limits(1) if self.backend.on_accelerator else nullcontext()
+            pool = ThreadPoolExecutor(THREADS)
             try:
-                with limited:
-                    windows = read_windows(pool, sources, self.sampling_rate, window, hop)
-                    if self.backend.on_accelerator:
-                        prepared: Iterator[Prepared] = ahead(pool, self._prepare, windows, BATCHES_AHEAD * size)
-                    else:  # two calls of torch at a time would only get into each other's way
-                        prepared = map(self._prepare, windows)
-                    scored = self._score(prepared, size, track)
-                    for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
-                        yield self._result(list(pairs), top_k)
+                if self.backend.on_accelerator and progress.worker_count() > 2 and "fork" in get_all_start_methods():
+                    from urbansound_hf.inference.workers import WholeClips, prepared_in_processes
+
+                    clips = WholeClips(self.sampling_rate, window, hop, self._prepare)
+                    prepared = prepared_in_processes(clips, pool, sources)
+                else:  # two calls of torch at a time would only get into each other's way
+                    prepared = map(self._prepare, read_windows(pool, sources, self.sampling_rate, window, hop))
+                scored = self._score(prepared, size, track)
+                for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
+                    yield self._result(list(pairs), top_k)
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -193,7 +194,7 @@ class SoundClassifier:
             )
         return round(window * self.sampling_rate), round(hop * self.sampling_rate)
 
-    def _prepare(self, item: tuple[Window, np.ndarray | AudioError]) -> Prepared:
+    def _prepare(self, item: Cut) -> Prepared:
         window, waveform = item
         if isinstance(waveform, AudioError):
             return window, waveform
@@ -214,8 +215,9 @@ class SoundClassifier:
     ) -> Iterator[tuple[Window, np.ndarray | AudioError]]:
         """The scores of windows, sorted into batches of equal shape; on an accelerator, one round of batches late."""
         waiting: list[tuple[list[Prepared], Callable[[], np.ndarray]]] = []
+        sorted_at_once = BATCHES_AHEAD * batch_size * (4 if self.backend.on_accelerator else 1)
         while True:
-            if chunk := list(islice(windows, BATCHES_AHEAD * batch_size)):
+            if chunk := list(islice(windows, sorted_at_once)):
                 readable = [features for _, features in chunk if not isinstance(features, AudioError)]
                 waiting.append((chunk, self._forward(readable, batch_size, track)))
             while len(waiting) > (self.backend.on_accelerator and bool(chunk)):

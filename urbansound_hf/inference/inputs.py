@@ -39,6 +39,9 @@ class Window(NamedTuple):
     level_db: float = 0.0
 
 
+Cut = tuple[Window, np.ndarray | AudioError]
+
+
 class StandardInput(io.BytesIO):
     """A sound from a pipe, read to its end because libsndfile has to seek in it."""
 
@@ -120,7 +123,7 @@ def newest_run(root: Path = Path("outputs")) -> Path:
 
 def read_windows(
     pool: ThreadPoolExecutor, sources: Iterable[Source], sampling_rate: int, window: int, hop: int
-) -> Iterator[tuple[Window, np.ndarray | AudioError]]:
+) -> Iterator[Cut]:
     """Reads sounds in the threads of `pool` and cuts them with `audio.windows`, in order.
 
     Args:
@@ -131,14 +134,7 @@ def read_windows(
         each window with its `(samples,)` float32 waveform; an unreadable sound as one window with the reason.
     """
     for number, recording in enumerate(ahead(pool, partial(Recording, sampling_rate=sampling_rate), sources, THREADS)):
-        start = end = 0
-        try:
-            for start, end, waveform in cut_windows(recording.blocks(pool, sampling_rate), window, hop):
-                yield Window(number, recording.name, start, end, level_db(waveform)), waveform
-        except AudioError as error:
-            yield Window(number, recording.name, start, end), error
-        for note in recording.notes:
-            progress.say(f"{recording.name}: {note}")
+        yield from recording.windows(pool, number, window, hop)
 
 
 def level_db(waveform: np.ndarray) -> float:
@@ -163,7 +159,7 @@ class Recording:
     """A sound of which the beginning was read: all of a clip, `AHEAD_SECONDS` of a long recording."""
 
     def __init__(self, source: Source, sampling_rate: int) -> None:
-        self.name = name_of(source)
+        self.name, self.sampling_rate = name_of(source), sampling_rate
         self.notes: list[str] = []
         self._read = deque[np.ndarray]()
         self._error: AudioError | None = None
@@ -172,15 +168,34 @@ class Recording:
         while self._rest and samples < AHEAD_SECONDS * sampling_rate:
             samples += self._read_block()
 
-    def blocks(self, pool: ThreadPoolExecutor, sampling_rate: int) -> Iterator[np.ndarray]:
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to read."""
+        return self._rest is None
+
+    def windows(self, pool: ThreadPoolExecutor | None, number: int, window: int, hop: int) -> Iterator[Cut]:
+        """The windows of this sound, the `number`-th of all; other arguments and yields as of `read_windows`.
+
+        A sound that is complete needs no `pool`.
+        """
+        start = end = 0
+        try:
+            for start, end, waveform in cut_windows(self._blocks(pool), window, hop):
+                yield Window(number, self.name, start, end, level_db(waveform)), waveform
+        except AudioError as error:
+            yield Window(number, self.name, start, end), error
+        for note in self.notes:
+            progress.say(f"{self.name}: {note}")
+
+    def _blocks(self, pool: ThreadPoolExecutor | None) -> Iterator[np.ndarray]:
         """The samples in blocks; what is left to read is read in `pool`, a block ahead. Raises AudioError."""
-        hidden = self._rest is None
+        hidden = self.complete
         with progress.Bar(desc=f"Reading {self.name}", unit="s of sound", leave=False, disable=hidden) as bar:
             while self._read:
-                reading = pool.submit(self._read_block) if self._rest else None
+                reading = pool.submit(self._read_block) if pool and self._rest else None
                 block = self._read.popleft()
                 yield block
-                bar.update(round(len(block) / sampling_rate))
+                bar.update(round(len(block) / self.sampling_rate))
                 if reading:
                     reading.result()
         if self._error:
