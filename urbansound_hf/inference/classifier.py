@@ -24,6 +24,7 @@ from urbansound_hf.features.extract import Features, equal_shapes, extract_or_re
 from urbansound_hf.inference.backend import Backend, chosen_backend
 from urbansound_hf.inference.inputs import THREADS, Cut, Window, read_windows
 from urbansound_hf.inference.output import Classification, Prediction
+from urbansound_hf.profiling import stage
 
 BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once; on an accelerator four times as many
 Prepared = tuple[Window, list[Features] | AudioError]
@@ -199,7 +200,8 @@ class SoundClassifier:
         if isinstance(waveform, AudioError):
             return window, waveform
         try:
-            return window, self._features(waveform, window.name)
+            with stage("extract"):
+                return window, self._features(waveform, window.name)
         except AudioError as error:
             return window, error
         except MemoryError:
@@ -217,12 +219,15 @@ class SoundClassifier:
         waiting: list[tuple[list[Prepared], Callable[[], np.ndarray]]] = []
         sorted_at_once = BATCHES_AHEAD * batch_size * (4 if self.backend.on_accelerator else 1)
         while True:
-            if chunk := list(islice(windows, sorted_at_once)):
+            with stage("extract"):
+                chunk = list(islice(windows, sorted_at_once))
+            if chunk:
                 readable = [features for _, features in chunk if not isinstance(features, AudioError)]
                 waiting.append((chunk, self._forward(readable, batch_size, track)))
             while len(waiting) > (self.backend.on_accelerator and bool(chunk)):
                 started, finish = waiting.pop(0)
-                scores = iter(finish())
+                with stage("forward"):
+                    scores = iter(finish())
                 for window, features in started:
                     yield window, features if isinstance(features, AudioError) else next(scores)
             if not chunk:
@@ -236,7 +241,8 @@ class SoundClassifier:
         for positions, stacked in equal_shapes(chain.from_iterable(clips)):
             for first in range(0, len(positions), batch_size):
                 part = slice(first, first + batch_size)
-                outputs = self.backend.start({name: values[part] for name, values in stacked.items()})
+                with stage("forward"):
+                    outputs = self.backend.start({name: values[part] for name, values in stacked.items()})
                 started.append((positions[part], outputs))
                 track(len(positions[part]))
 

@@ -22,6 +22,7 @@ from urbansound_hf.errors import Interrupted, UserError, storage_problem, writin
 from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, records
 from urbansound_hf.inference.inputs import name_of
 from urbansound_hf.inference.output import Classification, Record
+from urbansound_hf.profiling import stage
 from urbansound_hf.progress import Bar, say
 from urbansound_hf.text import distinct
 
@@ -47,7 +48,8 @@ def write_results(results: Iterable[Classification], form: str, options: WriteOp
             yield records(result, form, options)
 
     try:
-        FORMATS[form](counted(), stream, options)
+        with stage("write"):
+            FORMATS[form](counted(), stream, options)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _exit_code(*counts)
@@ -125,8 +127,9 @@ class ResultFile:
     def write(self, results: Iterable[Classification], options: WriteOptions) -> int:
         """Keeps each result as it comes, then writes FILE; returns the exit code, as `write_results`."""
         for result in results:
-            self.add(records(result, self.form, options))
-        with writing(self.path):
+            with stage("write"):
+                self.add(records(result, self.form, options))
+        with stage("write"), writing(self.path):
             self._publish(options)
         self.file.close()
         self.part.unlink()
