@@ -14,14 +14,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from urbansound_hf.errors import UserError, exit_code
-from urbansound_hf.layout import TRACE
-from urbansound_hf.profiling import profiling, stage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from urbansound_hf.audio.io import AudioError, Source
     from urbansound_hf.inference.classifier import SoundClassifier
     from urbansound_hf.inference.formats import WriteOptions
@@ -70,6 +69,7 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--top_k", type=int, default=5, help="number of labels printed for each sound (default: 5)")
     add("--format", choices=FORMATS, help="default: by the suffix of --output, else table")
     add("--output", metavar="FILE", help="write to this file; audacity and raven: a folder for several sounds")
+    add("--embeddings", metavar="FILE.parquet", help="write windows with their labels and embeddings to this file")
     add("--resume", action="store_true", help="continue FILE.part, which a call that did not finish has left")
     add("--events", action="store_true", help="merge the windows to events: start, end, label, score")
     add("--min_score", type=float, help="events and table: below it a sound is unknown (multi-label: no event; 0.5)")
@@ -83,9 +83,17 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--device", help="cpu, cuda, cuda:1, mps, xpu… (default: the accelerator if there is one, else cpu)")
     add("--backend", choices=BACKENDS, default="auto", help="default: auto, an ONNX export on a CPU, else torch")
     add("--dtype", choices=DTYPES, help="precision of the model (default: as saved); int8 needs export --int8")
-    add("--profile", action="store_true", help=f"print where the time goes, and write it to {TRACE} (chrome://tracing)")
     add("--quiet", action="store_true", help="print the result only, no progress")
     args = parser.parse_args(argv)
+    if args.embeddings:
+        if (
+            args.output
+            or args.events
+            or args.format not in (None, "parquet")
+            or format_of(args.embeddings) != "parquet"
+        ):
+            parser.error("--embeddings FILE.parquet replaces --output, in one format, without --events")
+        args.output = args.embeddings
     args.format = args.format or format_of(args.output)
     args.events |= args.format in ANNOTATIONS
     if min(args.top_k, args.batch_size or 1) < 1 or args.batch_size == 0:
@@ -113,11 +121,10 @@ def _model(args: argparse.Namespace) -> SoundClassifier:
 
     gc.disable()  # torch and Transformers make millions of objects on import that all stay: a tenth of the start
     try:
-        with stage("load"):
-            if args.labels is None:
-                how = (args.revision, args.device, args.trust_remote_code, args.backend, args.dtype)
-                return SoundClassifier.from_pretrained(args.model, *how)
-            return SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device, args.dtype)
+        if args.labels is None:
+            how = (args.revision, args.device, args.trust_remote_code, args.backend, args.dtype)
+            return SoundClassifier.from_pretrained(args.model, *how)
+        return SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device, args.dtype)
     finally:
         gc.enable()
         gc.freeze()
@@ -137,8 +144,11 @@ def _listen(args: argparse.Namespace, options: WriteOptions) -> int:
     return 0
 
 
-def _classify(model: SoundClassifier, sounds: Iterable[Source], args: argparse.Namespace) -> Iterator[Classification]:
-    return model.classify_many(sounds, args.top_k, args.window_seconds, args.hop_seconds, args.batch_size)
+def _classify(
+    model: SoundClassifier, sounds: Iterable[Source], args: argparse.Namespace, **options: Any
+) -> Iterator[Classification]:
+    cut = {"window_seconds": args.window_seconds, "hop_seconds": args.hop_seconds, "batch_size": args.batch_size}
+    return model.classify_many(sounds, args.top_k, embeddings=bool(args.embeddings), **cut, **options)
 
 
 def _open_alone(args: argparse.Namespace) -> Callable[[Source], Classification]:
@@ -166,7 +176,7 @@ def _results(
     if model is None or not sounds:
         return failed
     following = file.begun(sounds[suspects:]) if file else sounds
-    results = _classify(model, following, args)
+    results = _classify(model, following, args, **({"on_window": file.add_window} if file else {}))
     if suspects:
         results = chain(classify_alone(partial(_open_alone, args), sounds[:suspects]), results)
     if args.plot:
@@ -180,10 +190,11 @@ def _results(
 def _made_with(args: argparse.Namespace, form: str, names: list[str]) -> dict[str, Any]:
     """What results depend on, for `--resume`."""
     import hashlib
+    from pathlib import Path
 
     weights = [path.stat().st_mtime for path in Path(args.model).glob("*.safetensors")]
     flags = ("revision", "labels", "top_k", "window_seconds", "hop_seconds", "events", "min_score", "min_seconds",
-             "smooth", "silence_db", "backend", "dtype")  # fmt: skip
+             "smooth", "silence_db", "backend", "dtype", "embeddings")  # fmt: skip
     listed = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     own = {"model": str(args.model), "weights of": max(weights, default=None), "format": form}
     return own | {flag: getattr(args, flag) for flag in flags} | {"inputs": f"{len(names)} ({listed})"}
@@ -200,11 +211,6 @@ def infer(argv: Sequence[str], prog: str = "urbansound-hf infer") -> int:
         0; 1 if some inputs could not be read, 2 if none could.
     """
     args = _infer_arguments(argv, prog)
-    with profiling(args.profile, Path(TRACE)):
-        return _infer(args)
-
-
-def _infer(args: argparse.Namespace) -> int:
     from urbansound_hf import progress
     from urbansound_hf.inference import inputs, results
     from urbansound_hf.inference.formats import WriteOptions
@@ -236,7 +242,9 @@ def _infer(args: argparse.Namespace) -> int:
             file = stack.enter_context(results.ResultFile(args.output, args.format, names, made_with, args.resume))
         model = _model(args) if sounds else None
         top_k = min(args.top_k, len(model.labels)) if model else args.top_k
-        options = WriteOptions(top_k, args.events, rules, model.sampling_rate / 2 if model else 8000.0)
+        options = WriteOptions(
+            top_k, args.events, rules, model.sampling_rate / 2 if model else 8000.0, bool(args.embeddings)
+        )
         found = _results(sounds, problems, figures, args, model, file)
         return file.write(found, options) if file else results.write_results(found, args.format, options, sys.stdout)
 

@@ -10,11 +10,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import soundfile
+import torch
 
 from tests.conftest import ROOT
+from urbansound_hf.audio import io as audio_io
+from urbansound_hf.audio.io import AudioError
+from urbansound_hf.inference import classifier as classifier_module
 from urbansound_hf.inference import inputs, results
 from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.inference.torch_backend import TorchBackend
 
 PART = Path("labels.jsonl.part")
 KILLER = """
@@ -150,8 +158,8 @@ def test_one_bad_input_never_ends_the_call(sounds, run, monkeypatch):
 def test_a_file_that_vanishes_before_its_figure_is_one_failed_row(sounds, run, monkeypatch):
     classify = SoundClassifier.classify_many
 
-    def vanish(self, sources, *arguments):
-        for result in classify(self, sources, *arguments):
+    def vanish(self, sources, *arguments, **options):
+        for result in classify(self, sources, *arguments, **options):
             Path("a.wav").unlink(missing_ok=True)
             yield result
 
@@ -160,3 +168,71 @@ def test_a_file_that_vanishes_before_its_figure_is_one_failed_row(sounds, run, m
     gone, there = map(json.loads, out.splitlines())
     assert code == 1 and "but cannot be plotted: does not exist" in gone["error"] and "score" in there
     assert [path.name for path in Path("figures").iterdir()] == ["c.png"]
+
+
+def test_embeddings_are_the_windows_of_parquet_with_a_vector_each(folder, run, model, monkeypatch):
+    flags = ("many", "--batch_size", "2", "--embeddings", "e.parquet", "--quiet")
+    assert run(*flags)[0] == 1
+    expected = pq.read_table("e.parquet").to_pylist()
+    forward, calls = SoundClassifier._forward, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        return forward(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SoundClassifier, "_forward", interrupted)
+        assert run(*flags)[0] == 130 and Path("e.parquet.part").stat().st_size > 1000
+    assert run(*flags, "--resume")[0] == 1
+    assert pq.read_table("e.parquet").to_pylist() == expected
+    classifier = SoundClassifier.from_pretrained(model, device="cpu")
+    for path in ("many/00.wav", "many/01.wav"):
+        rows = [row for row in expected if row["path"] == path]
+        np.testing.assert_allclose([row["embedding"] for row in rows], classifier.embed(path), atol=1e-5)
+    assert [(row["start"], row["end"]) for row in expected][:4] == [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.5)]
+    assert next(row for row in expected if row["error"])["embedding"] is None
+    assert run("a.wav", "--embeddings", "e.csv")[0] == run("a.wav", "--embeddings", "e.parquet", "--events")[0] == 2
+
+
+def test_a_long_sound_writes_its_windows_before_it_is_finished(sounds, run, monkeypatch):
+    """The windows of one that breaks off are taken back."""
+    blocks, seen = inputs.Recording._blocks, []
+
+    def broken(self, *arguments):
+        for block in blocks(self, *arguments):
+            yield block
+            seen.append(Path("w.jsonl.part").read_text(encoding="utf-8").count('"label"'))
+        if "long" in self.name:
+            raise AudioError("ends early", self.name)
+
+    monkeypatch.setattr(inputs.Recording, "_blocks", broken)
+    monkeypatch.setattr(audio_io, "BLOCK_FRAMES", 8000)
+    monkeypatch.setattr(inputs, "AHEAD_SECONDS", 0.5)
+    monkeypatch.setattr(classifier_module, "BATCHES_AHEAD", 1)
+    soundfile.write("long.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 16_000)
+    code, *_ = run("a.wav", "long.wav", "deep/c.WAV", "--output", "w.jsonl", "--batch_size", "1")
+    first, failed, last = map(json.loads, Path("w.jsonl").read_text(encoding="utf-8").splitlines())
+    assert code == 1 and failed["error"] == "ends early" and "score" in first and "score" in last
+    assert max(seen) > 3
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_a_sound_that_does_not_is_unreadable(folder, run, monkeypatch):
+    assert run("many", "--output", "whole.jsonl", "--batch_size", "8")[0] == 1
+    start, sizes = TorchBackend.start, []
+
+    def small(self, batch, embed=False):
+        samples = batch["input_features"]
+        sizes.append(len(samples))
+        if len(samples) > 2 or samples.shape[1] > 96:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return start(self, batch, embed)
+
+    monkeypatch.setattr(TorchBackend, "start", small)
+    code, _, err = run("many", "long.wav", "--output", "small.jsonl", "--batch_size", "8")
+    assert code == 1 and "Traceback" not in err and max(sizes) == 8
+    whole, found = rows("whole.jsonl"), rows("small.jsonl")
+    classified = [row for row in found if row[2]]
+    assert classified and classified == [row for row in whole if row[0] in {row[0] for row in classified}]
+    assert "does not fit into the memory" in Path("small.jsonl").read_text(encoding="utf-8")

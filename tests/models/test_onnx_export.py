@@ -43,6 +43,9 @@ def test_scores_are_pytorchs(exported, family):
     assert isinstance(expected.backend, TorchBackend)
     assert isinstance(found.backend, OnnxBackend)
     np.testing.assert_allclose(found.probabilities(CLIPS), expected.probabilities(CLIPS), atol=1e-4)
+    embedded = expected.embed(CLIPS)
+    np.testing.assert_allclose(found.embed(CLIPS), embedded, atol=1e-4)
+    assert np.linalg.norm(embedded[0] - embedded[1]) > 1e-2
     assert vars(found.backend.facts) == vars(expected.backend.facts)
 
 

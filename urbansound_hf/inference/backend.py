@@ -69,8 +69,11 @@ class Backend(Protocol):
     batch_size: int
     on_accelerator: bool
 
-    def start(self, batch: Features) -> Callable[[], np.ndarray]:
-        """Starts a forward pass; what is returned waits for its logits, `(batch, classes)` float32."""
+    def start(self, batch: Features, embed: bool = False) -> Callable[[], np.ndarray]:
+        """Starts a forward pass; what is returned waits for its logits, `(batch, classes)` float32.
+
+        With `embed`, the pooled output of the backbone follows: `(batch, classes + hidden)`.
+        """
         ...
 
 

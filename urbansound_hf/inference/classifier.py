@@ -8,6 +8,7 @@ model at once, and some models ignore all but its beginning. Test-time shifts ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, groupby, islice
@@ -24,9 +25,10 @@ from urbansound_hf.features.extract import Features, equal_shapes, extract_or_re
 from urbansound_hf.inference.backend import Backend, chosen_backend
 from urbansound_hf.inference.inputs import THREADS, Cut, Window, read_windows
 from urbansound_hf.inference.output import Classification, Prediction
-from urbansound_hf.profiling import stage
 
 BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once; on an accelerator four times as many
+OUT_OF_MEMORY = re.compile("out ?of ?memory|memoryerror|allocate memory|bad_alloc", re.IGNORECASE)
+TOO_LARGE = "a window of it does not fit into the memory of the model's device"
 Prepared = tuple[Window, list[Features] | AudioError]
 DEFAULT_WINDOW_SECONDS = 10.0  # of a checkpoint without clip_seconds whose family takes any length
 
@@ -111,10 +113,38 @@ class SoundClassifier:
             `problem_type` asks for.
 
         Raises:
-            AudioError: a clip is too short for the model.
+            AudioError: a clip is too short for the model, or does not fit into the memory.
         """
+        return self._clips(waveforms, batch_size)
+
+    def embed(self, source: Source | list[np.ndarray], **options: Any) -> np.ndarray:
+        """The pooled output of the backbone, before the head.
+
+        Args:
+            source: a sound, cut into windows; or a list of waveforms, as for `probabilities`, without windows.
+            options: as for `classify_many`; for waveforms, `batch_size`.
+
+        Returns:
+            `(windows, hidden)` float32; with test-time shifts, their mean.
+
+        Raises:
+            AudioError: the sound cannot be read, or is too short for the model.
+
+        >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
+        >>> model.embed("long.wav").shape, model.embed([ush.load_audio("clip.wav", model.sampling_rate)]).shape
+        ((3, 16), (1, 16))
+        """
+        if isinstance(source, list):
+            return self._clips(source, embed=True, **options)[:, len(self.labels) :]
+        windows = self.classify(source, embeddings=True, **options).windows
+        return np.stack([window.embedding for window in windows if window.embedding is not None])
+
+    def _clips(self, waveforms: Sequence[np.ndarray], batch_size: int | None = None, embed: bool = False) -> np.ndarray:
         clips = [self._features(waveform, f"clip {number}") for number, waveform in enumerate(waveforms)]
-        return self._forward(clips, batch_size or self.backend.batch_size)()
+        found = self._forward(clips, batch_size or self.backend.batch_size, embed)()
+        for number in np.flatnonzero(np.isnan(found[:, 0])):
+            raise AudioError(TOO_LARGE, f"clip {number}")
+        return found
 
     def classify(self, source: Source, **options: Any) -> Classification:
         """Classifies one sound; options as for `classify_many`. Raises AudioError if it cannot be read.
@@ -136,6 +166,8 @@ class SoundClassifier:
         hop_seconds: float | None = None,
         batch_size: int | None = None,
         track: Callable[[int], object] = lambda windows: None,
+        embeddings: bool = False,
+        on_window: Callable[[str, Prediction], object] = lambda path, prediction: None,
     ) -> Iterator[Classification]:
         """Classifies any number of sounds in flat memory.
 
@@ -149,6 +181,8 @@ class SoundClassifier:
             batch_size: windows that go through the model together; it does not change the scores (default: 8 on a
                 CPU, 64 on an accelerator).
             track: called after each batch with the number of its windows.
+            embeddings: whether each window gets its `embedding`.
+            on_window: called with the path and the prediction of each window, before the result of its sound is ready.
 
         Returns:
             one result for each source, in their order; for an unreadable one `error` is set.
@@ -169,9 +203,9 @@ class SoundClassifier:
                     prepared = prepared_in_processes(clips, pool, sources)
                 else:  # two calls of torch at a time would only get into each other's way
                     prepared = map(self._prepare, read_windows(pool, sources, self.sampling_rate, window, hop))
-                scored = self._score(prepared, size, track)
+                scored = self._score(prepared, size, embeddings, track)
                 for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
-                    yield self._result(list(pairs), top_k)
+                    yield self._result(pairs, top_k, on_window)
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -200,8 +234,7 @@ class SoundClassifier:
         if isinstance(waveform, AudioError):
             return window, waveform
         try:
-            with stage("extract"):
-                return window, self._features(waveform, window.name)
+            return window, self._features(waveform, window.name)
         except AudioError as error:
             return window, error
         except MemoryError:
@@ -213,46 +246,71 @@ class SoundClassifier:
         return [extract_or_refuse(self.feature_extractor, each, name, self.shortest_samples) for each in sounds]
 
     def _score(
-        self, windows: Iterator[Prepared], batch_size: int, track: Callable[[int], object]
+        self, windows: Iterator[Prepared], batch_size: int, embed: bool, track: Callable[[int], object]
     ) -> Iterator[tuple[Window, np.ndarray | AudioError]]:
-        """The scores of windows, sorted into batches of equal shape; on an accelerator, one round of batches late."""
+        """The outputs of windows, sorted into batches of equal shape; on an accelerator, one round of batches late."""
         waiting: list[tuple[list[Prepared], Callable[[], np.ndarray]]] = []
         sorted_at_once = BATCHES_AHEAD * batch_size * (4 if self.backend.on_accelerator else 1)
         while True:
-            with stage("extract"):
-                chunk = list(islice(windows, sorted_at_once))
-            if chunk:
+            if chunk := list(islice(windows, sorted_at_once)):
                 readable = [features for _, features in chunk if not isinstance(features, AudioError)]
-                waiting.append((chunk, self._forward(readable, batch_size, track)))
+                waiting.append((chunk, self._forward(readable, batch_size, embed, track)))
             while len(waiting) > (self.backend.on_accelerator and bool(chunk)):
                 started, finish = waiting.pop(0)
-                with stage("forward"):
-                    scores = iter(finish())
+                rows = iter(finish())
                 for window, features in started:
-                    yield window, features if isinstance(features, AudioError) else next(scores)
+                    outcome = features if isinstance(features, AudioError) else next(rows)
+                    if isinstance(outcome, np.ndarray) and np.isnan(outcome[0]):
+                        outcome = AudioError(TOO_LARGE, window.name)
+                    yield window, outcome
             if not chunk:
                 return
 
     def _forward(
-        self, clips: Sequence[list[Features]], batch_size: int, track: Callable[[int], object] = lambda windows: None
+        self,
+        clips: Sequence[list[Features]],
+        batch_size: int,
+        embed: bool = False,
+        track: Callable[[int], object] = lambda windows: None,
     ) -> Callable[[], np.ndarray]:
-        """Starts the forward passes of clips; what is returned waits for their scores, `(clips, classes)` float32."""
+        """Starts the forward passes of clips.
+
+        What is returned waits for their scores, with `embed` also their embeddings: `(clips, classes [+ hidden])`
+        float32. A clip that does not fit into the memory has NaN.
+        """
         started: list[tuple[list[int], Callable[[], np.ndarray]]] = []
         for positions, stacked in equal_shapes(chain.from_iterable(clips)):
             for first in range(0, len(positions), batch_size):
                 part = slice(first, first + batch_size)
-                with stage("forward"):
-                    outputs = self.backend.start({name: values[part] for name, values in stacked.items()})
-                started.append((positions[part], outputs))
+                started += self._start({name: values[part] for name, values in stacked.items()}, positions[part], embed)
                 track(len(positions[part]))
 
         def finish() -> np.ndarray:
-            scores = np.empty((len(clips) * (self.shifts + 1), len(self.labels)), np.float32)
-            for positions, outputs in started:
-                scores[positions] = self._activation(outputs())  # (batch, classes)
-            return finite(scores.reshape(len(clips), self.shifts + 1, len(self.labels)).mean(axis=1))
+            found, classes = [(positions, outputs()) for positions, outputs in started], len(self.labels)
+            width = found[0][1].shape[1] if found else classes
+            rows = np.full((len(clips) * (self.shifts + 1), width), np.nan, np.float32)
+            for positions, outputs in found:
+                rows[positions, :classes] = finite(self._activation(outputs[:, :classes]))  # (batch, classes)
+                rows[positions, classes:] = outputs[:, classes:]
+            return rows.reshape(len(clips), self.shifts + 1, width).mean(axis=1)
 
         return finish
+
+    def _start(
+        self, batch: Features, positions: list[int], embed: bool
+    ) -> Iterator[tuple[list[int], Callable[[], np.ndarray]]]:
+        """Starts a batch; one that does not fit into the memory is halved, and a clip that does not, left out."""
+        try:
+            outputs = self.backend.start(batch, embed)
+        except Exception as error:  # of PyTorch, of ONNX Runtime
+            if not OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
+                raise
+        else:
+            yield positions, outputs
+            return
+        half = len(positions) // 2
+        for part in (slice(half), slice(half, None)) if half else ():
+            yield from self._start({name: values[part] for name, values in batch.items()}, positions[part], embed)
 
     def _activation(self, logits: np.ndarray) -> np.ndarray:
         if self.problem_type == "regression":  # the choice that transformers' AudioClassificationPipeline makes
@@ -262,22 +320,32 @@ class SoundClassifier:
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return powers / powers.sum(axis=-1, keepdims=True)
 
-    def _result(self, pairs: list[tuple[Window, np.ndarray | AudioError]], top_k: int) -> Classification:
-        name, scores, windows = pairs[0][0].name, [], []
+    def _result(
+        self,
+        pairs: Iterable[tuple[Window, np.ndarray | AudioError]],
+        top_k: int,
+        on_window: Callable[[str, Prediction], object],
+    ) -> Classification:
+        scores, windows, classes = [], [], len(self.labels)
         for window, outcome in pairs:
             if isinstance(outcome, AudioError):
                 return Classification.failed(outcome)
-            scores.append(outcome)
-            windows.append(self.prediction(window, outcome, top_k))
-        whole = Window(window.sound, name, 0, window.end, max(each.level_db for each, _ in pairs))
+            scores.append(outcome[:classes])
+            embedding = outcome[classes:] if len(outcome) > classes else None
+            windows.append(self.prediction(window, scores[-1], top_k, embedding))
+            on_window(window.name, windows[-1])
+        whole = Window(window.sound, window.name, 0, window.end, max(each.level_db for each in windows))
         summary = self.prediction(whole, np.mean(scores, axis=0), top_k) if len(windows) > 1 else None
         multi_label = self.problem_type == "multi_label_classification"
-        return Classification(name, tuple(windows), summary, "", self.labels, np.stack(scores), multi_label)
+        return Classification(window.name, tuple(windows), summary, "", self.labels, np.stack(scores), multi_label)
 
-    def prediction(self, window: Window, scores: np.ndarray, top_k: int) -> Prediction:
+    def prediction(
+        self, window: Window, scores: np.ndarray, top_k: int, embedding: np.ndarray | None = None
+    ) -> Prediction:
         best = np.argsort(-scores, kind="stable")[:top_k]
         top = tuple((self.labels[number], float(scores[number])) for number in best)
-        return Prediction(window.start / self.sampling_rate, window.end / self.sampling_rate, top, window.level_db)
+        start, end = window.start / self.sampling_rate, window.end / self.sampling_rate
+        return Prediction(start, end, top, window.level_db, embedding)
 
 
 class NotFiniteScores(UserError):

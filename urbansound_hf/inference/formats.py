@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -40,12 +41,14 @@ class WriteOptions:
         events: merged events instead of windows; always for the formats in `ANNOTATIONS`.
         rules: arguments of `Classification.events`.
         highest_hz: the upper end of the frequencies that the model hears, for Raven.
+        embeddings: whether windows have an embedding, which goes into a column of Parquet.
     """
 
     top_k: int = 5
     events: bool = False
     rules: Mapping[str, Any] = field(default_factory=dict)
     highest_hz: float = 8000.0
+    embeddings: bool = False
 
 
 def records(result: Classification, form: str, options: WriteOptions) -> list[Record]:
@@ -123,15 +126,19 @@ def _parquet(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptio
     kinds = {"path": pa.string(), "start": pa.float64(), "end": pa.float64(), "label": pa.string(),
              "score": pa.float64()}  # fmt: skip
     kinds |= {} if options.events else {"top": top, "level_db": pa.float64(), "windows": pa.int64()}
+    kinds |= {"embedding": pa.list_(pa.float32())} if options.embeddings else {}
     schema = pa.schema(kinds | {"silence": pa.bool_(), "error": pa.string()})
-    rows = ({**record, "path": _as_utf8(record["path"])} for sound in sounds for record in sound)
+    rows = (_parquet_row(record) for sound in sounds for record in sound)
     with pq.ParquetWriter(stream.buffer, schema) as file:
         while some := list(islice(rows, ROWS_AT_ONCE)):
             file.write_table(pa.Table.from_pylist(some, schema))
 
 
-def _as_utf8(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _parquet_row(record: Record) -> Record:
+    import numpy as np
+
+    row = {**record, "path": record["path"].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")}
+    return row | ({"embedding": np.frombuffer(b64decode(row["embedding"]), "<f4")} if "embedding" in row else {})
 
 
 # ---- label files

@@ -67,11 +67,11 @@ class OnnxBackend:
             raise UserError(what, str(model), "export it again, or --backend torch") from error
         self.types = {each.name: TYPES[each.type] for each in self.session.get_inputs()}
 
-    def start(self, batch: Features) -> Callable[[], np.ndarray]:
-        """Computes the logits `(batch, classes)` float32 at once."""
+    def start(self, batch: Features, embed: bool = False) -> Callable[[], np.ndarray]:
+        """Computes a forward pass at once; see `backend.Backend`."""
         inputs = {name: np.ascontiguousarray(batch[name], kind) for name, kind in self.types.items()}
-        (logits,) = self.session.run(["logits"], inputs)
-        return lambda: logits
+        found = self.session.run(["logits", "embedding"] if embed else ["logits"], inputs)
+        return lambda: np.concatenate(found, axis=1) if embed else found[0]
 
 
 def _downloaded(name: str, revision: str | None) -> Path:

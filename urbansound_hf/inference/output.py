@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,14 @@ class Prediction:
         start, end: of the window in the recording, in seconds.
         top: labels and their scores, highest score first.
         level_db: RMS level of the model's input in dBFS (full scale 1.0); of a summary, that of the loudest window.
+        embedding: `(hidden,)` float32, of a window where embeddings were asked for.
     """
 
     start: float
     end: float
     top: tuple[tuple[str, float], ...]
     level_db: float = 0.0
+    embedding: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -113,11 +116,14 @@ class Classification:
 
 
 def window_records(result: Classification, silence_db: float) -> Iterator[Record]:
-    """A record for each window; a timeline's summary comes last, with the number of `windows` it is the mean of."""
+    """A record for each window; a timeline's summary comes last, with the number of `windows` it is the mean of.
+
+    Where there are embeddings, there is no summary; they are base64 of float32, little-endian.
+    """
     for prediction in result.windows:
-        yield _record(result.path, prediction, silence_db)
-    if result.summary:
-        yield {**_record(result.path, result.summary, silence_db), "windows": len(result.windows)}
+        yield window_record(result.path, prediction, silence_db)
+    if result.summary and prediction.embedding is None:
+        yield {**window_record(result.path, result.summary, silence_db), "windows": len(result.windows)}
 
 
 def event_records(result: Classification, rules: Mapping[str, Any]) -> Iterator[Record]:
@@ -128,8 +134,11 @@ def event_records(result: Classification, rules: Mapping[str, Any]) -> Iterator[
         yield {"path": result.path, **times, **score}
 
 
-def _record(path: str, prediction: Prediction, silence_db: float) -> Record:
+def window_record(path: str, prediction: Prediction, silence_db: float) -> Record:
+    """The record of a window."""
     top = [{"label": label, "score": round(score, 6)} for label, score in prediction.top]
     times = {"start": round(prediction.start, 4), "end": round(prediction.end, 4)}
     level = {"level_db": round(prediction.level_db, 1), "silence": prediction.level_db < silence_db}
-    return {"path": path, **times, **top[0], "top": top, **level}
+    vector = prediction.embedding
+    embedded = {} if vector is None else {"embedding": b64encode(vector.astype("<f4").tobytes()).decode()}
+    return {"path": path, **times, **top[0], "top": top, **level, **embedded}

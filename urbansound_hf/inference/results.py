@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
 from urbansound_hf.errors import Interrupted, UserError, storage_problem, writing
+from urbansound_hf.inference.events import SILENCE_DB
 from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, records
 from urbansound_hf.inference.inputs import name_of
-from urbansound_hf.inference.output import Classification, Record
-from urbansound_hf.profiling import stage
+from urbansound_hf.inference.output import Classification, Prediction, Record, window_record
 from urbansound_hf.progress import Bar, say
 from urbansound_hf.text import distinct
 
@@ -48,8 +48,7 @@ def write_results(results: Iterable[Classification], form: str, options: WriteOp
             yield records(result, form, options)
 
     try:
-        with stage("write"):
-            FORMATS[form](counted(), stream, options)
+        FORMATS[form](counted(), stream, options)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _exit_code(*counts)
@@ -75,7 +74,8 @@ class ResultFile:
 
     def __init__(self, path: str, form: str, names: Sequence[str], made_with: Record, resume: bool) -> None:
         self.path, self.form, self.names, self.part = str(Path(path)), form, names, Path(f"{Path(path)}.part")
-        self.done = self.suspects = 0
+        self.done = self.suspects = self.last_begun = self.windows = 0  # windows: of the next sound, in the file
+        self.options: WriteOptions | None = None
         self.counts = [0, 0]  # classified, unreadable
         self.folder = _is_folder(path, form, names)
         header = json.loads(json.dumps({"made_with": made_with}))
@@ -112,12 +112,24 @@ class ResultFile:
     def begun(self, sources: Iterable[Item]) -> Iterator[Item]:
         """The sources from the first that is not done, each with its mark when it is asked for."""
         for number, source in enumerate(sources, start=self.done):
+            self.last_begun = number
             self._write({"begun": number})
             yield source
 
+    def add_window(self, path: str, prediction: Prediction) -> None:
+        """Appends a window of the next sound before that is finished, where the format is one of windows."""
+        if self.options and not self.options.events and self.form in ("jsonl", "csv", "parquet"):
+            self.windows += 1
+            self._write(window_record(path, prediction, self.options.rules.get("silence_db", SILENCE_DB)))
+
     def add(self, sound: list[Record]) -> None:
         """Appends the records of the next sound, through to the operating system."""
-        self._write(*sound, {"done": self.done})
+        if self.windows and "error" in sound[0]:  # it broke off
+            self.file.truncate(self.end)
+            self._write({"begun": self.last_begun})
+            self.windows = 0
+        self._write(*sound[self.windows :], {"done": self.done})
+        self.windows = 0
         self.end = self.file.tell()
         self._count(any("error" in record for record in sound))
         if time.monotonic() - self.synced > SYNC_SECONDS:
@@ -126,10 +138,10 @@ class ResultFile:
 
     def write(self, results: Iterable[Classification], options: WriteOptions) -> int:
         """Keeps each result as it comes, then writes FILE; returns the exit code, as `write_results`."""
+        self.options = options
         for result in results:
-            with stage("write"):
-                self.add(records(result, self.form, options))
-        with stage("write"), writing(self.path):
+            self.add(records(result, self.form, options))
+        with writing(self.path):
             self._publish(options)
         self.file.close()
         self.part.unlink()

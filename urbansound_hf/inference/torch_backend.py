@@ -13,6 +13,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, as_tensors
 from urbansound_hf.inference.backend import Facts
+from urbansound_hf.models.adapt import LogitsAndEmbedding
 from urbansound_hf.models.registry import family_of
 
 
@@ -44,13 +45,17 @@ class TorchBackend:
         self.batch_size = 64 if self.on_accelerator else 8
 
     @torch.inference_mode()
-    def start(self, batch: Features) -> Callable[[], np.ndarray]:
-        """Starts a forward pass; what is returned waits for its logits, `(batch, classes)` float32."""
-        logits = self.model(**{name: self._to_device(values) for name, values in as_tensors(batch).items()}).logits
+    def start(self, batch: Features, embed: bool = False) -> Callable[[], np.ndarray]:
+        """Starts a forward pass; see `backend.Backend`."""
+        inputs = {name: self._to_device(values) for name, values in as_tensors(batch).items()}
+        if embed:
+            found = torch.cat([each.float() for each in LogitsAndEmbedding(self.model)(**inputs)], dim=1)
+        else:
+            found = self.model(**inputs).logits
         if self.device.type != "cuda":
-            return lambda: logits.float().cpu().numpy()
-        copied = torch.empty(logits.shape, dtype=torch.float32, pin_memory=True)
-        copied.copy_(logits, non_blocking=True)
+            return lambda: found.float().cpu().numpy()
+        copied = torch.empty(found.shape, dtype=torch.float32, pin_memory=True)
+        copied.copy_(found, non_blocking=True)
         finished = torch.cuda.Event()
         finished.record()
 

@@ -1,9 +1,10 @@
-"""How much of a pretrained model to adapt: what is frozen, and how fast what is not may learn."""
+"""The parts of a pretrained model: its backbone and its pooled output, what is frozen, and learning rates by layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -55,6 +56,47 @@ def layers(model: PreTrainedModel) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and "feature_extractor" not in name and "pos_conv" not in name
     ]
     return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()), default=nn.ModuleList())
+
+
+def pooled(model: PreTrainedModel, outputs: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The `outputs` of the backbone, pooled as the model pools them; see `linear_probe.embed`."""
+    layered = hasattr(model, "layer_weights")
+    if layered:
+        outputs = torch.stack(outputs.hidden_states, dim=1)
+    elif not isinstance(outputs, torch.Tensor):
+        pooled = getattr(outputs, "pooler_output", None)
+        outputs = outputs[0] if pooled is None else pooled
+    if outputs.ndim != 3 + layered:
+        return outputs.float()
+    frames, mask = outputs.float(), inputs.get("attention_mask")  # (batch, [layers,] frames, hidden)
+    frames_mask: Any = getattr(model, "_get_feature_vector_attention_mask", None)
+    if mask is None or frames_mask is None:
+        return frames.mean(dim=-2)
+    # wav2vec2-bert's extractor fills up an odd number of frames, and the model leaves the last one out
+    valid = frames_mask(frames.shape[-2], mask).unsqueeze(-1)  # (batch, frames, 1)
+    if layered:
+        valid = valid.unsqueeze(1)
+    return (frames * valid).sum(dim=-2) / valid.sum(dim=-2)
+
+
+class LogitsAndEmbedding(nn.Module):
+    """A classifier whose outputs are its logits and the pooled output of its backbone."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both outputs, (batch, classes) and (batch, hidden), in one pass."""
+        seen: list[Any] = []
+        watch = backbone(self.model).register_forward_hook(lambda _module, _inputs, outputs: seen.append(outputs))
+        logits = self.model(**inputs).logits
+        watch.remove()
+        embedding = pooled(self.model, seen[0], inputs)
+        weights: Any = getattr(self.model, "layer_weights", None)
+        if weights is not None:
+            embedding = (embedding * weights.softmax(dim=0)[:, None]).sum(dim=1)
+        return logits, embedding
 
 
 def parameter_groups(

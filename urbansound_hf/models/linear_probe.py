@@ -22,7 +22,7 @@ from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.dataset import source_code
 from urbansound_hf.features.extract import KEPT, as_tensors, equal_shapes
-from urbansound_hf.models.adapt import backbone
+from urbansound_hf.models.adapt import backbone, pooled
 from urbansound_hf.models.registry import family_of
 
 
@@ -57,27 +57,6 @@ def embed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tens
     """
     layered = hasattr(model, "layer_weights")
     return pooled(model, backbone(model)(**inputs, **{"output_hidden_states": True} if layered else {}), inputs)
-
-
-def pooled(model: PreTrainedModel, outputs: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What `embed` returns, of the `outputs` of the backbone."""
-    layered = hasattr(model, "layer_weights")
-    if layered:
-        outputs = torch.stack(outputs.hidden_states, dim=1)
-    elif not isinstance(outputs, torch.Tensor):
-        pooled = getattr(outputs, "pooler_output", None)
-        outputs = outputs[0] if pooled is None else pooled
-    if outputs.ndim != 3 + layered:
-        return outputs.float()
-    frames, mask = outputs.float(), inputs.get("attention_mask")  # (batch, [layers,] frames, hidden)
-    frames_mask: Any = getattr(model, "_get_feature_vector_attention_mask", None)
-    if mask is None or frames_mask is None:
-        return frames.mean(dim=-2)
-    # wav2vec2-bert's extractor fills up an odd number of frames, and the model leaves the last one out
-    valid = frames_mask(frames.shape[-2], mask).unsqueeze(-1)  # (batch, frames, 1)
-    if layered:
-        valid = valid.unsqueeze(1)
-    return (frames * valid).sum(dim=-2) / valid.sum(dim=-2)
 
 
 @torch.no_grad()

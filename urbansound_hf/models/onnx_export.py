@@ -21,42 +21,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, as_tensors, extract
 from urbansound_hf.features.numpy_extractors import NumpyExtractor
 from urbansound_hf.layout import EXTRACTOR_CONFIG, ONNX_EXPORT, ONNX_INT8, ONNX_MODEL
-from urbansound_hf.models.adapt import backbone
+from urbansound_hf.models.adapt import LogitsAndEmbedding
 from urbansound_hf.models.checkpoint import load_checkpoint
-from urbansound_hf.models.linear_probe import pooled
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.models.weights import weights_fingerprint
 
 TOLERANCE = 1e-4  # of the scores against PyTorch's
 POOLED = "pooled_output"  # until it is called embedding, a name that PyTorch gives to look-ups in tables
 EMBEDDED_BYTES = 2**26  # larger weights go to a file of their own, which ONNX Runtime maps instead of copying it
-
-
-class LogitsAndEmbedding(nn.Module):
-    """A classifier whose outputs are its logits and the pooled output of its backbone."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both outputs, (batch, classes) and (batch, hidden), in one pass."""
-        seen: list[Any] = []
-        watch = backbone(self.model).register_forward_hook(lambda _module, _inputs, outputs: seen.append(outputs))
-        logits = self.model(**inputs).logits
-        watch.remove()
-        embedding = pooled(self.model, seen[0], inputs)
-        weights: Any = getattr(self.model, "layer_weights", None)
-        if weights is not None:
-            embedding = (embedding * weights.softmax(dim=0)[:, None]).sum(dim=1)
-        return logits, embedding
 
 
 def export_onnx(run: str | Path, int8: bool = False) -> Path:
