@@ -14,13 +14,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from urbansound_hf.errors import UserError, exit_code
+from urbansound_hf.layout import TRACE
+from urbansound_hf.profiling import profiling, stage
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from urbansound_hf.audio.io import AudioError, Source
     from urbansound_hf.inference.classifier import SoundClassifier
     from urbansound_hf.inference.formats import WriteOptions
@@ -83,6 +84,7 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--device", help="cpu, cuda, cuda:1, mps, xpu… (default: the accelerator if there is one, else cpu)")
     add("--backend", choices=BACKENDS, default="auto", help="default: auto, an ONNX export on a CPU, else torch")
     add("--dtype", choices=DTYPES, help="precision of the model (default: as saved); int8 needs export --int8")
+    add("--profile", action="store_true", help=f"print where the time goes, and write it to {TRACE} (chrome://tracing)")
     add("--quiet", action="store_true", help="print the result only, no progress")
     args = parser.parse_args(argv)
     if args.embeddings:
@@ -121,10 +123,11 @@ def _model(args: argparse.Namespace) -> SoundClassifier:
 
     gc.disable()  # torch and Transformers make millions of objects on import that all stay: a tenth of the start
     try:
-        if args.labels is None:
-            how = (args.revision, args.device, args.trust_remote_code, args.backend, args.dtype)
-            return SoundClassifier.from_pretrained(args.model, *how)
-        return SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device, args.dtype)
+        with stage("load"):
+            if args.labels is None:
+                how = (args.revision, args.device, args.trust_remote_code, args.backend, args.dtype)
+                return SoundClassifier.from_pretrained(args.model, *how)
+            return SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device, args.dtype)
     finally:
         gc.enable()
         gc.freeze()
@@ -190,7 +193,6 @@ def _results(
 def _made_with(args: argparse.Namespace, form: str, names: list[str]) -> dict[str, Any]:
     """What results depend on, for `--resume`."""
     import hashlib
-    from pathlib import Path
 
     weights = [path.stat().st_mtime for path in Path(args.model).glob("*.safetensors")]
     flags = ("revision", "labels", "top_k", "window_seconds", "hop_seconds", "events", "min_score", "min_seconds",
@@ -211,6 +213,11 @@ def infer(argv: Sequence[str], prog: str = "urbansound-hf infer") -> int:
         0; 1 if some inputs could not be read, 2 if none could.
     """
     args = _infer_arguments(argv, prog)
+    with profiling(args.profile, Path(TRACE)):
+        return _infer(args)
+
+
+def _infer(args: argparse.Namespace) -> int:
     from urbansound_hf import progress
     from urbansound_hf.inference import inputs, results
     from urbansound_hf.inference.formats import WriteOptions

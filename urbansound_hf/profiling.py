@@ -1,78 +1,106 @@
-"""Where the time of a command goes: the seconds of its stages, for `--profile`."""
+"""Where the time of a command goes: the seconds of its stages, as a table and as a trace, for `--profile`."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
 
+from urbansound_hf.errors import writing
 from urbansound_hf.text import table
 
-STAGES = ("decode", "extract", "frozen part", "wait", "forward", "backward", "optimiser", "evaluate", "write")
-"""The stages of a training, in the order of the table; a command may name others."""
+STAGES = ("load", "decode", "extract", "frozen part", "wait", "forward", "backward", "optimiser", "evaluate", "write")
+"""The stages of a training or of serving, in the order of the table; a command may name others."""
+IN_THREADS = " (in threads)"
+TRACED = 100_000  # stages of a trace; the table counts them all
 
 
 class Profile:
-    """The seconds of each stage since the profile was made; of stages within one another, the inner one counts."""
+    """The seconds of each stage since the profile was made; of stages within one another, the inner one counts.
+
+    Stages in other threads run beside those of the first one, and add up beyond the whole.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self.running: list[str] = []
-        self.started = self.changed = time.perf_counter()
+        self.running: dict[int, list[str]] = defaultdict(list)  # of each thread, outer stage first
+        self.changed: dict[int, float] = {}
+        self.trace: list[dict[str, Any]] = []
+        self.started, self.thread, self.lock = time.perf_counter(), threading.get_ident(), threading.Lock()
 
-    def switch(self) -> None:
-        """Gives the time since the last switch to the innermost stage."""
-        now = time.perf_counter()
-        if self.running:
-            self.seconds[self.running[-1]] += now - self.changed
-        self.changed = now
+    def switch(self) -> list[str]:
+        """Gives the time since this thread's last switch to its innermost stage; returns the stages that it is in."""
+        now, thread = time.perf_counter(), threading.get_ident()
+        with self.lock:
+            running, since = self.running[thread], self.changed.get(thread, now)
+            if running:
+                self.seconds[running[-1]] += now - since
+                if len(self.trace) < TRACED:  # in the format of chrome://tracing, microseconds
+                    times = {"ts": 1e6 * (since - self.started), "dur": 1e6 * (now - since)}
+                    self.trace.append({"name": running[-1], "ph": "X", "pid": os.getpid(), "tid": thread, **times})
+            self.changed[thread] = now
+        return running
 
     def table(self) -> str:
         """Seconds and percentages of all stages, and of what belongs to none."""
         whole = max(time.perf_counter() - self.started, 1e-9)
-        named = {name: self.seconds[name] for name in [*STAGES, *self.seconds] if name in self.seconds}
-        rows = {**named, "other": whole - sum(named.values()), "all": whole}
+        order = [name + where for where in ("", IN_THREADS) for name in STAGES]
+        named = {name: self.seconds[name] for name in [*order, *self.seconds] if name in self.seconds}
+        other = whole - sum(seconds for name, seconds in named.items() if not name.endswith(IN_THREADS))
+        rows = {**named, "other": other, "all": whole}
         cells = [(name, f"{seconds:.2f}", f"{100 * seconds / whole:.1f}") for name, seconds in rows.items()]
         return table(("stage", "seconds", "%"), cells)
 
 
-ACTIVE: ContextVar[Profile | None] = ContextVar("profile", default=None)
+ACTIVE: list[Profile] = []  # the one of this process, which its threads share
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Counts the time of a block as that of a stage; nothing unless within `profiling`."""
-    profile = ACTIVE.get()
-    if profile is None:
+    if not ACTIVE:
         yield
         return
-    _wait_for_device()
-    profile.switch()
-    profile.running.append(name)
+    profile = ACTIVE[-1]
+    first = threading.get_ident() == profile.thread
+    if first:
+        _wait_for_device()
+    profile.switch().append(name if first else name + IN_THREADS)
     try:
         yield
     finally:
-        _wait_for_device()
-        profile.switch()
-        profile.running.pop()
+        if first:
+            _wait_for_device()
+        profile.switch().pop()
 
 
 @contextmanager
-def profiling(wanted: bool = True) -> Iterator[None]:
-    """Prints the table of the stages within on standard error; with `wanted` False nothing is measured or printed."""
+def profiling(wanted: bool = True, trace: Path | None = None) -> Iterator[None]:
+    """Prints the table of the stages within on standard error; with `wanted` False nothing is measured or printed.
+
+    Args:
+        trace: a file for the stages one by one, which chrome://tracing opens.
+    """
     if not wanted:
         yield
         return
     profile = Profile()
-    token = ACTIVE.set(profile)
+    ACTIVE.append(profile)
     try:
         yield
     finally:
-        ACTIVE.reset(token)
+        ACTIVE.remove(profile)
         print(profile.table(), file=sys.stderr)
+        if trace:
+            with writing(trace):
+                trace.write_text(json.dumps({"traceEvents": profile.trace}), encoding="utf-8")
 
 
 def _wait_for_device() -> None:

@@ -1,4 +1,4 @@
-"""WAV, RF64, W64, AIFF and AU with wrong sizes in their headers: all samples are read, or an error gives figures."""
+"""WAV, RF64, W64 and AIFF with wrong sizes in their headers: all samples are read, or an error gives figures."""
 
 from __future__ import annotations
 
@@ -147,23 +147,12 @@ def test_rifx(tmp_path):
         np.testing.assert_array_equal(read(with_size(content, size + delta, form=">I"), tmp_path)[0], expected)
 
 
-@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, -44, -24, -8, 8, 24])
-def test_au(tmp_path, size):
-    content = encode(noise(channels=2), "AU")
-    declared = size if size in (0, 0xFFFFFFFF) else len(content) - 24 + size
-    changed = content[:8] + struct.pack(">I", declared) + content[12:]
-    waveform, notes = read(changed, tmp_path)
-    np.testing.assert_array_equal(waveform, read_audio(content)[0])
-    assert len(notes) == (size != 0xFFFFFFFF)
-
-
-@pytest.mark.parametrize("padding", [b"", b"\0"])
 @pytest.mark.parametrize("place", [12, 36])
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24"])
-def test_odd_chunks_with_and_without_the_byte_that_makes_them_even(tmp_path, subtype, place, padding):
+def test_odd_chunks(tmp_path, subtype, place):
     content = encode(noise(), subtype=subtype)
     expected = read_audio(content)[0]
-    waveform, notes = read(content[:place] + ODD_LIST + padding + content[place:], tmp_path)
+    waveform, notes = read(content[:place] + ODD_LIST + b"\0" + content[place:], tmp_path)
     np.testing.assert_array_equal(waveform, expected)
     assert not notes and len(waveform) == SAMPLES
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from urbansound_hf.audio import ffmpeg
 from urbansound_hf.audio.files import find_audio_files
 from urbansound_hf.audio.io import AudioError, load_audio, read_audio
 from urbansound_hf.audio.resampling import resample
@@ -107,11 +105,3 @@ def test_a_playlist_opens_no_other_file(tmp_path):
     ):
         with pytest.raises(AudioError, match="not a sound"):
             load_audio(playlist.encode())
-
-
-def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(ffmpeg, "available", lambda: False)
-    (tmp_path / "phone.m4a").write_bytes(encode("ipod", "aac", source()))
-    with pytest.raises(AudioError, match="not a sound that libsndfile can read") as caught:
-        load_audio(Path(tmp_path / "phone.m4a"))
-    assert "pip install 'urbansound-hf[formats]'" in caught.value.fix

@@ -194,7 +194,7 @@ def test_what_is_no_sound_is_named(tmp_path: Path, content: bytes, what: str) ->
     assert caught.value.where == "fold1/clip.wav"
 
 
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.95])
 @pytest.mark.parametrize(
     ("container", "subtype"),
     [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "IMA_ADPCM"), ("WAVEX", "FLOAT"), ("WAV", "GSM610"),
@@ -209,7 +209,7 @@ def test_a_truncated_file_is_told(container: str, subtype: str, keep: float) -> 
 
 
 def test_a_truncated_mp3_is_told() -> None:
-    with pytest.raises(AudioError, match=r"is truncated: \d+ of 78 MP3 frames are there"):
+    with pytest.raises(AudioError, match=r"is truncated: 1.0 of 2.0 s can be decoded"):
         load_audio(encode(tone(44100, seconds=2), 44100, "MP3")[:5000])
 
 
@@ -292,8 +292,7 @@ def test_blocks_and_pieces_of_files_give_the_same_samples(
     content = encode(tone(rate, channels, seconds=3.0), rate, container, subtype)
     whole = load_audio(content)
     monkeypatch.setattr("urbansound_hf.audio.io.BLOCK_FRAMES", 10_000)
-    monkeypatch.setattr("urbansound_hf.audio.streams.WHOLE_BYTES", 100)
-    monkeypatch.setattr("urbansound_hf.audio.streams.PIECE_BYTES", 1000)
+    monkeypatch.setattr("urbansound_hf.audio.containers.PIECE_BYTES", 1000)
     blocks = list(stream_audio(content))
     assert len(blocks) > 3 and max(map(len, blocks)) <= 10_000
     np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)

@@ -231,3 +231,12 @@ def test_serving_imports_nothing_of_training(sounds, tmp_path):
     assert not {"datasets", "evaluate", "sklearn", "pandas"} & everything
     packages = {name.split(".")[1] for name in ours if name.startswith("urbansound_hf.")}
     assert not packages & {"config", "data", "training", "evaluation", "reports", "plots", "hub", "app"}
+
+
+def test_the_profile_names_the_stages_and_leaves_a_trace(sounds, run):
+    code, plain, _ = run("a.wav", "deep", "--format", "csv")
+    profiled = run("a.wav", "deep", "--format", "csv", "--profile")
+    assert (code, profiled[:2]) == (0, (0, plain)) and "| stage" in profiled[2]
+    events = json.loads(Path("trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    names = {"load", "extract", "wait", "forward", "write", "decode (in threads)"}
+    assert {event["name"] for event in events} == names and all(f"| {name} " in profiled[2] for name in names)

@@ -1,12 +1,14 @@
-"""Sound of the formats that libsndfile does not read (m4a, mp4, webm, wma …), decoded by FFmpeg through PyAV.
+"""Sound that FFmpeg decodes, through PyAV: MP3, and what libsndfile does not read (m4a, mp4, webm, wma …).
 
-The samples are those that FFmpeg plays: an encoder's padding is left out where the container gives its length.
+The samples are those that FFmpeg plays: an encoder's padding is left out where the file gives its length. A file is
+read to its end, whatever length a first frame promises, and however many MP3s were joined in it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from importlib.util import find_spec
+from itertools import groupby
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,8 +18,9 @@ SUFFIXES = frozenset({
     ".m4a", ".m4b", ".m4r", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ogx", ".tta", ".weba",
     ".webm", ".wma", ".wmv", ".wv",
 })  # fmt: skip
-"""Suffixes of files that PyAV decodes, in lower case."""
-FIX = "convert it to WAV or FLAC, or let FFmpeg decode it: pip install 'urbansound-hf[formats]'"
+"""Suffixes of files that only FFmpeg decodes, in lower case."""
+MP3 = re.compile(rb"ID3|\xff[\xe0-\xff]")
+"""How an MP3 begins; libsndfile stops at a length that it estimates from the first frame."""
 # FFmpeg's other formats include playlists, which make it open any file or address.
 FORMATS = "mov,matroska,webm,aac,ac3,eac3,asf,avi,flv,amr,ape,dts,mpeg,mpegts,mp3,ogg,tta,wv"
 LEAST_SHARE = 0.95  # of the length that a container gives; less is a truncated file
@@ -27,17 +30,15 @@ class CannotDecode(Exception):
     """Why FFmpeg does not decode a file."""
 
 
-def available() -> bool:
-    """Whether PyAV, the extra `formats`, is installed."""
-    return find_spec("av") is not None
+def decode(file: BinaryIO, notes: list[str]) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    """Decodes the first audio stream of a file.
 
+    Args:
+        notes: a list that receives a sentence if parts of an MP3 are damaged.
 
-def decode(file: BinaryIO) -> tuple[int, Iterator[np.ndarray]]:
-    """Opens the first audio stream of a file.
-
-    Returns:
-        its sampling rate in Hz, and its samples in blocks: `(samples,)` float32, the mean of the channels, full
-        scale 1.0.
+    Yields:
+        once, and again where the sampling rate changes (as in joined files): the rate in Hz, and the samples in
+        blocks, which must be taken before going on: `(samples,)` float32, the mean of the channels, full scale 1.0.
 
     Raises:
         CannotDecode: FFmpeg finds no sound in it, then or in the blocks; or the file is truncated.
@@ -45,39 +46,53 @@ def decode(file: BinaryIO) -> tuple[int, Iterator[np.ndarray]]:
     import av
 
     try:
+        described = _mp3_is_described(file)
         file.seek(0)
-        container = av.open(file, options={"format_whitelist": FORMATS})
+        with av.open(file, options={"format_whitelist": FORMATS}, metadata_errors="replace") as container:
+            if not container.streams.audio:
+                raise CannotDecode("there is no sound in it")
+            frames = _frames(container, container.streams.audio[0], described, notes)
+            for rate, of_rate in groupby(frames, lambda frame: frame.sample_rate):
+                yield rate, map(_mono, of_rate)
     except (av.FFmpegError, ValueError) as error:
-        raise CannotDecode(_reason(error)) from None
-    if not container.streams.audio:
-        container.close()
-        raise CannotDecode("there is no sound in it")
-    stream = container.streams.audio[0]
-    return int(stream.rate), _blocks(container, stream)
+        raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
 
 
-def _blocks(container: Any, stream: Any) -> Iterator[np.ndarray]:
+def _mp3_is_described(file: BinaryIO) -> bool:
+    """Whether the first frame of an MP3, behind its ID3 tag, gives the number of frames."""
+    file.seek(0)
+    head = file.read(10)
+    tag = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False))
+    file.seek(10 + tag if head[:3] == b"ID3" else 0)
+    return re.search(rb"Xing|Info|VBRI", file.read(1024)) is not None
+
+
+def _frames(container: Any, stream: Any, described: bool, notes: list[str]) -> Iterator[Any]:
     import av
 
-    rate, samples = int(stream.rate), 0
-    promised = _promised_seconds(container, stream) * rate
-    try:
-        with container:
-            for frame in container.decode(stream):
-                if frame.sample_rate != rate:
-                    raise CannotDecode(f"its sampling rate changes from {rate:,} to {frame.sample_rate:,} Hz")
-                samples += frame.samples
-                yield _mono(frame)
-    except (av.FFmpegError, ValueError) as error:
-        raise CannotDecode(f"{_reason(error)} after {samples / rate:.1f} s") from None
-    if samples < LEAST_SHARE * promised:
-        raise CannotDecode(f"it is truncated: {samples / rate:.1f} of {promised / rate:.1f} s can be decoded")
+    promised, seconds, damaged = _promised_seconds(container, stream, described), 0.0, 0
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:  # other data between the frames
+            if container.format.name != "mp3":
+                raise
+            frames, damaged = [], damaged + 1
+        seconds += sum(frame.samples / frame.sample_rate for frame in frames)
+        yield from frames
+    if seconds < LEAST_SHARE * promised:
+        raise CannotDecode(f"it is truncated: {seconds:.1f} of {promised:.1f} s can be decoded")
+    if damaged:
+        notes.append(f"{damaged:,} parts of it are no MP3 frames and are not read")
 
 
-def _promised_seconds(container: Any, stream: Any) -> float:
+def _promised_seconds(container: Any, stream: Any, described: bool) -> float:
     """The length of the stream by its container; 0.0 where that gives none, or only an estimate."""
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        seconds = stream.duration * stream.time_base
+        # FFmpeg also estimates where an MP3 is larger than described; an estimate is no whole number of samples.
+        known = container.format.name != "mp3" or (described and (seconds * stream.rate).denominator == 1)
+        return float(seconds) if known else 0.0
     if "matroska" in container.format.name and len(container.streams) == 1 and container.duration:
         return container.duration / 1e6
     return 0.0
@@ -93,7 +108,3 @@ def _mono(frame: Any) -> np.ndarray:
     elif values.dtype.kind == "i":
         values = values.astype(np.float32) / np.float32(-float(np.iinfo(values.dtype).min))
     return np.asarray(values, np.float32).mean(axis=0, dtype=np.float32)
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)

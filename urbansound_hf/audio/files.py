@@ -18,10 +18,10 @@ from urbansound_hf.text import counted, first_ten
 
 LIBSNDFILE = frozenset({".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au",
                       ".snd", ".caf", ".w64", ".rf64", ".mp2", ".voc"})  # fmt: skip
-SUFFIXES = LIBSNDFILE | (ffmpeg.SUFFIXES if ffmpeg.available() else frozenset())
-"""Suffixes of sound files that are read, in lower case: the formats of libsndfile and, with the extra, of FFmpeg."""
+SUFFIXES = LIBSNDFILE | ffmpeg.SUFFIXES
+"""Suffixes of sound files that are read, in lower case."""
 
-UNREAD_SUFFIXES = (ffmpeg.SUFFIXES - SUFFIXES) | {
+UNREAD_SUFFIXES = {
     ".aa3", ".aax", ".avr", ".dff", ".dsf", ".gsm", ".htk", ".iff", ".ircam", ".m4p", ".mp1", ".mpc", ".mpga",
     ".nist", ".oma", ".paf", ".pcm", ".pvf", ".qcp", ".ra", ".ram", ".raw", ".rm", ".sd2", ".sf", ".shn", ".sph",
     ".spx", ".svx", ".tak", ".ulaw", ".vox", ".wve",

@@ -1,6 +1,7 @@
 """Reading of sound files as mono float32 waveforms, for training and serving alike.
 
-libsndfile decodes (through soundfile), `audio.resampling` converts the rate: neither FFmpeg nor torch is needed.
+libsndfile decodes (through soundfile), and what it cannot, FFmpeg's libraries do (through PyAV); `audio.resampling`
+converts the rate. Neither an FFmpeg program nor torch is needed.
 """
 
 from __future__ import annotations
@@ -22,24 +23,14 @@ import numpy as np
 import soundfile
 
 from urbansound_hf.audio import ffmpeg
-from urbansound_hf.audio.containers import (
-    ENDLESS_BYTES,
-    HEADER_BYTES,
-    Recording,
-    TruncatedError,
-    layout_of,
-    split_au,
-    split_chunked,
-)
+from urbansound_hf.audio.containers import ENDLESS_BYTES, HEADER_BYTES, Recording, TruncatedError, split
 from urbansound_hf.audio.resampling import Resampler, resample
-from urbansound_hf.audio.streams import split_flac, split_mp3, split_ogg
 from urbansound_hf.errors import UserError
 
 SAMPLING_RATE = 16_000  # Hz; what nearly every pretrained audio model hears
 
 BLOCK_FRAMES = 2**20  # frames decoded at a time: 24 s at 44.1 kHz
 LOWEST_RATE, HIGHEST_RATE = 1000, 4_000_000  # Hz; beyond, a header is damaged, and resampling would fill the memory
-STREAMS = {rb"OggS": split_ogg, rb"fLaC": split_flac, rb"ID3|\xff[\xe0-\xff]": split_mp3}  # by the first bytes
 
 Source = str | Path | bytes | BinaryIO
 
@@ -122,20 +113,12 @@ def _stream(source: Source, rate: int | None, name: str, notes: list[str] | None
     level = Level(name)
     path = source if isinstance(source, (str, Path)) and not is_address(source) else None
     with _opened(source, name) as file:
-        recordings = _recordings(file, name, found)
-        for number, recording in enumerate(recordings, start=1):
-            part = f"part {number} of {len(recordings)} in it " * (len(recordings) > 1)
-            content = path if recording.content is file and path else recording.content
-            decoded = _decode(content, recording, rate, part, name)
-            for block, its_rate in _by_ffmpeg(decoded, file, rate, name) if len(recordings) == 1 else decoded:
-                rate = its_rate  # of joined files the first one's
-                if len(block):
-                    level.add(block)
-                    yield block, rate
+        for block, its_rate in _decoded(file, path, rate, name, found):
+            if len(block):
+                level.add(block)
+                yield block, its_rate
     if not level.samples:
         raise AudioError("holds no samples", name)
-    if len(recordings) > 1:
-        found.append(f"it holds {len(recordings)} sounds joined end to end; they are read as one")
     if notes is not None:
         notes += [*found, *level.notes()]
 
@@ -177,22 +160,35 @@ def _fetched(address: str, name: str) -> BinaryIO:
         raise AudioError(f"cannot be fetched ({error or type(error).__name__})", name) from None
 
 
-def _recordings(file: BinaryIO, name: str, notes: list[str]) -> list[Recording]:
-    """The sounds of a file, one after another; those of a kind without a check as they are."""
+def _decoded(
+    file: BinaryIO, path: str | Path | None, rate: int | None, name: str, notes: list[str]
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Blocks of all sounds in a file, by FFmpeg where it is an MP3 or libsndfile does not know the format."""
+    file.seek(0)
+    if ffmpeg.MP3.match(start := file.read(3)):
+        try:
+            yield from _by_ffmpeg(file, rate, name, notes)
+            return
+        except UnknownFormatError:
+            if start != b"ID3":  # the tag may stand before other formats
+                raise
     try:
-        file.seek(0)
-        start = file.read(12)
-        file.seek(0)
-        if layout := layout_of(start):
-            return split_chunked(file, layout, notes)
-        if start[:4] == b".snd" and len(start) == 12:
-            return split_au(file, notes)
-        for pattern, split in STREAMS.items():
-            if re.match(pattern, start) and (recordings := split(file, notes)):
-                return recordings
+        recordings = split(file, notes)
     except TruncatedError as error:
         raise AudioError(f"is truncated: {error}", name, "copy or download it again") from None
-    return [Recording(file, checked=False)]
+    for number, recording in enumerate(recordings, start=1):
+        part = f"part {number} of {len(recordings)} in it " * (len(recordings) > 1)
+        try:
+            source = path if recording.content is file else None
+            for block, its_rate in _decode(recording, source, rate, part, name):
+                rate = its_rate  # of joined files the first one's
+                yield block, rate
+        except UnknownFormatError as error:
+            if part:
+                raise
+            yield from _by_ffmpeg(file, rate, name, notes, error)
+    if len(recordings) > 1:
+        notes.append(f"it holds {len(recordings)} sounds joined end to end; they are read as one")
 
 
 def _path(content: str | Path | BinaryIO) -> bytes | str | BinaryIO:
@@ -203,14 +199,13 @@ def _path(content: str | Path | BinaryIO) -> bytes | str | BinaryIO:
 
 
 def _decode(
-    content: str | Path | BinaryIO, recording: Recording, to_rate: int | None, part: str, name: str
+    recording: Recording, path: str | Path | None, to_rate: int | None, part: str, name: str
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of one recording at `to_rate` (default: its own), and that rate, until the decoder is at its end."""
-    if not isinstance(content, (str, Path)):
-        content.seek(0)
+    """Blocks of one recording at `to_rate` (default: its own), and that rate, until libsndfile is at its end."""
+    recording.content.seek(0)
     samples = 0
     try:
-        with Decoder(_path(content)) as sound:
+        with Decoder(_path(path or recording.content)) as sound:
             rate, promised, header = sound.samplerate, sound.frames, sound.extra_info
             if not LOWEST_RATE <= rate <= HIGHEST_RATE:
                 raise AudioError(f"{part}has a sampling rate of {rate:,} Hz, which is none of sound", name)
@@ -225,30 +220,29 @@ def _decode(
         raise AudioError(f"{part}cannot be read ({error})", name) from None
     if not recording.checked:
         _check_length(samples, promised, header, name)
-    elif samples and samples < recording.least:
-        found = f"{samples:,} of at least {recording.least:,} samples"
-        raise AudioError(f"{part}is damaged: {found} can be decoded", name, "copy or download it again")
 
 
 def _by_ffmpeg(
-    decoded: Iterator[tuple[np.ndarray, int]], file: BinaryIO, to_rate: int | None, name: str
+    file: BinaryIO, to_rate: int | None, name: str, notes: list[str], refused: UserError | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """The blocks that libsndfile decodes; where it does not know the format, those of FFmpeg."""
+    """Blocks of a file that FFmpeg decodes. Raises UnknownFormatError, or for a file that is damaged AudioError.
+
+    Args:
+        refused: why libsndfile does not read it.
+    """
+    samples = 0
     try:
-        yield from decoded
-        return
-    except UnknownFormatError as error:
-        if not ffmpeg.available():
-            raise AudioError(error.what, name, ffmpeg.FIX) from None
-        try:
-            rate, blocks = ffmpeg.decode(file)
-        except ffmpeg.CannotDecode as reason:
-            raise AudioError(f"{error.what}, nor can FFmpeg ({reason})", name, error.fix) from None
-    try:
-        for block, _ in _resampled(blocks, rate, to_rate or rate):
-            yield block, to_rate or rate
+        for rate, blocks in ffmpeg.decode(file, notes):
+            to_rate = to_rate or rate
+            for block, decoded in _resampled(blocks, rate, to_rate):
+                samples += decoded
+                yield block, to_rate
     except ffmpeg.CannotDecode as error:
-        raise AudioError(f"is damaged: {error}", name, "copy or download it again") from None
+        if samples:
+            raise AudioError(f"is damaged: {error}", name, "copy or download it again") from None
+        if refused:
+            raise AudioError(f"{refused.what}, nor can FFmpeg ({error})", name, refused.fix) from None
+        raise UnknownFormatError(f"not a sound that FFmpeg can read ({error})", name) from None
 
 
 def _blocks(sound: Decoder) -> Iterator[np.ndarray]:

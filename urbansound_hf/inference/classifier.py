@@ -25,6 +25,7 @@ from urbansound_hf.features.extract import Features, equal_shapes, extract_or_re
 from urbansound_hf.inference.backend import Backend, chosen_backend
 from urbansound_hf.inference.inputs import THREADS, Cut, Window, read_windows
 from urbansound_hf.inference.output import Classification, Prediction
+from urbansound_hf.profiling import stage
 
 BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once; on an accelerator four times as many
 OUT_OF_MEMORY = re.compile("out ?of ?memory|memoryerror|allocate memory|bad_alloc", re.IGNORECASE)
@@ -234,7 +235,8 @@ class SoundClassifier:
         if isinstance(waveform, AudioError):
             return window, waveform
         try:
-            return window, self._features(waveform, window.name)
+            with stage("extract"):
+                return window, self._features(waveform, window.name)
         except AudioError as error:
             return window, error
         except MemoryError:
@@ -252,12 +254,15 @@ class SoundClassifier:
         waiting: list[tuple[list[Prepared], Callable[[], np.ndarray]]] = []
         sorted_at_once = BATCHES_AHEAD * batch_size * (4 if self.backend.on_accelerator else 1)
         while True:
-            if chunk := list(islice(windows, sorted_at_once)):
+            with stage("extract"):
+                chunk = list(islice(windows, sorted_at_once))
+            if chunk:
                 readable = [features for _, features in chunk if not isinstance(features, AudioError)]
                 waiting.append((chunk, self._forward(readable, batch_size, embed, track)))
             while len(waiting) > (self.backend.on_accelerator and bool(chunk)):
                 started, finish = waiting.pop(0)
-                rows = iter(finish())
+                with stage("forward"):
+                    rows = iter(finish())
                 for window, features in started:
                     outcome = features if isinstance(features, AudioError) else next(rows)
                     if isinstance(outcome, np.ndarray) and np.isnan(outcome[0]):
@@ -282,7 +287,9 @@ class SoundClassifier:
         for positions, stacked in equal_shapes(chain.from_iterable(clips)):
             for first in range(0, len(positions), batch_size):
                 part = slice(first, first + batch_size)
-                started += self._start({name: values[part] for name, values in stacked.items()}, positions[part], embed)
+                batch = {name: values[part] for name, values in stacked.items()}
+                with stage("forward"):
+                    started += self._start(batch, positions[part], embed)
                 track(len(positions[part]))
 
         def finish() -> np.ndarray:

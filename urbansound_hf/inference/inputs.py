@@ -22,6 +22,7 @@ from urbansound_hf.audio.files import SUFFIXES, find_audio_files
 from urbansound_hf.audio.io import AudioError, Source, cut_windows, is_address, stream_audio
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG, RECEIPT, expand_user
+from urbansound_hf.profiling import stage
 
 THREADS = min(4, progress.worker_count())  # decoding and resampling release the GIL
 AHEAD_SECONDS = 60  # of a sound, read before its turn comes
@@ -150,9 +151,14 @@ def ahead(
     for item in items:
         pending.append(pool.submit(function, item))
         if len(pending) > depth:
-            yield pending.popleft().result()
+            yield _waited(pending.popleft())
     while pending:
-        yield pending.popleft().result()
+        yield _waited(pending.popleft())
+
+
+def _waited(future: Future[Result]) -> Result:
+    with stage("wait"):
+        return future.result()
 
 
 class Recording:
@@ -197,14 +203,15 @@ class Recording:
                 yield block
                 bar.update(round(len(block) / self.sampling_rate))
                 if reading:
-                    reading.result()
+                    _waited(reading)
         if self._error:
             raise self._error
 
     def _read_block(self) -> int:
         """Reads a block and gives its number of samples; 0 at the end."""
         try:
-            block = next(self._rest, None) if self._rest else None
+            with stage("decode"):
+                block = next(self._rest, None) if self._rest else None
         except AudioError as error:
             self._error, block = error, None
         except Exception as error:  # one sound never ends the call, whatever it does: MemoryError above all

@@ -23,6 +23,7 @@ from urbansound_hf.inference.events import SILENCE_DB
 from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, records
 from urbansound_hf.inference.inputs import name_of
 from urbansound_hf.inference.output import Classification, Prediction, Record, window_record
+from urbansound_hf.profiling import stage
 from urbansound_hf.progress import Bar, say
 from urbansound_hf.text import distinct
 
@@ -48,7 +49,8 @@ def write_results(results: Iterable[Classification], form: str, options: WriteOp
             yield records(result, form, options)
 
     try:
-        FORMATS[form](counted(), stream, options)
+        with stage("write"):
+            FORMATS[form](counted(), stream, options)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _exit_code(*counts)
@@ -140,8 +142,9 @@ class ResultFile:
         """Keeps each result as it comes, then writes FILE; returns the exit code, as `write_results`."""
         self.options = options
         for result in results:
-            self.add(records(result, self.form, options))
-        with writing(self.path):
+            with stage("write"):
+                self.add(records(result, self.form, options))
+        with stage("write"), writing(self.path):
             self._publish(options)
         self.file.close()
         self.part.unlink()

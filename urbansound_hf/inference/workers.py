@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from urbansound_hf import progress
 from urbansound_hf.audio.io import Source
 from urbansound_hf.inference.inputs import Cut, Recording, Window, read_windows
+from urbansound_hf.profiling import stage
 
 PROCESSES = 8  # at most; starting one beside CUDA takes 50 to 80 ms
 FIRST = 128  # sounds that are read before processes are started
@@ -83,12 +84,14 @@ def _until_one_dies(loader: DataLoader) -> Iterator[list[Prepared] | None]:
     results = iter(loader)
     while True:
         try:
-            yield next(results)
+            with stage("wait"):
+                windows = next(results)
         except StopIteration:
             return
         except RuntimeError as error:  # of the DataLoader: a worker was killed or crashed
             progress.say(f"a process that reads sounds has died ({error}); reading goes on in one process")
             return
+        yield windows
 
 
 def _one_thread(_: int) -> None:
