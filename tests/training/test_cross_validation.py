@@ -115,6 +115,7 @@ def test_what_is_told_of_each_fold(whole):
             False,
         )
         assert receipt["test_accuracy"] == table(folder)["test_accuracy"] and receipt["seconds"] > 0
+        assert receipt["tf32"] is False, "on a CPU"
         last = max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         assert last.name == "run.json", "whoever finds it may believe the rest"
         assert not (folder / "checkpoints").exists()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import set_seed
 
 from tests.training.test_run import small_split
-from urbansound_hf.config.arguments import RunConfig
+from urbansound_hf.config import arguments
+from urbansound_hf.config.arguments import RunConfig, trains_in_tf32
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.features.batches import collate_evaluation
 from urbansound_hf.training.preprocessing import prepare_training
@@ -42,3 +44,17 @@ def test_processes_that_must_stay_in_step_score_the_same(configure, sounds, tmp_
     _, together, _ = trainer.prediction_step(trainer.model, dict(batch), False)
     assert len(calls) == 2 * len(batch["groups"]) + 2, "as often as the process with most groups"
     torch.testing.assert_close(alone, together)
+
+
+@pytest.mark.parametrize(("asked", "within"), [(None, "high"), (False, "highest")])
+def test_tf32_is_for_training_alone_where_there_is_a_gpu_that_has_it(
+    asked, within, configure, sounds, tmp_path, monkeypatch
+):
+    trainer = trainer_of(configure("--max_steps", 1), sounds, tmp_path)
+    found: list[str] = []
+    trainer.model.register_forward_pre_hook(lambda *_: found.append(torch.get_float32_matmul_precision()))
+    assert not trains_in_tf32(trainer.args), "on a CPU"
+    monkeypatch.setattr(arguments, "is_torch_tf32_available", lambda: True)
+    trainer.args.use_cpu, trainer.args.tf32 = False, asked
+    trainer.train()
+    assert set(found) == {within} and torch.get_float32_matmul_precision() == "highest"

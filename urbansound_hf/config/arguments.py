@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.utils import is_torch_tf32_available
 
 from urbansound_hf.config.flags import flag
 from urbansound_hf.evaluation.metrics import ALL_METRICS
@@ -214,6 +215,9 @@ class RunArguments(TrainingArguments, OwnRunArguments):
     fp16: bool | None = flag(  # type: ignore[assignment]
         None, "float16 mixed precision; absent: on a CUDA GPU that lacks bfloat16", nargs="?", const=True
     )
+    tf32: bool | None = flag(
+        None, "TF32 for what stays float32 in training; absent: on a GPU that has it", nargs="?", const=True
+    )
     resume_from_checkpoint: str | None = flag(None, "last, or the folder of a checkpoint to continue from")
     push_to_hub: bool = flag(False, "push checkpoints (see --hub_strategy) and the finished run to --hub_model_id")
     hub_model_id: str | None = flag(
@@ -272,6 +276,11 @@ def has_bf16(on_cpu: bool) -> bool:
     if on_cpu:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def trains_in_tf32(arguments: TrainingArguments) -> bool:
+    """Whether matrix products that stay float32 are computed in TF32: on GPUs that have it, unless refused."""
+    return arguments.tf32 is not False and not arguments.use_cpu and is_torch_tf32_available()
 
 
 def replaced(arguments: Arguments, values: Mapping[str, Any]) -> Arguments:

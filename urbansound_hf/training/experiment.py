@@ -17,7 +17,7 @@ from transformers.trainer_utils import HubStrategy
 
 from urbansound_hf import progress
 from urbansound_hf.audio import resampling
-from urbansound_hf.config.arguments import RunConfig
+from urbansound_hf.config.arguments import RunConfig, trains_in_tf32
 from urbansound_hf.config.parse import changed_flags, key_values
 from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
@@ -113,6 +113,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         "seed": config.training.seed,
         "processes": config.training.world_size,
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "tf32": trains_in_tf32(config.training),
         "environment": environment(),
     }
     return Experiment(config, sounds, receipt)

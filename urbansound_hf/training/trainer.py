@@ -16,7 +16,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import TrainOutput
 
 from urbansound_hf import progress
-from urbansound_hf.config.arguments import RecipeArguments, RunArguments
+from urbansound_hf.config.arguments import RecipeArguments, RunArguments, trains_in_tf32
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.batches import (
     FROZEN,
@@ -98,7 +98,7 @@ class SoundTrainer(Trainer):
             raise UserError(what, "--dataloader_drop_last", "leave it out, or lower --per_device_train_batch_size")
         self.guard.reset()
         try:
-            with nullcontext() if self.model_init is not None else self._in_memory():
+            with self._in_tf32(), nullcontext() if self.model_init is not None else self._in_memory():
                 outcome = super().train(*args, **kwargs)
         except torch.OutOfMemoryError as error:
             what = f"the memory of the device ended: {str(error).splitlines()[0]}"
@@ -106,6 +106,16 @@ class SoundTrainer(Trainer):
             raise UserError(what, f"step {self.state.global_step} of {self.state.max_steps}", fix) from error
         self.guard.finish(cast(torch.nn.Module, self.model), self.args, self.state)
         return outcome
+
+    @contextmanager
+    def _in_tf32(self) -> Iterator[None]:
+        """Where the GPU has TF32, computes in it within; the test clips are scored in float32, as serving does."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if trains_in_tf32(self.args) else before)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     @contextmanager
     def _in_memory(self) -> Iterator[None]:
