@@ -67,7 +67,7 @@ def test_what_was_unusual_in_the_files_is_noted(tmp_path, num_proc):
     files = {f"{number:02}.wav": encode(noise(0.5, number), 16_000, "WAV", "PCM_16") for number in range(40)}
     files["03.wav"] = sound[:40] + struct.pack("<I", len(sound)) + sound[44:]
     files["17.wav"] = encode(32767 * noise(0.9, 1), 16_000, "WAV", "FLOAT")
-    files["36.mp3"] = 2 * encode(noise(0.5, 2), 16_000, "MP3", "MPEG_LAYER_III")
+    files["36.flac"] = 2 * encode(noise(0.5, 2), 16_000, "FLAC", "PCM_16")
     files["39.wav"] = 2 * sound
     root = classes(tmp_path / "data", files)
     for _ in ("prepared", "found in the cache"):
@@ -75,7 +75,7 @@ def test_what_was_unusual_in_the_files_is_noted(tmp_path, num_proc):
         assert NOTE not in sounds.dataset.column_names
         (note,) = [note for note in sounds.notes if "unusual" in note]
         assert note.startswith("4 of 41 sounds are unusual: ") and note.endswith("; and 1 more")
-        assert "a/36.mp3: it holds 2 sounds joined end to end" in note
+        assert "a/36.flac: it holds 2 sounds joined end to end" in note
         assert "b/03.wav: its header promises 8,044 bytes of samples, 8,000 are there" in note
         assert "b/17.wav: 100% of its samples lie beyond full scale" in note
     (root / "b" / "03.wav").write_bytes(sound)

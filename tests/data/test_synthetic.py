@@ -194,12 +194,6 @@ def test_a_sound_is_drawn_from_its_generator_alone(name, seconds, rate):
     assert np.abs(first - other).max() > 0.1
 
 
-def test_a_class_that_is_not_there_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match="'sirens'") as caught:
-        synthetic.waveform("sirens", np.random.default_rng(0), 1, 16000)
-    assert caught.value.fix == "use siren"
-
-
 def loudest_hertz(waveform: np.ndarray, rate: int = 16000, frame: int = 1024) -> np.ndarray:
     frames = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
     return np.abs(np.fft.rfft(frames * np.hanning(frame))).argmax(axis=1) * rate / frame  # (frames,)

@@ -89,12 +89,16 @@ def find_audio_files(folder: Path, unreadable: list[AudioError] | None = None) -
     while waiting:
         here, above = waiting.pop()
         try:
-            entries, identity = _list_folder(here)
-        except AudioError as error:
+            status = here.stat()
+            with os.scandir(here) as listed:
+                entries = [entry for entry in listed if not is_hidden(entry.name)]
+        except OSError as reason:
+            error = AudioError(f"the folder cannot be read ({reason.strerror})", str(here))
             if unreadable is None:
-                raise
+                raise error from None
             unreadable.append(error)
             continue
+        identity = (status.st_dev, status.st_ino)  # however it is reached
         if identity in above:
             found.loops.append(here)
             continue
@@ -116,16 +120,6 @@ def find_audio_files(folder: Path, unreadable: list[AudioError] | None = None) -
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is no part of the data."""
     return name.startswith(".") or name == "__MACOSX"
-
-
-def _list_folder(folder: Path) -> tuple[list[os.DirEntry[str]], tuple[int, int]]:
-    """The entries of a folder that are not hidden, and what identifies it however it is reached."""
-    try:
-        status = folder.stat()
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not is_hidden(entry.name)], (status.st_dev, status.st_ino)
-    except OSError as error:
-        raise AudioError(f"the folder cannot be read ({error.strerror})", str(folder)) from None
 
 
 def _is_folder(path: Path, entry: os.DirEntry[str]) -> bool:

@@ -12,7 +12,6 @@ import os
 import re
 import struct
 import sys
-import wave
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -320,11 +319,9 @@ def to_float_wav(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> by
 
 def to_wav(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> bytes:
     """A `(samples,)` waveform, full scale 1.0, as the bytes of a 16-bit WAV file; values beyond it are clipped."""
-    scaled = np.clip(np.rint(waveform * np.float32(32768)), -32768, 32767)  # the exact inverse of load
+    scaled = np.clip(np.rint(waveform * np.float32(32768)), -32768, 32767)  # the exact inverse of load_audio
     buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setparams((1, 2, sampling_rate, len(scaled), "NONE", "not compressed"))
-        file.writeframes(scaled.astype("<i2").tobytes())
+    soundfile.write(buffer, scaled.astype("<i2"), sampling_rate, format="WAV", subtype="PCM_16")
     return buffer.getvalue()
 
 

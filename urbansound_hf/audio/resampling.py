@@ -8,8 +8,6 @@ https://ccrma.stanford.edu/~jos/resample/; the constants are the defaults of `to
 """
 
 import math
-import threading
-from collections import OrderedDict
 from functools import lru_cache
 
 import numpy as np
@@ -22,7 +20,7 @@ TAP_DTYPE = np.float32
 DESCRIPTION = f"Hann-windowed sinc, width {ZERO_CROSSINGS}, rolloff {ROLLOFF:g} (torchaudio's default)"  # of receipts
 MAX_GROUP_PHASES = 32  # fewer phases spend the time on calls, more phases spend it on zero taps
 MAX_GROUP_SPAN = 4096  # input samples between the phases of a group; keeps a matrix small at extreme ratios
-TAP_CACHE_BYTES = 64 * 2**20  # one pair of rates up to 192 kHz needs 34 MB at most, a usual pair 0.1 MB
+TAP_MATRICES = 1024  # kept, of at most 66 kB each for rates up to 192 kHz
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
@@ -130,55 +128,29 @@ class _PolyphaseFilter:
         output = np.empty((periods, self.period_out), np.float32)
         for first in range(0, min(self.period_out, output_samples), self.group):
             last = min(first + self.group, self.period_out)
-            taps = _tap_cache.get(self, first, last)  # (inputs, phases)
+            taps = _taps(self.orig, self.new, self.left_padding, first, last)  # (inputs, phases)
             rows = math.ceil((output_samples - first) / self.period_out)  # the last period may be incomplete
             offset, strides = 4 * (first * self.orig // self.new), (4 * self.period_in, 4)  # bytes
             inputs = np.ndarray((rows, len(taps)), np.float32, padded, offset, strides)  # a view, bounds checked
             np.matmul(inputs, taps, out=output[:rows, first:last])  # (rows, phases)
         return output.reshape(-1)[:output_samples]
 
-    def taps(self, first: int, last: int) -> np.ndarray:
-        """Taps of the phases `first` to `last - 1`, `(inputs, phases)` float32.
 
-        Only the input around these phases has a row; torchaudio's rows for all of it take 2.8 GB at 44,099 Hz.
-        """
-        start = first * self.orig // self.new - self.left_padding
-        stop = (last - 1) * self.orig // self.new + self.left_padding + 2
-        phases = np.arange(first, last)
-        inputs = np.arange(start, stop)[:, None] - phases // self.new * self.orig  # joined periods have equal taps
-        base = ROLLOFF * min(self.orig, self.new)
-        # In torchaudio's order of operations, so that the positions are rounded as there.
-        position = inputs.astype(TAP_DTYPE) / self.orig + (-phases % -self.new).astype(TAP_DTYPE) / self.new
-        crossings = np.clip(position * base, -ZERO_CROSSINGS, ZERO_CROSSINGS)  # the window is zero at both ends
-        window = np.cos(crossings * math.pi / ZERO_CROSSINGS / 2) ** 2
-        return (np.sinc(crossings) * (window * (base / self.orig))).astype(np.float32)
+@lru_cache(maxsize=TAP_MATRICES)
+def _taps(orig: int, new: int, left_padding: int, first: int, last: int) -> np.ndarray:
+    """Taps of the phases `first` to `last - 1`, `(inputs, phases)` float32.
 
-
-class _TapCache:
-    """The most recently used taps, shared by all threads and bounded in bytes."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes, self.used_bytes = max_bytes, 0
-        self._taps: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()  # least recently used first
-        self._lock = threading.Lock()
-
-    def get(self, filter_: _PolyphaseFilter, first: int, last: int) -> np.ndarray:
-        key = (filter_.orig, filter_.new, first)
-        with self._lock:
-            if key in self._taps:
-                self._taps.move_to_end(key)
-                return self._taps[key]
-        taps = filter_.taps(first, last)  # outside the lock: two threads may compute the same taps, at no harm
-        with self._lock:
-            if key not in self._taps:
-                self._taps[key] = taps
-                self.used_bytes += taps.nbytes
-            while self.used_bytes > self.max_bytes:
-                self.used_bytes -= self._taps.popitem(last=False)[1].nbytes
-        return taps
-
-
-_tap_cache = _TapCache(TAP_CACHE_BYTES)
+    Only the input around these phases has a row; torchaudio's rows for all of it take 2.8 GB at 44,099 Hz.
+    """
+    start, stop = first * orig // new - left_padding, (last - 1) * orig // new + left_padding + 2
+    phases = np.arange(first, last)
+    inputs = np.arange(start, stop)[:, None] - phases // new * orig  # joined periods have equal taps
+    base = ROLLOFF * min(orig, new)
+    # In torchaudio's order of operations, so that the positions are rounded as there.
+    position = inputs.astype(TAP_DTYPE) / orig + (-phases % -new).astype(TAP_DTYPE) / new
+    crossings = np.clip(position * base, -ZERO_CROSSINGS, ZERO_CROSSINGS)  # the window is zero at both ends
+    window = np.cos(crossings * math.pi / ZERO_CROSSINGS / 2) ** 2
+    return (np.sinc(crossings) * (window * (base / orig))).astype(np.float32)
 
 
 @lru_cache(maxsize=64)  # a few integers each

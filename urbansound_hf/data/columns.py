@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,14 +62,11 @@ def is_fold_name(name: str) -> bool:
 
 def seconds(text: str, role: str, where: str) -> float | None:
     """A time in seconds; None for an empty cell. Raises UserError for anything else."""
-    try:
-        value = float(text) if text else None
-    except ValueError:
-        value = math.nan
-    if value is not None and not math.isfinite(value):
-        fix = "write seconds with a decimal point, or rename the column if it holds something else"
-        raise UserError(f"{role} is a time in seconds, found {text!r}", where, fix)
-    return value
+    with suppress(ValueError):
+        if not text or math.isfinite(float(text)):
+            return float(text) if text else None
+    fix = "write seconds with a decimal point, or rename the column if it holds something else"
+    raise UserError(f"{role} is a time in seconds, found {text!r}", where, fix)
 
 
 def find_columns(
@@ -77,16 +75,10 @@ def find_columns(
     where: str,
     required: Sequence[str] = ("audio", "label"),
 ) -> dict[str, str]:
-    """Finds the column of each role.
+    """The column of each role that has one, among those `present` in a table, `where`.
 
     Args:
-        present: the names of the columns that are there.
         wanted: the name that the user gave for a role, if any.
-        where: the table, for errors.
-        required: the roles that must be there.
-
-    Returns:
-        The column of each role that has one.
 
     Raises:
         UserError: for each required column that is not there, or has not the name that was asked for.
@@ -151,18 +143,11 @@ BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32",
 
 @dataclass(frozen=True)
 class MetadataCsv:
-    """A table as it was read.
+    """A table as it was read."""
 
-    Args:
-        name: what errors call it.
-        columns: the names of its header, without nameless columns.
-        records: for each line that is not blank its number in the file and its cells by column; a cell that the line
-            lacks is "".
-    """
-
-    name: str
-    columns: list[str]
-    records: list[tuple[int, dict[str, str]]]
+    name: str  # what errors call it
+    columns: list[str]  # without nameless ones
+    records: list[tuple[int, dict[str, str]]]  # number and cells of each line that is not blank; "" where one lacks
 
 
 def read_csv(path: Path) -> MetadataCsv:
@@ -177,7 +162,9 @@ def read_csv(path: Path) -> MetadataCsv:
         raise UserError(f"not a readable CSV ({error.strerror})", str(path)) from None
     name = str(path)
     lines = list(io.StringIO(_decoded(content, name), newline=""))
-    reader = csv.reader(lines, delimiter=_delimiter(lines), strict=True)
+    header = next((line for line in lines if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip())), "")
+    most_columns = max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter))))
+    reader = csv.reader(lines, delimiter=most_columns, strict=True)
     columns: list[str] = []
     records: list[tuple[int, dict[str, str]]] = []
     try:
@@ -210,12 +197,6 @@ def _decoded(content: bytes, name: str) -> str:
     if "\0" in text:
         raise UserError("the table holds zero bytes, as UTF-16 without its mark has them", name, "save it as CSV UTF-8")
     return text
-
-
-def _delimiter(lines: Sequence[str]) -> str:
-    """The delimiter that cuts the header into most columns; a comma where none does."""
-    header = next((line for line in lines if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip())), "")
-    return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter))))
 
 
 def _header(cells: Sequence[str], name: str) -> list[str]:

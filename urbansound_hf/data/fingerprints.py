@@ -7,13 +7,13 @@ that is what the recording ids and times of the metadata are for (`leaks.metadat
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from urbansound_hf import progress
+from urbansound_hf.audio.dsp import mel_edges, mel_filters
 from urbansound_hf.audio.io import read_audio
 
 if TYPE_CHECKING:
@@ -85,32 +85,20 @@ def acoustic_fingerprint(waveform: np.ndarray, sampling_rate: int) -> np.ndarray
     count = SEGMENTS * max(8, len(sound) // (SEGMENTS * length) + 1)
     frames = sliding_window_view(sound, length)[np.linspace(0, len(sound) - length, count).astype(int)]
     power = np.abs(np.fft.rfft(frames * np.hanning(length).astype(np.float32))) ** 2  # (count, frequencies)
-    energy = (power @ _bands(sampling_rate)).reshape(SEGMENTS, -1, BANDS).mean(axis=1)
+    bands = mel_filters(length // 2 + 1, mel_edges(BANDS, LOWEST, HIGHEST), sampling_rate, in_mel=True).T
+    energy = (power @ bands).reshape(SEGMENTS, -1, BANDS).mean(axis=1)
     change = np.diff(np.diff(np.log(energy + 1e-4 * energy.max() + 1e-20), axis=0), axis=1)  # (16, 16)
     if np.mean(np.abs(change) > 0.02) < 0.25:  # a hum, a constant: most signs would be rounding noise
         return np.zeros(4, np.uint64)
     return np.packbits(change > 0).view(np.uint64)
 
 
-@lru_cache
-def _bands(sampling_rate: int) -> np.ndarray:
-    """Triangles evenly spaced in mel, `(frequencies, BANDS)`."""
-    hertz = np.fft.rfftfreq(round(WINDOW_SECONDS * sampling_rate), 1 / sampling_rate)
-    mel, (low, high) = np.log1p(hertz / 700), np.log1p(np.array([LOWEST, HIGHEST]) / 700)
-    centres, step = np.linspace(low, high, BANDS + 2, retstep=True)
-    return np.maximum(0, 1 - np.abs(mel[:, None] - centres[1:-1]) / step).astype(np.float32)
-
-
 def audio_leaks(
     hashes: np.ndarray, fingerprints: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray
 ) -> dict[str, Any]:
-    """Test clips that are identical to a training clip, or nearly so.
+    """Test clips that are identical to a training clip, or nearly so: counts, and `(test row, training row)` of each.
 
-    Args:
-        hashes, fingerprints: the `hashes` and `bits` of `Fingerprints`.
-
-    Returns:
-        Counts of test clips, and `(test row, training row)` for each.
+    `hashes` and `fingerprints` are the `hashes` and `bits` of `Fingerprints`.
     """
     first = {hashes[row]: int(row) for row in reversed(train_rows) if hashes[row]}
     exact = [(int(row), first[hashes[row]]) for row in test_rows if hashes[row] in first]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,11 @@ def read_folder(
         UserError: no labelled sounds, an ambiguous or unfit CSV, or missing files.
     """
     found = find_audio_files(folder)
-    table = find_csv(folder)
-    rows, notes = (
-        _listed_sounds(table, found, {"audio": audio_column, "label": label_column}, allow_missing_files)
-        if table
-        else _class_folders(found)
-    )
+    if table := find_csv(folder):
+        wanted = {"audio": audio_column, "label": label_column}
+        rows, notes = _listed_sounds(table, found, wanted, allow_missing_files)
+    else:
+        rows, notes = _class_folders(found)
     return rows, notes + found.notes()
 
 
@@ -72,14 +72,13 @@ def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
     names = found.names(found.sounds)
     paths = [name.split("/") for name in names]
     roles = _folder_roles(paths, str(found.folder))
-    rows: list[Row] = []
-    outside = []
-    for name, source, parts in zip(names, found.sounds, paths, strict=True):
-        if len(parts) > len(roles):
-            values = {role: READERS[role](part, name) for role, part in zip(roles, parts, strict=False)}
-            rows.append({"source": str(source), "path": name, **values})
-        else:
-            outside.append(name)
+    outside = [name for name, parts in zip(names, paths, strict=True) if len(parts) <= len(roles)]
+    rows: list[Row] = [
+        {"source": str(source), "path": name}
+        | {role: READERS[role](part, name) for role, part in zip(roles, parts, strict=False)}
+        for name, source, parts in zip(names, found.sounds, paths, strict=True)
+        if len(parts) > len(roles)
+    ]
     if len({row["label"] for row in rows}) < 2:
         there = first_ten(sorted(path.name for path in found.folder.iterdir())) or "nothing"
         what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {there}"
@@ -154,8 +153,15 @@ def _listed_sounds(
         rest = [UserError(f"… and {len(problems) - 10:,} more lines")] * (len(problems) > 10)
         raise joined([*problems[:10], *rest] or [UserError("the table lists no sounds", str(table))])
     unlisted = found.unlisted((row["source"] for row in rows if row["source"]), table.name)
-    rows, notes = _with_files(_as_segments(rows), files, table, allow_missing_files)
-    return rows, notes + unlisted
+    missing = [row["path"] for row in rows if not row["source"]]
+    there = [row for row in _as_segments(rows) if row["source"]]
+    if missing and (not allow_missing_files or not there):
+        what = f"every row needs its file, {len(missing):,} of {len(rows):,} have none: {first_ten(missing)}"
+        near = files.nearest(missing[0])
+        fix = f"did you mean {near}?" if near else "copy them there, or do without them: --allow_missing_files"
+        raise UserError(what, str(table), fix)
+    left_out = f"{len(missing):,} of {len(rows):,} listed sounds have no file and are left out"
+    return there, [left_out] * bool(missing) + unlisted
 
 
 def _row(record: Mapping[str, str], files: ListedFiles, where: str) -> Row:
@@ -211,19 +217,6 @@ def _as_segments(rows: Sequence[Row]) -> list[Row]:
     return cut
 
 
-def _with_files(
-    rows: Sequence[Row], files: ListedFiles, table: Path, allow_missing_files: bool
-) -> tuple[list[Row], list[str]]:
-    missing = [row["path"] for row in rows if not row["source"]]
-    there = [row for row in rows if row["source"]]
-    if missing and (not allow_missing_files or not there):
-        what = f"every row needs its file, {len(missing):,} of {len(rows):,} have none: {first_ten(missing)}"
-        near = files.nearest(missing[0])
-        fix = f"did you mean {near}?" if near else "copy them there, or do without them: --allow_missing_files"
-        raise UserError(what, str(table), fix)
-    return there, [f"{len(missing):,} of {len(rows):,} listed sounds have no file and are left out"] * bool(missing)
-
-
 # ---- the files that a table names
 
 
@@ -244,7 +237,9 @@ class ListedFiles:
         self.by_path: dict[str, list[Path]] = defaultdict(list)
         self.by_name: dict[str, list[Path]] = defaultdict(list)
         for path, name in self.names.items():
-            for key in (clean_text(name), _without_suffix(clean_text(name))):
+            cleaned = clean_text(name)
+            # Without its suffix, the dot that stays tells a name from that of a file that has none.
+            for key in (cleaned, cleaned.removesuffix(Path(cleaned).suffix) + "."):
                 self.by_path[key].append(path)
                 self.by_name[key.rpartition("/")[2]].append(path)
         self.times_listed = Counter(_slashes(name).rpartition("/")[2] for name in listed)
@@ -253,8 +248,9 @@ class ListedFiles:
         """The file of a name, or None. Raises UserError, with `where`, if it could be one of several files."""
         spelled = _slashes(name)
         for path in (self.folder / name, self.folder / spelled):
-            if _is_file(path):
-                return path
+            with suppress(OSError, ValueError):  # longer than the system allows
+                if path.is_file():
+                    return path
         found = self._lookup(self.by_path, spelled.removeprefix("./"))
         if not found and "/" not in spelled:
             found = self._lookup(self.by_name, spelled)
@@ -268,10 +264,10 @@ class ListedFiles:
 
     def name(self, source: Path | None) -> str:
         """What a file is called in the data: its path below the folder, or "" for one that lies elsewhere."""
-        if source is None or source in self.names:
-            return self.names.get(source, "") if source else ""
-        inside = source.is_relative_to(self.folder) and ".." not in source.parts
-        return source.relative_to(self.folder).as_posix() if inside else ""
+        if source in self.names:
+            return self.names[source]
+        inside = source and source.is_relative_to(self.folder) and ".." not in source.parts
+        return source.relative_to(self.folder).as_posix() if source and inside else ""
 
     def nearest(self, name: str) -> str | None:
         """The file whose name differs only in the case of its letters, if there is one."""
@@ -285,15 +281,3 @@ class ListedFiles:
 
 def _slashes(name: str) -> str:
     return name.replace("\\", "/")
-
-
-def _without_suffix(name: str) -> str:
-    """The key of a name without its suffix; the dot that stays tells it from a file that has none."""
-    return name.removesuffix(Path(name).suffix) + "."
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # longer than the system allows
-        return False

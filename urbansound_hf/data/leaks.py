@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from urbansound_hf.data.columns import MetadataCsv, find_columns, fold_number, read_csv, seconds
+from urbansound_hf.data.columns import find_columns, fold_number, read_csv, seconds
 from urbansound_hf.data.fingerprints import Fingerprints, audio_leaks
 from urbansound_hf.data.splits import Split, random
 from urbansound_hf.data.urbansound8k import RECORDINGS_IN_TWO_FOLDS
@@ -167,20 +167,12 @@ def _against(
 
 
 def check_leaks(report: Mapping[str, Any], split_kind: str, known: frozenset[str] = frozenset()) -> None:
-    """Stops an official run whose folds share recordings or identical clips.
+    """Raises UserError for an official split (`split_kind`, the others claim less) that shares recordings or clips.
 
     The `known` recordings may be shared, and overlap in time, as long as they have another class on either side.
     An identical clip under another recording id stops the run too; with UrbanSound8K (`known` given) only where more
     than 1 % of the test clips have one: two uploads of one sound may have met in its folds unnoticed, the published
     scores contain them then. Near duplicates are only reported: two shots of one gun, two microphones are alike.
-
-    Args:
-        report: from `report`.
-        split_kind: the value of --split; only "official" is stopped, the others claim less.
-        known: recordings that may be shared, `KNOWN` for UrbanSound8K.
-
-    Raises:
-        UserError: with everything that was found, and the ways out.
     """
     if split_kind != "official":
         return
@@ -250,21 +242,17 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
         UserError: it cannot be read, is empty, lacks a column, or a fold or time in it is no number.
     """
     table = read_csv(path)
-    needed = ("label", "fold", "group")
-    found = find_columns(table.columns, {}, str(path), needed)
+    found = find_columns(table.columns, {}, str(path), ("label", "fold", "group"))
     if not table.records:
         raise UserError("the table holds no clips", str(path))
-    used = [*needed, *(("start", "end") if {"start", "end"} <= found.keys() else ())]
-    return {role: _column(table, found[role], role) for role in used}
-
-
-def _column(table: MetadataCsv, column: str, role: str) -> np.ndarray:
-    cells = [(f"{table.name}, line {line}", record[column]) for line, record in table.records]
-    if role == "fold":
-        return np.array([fold_number(cell, where) for where, cell in cells])
-    if role in ("start", "end"):
-        return np.array([seconds(cell, role, where) for where, cell in cells], dtype=float)
-    return np.array([cell for _, cell in cells])
+    lines = [(f"{path}, line {line}", record) for line, record in table.records]
+    cells = {role: [(record[name], where) for where, record in lines] for role, name in found.items()}
+    columns = {role: np.array([cell for cell, _ in cells[role]]) for role in ("label", "group")}
+    columns["fold"] = np.array([fold_number(*cell) for cell in cells["fold"]])
+    if {"start", "end"} <= found.keys():
+        for role in ("start", "end"):
+            columns[role] = np.array([seconds(cell, role, where) for cell, where in cells[role]], dtype=float)
+    return columns
 
 
 def table_report(columns: dict[str, Any], seed: int = 0) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import datasets
 
 from urbansound_hf.audio.io import SAMPLING_RATE
 from urbansound_hf.data import synthetic
-from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features
+from urbansound_hf.data.builder import PreparedSounds, cache_key, sound_features
 from urbansound_hf.data.columns import columns_of, encode
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
@@ -114,10 +114,7 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
         root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
         builder = UrbanSound8K(synthetic.synthetic_dataset(root, seed=request.seed), request.sampling_rate)
         return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], request)
-    if kind == "folder":
-        return _folder(request, folder)
-    _refuse_typos(request.dataset, folder)
-    return _stored(request, str(folder.absolute()) if folder.is_dir() else request.dataset)
+    return _folder(request, folder) if kind == "folder" else _stored(request, folder)
 
 
 def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder", "stored"]:
@@ -130,17 +127,14 @@ def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder",
     return "folder" if folder.is_dir() and not is_stored(folder) else "stored"
 
 
-def _refuse_typos(name: str, folder: Path) -> None:
-    """Raises UserError for a path that does not exist, or a misspelt name, before the Hub is asked for it."""
-    near = difflib.get_close_matches(name.lower(), NAMED, n=1, cutoff=0.8)
-    if not folder.is_dir() and (near or name.startswith((".", "/", "~")) or name.count("/") > 1):
-        fix = f"did you mean {near[0]}?" if near else "give urbansound8k, synthetic, a folder or a Hub id"
-        raise UserError(f"there is no folder {name}", "--dataset", fix)
-
-
 def _folder(request: SoundRequest, folder: Path) -> Sounds:
     rows, notes = read_folder(folder, request.audio_column, request.label_column, request.allow_missing_files)
-    check_text(rows)
+    for text in (row[column] for row in rows for column in ("label", "path")):
+        try:  # Python reads UTF-8 names in an ASCII locale as something else
+            str(text).encode("utf-8")
+        except UnicodeEncodeError:
+            what = f"the name is not text in this locale: {text!r}"
+            raise UserError(what, "--dataset", "set PYTHONUTF8=1 or LANG=C.UTF-8, or rename the file") from None
     names, ids = encode([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
     features = sound_features(names, columns_of(rows), request.sampling_rate)
@@ -149,22 +143,18 @@ def _folder(request: SoundRequest, folder: Path) -> Sounds:
     return _loaded(builder, name, notes, request)
 
 
-def check_text(rows: list[Row]) -> None:
-    """Raises UserError for a label or file name that is not text, as Python reads UTF-8 names in an ASCII locale."""
-    for name in (row[column] for row in rows for column in ("label", "path")):
-        try:
-            str(name).encode("utf-8")
-        except UnicodeEncodeError:
-            what = f"the name is not text in this locale: {name!r}"
-            raise UserError(what, "--dataset", "set PYTHONUTF8=1 or LANG=C.UTF-8, or rename the file") from None
-
-
-def _stored(request: SoundRequest, source: str) -> Sounds:
+def _stored(request: SoundRequest, folder: Path) -> Sounds:
+    source = name = request.dataset
+    near = difflib.get_close_matches(name.lower(), NAMED, n=1, cutoff=0.8)
+    if folder.is_dir():
+        source, name = str(folder.absolute()), folder.resolve().name
+    elif near or name.startswith((".", "/", "~")) or name.count("/") > 1:  # the Hub need not be asked
+        fix = f"did you mean {near[0]}?" if near else "give urbansound8k, synthetic, a folder or a Hub id"
+        raise UserError(f"there is no folder {name}", "--dataset", fix)
     found = read_stored(
         source, request.dataset_config, request.dataset_revision, request.audio_column, request.label_column
     )
     features = sound_features(found.labels, columns_of([found.rows.columns]), request.sampling_rate)
-    name = Path(source).resolve().name if Path(source).is_dir() else source
     builder = PreparedSounds(found.rows, features, found.key, name, request.sampling_rate)
     return _loaded(builder, name, found.notes, request)
 
@@ -172,8 +162,7 @@ def _stored(request: SoundRequest, source: str) -> Sounds:
 def _loaded(builder: PreparedSounds, name: str, notes: list[str], request: SoundRequest) -> Sounds:
     labels = builder.info.features["label"].names
     if len(labels) < 2:
-        raise UserError(
-            f"a classifier tells classes apart, found {len(labels)}: {', '.join(labels)}", name, "bring another"
-        )
+        what = f"a classifier tells classes apart, found {len(labels)}: {', '.join(labels)}"
+        raise UserError(what, name, "bring another")
     dataset = builder.load(request.num_proc)
     return Sounds(name, dataset, dataset.features["label"].names, notes + builder.sound_notes(), builder.fingerprint())

@@ -51,8 +51,8 @@ def wanted_splits(
         UserError: the data lack the columns or the folds, or are too few.
     """
     if kind == "official" and "fold" in columns:
-        folds = columns["fold"]
-        return [official(folds, fold, validation) for fold in chosen_folds(test_fold, sorted(set(folds)))]
+        wanted = sorted(set(columns["fold"])) if test_fold == "all" else fold_numbers(test_fold)
+        return [official(columns["fold"], fold, validation) for fold in wanted]
     if test_fold == "all" or "," in test_fold:
         fix = "leave --test_fold out" if "fold" not in columns else "leave --split out"
         what = "several test folds need data with a fold column, and --split official"
@@ -80,23 +80,6 @@ def fold_numbers(text: str) -> list[int]:
     return sorted({int(item) for item in items}) if valid else []
 
 
-def chosen_folds(test_fold: str, present: Sequence[int]) -> list[int]:
-    """The folds to test on in turn, sorted.
-
-    Args:
-        test_fold: "10", "1,3,5" or "all".
-        present: the folds of the data.
-
-    Raises:
-        UserError: a fold that was asked for is not there.
-    """
-    wanted = present if test_fold == "all" else fold_numbers(test_fold)
-    if missing := sorted(set(wanted) - set(present)):
-        what = f"the data has no clip of test fold {', '.join(map(str, missing))}"
-        raise UserError(what, "--test_fold", f"there are {', '.join(map(str, present))}")
-    return sorted(set(wanted))
-
-
 def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold") -> Split:
     """Tests on one fold, validates on the next that is present (cyclically), trains on the others.
 
@@ -115,16 +98,15 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
     of_row = np.asarray(folds)
     present = sorted(int(fold) for fold in np.unique(of_row))
     if test_fold not in present:
-        raise UserError(f"fold {test_fold} has no clips", "--test_fold", f"choose one of {listed(present)}, or all")
+        what = f"the data has no clip of test fold {test_fold}"
+        raise UserError(what, "--test_fold", f"there are {listed(present)}; choose among them, or all")
     others = [fold for fold in present if fold > test_fold] + [fold for fold in present if fold < test_fold]
-    needed = 2 if validation == "next_fold" else 1
-    if len(others) < needed:
-        raise UserError(
-            f"testing on fold {test_fold} with --validation {validation} needs {needed + 1} folds, "
-            f"there {'are' if len(present) > 1 else 'is'} {len(present)} ({listed(present)})",
-            "--validation",
-            "use --validation none" if others else "bring more folds, or use --split random",
-        )
+    needed = 3 if validation == "next_fold" else 2
+    if len(present) < needed:
+        there = f"there {'are' if len(present) > 1 else 'is'} {len(present)} ({listed(present)})"
+        what = f"testing on fold {test_fold} with --validation {validation} needs {needed} folds, {there}"
+        fix = "use --validation none" if others else "bring more folds, or use --split random"
+        raise UserError(what, "--validation", fix)
     validation_fold = others[0] if validation == "next_fold" else None
     train_folds = sorted(fold for fold in others if fold != validation_fold)
     return Split(
@@ -162,12 +144,9 @@ def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Spli
 
     unknown = sum(group in ("", None) for group in groups)
     recordings = [f"of clip {row}" if group in ("", None) else str(group) for row, group in enumerate(groups)]
-    if len(set(recordings)) < 10:
-        raise UserError(
-            f"--split grouped needs at least 10 recordings to make ten parts, found {len(set(recordings))}",
-            "--split",
-            "use --split random and read its warning, or give the data a fold column",
-        )
+    if (count := len(set(recordings))) < 10:
+        found = f"--split grouped needs at least 10 recordings to make ten parts, found {count}"
+        raise UserError(found, "--split", "use --split random and read its warning, or give the data a fold column")
     if (most := np.bincount(labels).max()) < 10:
         found = f"--split grouped needs a class of 10 clips to make ten parts, the largest has {most}"
         raise UserError(found, "--split", "bring more clips, or give the data a fold column")
@@ -200,11 +179,8 @@ def random(labels: Sequence[int], seed: int = 0, groups: Sequence[str] | None = 
     rows, by_class = np.arange(len(labels)), np.asarray(labels)
     rare = int(np.bincount(by_class)[np.unique(by_class)].min())
     if rare < 10:
-        raise UserError(
-            f"--split random needs 10 clips a class for its 80/10/10 parts, one class has {rare}",
-            "--split",
-            "bring more clips, or give the data a fold column",
-        )
+        found = f"--split random needs 10 clips a class for its 80/10/10 parts, one class has {rare}"
+        raise UserError(found, "--split", "bring more clips, or give the data a fold column")
     train, rest = train_test_split(rows, test_size=0.2, stratify=by_class, random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=by_class[rest], random_state=seed)
     warning = _random_warning(groups, train, test)
@@ -223,12 +199,7 @@ def _random_warning(groups: Sequence[str] | None, train: np.ndarray, test: np.nd
 
 
 def split_notes(split: Split, labels: Sequence[int], names: Sequence[str]) -> list[str]:
-    """What every score of this split must say: its warning, and the classes of which a part has no clip.
-
-    Args:
-        labels: the class id of every row.
-        names: the classes.
-    """
+    """What every score of this split must say: its warning, and the classes of which a part has no clip."""
     notes = [split.warning] * bool(split.warning)
     parts = {"training": split.train, "validation": split.validation, "test": split.test}
     for part, rows in parts.items():
@@ -251,11 +222,8 @@ def predefined(splits: Sequence[str], labels: Sequence[int], seed: int = 0) -> S
     parts = {part: np.flatnonzero(part_of == part) for part in ("train", "validation", "test")}
     missing = [part for part in ("train", "test") if not len(parts[part])]
     if missing:
-        raise UserError(
-            f"the data set has no {' and no '.join(missing)} part, found {listed(sorted(set(splits)))}",
-            "--dataset",
-            "use --split grouped or --split random to make the parts",
-        )
+        found = f"the data set has no {' and no '.join(missing)} part, found {listed(sorted(set(splits)))}"
+        raise UserError(found, "--dataset", "use --split grouped or --split random to make the parts")
     if not len(parts["validation"]):
         by_class = np.asarray(labels)[parts["train"]]
         counts = np.bincount(by_class)[np.unique(by_class)]

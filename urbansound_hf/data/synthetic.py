@@ -9,7 +9,6 @@ in one fold, as in UrbanSound8K. Scores on it prove that the machinery works and
 from __future__ import annotations
 
 import argparse
-import difflib
 import io
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
@@ -296,17 +295,7 @@ SOUNDS = {sound.__name__: sound for sound in (
 
 
 def waveform(class_name: str, generator: Generator, seconds: float, sampling_rate: int) -> np.ndarray:
-    """A clean sound of a class, with parameters drawn from `generator`.
-
-    Returns:
-        `(samples,)` float32 with a peak of 1.
-
-    Raises:
-        UserError: there is no such class.
-    """
-    if class_name not in SOUNDS:
-        near = difflib.get_close_matches(class_name, CLASSES, n=1) or CLASSES
-        raise UserError(f"no sound is called {class_name!r}", fix=f"use {' or '.join(near)}")
+    """A clean sound of one of `CLASSES`, with parameters drawn from `generator`: `(samples,)` float32, peak 1."""
     time = np.arange(round(seconds * sampling_rate)) / sampling_rate
     sound = SOUNDS[class_name](generator, time, sampling_rate)
     return (sound / np.abs(sound).max()).astype(np.float32)

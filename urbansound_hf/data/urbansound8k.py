@@ -110,11 +110,7 @@ def read_records(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def dataset_notes(rows: Sequence[Row], found: AudioFiles) -> list[str]:
-    """What every score from these rows must say: how they differ from the official table, and what is not used.
-
-    Args:
-        found: the files below `audio`.
-    """
+    """What every score from these rows must say: how they differ from the official table, and what is not used."""
     notes = []
     counts = [dict(Counter(row[column] for row in rows)) for column in ("class", "fold")]
     official: list[dict] = [CLIPS_PER_CLASS, CLIPS_PER_FOLD]
@@ -160,23 +156,6 @@ def _with_files(rows: Sequence[Row], found: AudioFiles, allow_missing_files: boo
         fix = ", or do without them: --allow_missing_files" if there else ""
         raise UserError(what + first_ten(missing), str(found.folder.parent), f"copy them there{fix}")
     return there
-
-
-def dataset_features(sampling_rate: int = SAMPLING_RATE) -> datasets.Features:
-    """The columns of UrbanSound8K."""
-    return sound_features(CLASSES, FEATURES, sampling_rate)
-
-
-def dataset_info(columns: datasets.Features) -> datasets.DatasetInfo:
-    """What a data set made from UrbanSound8K says of itself, wherever it goes."""
-    return datasets.DatasetInfo(
-        description=f"UrbanSound8K, {TOTAL_CLIPS:,} urban sounds of ten classes, decoded to mono. "
-        "Use the ten folds as given and report the mean: shuffling them puts slices of one recording on both sides.",
-        citation=CITATION,
-        homepage=HOMEPAGE,
-        license=LICENCE,
-        features=columns,
-    )
 
 
 def _mistakes(record: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -242,11 +221,19 @@ class UrbanSound8K(PreparedSounds):
         found = audio_files(self.root)
         rows = read_metadata(self.root, allow_missing_files, found)
         self.notes = dataset_notes(rows, found)
-        features = dataset_features(sampling_rate)
+        features = sound_features(CLASSES, FEATURES, sampling_rate)
         super().__init__(rows, features, cache_key(rows), "urbansound8k", sampling_rate, cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
-        return dataset_info(self.features)
+        """What a data set made from UrbanSound8K says of itself, wherever it goes."""
+        return datasets.DatasetInfo(
+            description=f"UrbanSound8K, {TOTAL_CLIPS:,} urban sounds of ten classes, decoded to mono. "
+            "Use the ten folds as given and report the mean: shuffling puts slices of one recording on both sides.",
+            citation=CITATION,
+            homepage=HOMEPAGE,
+            license=LICENCE,
+            features=self.features,
+        )
 
 
 DEFAULT_DIR = Path("data")
@@ -320,19 +307,14 @@ def obtain(data_dir: Path | None, download: bool = False, url: str = SOURCE_URL,
         UserError: it is not there and may not be downloaded, or only a part of it is there, or the download failed.
     """
     folder = data_dir or DEFAULT_DIR
-    root = find_root(folder)
-    if not root:
-        _refuse_halves(folder)
-        if data_dir and not download:
-            found = first_ten([path.name for path in _folders(folder)]) or "no folder"
-            what = f"UrbanSound8K is not there, nor one folder below or above; found {found}"
-            fix = f"name the folder that holds {METADATA_FILE} and audio, or add --download (6 GB)"
-            raise UserError(what if folder.is_dir() else "there is no such folder", f"--data_dir {folder}", fix)
-        root = _downloaded(folder, url, md5)
-    return root
-
-
-def _downloaded(folder: Path, url: str, md5: str) -> Path:
+    if root := find_root(folder):
+        return root
+    _refuse_halves(folder)
+    if data_dir and not download:
+        found = first_ten([path.name for path in _folders(folder)]) or "no folder"
+        what = f"UrbanSound8K is not there, nor one folder below or above; found {found}"
+        fix = f"name the folder that holds {METADATA_FILE} and audio, or add --download (6 GB)"
+        raise UserError(what if folder.is_dir() else "there is no such folder", f"--data_dir {folder}", fix)
     progress.say(
         f"UrbanSound8K is not in {folder}: downloading it from {url}\n"
         f"  about 6 GB, and as much again unpacked; licence {LICENCE}"
