@@ -48,9 +48,9 @@ def prepared_in_processes(clips: WholeClips, pool: ThreadPoolExecutor, sources: 
     once a worker has died, all sounds by this process.
     """
     sources = iter(sources)
-    yield from map(
-        clips.prepare, read_windows(pool, islice(sources, FIRST), clips.sampling_rate, clips.window, clips.hop)
-    )
+    with threadpool_limits(1):
+        first = islice(sources, FIRST)
+        yield from map(clips.prepare, read_windows(pool, first, clips.sampling_rate, clips.window, clips.hop))
     if not (more := [*islice(sources, 1)]):
         return
     numbered = enumerate(chain(more, sources), start=FIRST)

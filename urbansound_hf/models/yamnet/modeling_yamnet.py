@@ -191,7 +191,8 @@ class YamnetBackbone(nn.Module):
 
     def _embed(self, hidden: torch.Tensor) -> torch.Tensor:
         hidden = self.layers[0](hidden)
-        hidden = hidden.contiguous(memory_format=torch.channels_last)  # 1.4 times the default's speed on a CPU
+        if hidden.is_cpu or self.training:  # 1.4 times the default's speed on a CPU; on a GPU a new shape costs 2 s
+            hidden = hidden.contiguous(memory_format=torch.channels_last)
         for layer in self.layers[1:]:
             hidden = layer(hidden)
         return hidden.mean(dim=(2, 3))
