@@ -25,7 +25,7 @@ MODELS = {"wav2vec2-base": "wav2vec2", "Whisper-tiny": "whisper", "YAMNet": "yam
 WHISPER_TINY = {"d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536,
                 "decoder_layers": 4, "decoder_attention_heads": 6}  # fmt: skip
 CLIPS = {"wav2vec2-base": 32, "Whisper-tiny": 128, "YAMNet": 128}  # the clips there are, repeated to as many
-CLIPS_OF_GPU = 8192  # UrbanSound8K has 8,732
+CLIPS_OF_GPU = 4096
 BATCHES = (8, 64, 256)  # of the pipeline on a GPU
 
 
