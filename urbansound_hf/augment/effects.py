@@ -26,26 +26,16 @@ FLAG = "--augment"
 
 @dataclass(frozen=True)
 class EffectKind:
-    """The registry entry of an effect.
+    """The registry entry of an effect."""
 
-    Args:
-        run: `(waveform, sampling_rate, value, generator)` → waveform; of a folder also `sounds`.
-        help: what it does, in a line.
-        use: when it helps, in a line.
-        probability: the default, 0 to 1.
-        default: the default range of its value in `unit`; an effect without a unit takes no range.
-        limits: the values that are possible.
-        needs_folder: whether it takes sounds of the user's.
-    """
-
-    run: Callable[..., np.ndarray]
-    help: str
-    use: str
-    probability: float = 0.5
+    run: Callable[..., np.ndarray]  # (waveform, sampling_rate, value, generator) → waveform; of a folder also `sounds`
+    help: str  # what it does, in a line
+    use: str  # when it helps, in a line
+    probability: float = 0.5  # the default
     unit: str = ""
-    default: tuple[float, float] = (0.0, 0.0)
-    limits: tuple[float, float] = (0.0, 0.0)
-    needs_folder: bool = False
+    default: tuple[float, float] = (0.0, 0.0)  # range of its value in `unit`; an effect without a unit takes none
+    limits: tuple[float, float] = (0.0, 0.0)  # the values that are possible
+    needs_folder: bool = False  # whether it takes sounds of the user's
 
     def spec(self, name: str) -> str:
         """How it is written out: `gain:0.5:-12..6`."""
@@ -103,7 +93,6 @@ def noise_folder(
 
 @effect("sets a stretch to zero", "no single event of a clip shall decide", 0.3, SHARE, (0.05, 0.25), SHARES)
 def silence(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
-    """Sets a stretch of `share` of the clip, 0 to 1, to zero."""
     gap = round(share * len(waveform))
     start = generator.integers(len(waveform) - gap + 1)
     return np.concatenate([waveform[:start], np.zeros(gap, np.float32), waveform[start + gap :]])
@@ -112,7 +101,7 @@ def silence(waveform: np.ndarray, rate: int, share: float, generator: Generator)
 @effect("moves the sound later, in a circle", "events sit at the same place in all training clips",
         0.5, SHARE, (0, 1), SHARES)  # fmt: skip
 def shift(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
-    """Moves the sound later by `share` of the clip, 0 to 1; what leaves at the end comes in at the beginning."""
+    """What leaves at the end comes in at the beginning."""
     return np.roll(waveform, round(share * len(waveform)))
 
 
@@ -120,7 +109,6 @@ def shift(waveform: np.ndarray, rate: int, share: float, generator: Generator) -
     "keeps a stretch from a random place", "short or cut-off clips are to be recognised", 0.5, SHARE, (0.7, 1), SHARES
 )
 def crop(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
-    """Keeps a stretch of `share` of the clip, 0 to 1, from a random place; the result is that much shorter."""
     return _stretch(waveform, max(1, round(share * len(waveform))), generator)
 
 
@@ -132,7 +120,6 @@ def gain(waveform: np.ndarray, rate: int, decibels: float, generator: Generator)
 
 @effect("turns the waveform upside down", "costs nothing; only models of raw waveforms notice")
 def polarity(waveform: np.ndarray, rate: int, value: float, generator: Generator) -> np.ndarray:
-    """Turns the waveform upside down; `value` is not used."""
     return -waveform
 
 
@@ -203,7 +190,6 @@ EFFECTS["high_pass"] = EffectKind(
 
 @effect("keeps two octaves around it", "telephones and loudspeakers", 0.2, HERTZ, (500, 2000), AUDIBLE)
 def band_pass(waveform: np.ndarray, rate: int, hertz: float, generator: Generator) -> np.ndarray:
-    """Keeps two octaves around `hertz`."""
     return butterworth(butterworth(waveform, rate, hertz / 2, kind="highpass"), rate, 2 * hertz, kind="lowpass")
 
 

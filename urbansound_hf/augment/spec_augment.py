@@ -24,18 +24,7 @@ def spec_augment(
     frequency_masks: int = 1,
     time_masks: int = 1,
 ) -> Features:
-    """Sets random bands and ranges of frames of a spectrogram to its mean.
-
-    Args:
-        features: model inputs of one clip, without a batch axis; they are not changed.
-        spectrogram: the input to mask, and its axes.
-        generator: the source of the widths, evenly from nothing to the widest, and of the places.
-        frequency_width, time_width: the widest mask, as shares of all bands and of all frames, 0 to 1.
-        frequency_masks, time_masks: how many of each; they may overlap.
-
-    Returns:
-        the features, with another array under the spectrogram's name.
-    """
+    """`mask_spectrogram` of the input `spectrogram` among the model inputs of one clip, which are not changed."""
     name, *axes_of = spectrogram
     widths, counts = (frequency_width, time_width), (frequency_masks, time_masks)
     return {**features, name: mask_spectrogram(features[name], generator, widths, counts, axes_of)}

@@ -107,17 +107,11 @@ def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tupl
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: accuracy against confidence; `(bins,)` arrays, NaN where a bin is empty.
+    """A reliability diagram: accuracy against confidence; `(bins,)` arrays, NaN where a bin is empty."""
 
-    Args:
-        counts: number of clips whose highest score lies in the bin.
-        confidence: the mean of those scores.
-        accuracy: the share of those clips that were classified correctly.
-    """
-
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
+    counts: np.ndarray  # clips whose highest score lies in the bin
+    confidence: np.ndarray  # the mean of those scores
+    accuracy: np.ndarray  # the share of those clips that were classified correctly
 
     @property
     def error(self) -> float:

@@ -25,21 +25,13 @@ MetricFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
 @dataclass(frozen=True)
 class Metric:
-    """A registered metric.
+    """A registered metric."""
 
-    Args:
-        name: its key: `test_<name>` in metrics.json, `<name>` for `metric_for_best_model`.
-        title: the heading of its column in reports and cards.
-        function: computes it.
-        greater_is_better: whether the checkpoint with the greatest value is the best.
-        hub_type: the Hub's name of this metric, for the metadata of model cards; None: the Hub has none.
-    """
-
-    name: str
-    title: str
+    name: str  # its key: `test_<name>` in metrics.json, `<name>` for `metric_for_best_model`
+    title: str  # the heading of its column in reports and cards
     function: MetricFunction
-    greater_is_better: bool = True
-    hub_type: str | None = None
+    greater_is_better: bool = True  # whether the checkpoint with the greatest value is the best
+    hub_type: str | None = None  # the Hub's name of this metric, for the metadata of model cards; None: it has none
 
 
 ALL_METRICS: dict[str, Metric] = {}
@@ -83,12 +75,7 @@ def loss(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> 
 
 
 def compute_metrics(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """The values of all registered metrics, by name.
-
-    Args:
-        true, predicted: class ids `(clips,)`.
-        probabilities: `(clips, classes)`.
-    """
+    """The values of all registered metrics, by name; the arguments are those of a `MetricFunction`."""
     return {name: each.function(true, predicted, probabilities) for name, each in ALL_METRICS.items()}
 
 
@@ -124,11 +111,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_over_windows(probabilities: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Averages the windows of each clip, as serving does.
-
-    Args:
-        probabilities: `(windows, classes)`.
-        clips: `(windows,)`, the clip that each window belongs to.
+    """Averages the `(windows, classes)` of each clip, as serving does; `clips` `(windows,)` is the clip of each window.
 
     Returns:
         the clips in ascending order `(n,)`, and their mean probabilities `(n, classes)`.
@@ -140,15 +123,11 @@ def mean_over_windows(probabilities: np.ndarray, clips: np.ndarray) -> tuple[np.
 
 
 def clip_scores(logits: Any, targets: Any) -> dict[str, np.ndarray]:
-    """Combines the logits of windows to probabilities of clips, in the order of the clips' rows.
+    """Combines the logits of windows to the arguments of `compute_metrics`, in the order of the clips' rows.
 
     Args:
         logits: `(windows, classes)`.
         targets: of each window, its class `(windows,)` and its clip's row `(windows,)`.
-
-    Returns:
-        `true` and `predicted` class ids `(clips,)`, and `probabilities` `(clips, classes)` float32: the arguments of
-        `compute_metrics`.
     """
     labels, clips = targets
     probabilities = mean_over_windows(softmax(logits), clips)[1]

@@ -35,28 +35,17 @@ CLIP_FACTS = ("fold", "group", "salience")
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions for `clips` sounds; every array has one row per clip.
+    """The predictions for `clips` sounds; every array has one row per clip."""
 
-    Args:
-        paths: the clips' names `(clips,)` str.
-        folds: `(clips,)` int; 0 if the data have none.
-        groups: the recordings `(clips,)` str; a clip of unknown recording has its path here.
-        salience: `(clips,)` int; 1 foreground, 2 background, 0 unknown.
-        seconds: the clips' lengths `(clips,)` float; NaN if unknown.
-        true, predicted: class ids `(clips,)`.
-        probabilities: `(clips, classes)`.
-        labels: the class names in the order of their ids.
-    """
-
-    paths: np.ndarray
-    folds: np.ndarray
-    groups: np.ndarray
-    salience: np.ndarray
-    seconds: np.ndarray
-    true: np.ndarray
-    predicted: np.ndarray
-    probabilities: np.ndarray
-    labels: list[str]
+    paths: np.ndarray  # the clips' names (clips,) str
+    folds: np.ndarray  # (clips,) int; 0 if the data have none
+    groups: np.ndarray  # the recordings (clips,) str; a clip of unknown recording has its path here
+    salience: np.ndarray  # (clips,) int; 1 foreground, 2 background, 0 unknown
+    seconds: np.ndarray  # the clips' lengths (clips,) float; NaN if unknown
+    true: np.ndarray  # class ids (clips,)
+    predicted: np.ndarray  # class ids (clips,)
+    probabilities: np.ndarray  # (clips, classes)
+    labels: list[str]  # in the order of their ids
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -192,27 +181,17 @@ def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Reads the run in `folder` or, if it is the folder of a cross-validation, the runs in it, by test fold.
-
-    Raises:
-        UserError: there is none, or one of them is damaged.
-    """
+    """The run in `folder` or, if it is that of a cross-validation, those in it by test fold. Raises UserError."""
     places = [folder] if (folder / PREDICTIONS).is_file() else [path.parent for path in folder.glob(f"*/{PREDICTIONS}")]
     if not places:
-        raise UserError(
-            f"neither a run (no {PREDICTIONS}) nor a cross-validation (no run in it)",
-            str(folder),
-            "give the --output_dir of a training, or the folder of one test fold in it",
-        )
+        what = f"neither a run (no {PREDICTIONS}) nor a cross-validation (no run in it)"
+        fix = "give the --output_dir of a training, or the folder of one test fold in it"
+        raise UserError(what, str(folder), fix)
     return by_fold(read_run(place) for place in places)
 
 
 def finished_folds(folder: Path) -> list[Run]:
-    """Reads the finished runs of one test fold each in the folder of a cross-validation, by test fold.
-
-    Raises:
-        UserError: one of them is damaged.
-    """
+    """The finished runs of one test fold each in the folder of a cross-validation, by test fold. Raises UserError."""
     runs = [read_run(path.parent) for path in folder.glob(f"*/{layout.RECEIPT}")]
     return by_fold(run for run in runs if run.metrics["test_fold"] is not None)
 
@@ -233,14 +212,11 @@ def read_run(folder: str | Path) -> Run:
     (10, (10, 10))
     """
     run = Run(Path(folder))
-    accuracy = run.predictions.correct.mean()
-    if abs(accuracy - run.metrics["test_accuracy"]) > 1e-6:
-        raise UserError(
-            f"{METRICS} and {PREDICTIONS} are not of one run: accuracy {run.metrics['test_accuracy']:.4f} in the first,"
-            f" {accuracy:.4f} over the {len(run.predictions)} clips of the second",
-            str(folder),
-            "train again, with --overwrite",
-        )
+    expected, accuracy = run.metrics["test_accuracy"], run.predictions.correct.mean()
+    if abs(accuracy - expected) > 1e-6:
+        found = f"{expected:.4f} in the first, {accuracy:.4f} over the {len(run.predictions)} clips of the second"
+        what = f"{METRICS} and {PREDICTIONS} are not of one run: accuracy {found}"
+        raise UserError(what, str(folder), "train again, with --overwrite")
     return run
 
 
@@ -255,7 +231,6 @@ def write_predictions(path: Path, clips: datasets.Dataset, probabilities: np.nda
     Args:
         clips: columns audio and label, and those of `CLIP_FACTS` that the data have.
         probabilities: `(clips, classes)`; six significant digits are kept.
-        labels: the class names in the order of their ids.
     """
     facts = [clips[name] if name in clips.column_names else [""] * len(clips) for name in CLIP_FACTS]
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -298,9 +273,8 @@ def _clip(facts: dict[str, str], scores: list[str], labels: list[str]) -> tuple[
     """One line as a row of `COLUMNS`; raises ValueError if it is damaged."""
     if len(scores) != len(labels):
         raise ValueError(f"{len(scores)} scores for {len(labels)} classes")
-    for name in (facts["true"], facts["predicted"]):
-        if name not in labels:
-            raise ValueError(f"{name} is not one of the classes in the header ({', '.join(labels)})")
+    if unknown := {facts["true"], facts["predicted"]} - set(labels):
+        raise ValueError(f"{unknown.pop()} is not one of the classes in the header ({', '.join(labels)})")
     return (
         facts["path"],
         int(facts["fold"] or 0),
@@ -314,29 +288,19 @@ def _clip(facts: dict[str, str], scores: list[str], labels: list[str]) -> tuple[
 
 
 def pooled(runs: Sequence[Run]) -> Predictions:
-    """Joins the test clips of several runs.
-
-    Raises:
-        UserError: they do not share their classes, or a clip was tested twice.
-    """
+    """Joins the test clips of several runs. Raises UserError if their classes differ, or a clip was tested twice."""
     labels = runs[0].predictions.labels
     for run in runs:
         if run.predictions.labels != labels:
-            raise UserError(
-                f"these runs have different classes: {', '.join(labels)} in {runs[0].folder.name}, "
-                f"{', '.join(run.predictions.labels)} in {run.folder.name}",
-                str(run.folder),
-                "give runs of one cross-validation",
-            )
+            found = [f"{', '.join(each.predictions.labels)} in {each.folder.name}" for each in (runs[0], run)]
+            what = f"these runs have different classes: {', '.join(found)}"
+            raise UserError(what, str(run.folder), "give runs of one cross-validation")
     parts = [run.predictions for run in runs]
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
     paths, times = np.unique(joined["paths"], return_counts=True)
     if (times > 1).any():
-        raise UserError(
-            f"{int((times > 1).sum())} clips were tested more than once, first {paths[times > 1][0]}",
-            ", ".join(str(run.folder) for run in runs),
-            "give one run for each test fold",
-        )
+        what = f"{int((times > 1).sum())} clips were tested more than once, first {paths[times > 1][0]}"
+        raise UserError(what, ", ".join(str(run.folder) for run in runs), "give one run for each test fold")
     return Predictions(**joined, labels=labels)
 
 

@@ -54,15 +54,11 @@ def fold_summary(run: Run) -> dict[str, Any]:
     return {**run.metrics, "test_accuracy_interval": ends, "recordings": len(np.unique(groups))}
 
 
-def _metrics(predictions: Predictions, intervals: Mapping[str, list[float] | None]) -> dict[str, Any]:
+def _metrics(predictions: Predictions, intervals: dict[str, list[float] | None]) -> dict[str, Any]:
     """Every registered metric with its interval; `intervals` has those that are known already."""
-    values: dict[str, Any] = {}
-    for name, value in compute_metrics(predictions.true, predictions.predicted, predictions.probabilities).items():
-        values[name] = value
-        values[f"{name}_interval"] = (
-            intervals[name] if name in intervals else metric_interval(ALL_METRICS[name], predictions)
-        )
-    return values
+    values = compute_metrics(predictions.true, predictions.predicted, predictions.probabilities)
+    others = {name: metric_interval(ALL_METRICS[name], predictions) for name in values if name not in intervals}
+    return {**values, **{f"{name}_interval": ends for name, ends in {**intervals, **others}.items()}}
 
 
 def metric_interval(metric: Metric, *of: Predictions) -> list[float]:

@@ -39,11 +39,7 @@ def extract(feature_extractor: FeatureExtractor, waveform: np.ndarray) -> Featur
 
 
 def extract_or_refuse(feature_extractor: FeatureExtractor, waveform: np.ndarray, name: str, shortest: int) -> Features:
-    """`extract`, or an AudioError that names the clip where it is too short for the model.
-
-    Args:
-        shortest: fewest samples that the model accepts.
-    """
+    """`extract`, or an AudioError that names the clip where it is too short (`shortest` samples) for the model."""
     reason = f"it needs {shortest}"
     if len(waveform) >= shortest:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,35 +20,20 @@ from urbansound_hf.plots.style import LIGHT_BLUE, MOST_COUNTED, MOST_NAMED, ORAN
 
 @dataclass(frozen=True)
 class Inventory:
-    """Facts of every clip of a data set, as the figures need them.
-
-    Args:
-        labels: the class names.
-        classes: `(clips,)` class ids.
-        parts: `(clips,)` folds or splits as text, None if the data have neither; `parted_by` says which.
-        seconds: `(clips,)` lengths.
-        levels: `(clips,)` root mean square in dBFS.
-        rates: the sampling rates in Hz of those clips whose own file is there.
-        note: the text below every figure.
-    """
+    """Facts of every clip of a data set, as the figures need them."""
 
     labels: Sequence[str]
-    classes: np.ndarray
-    parts: np.ndarray | None
-    parted_by: str
-    seconds: np.ndarray
-    levels: np.ndarray
-    rates: np.ndarray
-    note: str
+    classes: np.ndarray  # (clips,) class ids
+    parts: np.ndarray | None  # (clips,) folds or splits as text; None if the data have neither
+    parted_by: str  # fold or split
+    seconds: np.ndarray  # (clips,) lengths
+    levels: np.ndarray  # (clips,) root mean square in dBFS
+    rates: np.ndarray  # sampling rates in Hz of those clips whose own file is there
+    note: str  # below every figure
 
 
 def take_stock(sounds: Sounds, root: Path | None = None) -> Inventory:
-    """Collects these facts in one pass over the clips.
-
-    Args:
-        root: the folder in which the clips' names are paths of files, whose headers give their original sampling
-            rates; the prepared table holds all clips at one rate.
-    """
+    """Collects these facts in one pass over the clips; the files below `root` give their original sampling rates."""
     table = sounds.dataset
     parted_by = next((name for name in ("fold", "split") if name in table.column_names), "")
     seconds, levels, rates = [], [], []
@@ -81,12 +65,8 @@ def classes(stock: Inventory, path: Path | None = None) -> Figure:
     with drawing(path, f"Clips by class{hidden}", stock.note, (width, 1.6 + 0.34 * len(shown))) as figure:
         ratios = (3.2, 0.5 * len(names)) if names else (1,)
         panels = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
-        bars = panels[0].barh(range(len(shown)), counts[shown], height=0.68, color=LIGHT_BLUE)
-        panels[0].bar_label(bars, [f"{count:,}" for count in counts[shown]], padding=3, fontsize=9)
-        panels[0].set_yticks(range(len(shown)), readable([stock.labels[number] for number in shown]))
+        counted_bars(panels[0], readable([stock.labels[number] for number in shown]), counts[shown])
         panels[0].set(xlabel="clips", ylabel="class", xlim=(0, 1.2 * counts.max()), ylim=(len(shown) - 0.5, -0.5))
-        panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        panels[0].grid(axis="x")
         if stock.parts is not None:
             _parts(panels[1], stock, shown, names)
     return figure
@@ -112,18 +92,23 @@ def loudness(stock: Inventory, path: Path | None = None) -> Figure:
 
 def sampling_rates(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws the number of files of each sampling rate."""
-    found = sorted(Counter(stock.rates.tolist()).items())
+    rates, counts = np.unique(stock.rates, return_counts=True)
     known = "" if len(stock.rates) == len(stock.seconds) else f" ({len(stock.rates):,} of {len(stock.seconds):,} found)"
-    with drawing(path, f"Sampling rate of the files{known}", stock.note, (7.5, 2.2 + 0.36 * len(found))) as figure:
+    with drawing(path, f"Sampling rate of the files{known}", stock.note, (7.5, 2.2 + 0.36 * len(rates))) as figure:
         axes = figure.add_subplot()
-        bars = axes.barh(range(len(found)), [count for _, count in found], height=0.68, color=LIGHT_BLUE)
-        axes.bar_label(bars, [f"{count:,}" for _, count in found], padding=3, fontsize=9)
-        axes.set_yticks(range(len(found)), [f"{rate / 1000:g}" for rate, _ in found])
-        axes.set(xlabel="files", ylabel="sampling rate (kHz)", ylim=(-1, len(found)))
+        counted_bars(axes, [f"{rate / 1000:g}" for rate in rates], counts)
+        axes.set(xlabel="files", ylabel="sampling rate (kHz)", ylim=(-1, len(rates)))
         axes.margins(x=0.1)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(axis="x")
     return figure
+
+
+def counted_bars(axes: Axes, names: Sequence[str], counts: np.ndarray) -> None:
+    """Draws a bar for each name, with its count behind it."""
+    bars = axes.barh(range(len(names)), counts, height=0.68, color=LIGHT_BLUE)
+    axes.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=9)
+    axes.set_yticks(range(len(names)), names)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.grid(axis="x")
 
 
 def _parts(axes: Axes, stock: Inventory, shown: np.ndarray, names: Sequence[str]) -> None:

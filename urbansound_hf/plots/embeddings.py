@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from urbansound_hf.data.loading import SoundRequest, load_sounds
@@ -35,7 +34,6 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
 
     Args:
         changes: values of `SoundRequest` that replace those of the run, such as `data_dir` where the data have moved.
-        batch_size: windows per forward pass.
 
     Returns:
         `(clips, hidden)` float32, in the order of `run.predictions`.
@@ -56,12 +54,9 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
     row_of = {sound["path"]: row for row, sound in enumerate(table["audio"])}
     missing = [path for path in run.predictions.paths if path not in row_of]
     if missing:
-        raise UserError(
-            f"{len(missing):,} of the run's {len(run.predictions):,} test clips are not in the data, "
-            f"first {missing[0]}",
-            str(run.folder),
-            "name its data with --data_dir or --dataset",
-        )
+        share = f"{len(missing):,} of the run's {len(run.predictions):,} test clips"
+        what = f"{share} are not in the data, first {missing[0]}"
+        raise UserError(what, str(run.folder), "name its data with --data_dir or --dataset")
     wanted = table.select([row_of[path] for path in run.predictions.paths])
     shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
     features = prepare_features(wanted, extractor, config["clip_seconds"], shortest_samples=shortest)
@@ -74,8 +69,7 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
 def project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     """Projects `(clips, hidden)` to `(clips, 2)`: the first 50 principal components, then t-SNE (van der Maaten 2008).
 
-    Raises:
-        UserError: there are fewer than 4 clips.
+    Raises UserError for fewer than 4 clips.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -97,7 +91,11 @@ def draw_embedding_map(
     with drawing(path, title, note, (9.5, max(6.0, 1.2 + 0.24 * len(common)))) as figure:
         axes = figure.add_subplot()
         for number in sorted(common):
-            _scatter(axes, places, predictions, number, names[number])
+            colour, marker = TEN[number % len(TEN)], MARKERS[number % len(MARKERS)]
+            mine, look = predictions.true == number, {"s": 28, "marker": marker, "edgecolor": colour, "linewidth": 1.1}
+            for which, face in ((mine & predictions.correct, colour), (mine & ~predictions.correct, "none")):
+                axes.scatter(places[which, 0], places[which, 1], facecolor=face, **look)
+            axes.scatter([], [], s=28, marker=marker, color=colour, label=names[number])  # for the legend: once, filled
         others = ~np.isin(predictions.true, common)
         if others.any():
             label = f"{len(names) - len(common)} others"
@@ -107,13 +105,3 @@ def draw_embedding_map(
         axes.spines[:].set_visible(False)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="true class\n(hollow: misclassified)")
     return figure
-
-
-def _scatter(axes: Axes, places: np.ndarray, predictions: Predictions, number: int, name: str) -> None:
-    colour, marker = TEN[number % len(TEN)], MARKERS[number % len(MARKERS)]
-    mine = predictions.true == number
-    for which, face in ((mine & predictions.correct, colour), (mine & ~predictions.correct, "none")):
-        axes.scatter(
-            places[which, 0], places[which, 1], s=28, marker=marker, facecolor=face, edgecolor=colour, linewidth=1.1
-        )
-    axes.scatter([], [], s=28, marker=marker, color=colour, label=name)  # the legend shows each class once, filled

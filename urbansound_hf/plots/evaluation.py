@@ -1,9 +1,4 @@
-"""Figures of evaluation results: confusion, calibration, scores by class, fold and condition, learning curves, costs.
-
-Colours are safe for colour-blind readers, axes have their units. Every figure is returned, and saved as PNG, SVG or PDF
-(by the suffix) where a path is given. Figures are made without pyplot, so that neither the screen nor the figures of a
-notebook are affected.
-"""
+"""Figures of evaluation results: confusion, calibration, scores by class, fold and condition, learning, costs."""
 
 from __future__ import annotations
 
@@ -33,7 +28,6 @@ from urbansound_hf.plots.style import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -70,8 +64,7 @@ def confusion_matrix(
                 colour = "white" if shares[true, predicted] > 0.55 else "#333333"
                 number = f"{shares[true, predicted]:.2f}" if rates else f"{counts[true, predicted]:,}"
                 axes.text(predicted, true, number, ha="center", va="center", color=colour)
-        bar = figure.colorbar(image, label="share of the true class", shrink=0.8)
-        bar.outline.set_visible(False)
+        figure.colorbar(image, label="share of the true class", shrink=0.8).outline.set_visible(False)
     return figure
 
 
@@ -167,19 +160,15 @@ def conditions(
     with drawing(path, "Accuracy by condition", note, (1.6 + 1.15 * sum(sizes), 4)) as figure:
         panels = figure.subplots(1, len(tables), sharey=True, width_ratios=sizes, squeeze=False)[0]
         for axes, (title, table) in zip(panels, tables.items(), strict=True):
-            _condition(axes, title, table)
+            values, places = [row["accuracy"] for row in table.values()], range(len(table))
+            ends = whiskers(values, [row["accuracy_interval"] for row in table.values()])
+            axes.bar(places, values, width=0.6, color=LIGHT_BLUE)
+            axes.errorbar(places, values, yerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=3)
+            axes.set_xticks(places, [f"{name}\n{row['clips']:,} clips" for name, row in table.items()])
+            axes.set_xlabel(title)
+            axes.grid(axis="y")
         panels[0].set(ylabel="accuracy, 95 % interval", ylim=(0, 1.02))
     return figure
-
-
-def _condition(axes: Axes, title: str, table: Mapping[str, Mapping[str, Any]]) -> None:
-    values = [row["accuracy"] for row in table.values()]
-    ends = whiskers(values, [row["accuracy_interval"] for row in table.values()])
-    axes.bar(range(len(table)), values, width=0.6, color=LIGHT_BLUE)
-    axes.errorbar(range(len(table)), values, yerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=3)
-    axes.set_xticks(range(len(table)), [f"{name}\n{row['clips']:,} clips" for name, row in table.items()])
-    axes.set_xlabel(title)
-    axes.grid(axis="y")
 
 
 MOST_RUNS = 30  # that fit into a legend
@@ -249,21 +238,19 @@ def learning_curves(histories: Mapping[str, History], path: Path | None = None, 
     return figure
 
 
-def _cost(runs: Sequence[Run], key: str, of: Callable[[list[float]], Any] = np.mean) -> float:
-    """A cost in the metrics of runs, by default the mean over folds; NaN if a run lacks it."""
-    return float(of([float(run.metrics.get(key, np.nan)) for run in runs]))
-
-
-COSTS: dict[str, Callable[[Sequence[Run]], float]] = {
-    "parameters (million)": lambda runs: _cost(runs, "parameters") / 1e6,
-    "training of one fold (s)": lambda runs: _cost(runs, "train_seconds"),
-    "peak memory in training (GiB)": lambda runs: _cost(
-        runs,
-        "train_peak_gpu_memory_gib" if "train_peak_gpu_memory_gib" in runs[0].metrics else "train_peak_memory_gib",
-        max,
-    ),
+COSTS: dict[str, tuple[tuple[str, ...], Callable[[list[float]], Any], float]] = {
+    "parameters (million)": (("parameters",), np.mean, 1e6),
+    "training of one fold (s)": (("train_seconds",), np.mean, 1),
+    "peak memory in training (GiB)": (("train_peak_gpu_memory_gib", "train_peak_memory_gib"), max, 1),
 }
-"""What the accuracy is drawn against; of several folds the means, and the largest memory."""
+"""What the accuracy is drawn against: the metrics (the first that a run has), how folds are combined, the unit."""
+
+
+def cost(runs: Sequence[Run], label: str) -> float:
+    """One of the `COSTS` of the folds of a model; NaN if a run lacks it."""
+    keys, combine, unit = COSTS[label]
+    key = next((key for key in keys if key in runs[0].metrics), keys[-1])
+    return float(combine([float(run.metrics.get(key, np.nan)) for run in runs])) / unit
 
 
 def comparison(named: Mapping[str, Sequence[Run]], path: Path | None = None) -> Figure:
@@ -278,12 +265,12 @@ def comparison(named: Mapping[str, Sequence[Run]], path: Path | None = None) -> 
     height = 3.8 + 0.22 * -(-len(named) // columns) * (len(named) <= MOST_RUNS)
     with drawing(path, "Accuracy against cost", note, (11, height)) as figure:
         panels = figure.subplots(1, 3, sharey=True)
-        for axes, (label, cost) in zip(panels, COSTS.items(), strict=True):
+        for axes, label in zip(panels, COSTS, strict=True):
             for number, (name, runs) in enumerate(named.items()):
                 ends = whiskers([accuracies[number]], [intervals[number]])
                 look: dict[str, Any] = {"fmt": MARKERS[number % len(MARKERS)], "color": TEN[number % len(TEN)]}
                 axes.errorbar(
-                    [cost(runs)], [accuracies[number]], yerr=ends, capsize=2, label=shortened(name, 60), **look
+                    [cost(runs, label)], [accuracies[number]], yerr=ends, capsize=2, label=shortened(name, 60), **look
                 )
             axes.set_xlabel(label)
             log_ticks(axes, "x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +17,7 @@ from urbansound_hf.audio import spectrogram as spectra
 from urbansound_hf.audio.dsp import from_mel, to_mel
 from urbansound_hf.audio.io import AudioError, Source, read_audio
 from urbansound_hf.audio.spectrogram import Spectrum
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, writing
 from urbansound_hf.inference.output import Classification, Prediction
 from urbansound_hf.plots.style import BLUE, FORMATS, LIGHT_BLUE, drawing, readable
 from urbansound_hf.text import distinct, shortened
@@ -173,8 +174,7 @@ def colour_bar(axes: Axes | Sequence[Axes], mesh: QuadMesh, label: str) -> None:
     """Adds a colour bar beside the axes."""
     figure = mesh.figure
     assert figure is not None
-    bar = figure.colorbar(mesh, ax=axes, label=label)
-    bar.outline.set_visible(False)
+    figure.colorbar(mesh, ax=axes, label=label).outline.set_visible(False)
 
 
 def _spectrum(spectrum: Spectrum, scale: str, title: str, path: str | Path | None) -> Figure:
@@ -197,10 +197,8 @@ def plot_targets(sounds: Sequence[Source], target: str) -> list[Path]:
     """
     wanted, where = Path(target), f"--plot {target}"
     if not wanted.suffix or wanted.is_dir():
-        try:
+        with writing(wanted):
             wanted.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"the folder cannot be created: {error.strerror}", where, "give another folder") from None
         names = [Path(sound).stem if isinstance(sound, str | Path) else "sound" for sound in sounds]
         return [wanted / f"{name}.png" for name in distinct(names)]
     if wanted.suffix[1:].lower() not in FORMATS:
@@ -295,8 +293,7 @@ def _bars(axes: Axes, prediction: Prediction) -> None:
 
 def _classes(result: Classification) -> list[str]:
     """The labels to show, those with the highest mean score first."""
-    total: dict[str, float] = {}
+    total: Counter[str] = Counter()
     for window in result.windows:
-        for label, score in window.top:
-            total[label] = total.get(label, 0) + score
-    return sorted(total, key=lambda label: -total[label])[:MOST_CLASSES]
+        total.update(dict(window.top))
+    return [label for label, _ in total.most_common(MOST_CLASSES)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,12 +75,9 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
         UserError: the classes, the clips (unless `common`) or their true classes differ.
     """
     if set(a.labels) != set(b.labels):
-        raise UserError(
-            "two runs are compared on the same classes, and "
-            f"only A has {', '.join(sorted({*a.labels} - {*b.labels})) or 'none'}, "
-            f"only B {', '.join(sorted({*b.labels} - {*a.labels})) or 'none'}",
-            fix="compare runs on the same data",
-        )
+        only = [", ".join(sorted({*one.labels} - {*other.labels})) or "none" for one, other in ((a, b), (b, a))]
+        what = f"two runs are compared on the same classes, and only A has {only[0]}, only B {only[1]}"
+        raise UserError(what, fix="compare runs on the same data")
     paths, rows_a, rows_b = np.intersect1d(a.paths, b.paths, assume_unique=True, return_indices=True)
     if len(paths) == 0 or (not common and len(paths) < max(len(a), len(b))):
         raise UserError(
@@ -89,28 +85,17 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
             f"B on {len(b):,}; {len(a) - len(paths):,} only in A, {len(b) - len(paths):,} only in B",
             fix="give --common to compare the shared ones" if len(paths) else "compare runs of the same test fold",
         )
-    a, b = a.select(rows_a), _relabelled(b.select(rows_b), a.labels)
-    if (a.true != b.true).any():
-        first = int(np.flatnonzero(a.true != b.true)[0])
-        raise UserError(
-            f"{int((a.true != b.true).sum()):,} clips have another true class in B than in A, first {a.paths[first]}: "
-            f"{a.labels[a.true[first]]} in A, {a.labels[b.true[first]]} in B",
-            fix="compare runs on the same data",
-        )
+    a, b = a.select(rows_a), b.select(rows_b)
+    own = np.array([b.labels.index(label) for label in a.labels])
+    new = np.argsort(own)  # class id of B → of A
+    scores = b.probabilities[:, own]
+    b = dataclasses.replace(b, true=new[b.true], predicted=new[b.predicted], probabilities=scores, labels=a.labels)
+    if (differ := a.true != b.true).any():
+        first = int(np.flatnonzero(differ)[0])
+        classes = f"{a.labels[a.true[first]]} in A, {a.labels[b.true[first]]} in B"
+        what = f"{differ.sum():,} clips have another true class in B than in A, first {a.paths[first]}: {classes}"
+        raise UserError(what, fix="compare runs on the same data")
     return a, b
-
-
-def _relabelled(predictions: Predictions, labels: Sequence[str]) -> Predictions:
-    """A copy with class ids in the order of `labels`."""
-    own = np.array([predictions.labels.index(label) for label in labels])
-    new = np.argsort(own)  # own id → new id
-    return dataclasses.replace(
-        predictions,
-        true=new[predictions.true],
-        predicted=new[predictions.predicted],
-        probabilities=predictions.probabilities[:, own],
-        labels=list(labels),
-    )
 
 
 Row = tuple[str, str, str, str]

@@ -40,17 +40,11 @@ EncodedClip = dict[str, str]
 
 
 def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str, EncodedClip]) -> Path:
-    """Writes report.html.
+    """Writes report.html from the report as Markdown, and returns its path.
 
     Args:
         folder: of a run or of a cross-validation, with the figures that the report names.
-        text: the report as Markdown.
-        runs: the run, or those of the folds.
-        clips: the encoded clips by their paths, as `encode_mistakes` returns them; a mistake without one is listed
-            without its sound.
-
-    Returns:
-        the page's path.
+        clips: of `encode_mistakes`; a mistake without one is listed without its sound.
     """
     predictions = pooled(runs)
     cards = [
@@ -166,14 +160,7 @@ MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 
 
 def encode_mistakes(predictions: Predictions, clips: datasets.Dataset) -> dict[str, EncodedClip]:
-    """Encodes the sounds of the mistakes on a page.
-
-    Args:
-        clips: the test clips, in the order of the predictions.
-
-    Returns:
-        the encoded clips by their paths.
-    """
+    """The encoded sounds of the mistakes on a page by their paths; `clips` are in the order of the predictions."""
     rows = select_mistakes(predictions)
     return {str(predictions.paths[row]): encoded(clips[row]["audio"]["bytes"]) for row in rows}
 

@@ -42,7 +42,6 @@ def write_run(
     """Writes report.json, report.md, report.html, the figures and the card (README.md) of a run.
 
     Args:
-        folder: of a run with metrics.json and predictions.csv.
         clips: the test clips in the order of the predictions, for the sounds of report.html; without them, those of
             an earlier report are kept.
         receipt: of a run that is just ending; default: the one in the folder.
@@ -71,15 +70,9 @@ def write_run(
 
 
 def write_cross_validation(folder: Path, runs: Sequence[Run], cautions: Sequence[str] = ()) -> dict[str, Any]:
-    """Writes metrics.json, report.md, report.html and the figures of a cross-validation.
+    """Writes metrics.json, report.md, report.html and the figures of a cross-validation; returns the first.
 
-    Args:
-        folder: where to write them.
-        runs: one for each test fold.
-        cautions: what the report must say before the notes of the runs.
-
-    Returns:
-        the content of metrics.json.
+    `cautions` are what the report must say before the notes of the runs.
     """
     runs = by_fold(runs)
     metrics = gather_metrics(runs, cautions)
@@ -109,11 +102,9 @@ def gather_metrics(runs: Sequence[Run], cautions: Sequence[str] = ()) -> dict[st
     """
     tested = [run.metrics["test_fold"] for run in runs]
     if None in tested or len(set(tested)) < len(tested):
-        raise UserError(
-            f"a cross-validation has one run for each test fold, found {listed(tested)}",
-            listed([run.folder for run in runs]),
-            "give runs of --split official, each of another --test_fold",
-        )
+        what = f"a cross-validation has one run for each test fold, found {listed(tested)}"
+        fix = "give runs of --split official, each of another --test_fold"
+        raise UserError(what, listed([run.folder for run in runs]), fix)
     measured = measure(pooled(runs))
     names = [each.name for each in present_metrics(measured)]
     of_metrics = [key for name in names for key in (name, f"{name}_interval")]
@@ -139,17 +130,10 @@ def _over_folds(runs: Sequence[Run], name: str) -> dict[str, float | None]:
 
 
 def gather_folds(folder: Path, force: bool = False) -> dict[str, Any]:
-    """Gathers the finished folds in a folder into its metrics.json, report and figures.
-
-    Args:
-        folder: the output folder of an experiment, with one folder for each test fold.
-        force: gather runs of different experiments, and say so in the report.
-
-    Returns:
-        the content of metrics.json.
+    """Gathers the finished folds in an experiment's folder into its metrics.json (returned), report and figures.
 
     Raises:
-        UserError: there is no finished fold, or their configs, data or code differ and `force` is not set.
+        UserError: there is no finished fold, or their configs, data or code differ; with `force` the report says so.
     """
     runs = finished_folds(folder)
     if not runs:
@@ -157,11 +141,8 @@ def gather_folds(folder: Path, force: bool = False) -> dict[str, Any]:
         raise UserError("found no finished fold", str(folder), alone or "train with --test_fold all")
     mismatches = receipts.mismatches({run.folder.name: run.receipt or {} for run in runs})
     if mismatches and not force:
-        raise UserError(
-            f"these folds are not of one experiment: {'; '.join(mismatches)}",
-            str(folder),
-            "train the deviating ones again, or give --force to gather them anyway; the report will say so",
-        )
+        fix = "train the deviating ones again, or give --force to gather them anyway; the report will say so"
+        raise UserError(f"these folds are not of one experiment: {'; '.join(mismatches)}", str(folder), fix)
     return write_cross_validation(folder, runs, [f"gathered by force: {mismatch}" for mismatch in mismatches])
 
 

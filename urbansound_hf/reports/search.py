@@ -39,17 +39,11 @@ IMPORTANCE = (
 
 @dataclass(frozen=True)
 class SearchedFlag:
-    """A flag that a search varied.
+    """A flag that a search varied."""
 
-    Args:
-        name: of the flag, and of its parameter in the study.
-        choices: the values by their text in the search space; None for a range of numbers.
-        log: whether a range is sampled on a logarithmic scale.
-    """
-
-    name: str
-    choices: Mapping[str, Any] | None = None
-    log: bool = False
+    name: str  # of the flag, and of its parameter in the study
+    choices: Mapping[str, Any] | None = None  # the values by their text in the search space; None: a range of numbers
+    log: bool = False  # whether a range is sampled on a logarithmic scale
 
     def value(self, trial: optuna.trial.FrozenTrial) -> Any:
         """The flag's value in a finished trial."""
@@ -87,17 +81,11 @@ def flag_importance(study: optuna.Study) -> dict[str, float]:
 def write_search_report(
     folder: Path, study: optuna.Study, flags: Sequence[SearchedFlag], metric: str, split: Split
 ) -> str:
-    """Writes trials.csv, report.md and the figures.
+    """Writes trials.csv, report.md and the figures of a search; returns the lines that the command prints.
 
     Args:
-        folder: of the search.
-        study: with its trials.
-        flags: those that were searched.
         metric: the title of the score, such as "validation accuracy".
         split: the data of the search; its test part was not used.
-
-    Returns:
-        the lines that the command prints.
 
     Raises:
         UserError: no trial was completed.
