@@ -92,7 +92,8 @@ def draw_embedding_map(
         axes = figure.add_subplot()
         for number in sorted(common):
             colour, marker = TEN[number % len(TEN)], MARKERS[number % len(MARKERS)]
-            mine, look = predictions.true == number, {"s": 28, "marker": marker, "edgecolor": colour, "linewidth": 1.1}
+            mine = predictions.true == number
+            look: dict[str, Any] = {"s": 28, "marker": marker, "edgecolor": colour, "linewidth": 1.1}
             for which, face in ((mine & predictions.correct, colour), (mine & ~predictions.correct, "none")):
                 axes.scatter(places[which, 0], places[which, 1], facecolor=face, **look)
             axes.scatter([], [], s=28, marker=marker, color=colour, label=names[number])  # for the legend: once, filled
