@@ -32,7 +32,7 @@ def command(tmp_path_factory, synthetic_root) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("command")
     (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     data = ["--data_dir", str(synthetic_root), "--per_device_eval_batch_size", "3"]  # 3 does not divide 10 clips
-    data += ["--augment", "gain:1", "white_noise", "--mixup_alpha", "0.3", "--ema_decay", "0.9"]
+    data += ["--augment", "gain:1", "white_noise", "--mixup_alpha", "0.3", "--ema_decay", "0.9", "--calibrate"]
     return SimpleNamespace(
         folder=folder,
         flags=lambda processes: [
@@ -136,6 +136,11 @@ def test_two_processes_end_with_the_metrics_of_one(alone, together):
     measured = {key for key in one if key.startswith(("train_seconds", "train_clips_per", "train_peak"))}
     assert one.keys() == two.keys() and len(measured) == 3
     assert two["test_loss"] == pytest.approx(one["test_loss"], abs=1e-4)
-    near = measured | {"micro_batch", "test_loss", "best_validation_accuracy"}
+    near = measured | {"micro_batch", "test_loss", "best_validation_accuracy", "calibration"}
+    assert two["calibration"] == pytest.approx(one["calibration"], abs=1e-3)
     assert {key: two[key] for key in two.keys() - near} == {key: one[key] for key in one.keys() - near}
-    assert json.loads((together / "run.json").read_text(encoding="utf-8"))["processes"] == 2
+    receipt = json.loads((together / "run.json").read_text(encoding="utf-8"))
+    assert receipt["processes"] == 2 and receipt["calibration"] == two["calibration"]
+    found = two["calibration"]
+    shown = f"changed from {found['loss_before']:.3f} to {found['loss_after']:.3f}"
+    assert found["loss_after"] <= found["loss_before"] and shown in (together / "README.md").read_text(encoding="utf-8")

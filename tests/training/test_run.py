@@ -17,9 +17,12 @@ from safetensors.torch import load_file
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
+from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.inference.backend import is_stale
 from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.models.loading import load_model
 from urbansound_hf.training import preprocessing
+from urbansound_hf.training.calibration import calibrate
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.run import train_and_evaluate
 
@@ -79,6 +82,33 @@ def test_the_files_of_a_run(train):
     files = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
     assert {name for name in files if not name.startswith("checkpoints/")} == FILES  # those go with the receipt
     assert json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")) == run.metrics
+
+
+@pytest.mark.parametrize("flags", [[], ["--freeze", "backbone"], ["--test_time_shifts", "1"]], ids=" ".join)
+def test_calibration_divides_the_logits_and_keeps_the_labels(train, sounds, flags):
+    flags += ["--learning_rate", "0.05"]
+    plain, calibrated = train(*flags), train(*flags, "--calibrate", name="calibrated")
+    found = calibrated.metrics["calibration"]
+    assert found["temperature"] != 1 and found["loss_after"] < found["loss_before"]
+    (before, scores), (after, cooler) = (read_predictions(run.folder, sounds.labels) for run in (plain, calibrated))
+    assert [row["predicted"] for row in after] == [row["predicted"] for row in before]
+    assert np.abs(cooler - scores).max() > 1e-3
+    if "--test_time_shifts" not in flags:  # a mean of several is no softmax
+        expected = scores ** (1 / found["temperature"])
+        np.testing.assert_allclose(cooler, expected / expected.sum(axis=1, keepdims=True), atol=1e-4)
+    served = SoundClassifier.from_pretrained(calibrated.folder, device="cpu").probabilities(waveforms(sounds, ROWS[9]))
+    np.testing.assert_allclose(cooler, served, atol=2e-6)
+
+
+def test_calibration_needs_validation_clips_and_a_linear_head(train, configure):
+    with pytest.raises(UserErrors, match="fits a temperature on validation clips, found `validation: none`"):
+        configure("--calibrate", "--validation", "none")
+    with pytest.raises(UserError, match="fitted on validation clips, found none"):
+        train("--calibrate", split=small_split(0))
+    cosines = load_model("ecapa-tdnn", ["a", "b"], overrides={"channels": [16, 16, 16, 16, 48]})
+    with pytest.raises(UserError, match="the head of ecapa-tdnn models") as refused:
+        calibrate(cosines, np.eye(2), (np.arange(2), np.arange(2)))
+    assert refused.value.where == "--calibrate"
 
 
 def test_the_checkpoint_names_the_labels_in_their_order_and_its_window(train, sounds):

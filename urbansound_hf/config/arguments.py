@@ -170,6 +170,9 @@ class OwnRunArguments:
     keep_checkpoints: bool = flag(False, "keep the checkpoints of a finished run, to continue training from them")
     export_onnx: bool = flag(False, "write onnx/model.onnx beside the trained checkpoint, to serve it without torch")
     early_stopping_patience: int | None = flag(None, "stop after this many evaluations without improvement")
+    calibrate: bool = flag(
+        False, "after training, fit a temperature on the validation clips and fold it into the head: calibrated scores"
+    )
     search: int | None = flag(
         None,
         "hyperparameter search: total number of trials over search_space, scored on the validation clips; "

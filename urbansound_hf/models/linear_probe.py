@@ -142,8 +142,8 @@ def fit_head(model: PreTrainedModel, embedded: datasets.Dataset) -> None:
     put_head(layers, torch.from_numpy(weight).float(), torch.from_numpy(bias).float())
 
 
-def linear_layers(model: PreTrainedModel) -> list[nn.Linear]:
-    """The linear layers at the end of the head, input side first.
+def linear_layers(model: PreTrainedModel, flag: str = "--probe_first") -> list[nn.Linear]:
+    """The linear layers at the end of the head, input side first; `flag` needs them.
 
     Raises:
         UserError: the head is of another kind (the cosines of ECAPA-TDNN), or the family is not known here.
@@ -151,7 +151,7 @@ def linear_layers(model: PreTrainedModel) -> list[nn.Linear]:
     names = family_of(model.config.model_type).linear_layers
     if not names:
         what = f"the head of {model.config.model_type} models does not end in a linear layer"
-        raise UserError(what, "--probe_first", "leave it out for this family")
+        raise UserError(what, flag, "leave it out for this family")
     layers: list[Any] = [model.get_submodule(name) for name in names]
     return layers
 

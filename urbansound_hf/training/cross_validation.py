@@ -178,6 +178,7 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
             "test_accuracy": metrics["test_accuracy"],
             "continued": continued,  # `seconds` then covers the part after the interruption
             "micro_batch": metrics["micro_batch"],
+            **{name: metrics[name] for name in ("calibration",) if name in metrics},
             "seconds": round(watch.seconds, 1),
             "peak_memory_gib": round(watch.peak_memory_gib, 2),
         }

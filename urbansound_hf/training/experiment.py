@@ -86,6 +86,8 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         model = configured_model(config, [*named, "a", "b"])
         if config.model.probe_first:
             linear_layers(model)
+        if config.training.calibrate:
+            linear_layers(model, "--calibrate")
         preflight.check_storage(config, model)
         preflight.check_optimizer(config, model)
         preflight.check_model(config, model, extractor)

@@ -31,6 +31,7 @@ from urbansound_hf.models.linear_probe import LinearProbe
 from urbansound_hf.models.onnx_export import export_onnx
 from urbansound_hf.profiling import stage
 from urbansound_hf.progress import say
+from urbansound_hf.training.calibration import calibrate
 from urbansound_hf.training.callbacks import SaveOnTerm, StepTimes
 from urbansound_hf.training.preprocessing import Prepared, prepare_training
 from urbansound_hf.training.resume import resume_point
@@ -62,6 +63,8 @@ def train_and_evaluate(
     set_seed(config.training.seed)
     prepared = prepare_training(config, sounds, split)
     model, begun = prepared.model, resume_point(config, folder)
+    if config.training.calibrate and prepared.validation is None:
+        raise UserError("a temperature is fitted on validation clips, found none", "--calibrate", "leave it out")
     trainer = make_trainer(config, prepared, sounds.labels, folder, begun)
     for callback in (*callbacks, SaveOnTerm()):
         trainer.add_callback(callback)
@@ -72,6 +75,9 @@ def train_and_evaluate(
         from urbansound_hf.models import lora
 
         lora.merge_lora(model)
+    calibration = {}
+    if config.training.calibrate:
+        calibration["calibration"] = calibrate(model, *predict_windows(trainer, prepared.validation))
     with stage("write"):
         save_run(trainer, folder, model, prepared.extractor)
     if config.training.export_onnx and trainer.is_world_process_zero():
@@ -79,7 +85,7 @@ def train_and_evaluate(
             export_onnx(folder)
         except UserError as error:  # the run itself is complete
             say(f"no ONNX export: {error}")
-    test = predict_clips(trainer, prepared.test)
+    test = clip_scores(*predict_windows(trainer, prepared.test))
     metrics = {
         **score_test_clips(test, sounds.labels),
         "labels": sounds.labels,
@@ -90,6 +96,7 @@ def train_and_evaluate(
         "notes": [*sounds.notes, *split_notes(split, sounds.dataset["label"], sounds.labels)],
         "clips": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
         **chosen_checkpoint(trainer),
+        **calibration,
         **adapt.count_parameters(model),
         "trained_parameters": trained,  # before LoRA's were merged into the others
         "train_seconds": round(outcome.metrics["train_runtime"], 2),
@@ -179,11 +186,11 @@ def save_run(trainer: SoundTrainer, folder: Path, model: PreTrainedModel, extrac
         (folder / "training_args.bin").unlink(missing_ok=True)
 
 
-def predict_clips(trainer: SoundTrainer, dataset: Any) -> dict[str, np.ndarray]:
-    """The scores of the test clips, in float32 as in serving: autocast is removed from the trained model."""
+def predict_windows(trainer: SoundTrainer, dataset: Any) -> tuple[np.ndarray, Any]:
+    """The arguments of `clip_scores`, in float32 as in serving: autocast is removed from the trained model."""
     trainer.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     prediction = trainer.predict(dataset)
-    return clip_scores(prediction.predictions, prediction.label_ids)
+    return np.asarray(prediction.predictions), prediction.label_ids
 
 
 def score_test_clips(test: Mapping[str, np.ndarray], labels: list[str]) -> dict[str, Any]:
