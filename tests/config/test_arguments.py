@@ -63,7 +63,7 @@ def test_the_hardware_is_asked_for_bf16():
     if not flags.is_file() or "flags" not in flags.read_text(encoding="utf-8"):
         pytest.skip("needs /proc/cpuinfo of an x86 processor")
     words = flags.read_text(encoding="utf-8").split()
-    assert has_bf16(on_cpu=True) == ("avx512_bf16" in words or "amx_tile" in words)
+    assert has_bf16(on_cpu=True) == ("amx_tile" in words), "avx512_bf16 alone is slower"
 
 
 def test_training_arguments_can_be_copied_for_a_fold(parse):

@@ -240,3 +240,10 @@ def test_the_profile_names_the_stages_and_leaves_a_trace(sounds, run):
     events = json.loads(Path("trace.json").read_text(encoding="utf-8"))["traceEvents"]
     names = {"load", "extract", "wait", "forward", "write", "decode (in threads)"}
     assert {event["name"] for event in events} == names and all(f"| {name} " in profiled[2] for name in names)
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_bfloat16_on_a_cpu_that_is_slow_at_it_is_said(amx, sounds, run, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    code, _, err = run("a.wav", "--dtype", "bfloat16")
+    assert code == 0 and ("has no AMX: bfloat16 is slower than float32 here" in err) == (not amx)

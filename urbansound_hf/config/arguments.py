@@ -213,7 +213,10 @@ class RunArguments(TrainingArguments, OwnRunArguments):
     logging_nan_inf_filter: bool = inherited("logging_nan_inf_filter", False)  # it waits for the device at each step
     remove_unused_columns: bool = inherited("remove_unused_columns", False)
     bf16: bool | None = flag(  # type: ignore[assignment]  # None until the hardware was asked, as fp16
-        None, "bfloat16 mixed precision; absent: where the hardware supports it", nargs="?", const=True
+        None,
+        "bfloat16 mixed precision; absent: where the hardware is made for it (a CPU with AMX, a GPU from Ampere on)",
+        nargs="?",
+        const=True,
     )
     fp16: bool | None = flag(  # type: ignore[assignment]
         None, "float16 mixed precision; absent: on a CUDA GPU that lacks bfloat16", nargs="?", const=True
@@ -275,9 +278,12 @@ def _check_installed(trackers: Sequence[str]) -> None:
 
 
 def has_bf16(on_cpu: bool) -> bool:
-    """Whether the hardware computes in bfloat16; a GPU before Ampere only emulates it, which is slow."""
+    """Whether the hardware is faster in bfloat16; a GPU before Ampere only emulates it, which is slow.
+
+    Of CPUs, those with AMX are. With avx512_bf16 alone, layers took 1.1 to 1.6 times as long as in float32.
+    """
     if on_cpu:
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.cpu._is_amx_tile_supported()
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 

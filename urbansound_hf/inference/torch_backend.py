@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
+from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, as_tensors
 from urbansound_hf.inference.backend import Facts
@@ -36,6 +37,8 @@ class TorchBackend:
     ) -> None:
         self.device, self.feature_extractor = choose_device(device), feature_extractor
         self.dtype: torch.dtype = getattr(torch, dtype) if dtype else model.dtype
+        if self.device.type == "cpu" and dtype == "bfloat16" and not torch.cpu._is_amx_tile_supported():
+            progress.say("this processor has no AMX: bfloat16 is slower than float32 here")
         self.model: Any = model.eval().to(self.device, self.dtype)
         rate = feature_extractor.to_dict()["sampling_rate"]
         lengths = family_of(model.config.model_type).lengths
