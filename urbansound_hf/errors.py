@@ -172,14 +172,7 @@ def catching_signals() -> Iterator[None]:
 
 @contextmanager
 def writing(place: str | Path) -> Iterator[None]:
-    """Turns a refusal of the operating system inside the block into a `UserError` that names the path.
-
-    Args:
-        place: the file or folder that is written, named where the error itself names no path.
-
-    Raises:
-        UserError: a file cannot be opened or written, or the disk is full.
-    """
+    """Turns a refusal of the operating system inside the block into a `UserError` that names the path, or `place`."""
     try:
         yield
     except UserError:
@@ -191,10 +184,9 @@ def writing(place: str | Path) -> Iterator[None]:
 
 
 def check_writable(folder: str | Path, flag: str) -> None:
-    """Writes and removes a temporary file in a folder, or in the nearest folder above it that exists.
+    """Raises UserError if a temporary file cannot be written in a folder, or the nearest one above it that exists.
 
-    Raises:
-        UserError: nothing can be written there; it names the flag or variable that chose the folder.
+    The error names the flag or variable that chose the folder.
     """
     place = f"{flag} {folder}"
     try:
@@ -209,16 +201,15 @@ def check_writable(folder: str | Path, flag: str) -> None:
 
 def check_free_space(folder: str | Path, flag: str, needed: int) -> None:
     """Raises UserError if the disk of a folder has fewer than `needed` bytes free."""
-    if _free_bytes(folder) < needed:
-        what = (
-            f"the disk is full: {needed / 2**20:,.1f} MiB are needed, {_free_bytes(folder) / 2**20:,.1f} MiB are free"
-        )
+    if (free := _free_bytes(folder)) < needed:
+        what = f"the disk is full: {needed / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are free"
         raise UserError(what, f"{flag} {folder}", _fix(OSError(errno.ENOSPC, "")))
 
 
 def storage_problem(error: BaseException, place: str | Path = "") -> UserError | None:
     """The `UserError` for a refusal of the operating system that `error` is or was caused by; None if there is none."""
-    for cause in _causes(error):
+    cause: BaseException | None = error
+    while cause is not None:
         number, path = cause.errno if isinstance(cause, OSError) else None, getattr(cause, "filename", None)
         if number is None and (found := OS_ERROR.search(str(cause))):  # safetensors, worker processes of `datasets`
             number = int(found[1])
@@ -228,6 +219,7 @@ def storage_problem(error: BaseException, place: str | Path = "") -> UserError |
             where = os.fsdecode(path) if isinstance(path, str | bytes) else str(place)
             what = f"a file cannot be read or written: {_reason(number, where or '.')}"
             return UserError(what, where, _fix(OSError(number, "")))
+        cause = cause.__cause__
     return None
 
 
@@ -238,12 +230,6 @@ STORAGE = {
     errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ELOOP, errno.EFBIG, errno.EBUSY,
 }  # fmt: skip
 """Numbers of errors that are about files: not those of connections, which have messages of their own."""
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _reason(number: int | None, place: str | Path) -> str:

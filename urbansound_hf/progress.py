@@ -104,12 +104,7 @@ def say(text: str) -> None:
 
 
 def computed(what: str, clips: int, work: Callable[[], datasets.Dataset]) -> datasets.Dataset:
-    """Runs a step of `datasets` over `clips` sounds, which draws its own bar; a result from its cache gets no line.
-
-    Args:
-        what: the step, for the line in a log: "Extracting features".
-        work: makes the data set, or finds it.
-    """
+    """Runs a step of `datasets` over `clips` sounds, which draws its own bar; a result from its cache gets no line."""
     import datasets
 
     started, watch = time.time(), time.perf_counter()

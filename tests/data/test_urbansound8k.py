@@ -25,7 +25,6 @@ from urbansound_hf.audio.files import AudioFiles
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.data import builder, urbansound8k
 from urbansound_hf.data.__main__ import main
-from urbansound_hf.data.builder import processes
 from urbansound_hf.data.loading import SoundRequest, load_sounds, load_urbansound8k
 from urbansound_hf.data.urbansound8k import UrbanSound8K, obtain
 from urbansound_hf.errors import UserError, exit_code
@@ -424,11 +423,6 @@ def test_the_command_prints_clips_per_fold_and_class(tmp_path, capsys):
     assert lines[-3] == "10 clips" and lines[-2].startswith("note: subset") and "clips/s" in lines[-1]
     main(arguments)
     assert "found prepared" in capsys.readouterr().out
-
-
-def test_processes_are_not_started_for_a_handful_of_clips():
-    assert processes(20) == 1
-    assert processes(10**6) == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else True
 
 
 @pytest.mark.real

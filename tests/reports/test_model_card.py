@@ -240,24 +240,6 @@ def test_of_other_data_the_terms_are_not_guessed(tmp_path, made):
 # ---- as people read it
 
 
-def earlier(folder: Path) -> str:
-    """The card of a run of an earlier version, whose receipt lacks the facts that are recorded now."""
-    receipt = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    del receipt["model"], receipt["changed_flags"], receipt["data"]["hub_dataset"]
-    (folder / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
-    return render_card(folder)
-
-
-def test_a_receipt_of_an_earlier_version_has_a_card_that_says_what_is_unknown(run):
-    text = earlier(run)
-    assert "model, trained (the initial weights are not recorded) on UrbanSound8K" in text
-    assert "urbansound-hf train run.yaml  # in the run's folder; the flags of this run are not recorded" in text
-    assert "If it was fine-tuned from a checkpoint, the licence of that checkpoint applies as well." in text
-    data = ModelCard(text).data.to_dict()
-    assert data["license_name"] == "cc-by-nc-3.0-and-base-model", "the careful reading"
-    assert "base_model" not in data and "datasets" not in data
-
-
 def test_rendering_needs_neither_torch_nor_transformers_nor_the_flags(run):
     code = """
 import sys
@@ -285,7 +267,6 @@ def variants(made: Path, folder: Path) -> dict[str, str]:
     change(folder, "report.json", "by_length", {})
     texts["no conditions"] = change(folder, "report.json", "by_salience", {})
     texts["no commit"] = change(folder, "run.json", "environment.code", {"source": "e0be15b4"})
-    texts["earlier version"] = earlier(folder)
     (folder / "checkpoints").mkdir()
     (folder / "run.json").rename(folder / BEGUN)
     texts["not finished"] = render_card(folder)

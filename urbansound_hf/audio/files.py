@@ -31,23 +31,14 @@ UNREAD_SUFFIXES = {
 
 @dataclass
 class AudioFiles:
-    """What lies below a folder; all lists are sorted.
-
-    Args:
-        folder: where it was searched.
-        sounds: the files that end in one of `SUFFIXES`.
-        unread: files that look like sound and are not read: other formats, and what is no regular file.
-        broken_links: links whose target does not exist.
-        loops: links to a folder above themselves, which are not followed.
-        empty_folders: folders without a sound in or below them; of nested ones the outermost.
-    """
+    """What lies below a folder; all lists are sorted."""
 
     folder: Path
-    sounds: list[Path] = field(default_factory=list)
-    unread: list[Path] = field(default_factory=list)
+    sounds: list[Path] = field(default_factory=list)  # the files that end in one of `SUFFIXES`
+    unread: list[Path] = field(default_factory=list)  # sound in other formats, and what is no regular file
     broken_links: list[Path] = field(default_factory=list)
-    loops: list[Path] = field(default_factory=list)
-    empty_folders: list[Path] = field(default_factory=list)
+    loops: list[Path] = field(default_factory=list)  # links to a folder above themselves, which are not followed
+    empty_folders: list[Path] = field(default_factory=list)  # without a sound in or below; of nested ones the outermost
 
     def names(self, paths: Sequence[Path]) -> list[str]:
         """The paths relative to the folder, with forward slashes."""
@@ -63,16 +54,13 @@ class AudioFiles:
         suffixes = Counter(path.suffix.lower() for path in self.unread)
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common())
         unused = (
-            (self.unread, f"passed over, no format that is read ({kinds})", "audio file"),
-            (self.empty_folders, "without a sound that is read", "folder"),
-            (self.broken_links, "to nothing", "link"),
-            (self.loops, "to a folder above, not followed", "link"),
+            (self.unread, "audio file", f"passed over, no format that is read ({kinds})"),
+            (self.empty_folders, "folder", "without a sound that is read"),
+            (self.broken_links, "link", "to nothing"),
+            (self.loops, "link", "to a folder above, not followed"),
         )
-        return [
-            f"{counted(len(paths), noun)} {what}: {first_ten(self.names(paths))}"
-            for paths, what, noun in unused
-            if paths
-        ]
+        named = ((counted(len(paths), noun), what, self.names(paths)) for paths, noun, what in unused if paths)
+        return [f"{count} {what}: {first_ten(names)}" for count, what, names in named]
 
 
 def find_audio_files(folder: Path, unreadable: list[AudioError] | None = None) -> AudioFiles:

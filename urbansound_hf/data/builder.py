@@ -111,7 +111,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         return undecoded(progress.computed("Preparing the sounds", len(self.rows), lambda: self._prepared(num_proc)))
 
     def _prepared(self, num_proc: int | None) -> datasets.Dataset:
-        self.num_proc = num_proc or processes(len(self.rows))
+        self.num_proc = num_proc or max(1, min(progress.worker_count(), len(self.rows) // CLIPS_PER_PROCESS))
         self.download_and_prepare()
         return self.as_dataset(split="train")
 
@@ -323,8 +323,3 @@ def _send_all(sender: Connection, work: Callable[..., Iterator[Any]], words: tup
         sender.send((None, None))
     except Exception as error:
         sender.send((None, error))
-
-
-def processes(clips: int) -> int:
-    """How many processes decode `clips` sounds: `worker_count()`, but one for a handful of clips."""
-    return max(1, min(progress.worker_count(), clips // CLIPS_PER_PROCESS))

@@ -134,38 +134,25 @@ def page(
 def fold_table(folds: Sequence[Mapping[str, Any]], note: str) -> str:
     """A line per fold, with a column for every metric that all folds have."""
     metrics = [each for each in present_metrics(folds[0], "test_") if all(f"test_{each.name}" in row for row in folds)]
-    rows = [
-        (
-            fold["test_fold"],
-            f"{fold['clips']['test']:,}",
-            f"{fold['recordings']:,}",
-            *(fold_score(fold, f"test_{each.name}") for each in metrics),
-            "none" if fold["validation_fold"] is None else fold["validation_fold"],
-            f"{fold['train_seconds']:,.0f} s",
-        )
-        for fold in folds
-    ]
+    rows = []
+    for fold in folds:
+        keys = [f"test_{each.name}" for each in metrics]
+        ends = [f" {interval(fold[f'{key}_interval'])}" if f"{key}_interval" in fold else "" for key in keys]
+        shown = [f"{fold[key]:.3f}{end}" for key, end in zip(keys, ends, strict=True)]
+        validated = "none" if fold["validation_fold"] is None else fold["validation_fold"]
+        amounts = (f"{fold['clips']['test']:,}", f"{fold['recordings']:,}")
+        rows.append((fold["test_fold"], *amounts, *shown, validated, f"{fold['train_seconds']:,.0f} s"))
     titles = [each.title for each in metrics]
     header = ("fold", "clips", "recordings", *titles, "checkpoint selected on", "training")
     return table(header, rows, note, texts=0)
 
 
-def fold_score(fold: Mapping[str, Any], key: str) -> str:
-    """The score of one fold, with its interval if it has one."""
-    return score(fold[key], fold[f"{key}_interval"]) if f"{key}_interval" in fold else f"{fold[key]:.3f}"
-
-
 def class_table(per_class: Mapping[str, Mapping[str, Any]], note: str) -> str:
     """A line per class, in the order of the data set."""
-    rows = [
-        (
-            in_markdown(name),
-            *(score(row[key], row[f"{key}_interval"]) for key in ("precision", "recall", "f1")),
-            f"{row['support']:,}",
-            f"{row['recordings']:,}",
-        )
-        for name, row in per_class.items()
-    ]
+    rows = []
+    for name, row in per_class.items():
+        shown = (score(row[key], row[f"{key}_interval"]) for key in ("precision", "recall", "f1"))
+        rows.append((in_markdown(name), *shown, f"{row['support']:,}", f"{row['recordings']:,}"))
     return table(("class", "precision", "recall", "F1", "clips", "recordings"), rows, note)
 
 

@@ -20,7 +20,7 @@ from urbansound_hf.data.leaks import describe_leaks
 from urbansound_hf.errors import redacted
 from urbansound_hf.evaluation.metrics import ALL_METRICS, present_metrics
 from urbansound_hf.evaluation.runs import Run, scope_caution
-from urbansound_hf.layout import CARD, METRICS, RESOLVED, expand_user
+from urbansound_hf.layout import METRICS, expand_user
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.markdown import score
 from urbansound_hf.text import counted, in_markdown
@@ -29,11 +29,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 CC_BY_NC = "https://creativecommons.org/licenses/by-nc/3.0/"
 OWN_LICENCE = "apache-2.0"  # of this project, and of its synthetic sounds
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}  # the Hub's size categories by their upper ends
-
-
-def write_card(run: Run, receipt: Mapping[str, Any] | None = None) -> None:
-    """Writes the card of a run as its README.md, with `.` as the model's name; see `render_card`."""
-    (run.folder / CARD).write_text(render_card(run.folder, receipt=receipt), encoding="utf-8")
 
 
 def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, Any] | None = None) -> str:
@@ -180,10 +175,9 @@ def origin_of(receipt: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def _training(metrics: Mapping[str, Any], receipt: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     origin = origin_of(receipt)
-    base, scratch = origin.get("base_model"), origin.get("from_scratch")
+    base, scratch = origin["base_model"], origin["from_scratch"]
     start = f"fine-tuned from [{base}](https://huggingface.co/{base})" if base else "fine-tuned from a local checkpoint"
-    if scratch is not False:
-        start = "trained from random weights" if scratch else "trained (the initial weights are not recorded)"
+    start = "trained from random weights" if scratch else start
     return {
         "origin": start,
         "from_scratch": scratch,
@@ -198,7 +192,6 @@ def data_card(repo_id: str, rows: int, table: str, notes: Sequence[str], samplin
     """Renders the card of UrbanSound8K as this project pushes it.
 
     Args:
-        repo_id: its id on the Hub.
         rows: the number of clips.
         table: the number of clips of each class and fold, as Markdown.
         notes: cautions that every score from these clips must carry, such as that they are a subset.
@@ -304,14 +297,11 @@ CORE_WATTS, GPU_WATTS = 10, 300
 def command(receipt: Mapping[str, Any], output_dir: str) -> str:
     """The command that repeats the run: every flag that matters and differs from its default, a line each.
 
-    MODEL_FOLDER and DATA_FOLDER stand for folders of the machine that it ran on. Receipts of earlier versions do not
-    record the changed flags; then it is the command for the resolved config in the run's folder.
+    MODEL_FOLDER and DATA_FOLDER stand for folders of the machine that it ran on.
     """
     origin, config, processes = origin_of(receipt), receipt["config"], receipt["processes"]
     launch = f"accelerate launch --num_processes {processes} -m urbansound_hf train"
     start = launch if processes > 1 else "urbansound-hf train"
-    if "changed_flags" not in receipt:
-        return f"{start} {RESOLVED}  # in the run's folder; the flags of this run are not recorded"
     changed = dict(receipt["changed_flags"])
     if not (origin.get("base_model") or origin.get("from_scratch")):
         changed["model_name_or_path"] = "MODEL_FOLDER"

@@ -25,11 +25,11 @@ from urbansound_hf.evaluation.runs import (
     write_json,
 )
 from urbansound_hf.evaluation.summary import fold_summary, measure
-from urbansound_hf.layout import METRICS, PREDICTIONS, REPORT, REPORT_PAGE, finished
+from urbansound_hf.layout import CARD, METRICS, PREDICTIONS, REPORT, REPORT_PAGE, finished
 from urbansound_hf.plots import evaluation
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.html import encode_mistakes, write_page
-from urbansound_hf.reports.model_card import write_card
+from urbansound_hf.reports.model_card import render_card
 from urbansound_hf.text import listed
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def write_run(
     run.write_report(measured, text)
     if clips is not None:
         run.write_report_clips(encode_mistakes(run.predictions, clips))
-    write_card(run, receipt)
+    (folder / CARD).write_text(render_card(folder, receipt=receipt), encoding="utf-8")
     write_page(folder, text, [run], run.report_clips)
     return measured
 
