@@ -6,7 +6,7 @@ INSTALL = $(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable
 LOWEST  = .venv-lowest
 CONSTRAINTS = constraints.txt
 
-.PHONY: demo test lint format constraints test-lowest clean
+.PHONY: demo test lint docs format constraints test-lowest clean
 demo: $(VENV)/base  ## train on the built-in synthetic sounds, evaluate, classify new synthetic clips
 	$(BIN)/python train.py configs/demo.yaml
 	$(BIN)/urbansound-hf data synthetic outputs/demo_clips --clips 1 --seed 7
@@ -21,6 +21,11 @@ lint: $(VENV)/dev  ## style, format, types, declared dependencies
 	$(BIN)/mypy
 	$(BIN)/deptry .
 	$(BIN)/deptry . benchmarks tests --exclude '\.venv|outputs' --ignore DEP002,DEP004
+
+docs: $(VENV)/dev  ## the documentation site, as plain files in site/; a broken link fails
+	rm -rf build/docs && mkdir -p build && cp -r docs build/docs
+	$(BIN)/jupyter nbconvert --log-level WARN --to markdown build/docs/tour.ipynb
+	$(BIN)/zensical build --clean --strict
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
@@ -56,4 +61,4 @@ $(VENV)/dev: $(VENV)/base
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) outputs build dist
+	rm -rf $(VENV) $(LOWEST) outputs build dist site

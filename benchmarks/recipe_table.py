@@ -36,7 +36,7 @@ def outcome() -> str:
         plain, final = (whole[f"{model}: {name}"] for name in ("plain", "final"))
         if plain and final:
             (_, before, *_), (seeds, after, _, gain) = (_line(each, plain, groups) for each in (plain, final))
-            lines.append((f"[{model}](../configs/{config}.yaml)", seeds, before, after, gain))
+            lines.append((f"{model} (`configs/{config}.yaml`)", seeds, before, after, gain))
     return table(("model", "seeds", "plain", "final", "difference"), lines) if lines else NONE
 
 
