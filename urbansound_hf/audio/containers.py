@@ -83,11 +83,12 @@ LAYOUTS = {
 
 
 class Chunk(NamedTuple):
-    """A chunk of a file: its id, where its content starts, and the size that its header gives, in bytes."""
+    """A chunk of a file."""
 
     id: bytes
-    start: int
-    size: int
+    start: int  # of its content
+    size: int  # by its header, in bytes
+    after: int  # where the next chunk begins
 
 
 def split(file: BinaryIO, notes: list[str]) -> list[Recording]:
@@ -182,7 +183,7 @@ def _chunks_before_samples(file: BinaryIO, layout: Layout, position: int, end: i
         chunks.append(_chunk(file, layout, position))
         if chunks[-1].id == layout.samples:
             break
-        position = _after(chunks[-1], layout)
+        position = chunks[-1].after
     return chunks
 
 
@@ -201,7 +202,7 @@ def _following(file: BinaryIO, layout: Layout, position: int, end: int) -> int |
             chunk = _chunk(file, layout, place)
             if not METADATA.match(chunk.id):
                 break
-            place = min(_after(chunk, layout), end)
+            place = min(chunk.after, end)
         if _layout_at(file, place):
             return place
         if place > aligned and end - place < layout.header:
@@ -213,7 +214,7 @@ def _metadata_start(file: BinaryIO, layout: Layout, earliest: int, latest: int, 
     """Where the chunks behind the samples begin, from `earliest` to `latest`; the end of the file if none does."""
     for match in METADATA.finditer(_read(file, earliest, latest - earliest + 4)):
         position = earliest + match.start()
-        whole = position + layout.header <= end and _after(_chunk(file, layout, position), layout) <= end + 1
+        whole = position + layout.header <= end and _chunk(file, layout, position).after <= end + 1
         if whole and _following(file, layout, position, end) is not None:
             return position
     return end
@@ -227,13 +228,9 @@ def _layout_at(file: BinaryIO, position: int) -> Layout | None:
 
 def _chunk(file: BinaryIO, layout: Layout, position: int) -> Chunk:
     header = _read(file, position, layout.header)
-    size = struct.unpack(layout.size, header[layout.id_bytes :])[0] - layout.header * layout.counts_header
-    return Chunk(header[: layout.id_bytes], position + layout.header, max(0, size))
-
-
-def _after(chunk: Chunk, layout: Layout) -> int:
-    """Where the next chunk begins."""
-    return chunk.start + -(-chunk.size // layout.alignment) * layout.alignment
+    size = max(0, struct.unpack(layout.size, header[layout.id_bytes :])[0] - layout.header * layout.counts_header)
+    start, alignment = position + layout.header, layout.alignment
+    return Chunk(header[: layout.id_bytes], start, size, start + -(-size // alignment) * alignment)
 
 
 # ---- streams that were joined
@@ -266,12 +263,10 @@ def _flac_starts(file: BinaryIO) -> list[int]:
 
 def _find(file: BinaryIO, pattern: re.Pattern[bytes], position: int) -> int | None:
     """The next place of a pattern of at most eight bytes."""
-    while piece := _read(file, position, PIECE_BYTES):
+    while len(piece := _read(file, position, PIECE_BYTES)) > 7:
         if match := pattern.search(piece):
             return position + match.start()
-        if len(piece) < PIECE_BYTES:
-            return None
-        position += PIECE_BYTES - 7
+        position += len(piece) - 7
     return None
 
 

@@ -54,10 +54,9 @@ PATTERN = "[fsID]-[classID]-[occurrenceID]-[sliceID].wav"
 
 
 def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFiles | None = None) -> list[Row]:
-    """Reads and checks the metadata of a folder in the official layout.
+    """Reads and checks the metadata of a folder in the official layout, see `find_root`.
 
     Args:
-        root: the folder that holds `metadata/UrbanSound8K.csv` and `audio/fold1` … `audio/fold10`, see `find_root`.
         allow_missing_files: leave out clips without a file instead of raising.
         found: the files below `audio`, if they are known already.
 

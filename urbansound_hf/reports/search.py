@@ -146,7 +146,7 @@ def search_page(
         "![importance](importance.png)",
         f"## All trials\n\n{trial_table(study, flags, metric)}",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def write_trials(path: Path, study: optuna.Study, flags: Sequence[SearchedFlag], metric: str) -> None:
