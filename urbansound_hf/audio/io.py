@@ -308,6 +308,14 @@ def audio_seconds(source: bytes) -> float:
     return soundfile.info(io.BytesIO(source)).duration
 
 
+def file_seconds(path: str | Path) -> float | None:
+    """The length of a sound file by its header; None where libsndfile does not read it."""
+    try:
+        return soundfile.info(str(path)).duration
+    except (soundfile.LibsndfileError, OSError):
+        return None
+
+
 def to_float_wav(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> bytes:
     """A `(samples,)` float32 waveform as the bytes of a 32-bit float WAV file, which `load_audio` reads bit by bit."""
     samples = waveform.astype("<f4", copy=False).tobytes()

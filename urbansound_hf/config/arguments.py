@@ -103,6 +103,13 @@ class DataArguments:
     )
     download: bool = flag(False, "download UrbanSound8K to a data_dir that was given and does not hold it, too")
     allow_missing_files: bool = flag(False, "train without the clips of the metadata whose files are missing")
+    annotations: str | None = flag(
+        None, "label files of Audacity or Raven for the recordings of a folder; absent: those beside the recordings"
+    )
+    background_class: str | None = flag(
+        None, "class of the stretches of recordings that no segment covers; absent: they are left out"
+    )
+    label_map: str | None = flag(None, "YAML file that renames and merges classes (old: new) or drops them (old: null)")
     split: Literal["auto", "official", "grouped", "random"] = flag(
         "auto",
         "official: the folds or parts of the data set; grouped: by recording; random: ignores recordings, so that "

@@ -100,6 +100,10 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         audio_column=data.audio_column,
         label_column=data.label_column,
         allow_missing_files=data.allow_missing_files,
+        annotations=data.annotations,
+        background_class=data.background_class,
+        label_map=data.label_map,
+        clip_seconds=data.clip_seconds,
         sampling_rate=extractor.to_dict()["sampling_rate"],
         num_proc=data.preprocessing_num_workers,
     )
