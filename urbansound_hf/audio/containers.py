@@ -34,15 +34,10 @@ class TruncatedError(Exception):
 
 
 class Recording(NamedTuple):
-    """One sound of a file.
+    """One sound of a file."""
 
-    Args:
-        content: what libsndfile is to read.
-        checked: all of it is there; a length that libsndfile computes proves nothing more.
-    """
-
-    content: BinaryIO
-    checked: bool = True
+    content: BinaryIO  # what libsndfile is to read
+    checked: bool = True  # all of it is there; a length that libsndfile computes proves nothing more
 
 
 class Mapped(mmap.mmap):
@@ -104,7 +99,9 @@ def split(file: BinaryIO, notes: list[str]) -> list[Recording]:
     start, end = _read(file, 0, 12), file.seek(0, io.SEEK_END)
     if _layout_at(file, 0):
         return _split_chunked(file, end, notes)
-    starts = _ogg_starts(file, end) if start[:4] == b"OggS" else _flac_starts(file) if start[:4] == b"fLaC" else [0]
+    starts = _ogg_starts(file, end) if start[:4] == b"OggS" else [0]
+    while start[:4] == b"fLaC" and (place := _find(file, FLAC_START, starts[-1] + 8)):
+        starts.append(place)
     if len(starts) == 1:
         return [Recording(file, checked=start[:4] in (b"OggS", b"fLaC"))]
     return [Recording(io.BytesIO(_read(file, first, last - first))) for first, last in pairwise([*starts, end])]
@@ -251,13 +248,6 @@ def _ogg_starts(file: BinaryIO, end: int) -> list[int]:
         begun, position = begins, position + 27 + len(table) + sum(table)
         if len(page) < 27 or len(table) < page[26] or position > end:
             raise TruncatedError(f"{end:,} bytes are there, its last page needs more")
-    return starts
-
-
-def _flac_starts(file: BinaryIO) -> list[int]:
-    starts = [0]
-    while place := _find(file, FLAC_START, starts[-1] + 8):
-        starts.append(place)
     return starts
 
 

@@ -145,9 +145,8 @@ def audio_files(root: Path) -> AudioFiles:
 
 def _with_files(rows: Sequence[Row], found: AudioFiles, allow_missing_files: bool) -> list[Row]:
     """The rows with their files. Raises UserError, naming the first ten without one, unless these are allowed."""
-    by_name = {
-        f"audio/{name}".lower(): path for path, name in zip(found.sounds, found.names(found.sounds), strict=True)
-    }
+    names = found.names(found.sounds)
+    by_name = {f"audio/{name}".lower(): path for path, name in zip(found.sounds, names, strict=True)}
     there = [row | {"source": str(by_name[row["path"]])} for row in rows if row["path"] in by_name]
     missing = [row["path"] for row in rows if row["path"] not in by_name]
     if missing and not (allow_missing_files and there):

@@ -151,5 +151,7 @@ def draw_search(study: optuna.Study, metric: str, folder: Path) -> None:
     for plot, name in ((plot_optimization_history, "history.png"), (plot_slice, "importance.png")):
         with rc_context(), warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             figure = np.ravel(np.asarray(plot(study, target_name=metric)))[0].figure
+            for axes in figure.axes[:-1]:
+                axes.tick_params("x", rotation=30)
             figure.savefig(folder / name, dpi=140, bbox_inches="tight")
             pyplot.close(figure)
