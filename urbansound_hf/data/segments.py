@@ -97,7 +97,7 @@ def _marks(path: Path, label_column: str | None) -> list[Mark] | None:
         return None
     # A line that begins with a backslash gives the frequencies of the label above it.
     numbered = [(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip() and line[0] != "\\"]
-    return [(where, *(line.split("\t") + ["", "", ""])[:3], "") for where, line in numbered]  # type: ignore[misc]
+    return [(where, *[*line.split("\t"), "", "", ""][:3], "") for where, line in numbered]  # type: ignore[misc]
 
 
 def _selections(path: Path, label_column: str | None) -> Iterator[Mark]:
