@@ -19,7 +19,7 @@ from benchmarks import measure
 from benchmarks.measure import LeftOut, Options, Row
 from urbansound_hf.errors import exit_code
 
-NAMES = ("preparing", "second_start", "training", "cold_clip", "folder", "cnn", "short_context", "yamnet")
+NAMES = ("preparing", "second_start", "training", "cold_clip", "int8", "folder", "cnn", "short_context", "yamnet")
 """The modules with `rows(options)`, in the order of the tables."""
 DATA = measure.ROOT / "../shared/data/urbansound8k"
 

@@ -2,8 +2,9 @@
 
 Random weights of the published shapes, synthetic clips of 4 s (`--data_dir` takes real ones). Ours is the shipped
 config; the first updates are not counted. The script (`--transformers_example`, which is not copied here) gets the same
-clips, batches of 32, four workers and bfloat16, with the model's own context; it needs torchcodec. The bare step is
-forward, backward and AdamW on one batch that lies on the device, in the precision and with the frozen part of ours.
+clips, batches of 32, four workers and bfloat16 where the hardware is made for it, with the model's own context; it
+needs torchcodec. The bare step is forward, backward and AdamW on one batch that lies on the device, in the precision
+and with the frozen part of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.measure import ROOT, LeftOut, Options, Row, cost, gpus, needs_packages, python
-from urbansound_hf.config.arguments import RunConfig
+from urbansound_hf.config.arguments import RunConfig, has_bf16
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.models import adapt
@@ -140,9 +141,9 @@ def example(case: str, options: Options, clips: datasets.Dataset, folder: Path, 
     words = {
         "model_name_or_path": folder / "model", "dataset_name": folder / "data", "output_dir": folder / "out",
         "audio_column_name": "audio", "label_column_name": "label", "max_length_seconds": 4, "do_train": True,
-        "per_device_train_batch_size": BATCH, "dataloader_num_workers": 4, "bf16": True, "max_steps": updates,
-        "save_strategy": "no", "remove_unused_columns": False, "attention_mask": False,
-        "freeze_feature_encoder": model_type == "wav2vec2",
+        "per_device_train_batch_size": BATCH, "dataloader_num_workers": 4, "max_steps": updates,
+        "bf16": has_bf16(on_cpu=not gpus()), "save_strategy": "no", "remove_unused_columns": False,
+        "attention_mask": False, "freeze_feature_encoder": model_type == "wav2vec2",
     }  # fmt: skip
     flags = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
     cost(python(SCRIPT, script, *flags, str(warm), folder / "clock.json"))

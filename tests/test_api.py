@@ -28,7 +28,7 @@ from urbansound_hf.config.parse import keyword_run_config, parse_run_config
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.progress import QUIET
 
-SPLITS = ("official", "grouped", "random", "predefined")
+SPLITS = ("official", "grouped", "random", "predefined", "stratified_folds")
 PACKAGES = ("urbansound_hf", "urbansound_hf.plots", "urbansound_hf.augment")
 
 
@@ -243,8 +243,8 @@ def test_mistakes_name_the_keyword_and_the_nearest_name(place, monkeypatch):
     assert problems["keyword seed"].what == "`seed` must be a whole number, found 'many'"
     assert problems["keyword split"].fix == "did you mean official?"
     assert problems["keyword fp16"].what == "`fp16` takes one value, found '1', '2'"
-    with pytest.raises(UserError, match="belongs to `split: official`"):
-        ush.train("base.yaml", test_fold=3, split="random")
+    with pytest.raises(UserError, match="`folds` belongs to `test_fold`"):
+        ush.train("base.yaml", folds=3, split="random")
     for name, fix in (("cn", "did you mean cnn"), ("configs/cnn.yaml", "is called cnn"), ("bas.yaml", "base.yaml")):
         with pytest.raises(UserError, match=r"config (cn$|cn\n|does not exist)|no config") as wrong:
             ush.train(name)

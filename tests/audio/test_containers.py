@@ -55,7 +55,7 @@ def read(content: bytes, tmp_path: Path) -> tuple[np.ndarray, list[str]]:
     return waveform, notes
 
 
-@pytest.mark.parametrize("tail", [b"", LIST, ODD_LIST + b"\0", ODD_LIST, LIST + ODD_LIST], ids=len)
+@pytest.mark.parametrize("tail", [b"", ODD_LIST, LIST + ODD_LIST], ids=len)
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("subtype", WIDTHS)
 def test_a_size_that_is_wrong_by_a_header(tmp_path, subtype, channels, tail):
@@ -241,7 +241,7 @@ def test_damaged_files_are_sounds_or_errors():
     kinds = [("WAV", "PCM_16"), ("WAV", "IMA_ADPCM"), ("WAVEX", "FLOAT"), ("RF64", "PCM_16"), ("W64", "PCM_16")]
     kinds += [("AIFF", "PCM_16"), ("AU", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("FLAC", "PCM_16")]
     contents, read = [encode(noise(2000), *kind) for kind in kinds], 0
-    for _ in range(3000):
+    for _ in range(1000):
         content = bytearray(contents[random.integers(len(contents))])
         for _ in range(random.integers(1, 6)):
             place, count = random.integers(min(len(content), 120)), random.integers(1, 60)
@@ -260,7 +260,7 @@ def test_damaged_files_are_sounds_or_errors():
             read += bool(len(load_audio(bytes(content))))
         except AudioError:
             continue
-    assert read > 300
+    assert read > 100
 
 
 def test_a_long_file_is_read_in_blocks(monkeypatch):

@@ -55,7 +55,7 @@ def assert_is_tone(waveform: np.ndarray, tolerance: float, hertz: float = 440.0,
     assert np.sqrt(np.mean((middle - basis @ weights) ** 2)) < tolerance
 
 
-@pytest.mark.parametrize("channels", range(1, 7))
+@pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("rate", RATES)
 def test_every_rate_and_channel_count(rate: int, channels: int) -> None:
     waveform = load_audio(encode(tone(rate, channels), rate, "WAVEX" if channels > 2 else "WAV", "PCM_16"))
@@ -73,7 +73,7 @@ OTHERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("rate", [8000, 44100, 192000])
+@pytest.mark.parametrize("rate", [8000, 192000])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("subtype", [*WIDTHS, *CODECS])
 def test_every_width_of_wav(subtype: str, channels: int, rate: int) -> None:

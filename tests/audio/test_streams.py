@@ -43,8 +43,8 @@ QUIET_LOUD = {
 }
 
 
-@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT", "AVERAGE"])
-@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
+@pytest.mark.parametrize("rate", [8000, 22_050, 48_000])
 @pytest.mark.parametrize("order", QUIET_LOUD)
 def test_an_mp3_without_a_description_is_read_to_its_end(order, rate, mode):
     samples = QUIET_LOUD[order](rate)

@@ -43,7 +43,8 @@ IN_FILE = [
     ("learning_rate: fast", "`learning_rate` must be a number, found 'fast'", "leave it out for the default, 3e-05"),
     ("seed: 1.5", "`seed` must be a whole number, found '1.5'", "leave it out for the default, 42"),
     ("bf16: perhaps", "`bf16` must be true or false, found 'perhaps'", "leave it out for the default"),
-    ("split: oficial", "`split` must be one of official, grouped, random, found 'oficial'", "did you mean official?"),
+    ("split: oficial", "`split` must be one of auto, official, grouped, random, found 'oficial'",
+     "did you mean official?"),
     ("freeze: 7", "`freeze` must be one of none, feature_encoder, backbone, found '7'",
      "leave it out for the default, feature_encoder"),
     ("eval_strategy: epochs", "`eval_strategy` must be one of no, steps, epoch, found 'epochs'", "did you mean epoch?"),
@@ -211,11 +212,12 @@ def test_what_training_arguments_refuse_is_a_user_error_too(folder, argv, where,
     assert what.startswith(message) and place == where
 
 
-def test_a_test_fold_of_a_split_without_folds_is_told(folder):
-    ((what, where, _),) = mistakes(folder, "", "--split", "random", "--test_fold", "3")
-    assert what == "`test_fold` belongs to `split: official`, found `split: random`"
-    assert where == "command line, --test_fold and command line, --split"
-    parse(folder, "test_fold: 10\n", "--split", "random")  # a config's own default does no harm
+def test_folds_need_a_test_fold_and_a_config_does_not_choose_it_for_another_split(folder, capsys):
+    ((what, where, _),) = mistakes(folder, "", "--folds", "4")
+    assert what == "`folds` belongs to `test_fold`, found it alone" and where == "command line, --folds"
+    assert parse(folder, "test_fold: 10\n", "--split", "random").data.test_fold is None
+    assert "left out, as --split random does not use it: test_fold" in capsys.readouterr().err
+    assert parse(folder, "split: random\n", "--test_fold", "3", "--folds", "4").data.test_fold == "3"
 
 
 # ---- every number has a range, every text ends in a config or in an error

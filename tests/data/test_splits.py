@@ -65,13 +65,28 @@ def test_grouped_keeps_recordings_together_and_classes_in_proportion():
     assert not np.array_equal(split.test, splits.grouped(labels, groups, seed=4).test)
 
 
-@pytest.mark.parametrize(
-    ("groups", "clips", "said"), [(9, 20, "at least 10 recordings"), (12, 12, "the largest has 6")]
-)
-def test_grouped_needs_recordings_and_clips(groups, clips, said):
-    names = [f"r{i % groups}" for i in range(clips)]
-    with pytest.raises(UserError, match=said):
-        splits.grouped([i % 2 for i in range(clips)], names)
+def test_grouped_needs_a_recording_for_each_part():
+    with pytest.raises(UserError, match="need a recording each, found 2 recordings"):
+        splits.grouped([0, 1] * 4, ["r", "s"] * 4)
+    split = splits.grouped([0, 1] * 6, ["r", "s", "t"] * 4)
+    assert [len(part) for part in (split.train, split.validation, split.test)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("grouping", [1, 3])
+def test_made_folds_are_stratified_also_with_several_labels_and_keep_recordings_together(grouping):
+    """Shares of each label within a clip or a recording of the ideal; one fold a recording; the seed decides."""
+    labels = np.random.default_rng(0).random((300, 4)) < [0.5, 0.3, 0.1, 0.05]
+    groups = [f"r{row // grouping}" for row in range(300)] if grouping > 1 else None
+    folds = splits.stratified_folds(labels, groups, 5, seed=1)
+    shares = np.stack([labels[folds == fold].sum(axis=0) for fold in range(1, 6)])
+    assert (np.abs(shares - labels.sum(axis=0) / 5) <= (2 if grouping == 1 else 4)).all(), shares
+    assert np.bincount(folds)[1:].tolist() == pytest.approx([60] * 5, abs=6)
+    if groups:
+        assert all(len(set(folds[np.array(groups) == name])) == 1 for name in groups)
+    assert not np.array_equal(folds, splits.stratified_folds(labels, groups, 5, seed=2))
+    assert splits.stratified_folds([0, 0, 1], None, 3).tolist() != [1, 1, 1]
+    with pytest.raises(UserError, match="5 folds need as many recordings"):
+        splits.stratified_folds([0, 0, 1])
 
 
 def test_random_is_stratified_repeats_and_says_what_it_is():
@@ -163,8 +178,8 @@ def test_a_tenth_of_train_serves_where_there_is_no_validation_part():
     names, labels = ["train"] * 40 + ["test"] * 4, [0, 1] * 22
     split = splits.predefined(names, labels)
     assert (len(split.train), len(split.validation), len(split.test)) == (36, 4, 4) and covers(split, 44)
-    with pytest.raises(UserError, match="hold a clip of every class, found 10 clips of 2 classes"):
-        splits.predefined(["train"] * 10 + ["test"], [0, 1] * 5 + [0])
+    split = splits.predefined(["train"] * 12 + ["test"], [0, 1] * 6 + [0], groups=["r", "s", "t"] * 4 + ["u"])
+    assert len(split.validation) == 4 and len(set(split.validation % 3)) == 1, "one recording serves"
 
 
 FOLDS = {"label": [0, 1] * 30, "fold": [1 + row // 20 for row in range(60)]}
@@ -178,9 +193,18 @@ PARTS = {"label": [0, 1] * 30, "split": ["train"] * 30 + ["validation"] * 15 + [
         (FOLDS, ("official", "2"), ["fold2"]),
         (FOLDS, ("official", "3,1"), ["fold1", "fold3"]),
         (FOLDS, ("official", "all"), ["fold1", "fold2", "fold3"]),
-        (PARTS, ("official", "10"), ["split"]),
-        (RECORDINGS, ("grouped", "10"), ["grouped"]),
-        (FOLDS, ("random", "10"), ["random"]),
+        (FOLDS, ("official", None), ["fold3"]),
+        (PARTS, ("official", None), ["split"]),
+        (RECORDINGS, ("grouped", None), ["grouped"]),
+        (FOLDS, ("random", None), ["random"]),
+        (FOLDS, ("auto", None), ["fold3"]),
+        (PARTS, ("auto", None), ["split"]),
+        (PARTS, ("auto", "2"), ["fold2"]),
+        (RECORDINGS, ("auto", None), ["grouped"]),
+        (RECORDINGS, ("auto", "all"), [f"fold{number}" for number in range(1, 6)]),
+        ({"label": [0, 1] * 30}, ("auto", None), ["stratified"]),
+        ({"label": [0, 1] * 30, "group": ["a", "b"] * 30, "split": ["train"] * 60}, ("auto", None), ["stratified"]),
+        (FOLDS, ("random", "1,3"), ["fold1", "fold3"]),
     ],
 )
 def test_the_wanted_splits(columns, asked, names):
@@ -191,13 +215,12 @@ def test_the_wanted_splits(columns, asked, names):
     ("columns", "asked", "what", "where", "fix"),
     [
         (FOLDS, ("official", "1,7,9"), "the data has no clip of test fold 7", "--test_fold", "there are 1, 2, 3"),
-        (PARTS, ("official", "all"), "several test folds need data with a fold column", "--test_fold all",
-         "leave --test_fold out"),
-        (FOLDS, ("random", "1,3"), "several test folds need data with a fold column", "--test_fold 1,3",
+        (PARTS, ("official", "all"), "needs a fold column", "--split", "leave --split out"),
+        (RECORDINGS, ("auto", "6"), "the data has no clip of test fold 6", "--test_fold", "there are 1, 2, 3, 4, 5"),
+        (FOLDS, ("auto", "all", "none", 0, 4), "have folds of their own", "--folds 4", "--split grouped or random"),
+        (FOLDS, ("grouped", None), "the data has no group column", "--split", "give the metadata a group"),
+        (RECORDINGS, ("official", None), "needs a fold column, or train/validation/test parts", "--split",
          "leave --split out"),
-        (FOLDS, ("grouped", "10"), "the data has no group column", "--split", "give the metadata a group"),
-        (RECORDINGS, ("official", "10"), "needs a fold column, or train/validation/test parts", "--split",
-         "use --split grouped"),
     ],
 )  # fmt: skip
 def test_splits_that_the_data_do_not_allow(columns, asked, what, where, fix):
@@ -209,8 +232,23 @@ def test_splits_that_the_data_do_not_allow(columns, asked, what, where, fix):
 def test_the_flags_reach_the_split():
     (split,) = splits.wanted_splits(FOLDS, "official", "2", "none")
     assert split.validation_fold is None and split.train_folds == [1, 3]
-    one, other = (splits.wanted_splits(RECORDINGS, "grouped", "10", seed=seed)[0] for seed in (1, 2))
+    one, other = (splits.wanted_splits(RECORDINGS, "grouped", seed=seed)[0] for seed in (1, 2))
     assert not np.array_equal(one.test, other.test)
+
+
+def test_what_was_drawn_is_named_and_says_what_is_not_known():
+    asked = {
+        "grouped": (RECORDINGS, ""),
+        "stratified": ({"label": [0, 1] * 30}, "split by file: the data do not tell which clips share a recording"),
+        "random": (FOLDS, "random split: the data do not tell which clips share a recording"),
+    }
+    for kind, (columns, warning) in asked.items():
+        for test_fold in (None, "all"):
+            wanted = splits.wanted_splits(columns, "random" if kind == "random" else "auto", test_fold, seed=3)
+            assert all(split.kind == kind and split.warning.startswith(warning) for split in wanted)
+            assert all(bool(split.warning) == bool(warning) and covers(split, 60) for split in wanted)
+    few = {"label": [0, 1] * 30, "group": ["a", "b"] * 30}
+    assert "name fewer than three recordings" in splits.wanted_splits(few)[0].warning
 
 
 # ---- the table command

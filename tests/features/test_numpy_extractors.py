@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from transformers import (
     ASTFeatureExtractor,
-    SeamlessM4TFeatureExtractor,
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
@@ -17,7 +16,6 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.features.numpy_extractors import EXTRACTORS, NumpyExtractor
 from urbansound_hf.models.clap.modeling_clap_audio import ClapAudioFeatureExtractor
 from urbansound_hf.models.cnn.modeling_cnn import CnnFeatureExtractor
-from urbansound_hf.models.ecapa_tdnn.modeling_ecapa_tdnn import EcapaTdnnFeatureExtractor
 from urbansound_hf.models.yamnet.modeling_yamnet import YamnetFeatureExtractor
 
 MADE = {
@@ -26,12 +24,10 @@ MADE = {
     "wav2vec2 as it is": lambda: Wav2Vec2FeatureExtractor(do_normalize=False),
     "whisper": lambda: WhisperFeatureExtractor(chunk_length=2),
     "ast": lambda: ASTFeatureExtractor(max_length=200),
-    "wav2vec2-bert": lambda: SeamlessM4TFeatureExtractor(padding_value=1),
     "clap": lambda: ClapAudioFeatureExtractor(),
     "cnn, mfcc": lambda: CnnFeatureExtractor(num_frames=90),
     "cnn, log-mel": lambda: CnnFeatureExtractor(feature="log_mel", n_mels=64, n_fft=1024, scaling="per_clip"),
     "yamnet": lambda: YamnetFeatureExtractor(peak_normalize=True),
-    "ecapa-tdnn": lambda: EcapaTdnnFeatureExtractor(),
 }
 
 

@@ -198,7 +198,7 @@ def test_results_keep_the_order_and_bad_inputs_keep_their_place(classifier, tmp_
 def test_beside_an_accelerator_processes_read_the_same_and_may_die(classifier, tmp_path, monkeypatch, capsys, killed):
     clips = [write(tmp_path / f"{number}.wav", sound(0.1 + 0.01 * (number % 5), number)) for number in range(60)]
     opened = io.BytesIO(clips[5].read_bytes())
-    sources = [*clips[:20], tmp_path / "missing.wav", opened, write(tmp_path / "long.wav", sound(70)), *clips[20:]]
+    sources = [*clips[:20], tmp_path / "missing.wav", opened, write(tmp_path / "long.wav", sound(70)), *clips[20:] * 6]
     expected = list(classifier.classify_many(sources, batch_size=2))
     opened.seek(0)
     monkeypatch.setattr(workers, "FIRST", 2)
@@ -207,7 +207,8 @@ def test_beside_an_accelerator_processes_read_the_same_and_may_die(classifier, t
     results = classifier.classify_many(sources, batch_size=2)
     found = [next(results)]
     if killed:
-        next(each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE).kill()
+        workers_of = [each for each in psutil.Process().children() if each.name().startswith("pt_data_worker")]
+        workers_of[-1].kill()
     found += results
     assert ("process that reads sounds has died" in capsys.readouterr().err) == killed
     assert [(each.path, each.error) for each in found] == [(each.path, each.error) for each in expected]

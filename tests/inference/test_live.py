@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -149,3 +150,9 @@ def test_what_does_not_go_with_live_sound_is_refused(words, capsys):
     with pytest.raises(SystemExit):
         cli.infer(["--raw", "16000", *words])
     assert "live sound goes line by line" in capsys.readouterr().err
+
+
+def test_a_sound_at_an_address_is_plotted(sounds, run):
+    fsspec.filesystem("memory").pipe_file("/plotted/a.wav", Path("a.wav").read_bytes())
+    code, out, err = run("memory://plotted/a.wav", "--format", "jsonl", "--plot", "figures")
+    assert code == 0 and "error" not in out and Path("figures/a.png").stat().st_size > 1000, err

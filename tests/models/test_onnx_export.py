@@ -32,7 +32,7 @@ def exported(tmp_path_factory) -> dict[str, Path]:
     folders = {}
     for family in ("yamnet", "whisper"):
         folders[family] = tiny.save(family, tmp_path_factory.mktemp(family), clip_seconds=2.0)
-        onnx_export.export_onnx(folders[family], int8=family == "whisper")
+        onnx_export.export_onnx(folders[family], int8=True)
     return folders
 
 
@@ -65,6 +65,12 @@ def test_8_bits_are_smaller_and_nearly_the_same(exported):
     found = SoundClassifier.from_pretrained(folder, device="cpu", dtype="int8").probabilities(CLIPS)
     expected = SoundClassifier.from_pretrained(folder, device="cpu").probabilities(CLIPS)
     assert 0 < np.abs(found - expected).max() < 0.2
+
+
+def test_a_network_of_convolutions_gets_no_8_bits(exported):
+    assert not (exported["yamnet"] / "onnx" / "model_quantized.onnx").exists()
+    with pytest.raises(UserError, match="export"):
+        SoundClassifier.from_pretrained(exported["yamnet"], device="cpu", dtype="int8")
 
 
 def test_infer_needs_neither_torch_nor_transformers(exported, tmp_path):

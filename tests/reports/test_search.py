@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot
+from PIL import Image
 
 from urbansound_hf.config import search_space
 from urbansound_hf.config.parse import flag_parser
 from urbansound_hf.config.search_space import Choices, Range
-from urbansound_hf.reports.search import FEWEST, draw_history, draw_importance, flag_importance, trial_table
+from urbansound_hf.reports.search import FEWEST, draw_search, flag_importance, trial_table
 from urbansound_hf.training.search import searched_flags
 
 optuna = pytest.importorskip("optuna")
@@ -44,15 +47,12 @@ def test_few_trials_or_equal_scores_have_no_importance(study):
         assert flag_importance(few) == {}
 
 
-def test_the_figures(study):
-    space = searched_flags(parsed(*SPACE))
-    shares = flag_importance(study)
-    panels = draw_importance(study, space, shares, "validation accuracy").axes
-    assert panels[0].get_title(loc="left").startswith("learning_rate: ") and panels[0].get_xscale() == "log"
-    assert sorted(axes.get_title(loc="left").split(":")[0] for axes in panels) == sorted(line.name for line in space)
-    (axes,) = draw_history(study, "validation accuracy").axes
-    best = axes.lines[0].get_ydata()
-    assert (np.diff(best) >= 0).all() and best[-1] == study.best_value
+def test_the_figures(study, tmp_path):
+    before = dict(matplotlib.rcParams)
+    draw_search(study, "validation accuracy", tmp_path)
+    for name in ("history.png", "importance.png"):
+        assert Image.open(tmp_path / name).size > (400, 300)
+    assert dict(matplotlib.rcParams) == before and not pyplot.get_fignums()
 
 
 def test_the_table_is_ranked(study):

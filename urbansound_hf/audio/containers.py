@@ -34,15 +34,10 @@ class TruncatedError(Exception):
 
 
 class Recording(NamedTuple):
-    """One sound of a file.
+    """One sound of a file."""
 
-    Args:
-        content: what libsndfile is to read.
-        checked: all of it is there; a length that libsndfile computes proves nothing more.
-    """
-
-    content: BinaryIO
-    checked: bool = True
+    content: BinaryIO  # what libsndfile is to read
+    checked: bool = True  # all of it is there; a length that libsndfile computes proves nothing more
 
 
 class Mapped(mmap.mmap):
@@ -83,11 +78,12 @@ LAYOUTS = {
 
 
 class Chunk(NamedTuple):
-    """A chunk of a file: its id, where its content starts, and the size that its header gives, in bytes."""
+    """A chunk of a file."""
 
     id: bytes
-    start: int
-    size: int
+    start: int  # of its content
+    size: int  # by its header, in bytes
+    after: int  # where the next chunk begins
 
 
 def split(file: BinaryIO, notes: list[str]) -> list[Recording]:
@@ -103,7 +99,9 @@ def split(file: BinaryIO, notes: list[str]) -> list[Recording]:
     start, end = _read(file, 0, 12), file.seek(0, io.SEEK_END)
     if _layout_at(file, 0):
         return _split_chunked(file, end, notes)
-    starts = _ogg_starts(file, end) if start[:4] == b"OggS" else _flac_starts(file) if start[:4] == b"fLaC" else [0]
+    starts = _ogg_starts(file, end) if start[:4] == b"OggS" else [0]
+    while start[:4] == b"fLaC" and (place := _find(file, FLAC_START, starts[-1] + 8)):
+        starts.append(place)
     if len(starts) == 1:
         return [Recording(file, checked=start[:4] in (b"OggS", b"fLaC"))]
     return [Recording(io.BytesIO(_read(file, first, last - first))) for first, last in pairwise([*starts, end])]
@@ -182,7 +180,7 @@ def _chunks_before_samples(file: BinaryIO, layout: Layout, position: int, end: i
         chunks.append(_chunk(file, layout, position))
         if chunks[-1].id == layout.samples:
             break
-        position = _after(chunks[-1], layout)
+        position = chunks[-1].after
     return chunks
 
 
@@ -201,7 +199,7 @@ def _following(file: BinaryIO, layout: Layout, position: int, end: int) -> int |
             chunk = _chunk(file, layout, place)
             if not METADATA.match(chunk.id):
                 break
-            place = min(_after(chunk, layout), end)
+            place = min(chunk.after, end)
         if _layout_at(file, place):
             return place
         if place > aligned and end - place < layout.header:
@@ -213,7 +211,7 @@ def _metadata_start(file: BinaryIO, layout: Layout, earliest: int, latest: int, 
     """Where the chunks behind the samples begin, from `earliest` to `latest`; the end of the file if none does."""
     for match in METADATA.finditer(_read(file, earliest, latest - earliest + 4)):
         position = earliest + match.start()
-        whole = position + layout.header <= end and _after(_chunk(file, layout, position), layout) <= end + 1
+        whole = position + layout.header <= end and _chunk(file, layout, position).after <= end + 1
         if whole and _following(file, layout, position, end) is not None:
             return position
     return end
@@ -227,13 +225,9 @@ def _layout_at(file: BinaryIO, position: int) -> Layout | None:
 
 def _chunk(file: BinaryIO, layout: Layout, position: int) -> Chunk:
     header = _read(file, position, layout.header)
-    size = struct.unpack(layout.size, header[layout.id_bytes :])[0] - layout.header * layout.counts_header
-    return Chunk(header[: layout.id_bytes], position + layout.header, max(0, size))
-
-
-def _after(chunk: Chunk, layout: Layout) -> int:
-    """Where the next chunk begins."""
-    return chunk.start + -(-chunk.size // layout.alignment) * layout.alignment
+    size = max(0, struct.unpack(layout.size, header[layout.id_bytes :])[0] - layout.header * layout.counts_header)
+    start, alignment = position + layout.header, layout.alignment
+    return Chunk(header[: layout.id_bytes], start, size, start + -(-size // alignment) * alignment)
 
 
 # ---- streams that were joined
@@ -257,21 +251,12 @@ def _ogg_starts(file: BinaryIO, end: int) -> list[int]:
     return starts
 
 
-def _flac_starts(file: BinaryIO) -> list[int]:
-    starts = [0]
-    while place := _find(file, FLAC_START, starts[-1] + 8):
-        starts.append(place)
-    return starts
-
-
 def _find(file: BinaryIO, pattern: re.Pattern[bytes], position: int) -> int | None:
     """The next place of a pattern of at most eight bytes."""
-    while piece := _read(file, position, PIECE_BYTES):
+    while len(piece := _read(file, position, PIECE_BYTES)) > 7:
         if match := pattern.search(piece):
             return position + match.start()
-        if len(piece) < PIECE_BYTES:
-            return None
-        position += PIECE_BYTES - 7
+        position += len(piece) - 7
     return None
 
 

@@ -60,11 +60,6 @@ def from_mel(mels: np.ndarray | float) -> np.ndarray:
     return 700 * (10 ** (np.asarray(mels) / 2595) - 1)
 
 
-def _from_slaney(mels: np.ndarray) -> np.ndarray:
-    """Slaney's mel → Hz: linear up to 1000 Hz (mel 15), then 27 mels to a factor of 6.4."""
-    return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
-
-
 def mel_edges(n_mels: int, low: float, high: float, scale: str = "htk") -> np.ndarray:
     """The `(n_mels + 2,)` corners in Hz of triangles evenly spaced in mel between two frequencies in Hz.
 
@@ -73,7 +68,9 @@ def mel_edges(n_mels: int, low: float, high: float, scale: str = "htk") -> np.nd
     """
     if scale == "htk":
         return from_mel(np.linspace(to_mel(low), to_mel(high), n_mels + 2))
-    return _from_slaney(np.linspace(low * 3 / 200, 15 + 27 * np.log(high / 1000) / np.log(6.4), n_mels + 2))
+    # Slaney's mel: linear up to 1000 Hz (mel 15), then 27 mels to a factor of 6.4.
+    mels = np.linspace(low * 3 / 200, 15 + 27 * np.log(high / 1000) / np.log(6.4), n_mels + 2)
+    return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
 
 
 def mel_filters(bins: int, edges: np.ndarray, rate: int, in_mel: bool = False, area: bool = False) -> np.ndarray:

@@ -224,10 +224,9 @@ def _decode(
 def _by_ffmpeg(
     file: BinaryIO, to_rate: int | None, name: str, notes: list[str], refused: UserError | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of a file that FFmpeg decodes. Raises UnknownFormatError, or for a file that is damaged AudioError.
+    """Blocks of a file that FFmpeg decodes; `refused` is why libsndfile does not.
 
-    Args:
-        refused: why libsndfile does not read it.
+    Raises UnknownFormatError, or AudioError for a file that is damaged or that both refuse.
     """
     samples = 0
     try:
@@ -277,11 +276,7 @@ def _resampled(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int) -> It
 
 
 class Level:
-    """The level of a sound that comes in blocks.
-
-    Attributes:
-        samples: the number of samples so far.
-    """
+    """The level of a sound that comes in blocks; `samples` is their number so far."""
 
     def __init__(self, name: str) -> None:
         self.name, self.samples, self.beyond, self.peak = name, 0, 0, 0.0
@@ -306,6 +301,14 @@ class Level:
 def audio_seconds(source: bytes) -> float:
     """The length of an encoded sound, from its header."""
     return soundfile.info(io.BytesIO(source)).duration
+
+
+def file_seconds(path: str | Path) -> float | None:
+    """The length of a sound file by its header; None where libsndfile does not read it."""
+    try:
+        return soundfile.info(str(path)).duration
+    except (soundfile.LibsndfileError, OSError):
+        return None
 
 
 def to_float_wav(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> bytes:

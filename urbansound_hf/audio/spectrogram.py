@@ -16,17 +16,11 @@ N_MELS, N_MFCC = 64, 20
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Levels over time and frequency, with the edges of every cell, as `pcolormesh` takes them.
+    """Levels over time and frequency, with the edges of every cell, as `pcolormesh` takes them."""
 
-    Args:
-        levels: `(bands, columns)` in dBFS (0 is a sine at full scale), or, of MFCC, in standard deviations.
-        times: `(columns + 1,)` in seconds, from 0 to the end of the sound.
-        bands: `(bands + 1,)` in Hz, or, of MFCC, the coefficients' numbers.
-    """
-
-    levels: np.ndarray
-    times: np.ndarray
-    bands: np.ndarray
+    levels: np.ndarray  # (bands, columns) in dBFS (0 is a sine at full scale), or, of MFCC, in standard deviations
+    times: np.ndarray  # (columns + 1,) in seconds, from 0 to the end of the sound
+    bands: np.ndarray  # (bands + 1,) in Hz, or, of MFCC, the coefficients' numbers
 
 
 def spectrogram(samples: np.ndarray, rate: int) -> Spectrum:

@@ -12,23 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from urbansound_hf.features.extract import Features, Spectrogram
-
-
-def spec_augment(
-    features: Features,
-    spectrogram: Spectrogram,
-    generator: Generator,
-    frequency_width: float,
-    time_width: float,
-    frequency_masks: int = 1,
-    time_masks: int = 1,
-) -> Features:
-    """`mask_spectrogram` of the input `spectrogram` among the model inputs of one clip, which are not changed."""
-    name, *axes_of = spectrogram
-    widths, counts = (frequency_width, time_width), (frequency_masks, time_masks)
-    return {**features, name: mask_spectrogram(features[name], generator, widths, counts, axes_of)}
-
 
 def mask_spectrogram(
     spectrogram: np.ndarray,

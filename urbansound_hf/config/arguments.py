@@ -103,12 +103,25 @@ class DataArguments:
     )
     download: bool = flag(False, "download UrbanSound8K to a data_dir that was given and does not hold it, too")
     allow_missing_files: bool = flag(False, "train without the clips of the metadata whose files are missing")
-    split: Literal["official", "grouped", "random"] = flag(
-        "official",
-        "official: the folds or parts of the data set; grouped: by recording; random: ignores recordings, so that "
-        "training and test clips may share one (leaky)",
+    annotations: str | None = flag(
+        None, "label files of Audacity or Raven for the recordings of a folder; absent: those beside the recordings"
     )
-    test_fold: str = flag("10", "test fold, 1 to 10 in UrbanSound8K; a list such as 1,3,5; or all for cross-validation")
+    background_class: str | None = flag(
+        None, "class of the stretches of recordings that no segment covers; absent: they are left out"
+    )
+    label_map: str | None = flag(None, "YAML file that renames and merges classes (old: new) or drops them (old: null)")
+    split: Literal["auto", "official", "grouped", "random"] = flag(
+        "auto",
+        "official: the folds or parts of the data set; grouped: by recording; random: ignores recordings, so that "
+        "training and test clips may share one (leaky); auto: the first of these that the data allow, and by file "
+        "where they name no recordings",
+    )
+    test_fold: str | None = flag(
+        None,
+        "test fold; a list such as 1,3,5; or all for cross-validation; absent: the last one (10 in UrbanSound8K), or a "
+        "single split of data without folds",
+    )
+    folds: int | None = flag(None, "how many folds test_fold makes of data that have none; absent: 5")
     validation: Literal["next_fold", "none"] = flag(
         "next_fold",
         "clips that select the checkpoint: next_fold: the fold after the test fold; none: train on that fold too and "

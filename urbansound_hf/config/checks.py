@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from urbansound_hf.augment.chain import parse_effects
 from urbansound_hf.config.flags import OVERRIDES
-from urbansound_hf.data.splits import fold_numbers
+from urbansound_hf.data.splits import fold_numbers, several_folds
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.text import shortened
 
@@ -55,6 +55,7 @@ RANGES = {
     **_ranges("save_total_limit early_stopping_patience search", 1, 10**6),
     **_ranges("preprocessing_num_workers dataloader_prefetch_factor", 1, 1024),
     **_ranges("dataloader_num_workers", 0, 1024),
+    **_ranges("folds", 2, 1000),
     **_ranges("lora_rank", 1, 65536),
     **_ranges("unfreeze_last_n test_time_shifts mixup_alpha cutmix_alpha focal_gamma weight_decay", 0, 1000),
     **_ranges("max_grad_norm neftune_noise_alpha", 0, 10**9),
@@ -83,6 +84,7 @@ DISTRIBUTED = ("fsdp", "ddp_backend")
 USED_BY = {
     "data_dir": ("urbansound8k",), "download": ("urbansound8k",), "allow_missing_files": ("urbansound8k", "folder"),
     "dataset_config": ("stored",), "dataset_revision": ("stored",),
+    "annotations": ("folder",), "background_class": ("folder",),
     "audio_column": ("folder", "stored"), "label_column": ("folder", "stored"),
 }  # fmt: skip
 """Flags that only some kinds of data sets use, and those kinds (see `kind_of_dataset`)."""
@@ -134,8 +136,9 @@ def ranges(settings: Mapping[str, Any]) -> Broken:
 
 def forms(settings: Mapping[str, Any]) -> Broken:
     """Texts that do not have the format of their flag."""
-    tenfold = settings["dataset"] in ("urbansound8k", "synthetic")  # other data sets number their folds as they like
-    numbers = fold_numbers(settings["test_fold"])
+    named = settings["dataset"] in ("urbansound8k", "synthetic")  # other data sets number their folds as they like
+    tenfold = named and settings["split"] in ("auto", "official")
+    numbers = fold_numbers(settings["test_fold"] or "1")
     if settings["test_fold"] != "all" and not (numbers and (not tenfold or TEN_FOLDS.issuperset(numbers))):
         rule = f"`test_fold` must be a fold{' from 1 to 10' * tenfold}, a list of them, or all"
         yield ["test_fold"], f"{rule}; found {shortened(repr(settings['test_fold']), 60)}", "for example 10, or 1,3,5"
@@ -184,7 +187,7 @@ CONFLICTS: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str, str], ...] 
     ("search eval_strategy", lambda s: _searches(s) and s["validation"] != "none" and s["eval_strategy"] == "no",
      "`search` compares scores of validation clips, found `eval_strategy: {eval_strategy}`",
      "leave out eval_strategy for the search; the run with the best values may use it"),
-    ("search test_fold", lambda s: _searches(s) and (s["test_fold"] == "all" or len(fold_numbers(s["test_fold"])) > 1),
+    ("search test_fold", lambda s: _searches(s) and several_folds(s["test_fold"]),
      "`search` needs a single test fold, found `test_fold: {test_fold}`",
      "give one, such as 10; to search for several folds, give each its own --output_dir"),
     ("search", lambda s: _searches(s) and not find_spec("optuna"),
@@ -227,9 +230,8 @@ def unavailable(settings: Mapping[str, Any]) -> Broken:
 
 def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
     """Flags on the command line, or keywords, that have no effect with the others."""
-    if origin.get("test_fold", "").startswith(OVERRIDES) and settings["split"] != "official":
-        what = f"`test_fold` belongs to `split: official`, found `split: {settings['split']}`"
-        yield ["test_fold", "split"], what, "leave out one of the two"
+    if settings["folds"] and not settings["test_fold"]:
+        yield ["folds"], "`folds` belongs to `test_fold`, found it alone", "add --test_fold all"
     for name in unused_by_dataset(settings, origin):
         kinds = " or ".join(KINDS[kind] for kind in USED_BY[name])
         what = f"`{name}` belongs to {kinds} as `dataset`, found `dataset: {settings['dataset']}`"

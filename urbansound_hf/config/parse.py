@@ -113,13 +113,16 @@ def share_batch(settings: dict[str, Any], origin: Mapping[str, str]) -> None:
 
 
 def dropped_flags(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[str]:
-    """The flags of a config that do not apply to the data set which the command line names in its place; says so."""
-    if not origin.get("dataset", "").startswith(OVERRIDES):
-        return []
-    names = [name for name in unused_by_dataset(settings, origin) if not origin[name].startswith(OVERRIDES)]
-    if names:
-        progress.say(f"note: left out, as --dataset {settings['dataset']} does not use it: {', '.join(names)}")
-    return names
+    """The flags of a config that do not apply to the data or the split which the command line names; says so."""
+    dropped: list[str] = []
+    for name in ("dataset", "split"):
+        if origin.get(name, "").startswith(OVERRIDES):
+            unused = unused_by_dataset(settings, origin) if name == "dataset" else []
+            unused += ["test_fold"] * ("test_fold" in origin and "test_fold" not in dropped)
+            if left := [each for each in unused if not origin[each].startswith(OVERRIDES)]:
+                progress.say(f"note: left out, as --{name} {settings[name]} does not use it: {', '.join(left)}")
+            dropped += left
+    return dropped
 
 
 SCHEMA = (DataArguments, ModelArguments, RecipeArguments, RunArguments)

@@ -76,9 +76,8 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         rows: the sounds.
         features: the columns, `sound_features(…)`.
         key: identifies the source; with another one it is prepared anew, see `cache_key`.
-        name: what the folder under the cache of `datasets` is called.
+        name: what the folder under `cache_dir` (default: `HF_DATASETS_CACHE`) is called.
         sampling_rate: the rate to store, in Hz.
-        cache_dir: where to keep it (default: the cache of `datasets`, `HF_DATASETS_CACHE`).
     """
 
     VERSION = datasets.Version("2.0.0")  # count it up when the stored sounds change: old tables are then left alone
@@ -108,12 +107,13 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         Raises:
             UnreadableError: names the sounds that cannot be decoded.
         """
-        return undecoded(progress.computed("Preparing the sounds", len(self.rows), lambda: self._prepared(num_proc)))
-
-    def _prepared(self, num_proc: int | None) -> datasets.Dataset:
         self.num_proc = num_proc or max(1, min(progress.worker_count(), len(self.rows) // CLIPS_PER_PROCESS))
-        self.download_and_prepare()
-        return self.as_dataset(split="train")
+
+        def prepared() -> datasets.Dataset:
+            self.download_and_prepare()
+            return self.as_dataset(split="train")
+
+        return undecoded(progress.computed("Preparing the sounds", len(self.rows), prepared))
 
     def as_dataset(self, *args: Any, **options: Any) -> Any:
         """As in `datasets`, without the notes."""
@@ -135,21 +135,18 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         Computed once from the loaded table, and kept beside it in the cache.
         """
         kept = Path(self.cache_dir) / "fingerprint"
-        if not kept.is_file():
-            with suppress(OSError):  # a cache that can only be read
-                partial = kept.with_suffix(f".{os.getpid()}")
-                partial.write_text(digest := self._content_digest(), encoding="utf-8")
-                partial.replace(kept)
-            return digest
-        return kept.read_text(encoding="utf-8")
-
-    def _content_digest(self) -> str:
+        if kept.is_file():
+            return kept.read_text(encoding="utf-8")
         table = undecoded(self.as_dataset(split="train"))
         columns = sorted(set(table.column_names) - {"audio"})
         digest = hashlib.sha256(repr((columns, table.features["label"].names)).encode())
         for row in progress.Bar(table, "Fingerprinting", unit="clips", leave=False):
             facts = [row["audio"]["path"], *(row[name] for name in columns)]
             digest.update(repr(facts).encode("utf-8", "surrogatepass") + row["audio"]["bytes"])
+        with suppress(OSError):  # a cache that can only be read
+            partial = kept.with_suffix(f".{os.getpid()}")
+            partial.write_text(digest.hexdigest()[:16], encoding="utf-8")
+            partial.replace(kept)
         return digest.hexdigest()[:16]
 
     def _info(self) -> datasets.DatasetInfo:

@@ -15,17 +15,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from urbansound_hf.errors import UserError, joined
 from urbansound_hf.text import alternatives, first_ten
 
 COLUMN_NAMES = {
     "audio": ("audio", "file", "file_name", "filename", "path", "slice_file_name"),
-    "label": ("label", "class", "category", "target", "labels", "classid"),
+    "label": ("label", "class", "category", "target", "labels", "classid", "annotation", "species", "common name"),
     "fold": ("fold",),
     "group": ("group", "recording", "speaker", "speaker_id", "fsid", "src_file"),
     "split": ("split", "subset"),
-    "start": ("start",),
-    "end": ("end",),
+    "start": ("start", "start_time", "begin time (s)", "start (s)"),
+    "end": ("end", "end_time", "end time (s)", "end (s)"),
 }
 """The names that a column of each role may have, the first match in this order counting; case does not matter.
 
@@ -116,6 +118,33 @@ def encode(values: Sequence[str]) -> tuple[list[str], list[int]]:
     names = sorted(set(values), key=(lambda name: (int(name), name)) if numbers else None)
     ids = {name: position for position, name in enumerate(names)}
     return names, [ids[value] for value in values]
+
+
+def read_label_map(path: str | None) -> dict[str, str | None]:
+    """A YAML file `old: new` or `old: null`, for labels that are renamed, merged or dropped; empty without one.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    if not path:
+        return {}
+    where = f"--label_map {path}"
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot be read: {error}", where) from None
+    if not isinstance(content, dict) or any(isinstance(new, list | dict) for new in content.values()):
+        raise UserError("a label map has lines such as `old: new`, or `old: null`", where, "write it so")
+    return {clean_text(old): None if new is None else clean_text(new) for old, new in content.items()}
+
+
+def mapped_labels(names: Sequence[str], label_map: Mapping[str, str | None], where: str) -> list[str | None]:
+    """The new label of each class; None where it is dropped. Raises UserError for a class that there is not."""
+    if unknown := [old for old in label_map if old not in names]:
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        fix = f"did you mean {near[0]}?" if near else f"the classes are {first_ten(names)}"
+        raise UserError(f"the data have no class {first_ten(unknown)}", where, fix)
+    return [label_map.get(name, name) for name in names]
 
 
 def split_name(name: str, where: str) -> str:

@@ -21,21 +21,34 @@ from urbansound_hf.data.columns import (
     seconds,
     split_name,
 )
-from urbansound_hf.errors import UserError, joined
+from urbansound_hf.data.segments import background, named_segments, read_annotations, refuse, segment_mistakes
+from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten
 
 
 def read_folder(
-    folder: Path, audio_column: str | None = None, label_column: str | None = None, allow_missing_files: bool = False
+    folder: Path,
+    audio_column: str | None = None,
+    label_column: str | None = None,
+    allow_missing_files: bool = False,
+    annotations: Path | None = None,
+    background_class: str | None = None,
+    clip_seconds: float = 4.0,
+    label_map: Mapping[str, str | None] | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Lists the labelled sounds of a folder.
 
     Args:
-        folder: holds a metadata CSV (`metadata.csv`, or the only `*.csv` or `*.tsv`), or one folder a class. Above or
-            below the classes there may be folders called train, validation and test, or fold1, fold2, ….
+        folder: holds a metadata CSV (`metadata.csv`, or the only `*.csv` or `*.tsv`), label files beside recordings
+            (see `segments`), or one folder a class. Above or below the classes there may be folders called train,
+            validation and test, or fold1, fold2, ….
         audio_column: the CSV's column of file names (default: found by its name).
         label_column: the CSV's column of labels (default: found by its name).
         allow_missing_files: leave out sounds of the CSV without a file instead of raising.
+        annotations: the label files, where they do not lie beside the recordings.
+        background_class: the class of the stretches of recordings that no segment covers, left out without it.
+        clip_seconds: the longest clip of that class.
+        label_map: labels that are merged or dropped later, so that segments of theirs may overlap.
 
     Returns:
         The rows (source, path, label as text; fold, group, split, start and end where the data has them), and a note
@@ -45,12 +58,20 @@ def read_folder(
         UserError: no labelled sounds, an ambiguous or unfit CSV, or missing files.
     """
     found = find_audio_files(folder)
-    if table := find_csv(folder):
+    table = None if annotations else find_csv(folder)
+    marked = None if table else read_annotations(found, annotations, label_column)
+    if table:
         wanted = {"audio": audio_column, "label": label_column}
-        rows, notes = _listed_sounds(table, found, wanted, allow_missing_files)
+        rows, places, notes = _listed_sounds(table, found, wanted, allow_missing_files)
+    elif marked:
+        rows, places, notes = marked
     else:
         rows, notes = _class_folders(found)
-    return rows, notes + found.notes()
+        places = [""] * len(rows)
+    refuse(segment_mistakes(rows, places, label_map))
+    if background_class:
+        rows = [*rows, *background(rows, background_class, clip_seconds)]
+    return named_segments(rows), notes + found.notes()
 
 
 def find_csv(folder: Path) -> Path | None:
@@ -135,8 +156,8 @@ READERS: dict[str, Callable[[str, str], Any]] = {
 
 def _listed_sounds(
     table: Path, found: AudioFiles, wanted: Mapping[str, str | None], allow_missing_files: bool
-) -> tuple[list[Row], list[str]]:
-    """The rows of a CSV, with their files."""
+) -> tuple[list[Row], list[str], list[str]]:
+    """The rows of a CSV with their files, the place of each, and notes."""
     content = read_csv(table)
     columns = find_columns(content.columns, wanted, str(table))
     records = [(line, {role: record[name] for role, name in columns.items()}) for line, record in content.records]
@@ -149,19 +170,18 @@ def _listed_sounds(
         except UserError as error:
             problems.append(error)
     problems += _repeated(rows, lines, table)
-    if problems or not rows:
-        rest = [UserError(f"… and {len(problems) - 10:,} more lines")] * (len(problems) > 10)
-        raise joined([*problems[:10], *rest] or [UserError("the table lists no sounds", str(table))])
+    refuse(problems or [UserError("the table lists no sounds", str(table))] * (not rows))
     unlisted = found.unlisted((row["source"] for row in rows if row["source"]), table.name)
     missing = [row["path"] for row in rows if not row["source"]]
-    there = [row for row in _as_segments(rows) if row["source"]]
+    numbered = [each for each in zip(_as_segments(rows), lines, strict=True) if each[0]["source"]]
+    there, places = [row for row, _ in numbered], [f"{table}, line {line}" for _, line in numbered]
     if missing and (not allow_missing_files or not there):
         what = f"every row needs its file, {len(missing):,} of {len(rows):,} have none: {first_ten(missing)}"
         near = files.nearest(missing[0])
         fix = f"did you mean {near}?" if near else "copy them there, or do without them: --allow_missing_files"
         raise UserError(what, str(table), fix)
     left_out = f"{len(missing):,} of {len(rows):,} listed sounds have no file and are left out"
-    return there, [left_out] * bool(missing) + unlisted
+    return there, places, [left_out] * bool(missing) + unlisted
 
 
 def _row(record: Mapping[str, str], files: ListedFiles, where: str) -> Row:
@@ -212,7 +232,7 @@ def _as_segments(rows: Sequence[Row]) -> list[Row]:
     cut = []
     for row in rows:
         times = (row.get("start"), row.get("end"))
-        segment = {} if None in times else {"segment": times, "path": f"{row['path']}#{times[0]}-{times[1]}"}
+        segment = {} if None in times else {"segment": times}
         cut.append({"group": row["path"]} | row | segment)
     return cut
 

@@ -93,7 +93,6 @@ def read_stored(
     Args:
         name: a Hub id or a folder.
         config: which configuration of it; with the revision `refs/convert/parquet`, the folder of that branch.
-        revision: branch, tag or commit on the Hub.
         audio_column: default: the one typed `Audio`, or found by its name.
         label_column: default: found by its name, or the only one typed `ClassLabel`.
 
@@ -168,10 +167,9 @@ def _load(name: str, config: str | None, revision: str | None) -> tuple[list[Par
         parts = [Part(str(split), table) for split, table in builder.as_dataset().items()]
     else:
         kind = {".parquet": "parquet", ".arrow": "arrow"}
+        whole = {"split": "train", "cache_dir": cache}
         parts = [
-            Part(
-                split, datasets.load_dataset(kind[Path(path).suffix], data_files=[path], split="train", cache_dir=cache)
-            )
+            Part(split, datasets.load_dataset(kind[Path(path).suffix], data_files=[path], **whole))
             for split, paths in files.items()
             for path in paths
         ]
@@ -311,11 +309,8 @@ def _optional(parts: Sequence[Part], roles: Mapping[str, str], where: str) -> di
         columns["split"] = [split_name(part.split, where) for part in parts for _ in range(len(part.table))]
     elif "split" in texts:
         columns["split"] = [split_name(text or "", where) for text in texts["split"]]
-    times = [
-        part.table.select_columns([roles["start"], roles["end"]]) for part in parts if {"start", "end"} <= roles.keys()
-    ]
-    if times and all(
-        "float" in kind.dtype or "int" in kind.dtype for table in times for kind in table.features.values()
-    ):
-        columns |= {role: [value for table in times for value in table[roles[role]]] for role in ("start", "end")}
+    times = [role for role in ("start", "end") if role in roles]
+    kinds = [part.table.features[roles[role]].dtype for part in parts for role in times]
+    if len(times) == 2 and all("float" in kind or "int" in kind for kind in kinds):
+        columns |= {role: [value for part in parts for value in part.table[roles[role]]] for role in times}
     return columns

@@ -37,7 +37,6 @@ def metadata_leaks(
 
     Args:
         groups: the recording of every row; "" or None where it is not known.
-        train_rows, test_rows: row numbers.
         starts, ends: seconds within the recording, of every row (NaN: not known); without them, time counts are None.
         labels: the class of every row; with it, also what test clips share with training clips of their own class.
 
@@ -225,9 +224,8 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
     if validation["clips"]:
         share = _share(validation["shared_recording_clips"], validation["clips"])
         lines.append(f"  validation clips from a recording also in training: {share}")
-        if beside := report.get("validation_test"):  # runs of earlier versions lack it
-            share = _share(beside["shared_recording_clips"], total)
-            lines.append(f"  test clips from a recording also in validation: {share}")
+        share = _share(report["validation_test"]["shared_recording_clips"], total)
+        lines.append(f"  test clips from a recording also in validation: {share}")
     return "\n".join(lines)
 
 

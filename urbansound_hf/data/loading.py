@@ -6,6 +6,7 @@ All are found, checked, decoded once and kept in the cache of `datasets`.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import datasets
 from urbansound_hf.audio.io import SAMPLING_RATE
 from urbansound_hf.data import synthetic
 from urbansound_hf.data.builder import PreparedSounds, cache_key, sound_features
-from urbansound_hf.data.columns import columns_of, encode
+from urbansound_hf.data.columns import columns_of, encode, mapped_labels, read_label_map
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
 from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
@@ -63,6 +64,10 @@ class SoundRequest:
     audio_column: str | None = None
     label_column: str | None = None
     allow_missing_files: bool = False
+    annotations: str | None = None  # label files of Audacity or Raven, where they do not lie in the folder
+    background_class: str | None = None  # of what no segment covers
+    label_map: str | None = None  # a YAML file
+    clip_seconds: float = 4.0  # of the background class
     sampling_rate: int = SAMPLING_RATE  # Hz
     num_proc: int | None = None  # processes that decode; default: one a core
     seed: int = 0  # of the synthetic set
@@ -128,7 +133,16 @@ def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder",
 
 
 def _folder(request: SoundRequest, folder: Path) -> Sounds:
-    rows, notes = read_folder(folder, request.audio_column, request.label_column, request.allow_missing_files)
+    rows, notes = read_folder(
+        folder,
+        request.audio_column,
+        request.label_column,
+        request.allow_missing_files,
+        annotations=Path(request.annotations) if request.annotations else None,
+        background_class=request.background_class,
+        clip_seconds=request.clip_seconds,
+        label_map=read_label_map(request.label_map),
+    )
     for text in (row[column] for row in rows for column in ("label", "path")):
         try:  # Python reads UTF-8 names in an ASCII locale as something else
             str(text).encode("utf-8")
@@ -161,8 +175,23 @@ def _stored(request: SoundRequest, folder: Path) -> Sounds:
 
 def _loaded(builder: PreparedSounds, name: str, notes: list[str], request: SoundRequest) -> Sounds:
     labels = builder.info.features["label"].names
-    if len(labels) < 2:
-        what = f"a classifier tells classes apart, found {len(labels)}: {', '.join(labels)}"
+    label_map = read_label_map(request.label_map)
+    new = mapped_labels(labels, label_map, f"--label_map {request.label_map}")
+    left = list(dict.fromkeys(label for label in new if label is not None))
+    if len(left) < 2:
+        what = f"a classifier tells classes apart, found {len(left)}: {', '.join(left)}"
         raise UserError(what, name, "bring another")
-    dataset = builder.load(request.num_proc)
-    return Sounds(name, dataset, dataset.features["label"].names, notes + builder.sound_notes(), builder.fingerprint())
+    dataset, key = builder.load(request.num_proc), builder.fingerprint()
+    notes = notes + builder.sound_notes()
+    if label_map:
+        ids = [None if label is None else left.index(label) for label in new]
+        values = [ids[label] for label in dataset["label"]]
+        kept = [row for row, value in enumerate(values) if value is not None]
+        feature = datasets.ClassLabel(names=left)
+        dataset = dataset.remove_columns("label").add_column("label", [each or 0 for each in values], feature=feature)
+        dataset = dataset.select(kept)  # last: a column cannot be added to a selection without copying the sounds
+        notes.append(
+            f"labels changed by {Path(str(request.label_map)).name}: {len(kept):,} of {len(values):,} clips left"
+        )
+        key = hashlib.sha256(f"{key} {new}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return Sounds(name, dataset, left, notes, key)

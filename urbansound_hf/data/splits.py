@@ -1,8 +1,8 @@
 """Training, validation and test splits as plain functions of columns.
 
 UrbanSound8K's ten folds keep the slices of one recording together. Reshuffling them puts near-copies of the training
-clips into the test set and inflates the score by ten points and more; so `official` is the default, and the results of
-the other splits name their split.
+clips into the test set and inflates the score by ten points and more; so the folds and parts that data have are used as
+they are, and the results of all other splits name their split.
 
     urbansound-hf leaks CSV [--json]          the leak report of a table of clips
 """
@@ -10,12 +10,16 @@ the other splits name their split.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten, listed
+
+MADE_FOLDS = 5  # where the data have none
+MOST_PARTS = 10  # of a single split: about 80/10/10
 
 
 @dataclass(frozen=True)
@@ -33,44 +37,145 @@ class Split:
     validation_fold: int | None = None
     train_folds: list[int] = field(default_factory=list)
     warning: str = ""
+    kind: str = "official"  # or split, grouped, stratified, random: a key of `KINDS`
+
+
+KINDS = {
+    "official": "the folds of the data",
+    "split": "the train, validation and test parts of the data",
+    "grouped": "drawn by recording, stratified by class",
+    "stratified": "drawn by file, stratified by class, as the recordings of the files are not known",
+    "random": "drawn regardless of recordings",
+}
 
 
 def wanted_splits(
-    columns: Mapping[str, Sequence], kind: str, test_fold: str, validation: str = "next_fold", seed: int = 0
+    columns: Mapping[str, Any],
+    kind: str = "auto",
+    test_fold: str | None = None,
+    validation: str = "next_fold",
+    seed: int = 0,
+    folds: int | None = None,
 ) -> list[Split]:
     """The splits that `--split`, `--test_fold` and `--validation` ask for: one, or one for each test fold.
 
     Args:
-        columns: `label` and, where the data have them, `fold`, `group` and `split`; one value per clip.
-        kind: "official", "grouped" or "random".
-        test_fold: "10", "1,3,5" or "all".
+        columns: `label` (see `stratified_folds`) and, where the data have them, `fold`, `group` and `split`; one value
+            per clip.
+        kind: "auto" (see `chosen_kind`), "official", "grouped" or "random".
+        test_fold: "10", "1,3,5" or "all"; None: the last fold of the data, or one split where they have none.
         validation: "next_fold" or "none"; used with folds only.
-        seed: of the grouped and random splits.
+        seed: of whatever is drawn.
+        folds: how many are made where the data have none and `test_fold` asks for some; None: five.
 
     Raises:
         UserError: the data lack the columns or the folds, or are too few.
     """
-    if kind == "official" and "fold" in columns:
-        wanted = sorted(set(columns["fold"])) if test_fold == "all" else fold_numbers(test_fold)
-        return [official(columns["fold"], fold, validation) for fold in wanted]
-    if test_fold == "all" or "," in test_fold:
-        fix = "leave --test_fold out" if "fold" not in columns else "leave --split out"
-        what = "several test folds need data with a fold column, and --split official"
-        raise UserError(what, f"--test_fold {test_fold}", fix)
+    labels, groups = columns["label"], columns.get("group")
+    kind = chosen_kind(columns, kind, test_fold)
+    if kind == "official" and folds:
+        fix = "leave it out, or make other folds with --split grouped or random"
+        raise UserError("the data have folds of their own", f"--folds {folds}", fix)
+    if kind == "split":
+        return [predefined(columns["split"], labels, seed, groups)]
+    if kind != "official" and not test_fold:
+        return [random(labels, seed, groups) if kind == "random" else grouped(labels, groups, seed, kind)]
+    made = kind != "official"
+    of_row = columns.get("fold", [])
+    if made:
+        of_row = stratified_folds(labels, groups if kind == "grouped" else None, folds or MADE_FOLDS, seed).tolist()
+    present = sorted(set(of_row))
+    wanted = present if test_fold == "all" else fold_numbers(test_fold) if test_fold else present[-1:]
+    drawn = [official(of_row, fold, validation) for fold in wanted]
+    notes = [_warning(kind, groups, split.train, split.test) if made else "" for split in drawn]
+    return [replace(split, kind=kind, warning=note) for split, note in zip(drawn, notes, strict=True)]
+
+
+def chosen_kind(columns: Mapping[str, Any], kind: str, test_fold: str | None) -> str:
+    """The key of `KINDS` that `--split` leads to with these columns.
+
+    "auto" takes the most honest one: the folds of the data, their parts (unless several test folds are asked for),
+    else recordings kept apart where three are known, else files.
+
+    Raises:
+        UserError: the data lack what `kind` needs.
+    """
+    recordings = {str(group) for group in columns.get("group", ()) if group not in ("", None)}
+    if kind in ("auto", "official") and "fold" in columns:
+        return "official"
+    if "split" in columns and not test_fold and (kind == "official" or {"train", "test"} <= set(columns["split"])):
+        kind = "split" if kind in ("auto", "official") else kind
+    if kind == "official":
+        what = "--split official needs a fold column, or train/validation/test parts for a single test"
+        raise UserError(what, "--split", "leave --split out: the split is then chosen from the data")
+    if kind == "grouped" and not recordings:
+        what = "--split grouped needs to know which clips share a recording, and the data has no group column"
+        fix = "give the metadata a group (or recording, speaker) column, or leave --split out"
+        raise UserError(what, "--split", fix)
+    return kind if kind != "auto" else "grouped" if len(recordings) > 2 else "stratified"
+
+
+def stratified_folds(
+    labels: Sequence[Any] | np.ndarray, groups: Sequence[str] | None = None, folds: int = MADE_FOLDS, seed: int = 0
+) -> np.ndarray:
+    """Deals clips into folds of equal shares of every class, the clips of a recording into one: `(clips,)` from 1.
+
+    Iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data, ECML 2011) over
+    recordings: the rarest class first, of it the largest recording, to the fold that lacks most clips of the class.
+
+    Args:
+        labels: the class id of every row, or `(clips, classes)` of 0 and 1 where clips have several.
+        groups: the recording of every row; one that is not known ("") is a recording of its own, as all are with None.
+        folds: how many to make.
+        seed: decides between folds that lack as much.
+
+    Raises:
+        UserError: there are fewer recordings than folds.
+
+    >>> folds = ush.splits.stratified_folds([0] * 10 + [1] * 20, folds=5)
+    >>> np.bincount(folds).tolist()
+    [0, 6, 6, 6, 6, 6]
+    """
+    codes = np.unique(_recordings(groups, len(labels)), return_inverse=True)[1]
+    classes = np.asarray(labels)
+    if classes.ndim == 1:
+        classes = np.eye(int(classes.max()) + 1)[classes]
+    counts = np.zeros((codes.max() + 1, classes.shape[1] + 1))  # clips of a recording by class, and all of them
+    np.add.at(counts, codes, np.column_stack([classes, np.ones(len(classes))]))
+    if len(counts) < folds:
+        found = f"{folds} folds need as many recordings (or clips of unknown ones), found {len(counts)}"
+        raise UserError(found, "--folds", "ask for fewer, or bring more clips")
+    generator = np.random.default_rng(seed)
+    lacking = np.tile(counts.sum(axis=0) / folds, (folds, 1))
+    fold_of, left = np.zeros(len(counts), np.int64), generator.permutation(len(counts))
+    while len(left):
+        totals = counts[left].sum(axis=0)
+        rarest = int(np.where(totals > 0, totals, np.inf).argmin())
+        members = left[counts[left, rarest] > 0]
+        for member in members[np.argsort(-counts[members, rarest], kind="stable")]:
+            fold = np.lexsort((generator.random(folds), -lacking[:, -1], -lacking[:, rarest]))[0]
+            lacking[fold] -= counts[member]
+            fold_of[member] = fold + 1
+        left = left[fold_of[left] == 0]
+    return fold_of[codes]
+
+
+def _recordings(groups: Sequence[str] | None, clips: int) -> list[str]:
+    known = [""] * clips if groups is None else groups
+    return [f"of clip {row}" if group in ("", None) else f"= {group}" for row, group in enumerate(known)]
+
+
+def _warning(kind: str, groups: Sequence[str] | None, train: np.ndarray, test: np.ndarray) -> str:
+    """What every score of a split that was drawn must say."""
     if kind == "random":
-        return [random(columns["label"], seed, columns.get("group"))]
+        return _random_warning(groups, train, test)
+    unknown = sum(group in ("", None) for group in (() if groups is None else groups))
     if kind == "grouped":
-        if "group" not in columns:
-            what = "--split grouped needs to know which clips share a recording, and the data has no group column"
-            fix = "give the metadata a group (or recording, speaker) column, or use --split random"
-            raise UserError(what, "--split", fix)
-        return [grouped(columns["label"], columns["group"], seed)]
-    if "split" in columns:
-        return [predefined(columns["split"], columns["label"], seed)]
-    what = "--split official needs a fold column, or train/validation/test parts, and the data has neither"
-    raise UserError(
-        what, "--split", "use --split grouped" if "group" in columns else "add a fold column, or use --split random"
-    )
+        return f"{counted(unknown, 'clip')} of an unknown recording, each taken as one of its own" * bool(unknown)
+    fact = "the data do not tell which clips share a recording; if some do, the score is too high"
+    if groups is not None and unknown < len(groups):
+        fact = "the data name fewer than three recordings, which are in training and test alike: the score is too high"
+    return f"split by file: {fact}"
 
 
 def fold_numbers(text: str) -> list[int]:
@@ -78,6 +183,11 @@ def fold_numbers(text: str) -> list[int]:
     items = [item.strip() for item in text.split(",")]
     valid = all(item.isdecimal() and len(item) < 10 for item in items)
     return sorted({int(item) for item in items}) if valid else []
+
+
+def several_folds(test_fold: str | None) -> bool:
+    """Whether `--test_fold` asks for more than one run."""
+    return test_fold == "all" or len(fold_numbers(test_fold or "")) > 1
 
 
 def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold") -> Split:
@@ -120,19 +230,22 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
     )
 
 
-def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Split:
+def grouped(
+    labels: Sequence[Any] | np.ndarray, groups: Sequence[str] | None, seed: int = 0, kind: str = "grouped"
+) -> Split:
     """About 80/10/10 by recording, stratified by class: no recording is in two parts.
 
-    scikit-learn deals the recordings into ten parts, and the seed chooses which of them test and validate: the
-    recordings that are hardest to place are dealt first, and all go to the first part.
+    The recordings are dealt into ten parts (as many as there are recordings, if fewer), of which the seed chooses those
+    that test and validate.
 
     Args:
-        labels: the class id of every row.
+        labels: the class id of every row, or `(clips, classes)` of 0 and 1.
         groups: the recording of every row; a clip whose recording is unknown ("") counts as a recording of its own.
         seed: of the dealing and of the choice.
+        kind: "grouped", or "stratified": by file, whatever the groups.
 
     Raises:
-        UserError: there are fewer than ten recordings, or no class has ten clips.
+        UserError: there are fewer than three recordings.
 
     >>> sounds = ush.load_sounds("sounds")
     >>> groups = np.array(sounds.dataset["group"])
@@ -140,22 +253,17 @@ def grouped(labels: Sequence[int], groups: Sequence[str], seed: int = 0) -> Spli
     >>> set(groups[split.train]) & set(groups[split.test])
     set()
     """
-    from sklearn.model_selection import StratifiedGroupKFold  # a second, for which checking flags does not wait
-
-    unknown = sum(group in ("", None) for group in groups)
-    recordings = [f"of clip {row}" if group in ("", None) else str(group) for row, group in enumerate(groups)]
-    if (count := len(set(recordings))) < 10:
-        found = f"--split grouped needs at least 10 recordings to make ten parts, found {count}"
-        raise UserError(found, "--split", "use --split random and read its warning, or give the data a fold column")
-    if (most := np.bincount(labels).max()) < 10:
-        found = f"--split grouped needs a class of 10 clips to make ten parts, the largest has {most}"
-        raise UserError(found, "--split", "bring more clips, or give the data a fold column")
-    dealt = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed).split(labels, labels, recordings)
-    parts = [part for _, part in dealt if len(part)]
-    test, validation = (parts[number] for number in np.random.default_rng(seed).permutation(len(parts))[:2])
-    train = np.setdiff1d(np.arange(len(labels)), np.concatenate([test, validation]))
-    warning = f"{counted(unknown, 'clip')} of an unknown recording, each taken as one of its own" * bool(unknown)
-    return Split("grouped", train, np.sort(validation), np.sort(test), warning=warning)
+    kept = groups if kind == "grouped" else None
+    parts = min(MOST_PARTS, len(set(_recordings(kept, len(labels)))))
+    if parts < 3:
+        found = f"training, validation and test need a recording each, found {counted(parts, 'recording')}"
+        raise UserError(found, "--split", "bring more recordings")
+    dealt = stratified_folds(labels, kept, parts, seed)
+    test, validation = np.random.default_rng(seed).permutation(parts)[:2] + 1
+    train = np.flatnonzero((dealt != test) & (dealt != validation))
+    held_out = np.flatnonzero(dealt == test)
+    warning = _warning(kind, groups, train, held_out)
+    return Split(kind, train, np.flatnonzero(dealt == validation), held_out, warning=warning, kind=kind)
 
 
 def random(labels: Sequence[int], seed: int = 0, groups: Sequence[str] | None = None) -> Split:
@@ -184,7 +292,7 @@ def random(labels: Sequence[int], seed: int = 0, groups: Sequence[str] | None = 
     train, rest = train_test_split(rows, test_size=0.2, stratify=by_class, random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=by_class[rest], random_state=seed)
     warning = _random_warning(groups, train, test)
-    return Split("random", np.sort(train), np.sort(validation), np.sort(test), warning=warning)
+    return Split("random", np.sort(train), np.sort(validation), np.sort(test), warning=warning, kind="random")
 
 
 def _random_warning(groups: Sequence[str] | None, train: np.ndarray, test: np.ndarray) -> str:
@@ -209,15 +317,15 @@ def split_notes(split: Split, labels: Sequence[int], names: Sequence[str]) -> li
     return notes
 
 
-def predefined(splits: Sequence[str], labels: Sequence[int], seed: int = 0) -> Split:
+def predefined(
+    splits: Sequence[str], labels: Sequence[Any] | np.ndarray, seed: int = 0, groups: Sequence[str] | None = None
+) -> Split:
     """The data set's own train, validation and test parts; without a validation part, a tenth of train serves.
 
     >>> split = ush.splits.predefined(["train"] * 40 + ["test"] * 10, [0, 1] * 25)
     >>> len(split.train), len(split.validation), len(split.test)
     (36, 4, 10)
     """
-    from sklearn.model_selection import train_test_split
-
     part_of = np.asarray(splits)
     parts = {part: np.flatnonzero(part_of == part) for part in ("train", "validation", "test")}
     missing = [part for part in ("train", "test") if not len(parts[part])]
@@ -225,13 +333,9 @@ def predefined(splits: Sequence[str], labels: Sequence[int], seed: int = 0) -> S
         found = f"the data set has no {' and no '.join(missing)} part, found {listed(sorted(set(splits)))}"
         raise UserError(found, "--dataset", "use --split grouped or --split random to make the parts")
     if not len(parts["validation"]):
-        by_class = np.asarray(labels)[parts["train"]]
-        counts = np.bincount(by_class)[np.unique(by_class)]
-        if counts.min() < 2 or 0.1 * len(by_class) < len(counts):
-            found = f"found {len(by_class)} clips of {len(counts)} classes, {counts.min()} of the rarest"
-            rule = f"a tenth of the train part must serve as validation and hold a clip of every class, {found}"
-            raise UserError(rule, "--dataset", "give the data set a validation part, or use --split grouped")
-        parts["train"], parts["validation"] = train_test_split(
-            parts["train"], test_size=0.1, stratify=by_class, random_state=seed
-        )
-    return Split("split", np.sort(parts["train"]), np.sort(parts["validation"]), parts["test"])
+        train = parts["train"]
+        names = _recordings(None if groups is None else [groups[int(row)] for row in train], len(train))
+        kept = names if len(set(names)) > 1 else None
+        serves = stratified_folds(np.asarray(labels)[train], kept, min(MOST_PARTS, len(set(kept or train))), seed) == 1
+        parts["train"], parts["validation"] = train[~serves], train[serves]
+    return Split("split", parts["train"], parts["validation"], parts["test"], kind="split")

@@ -54,10 +54,9 @@ PATTERN = "[fsID]-[classID]-[occurrenceID]-[sliceID].wav"
 
 
 def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFiles | None = None) -> list[Row]:
-    """Reads and checks the metadata of a folder in the official layout.
+    """Reads and checks the metadata of a folder in the official layout, see `find_root`.
 
     Args:
-        root: the folder that holds `metadata/UrbanSound8K.csv` and `audio/fold1` … `audio/fold10`, see `find_root`.
         allow_missing_files: leave out clips without a file instead of raising.
         found: the files below `audio`, if they are known already.
 
@@ -146,9 +145,8 @@ def audio_files(root: Path) -> AudioFiles:
 
 def _with_files(rows: Sequence[Row], found: AudioFiles, allow_missing_files: bool) -> list[Row]:
     """The rows with their files. Raises UserError, naming the first ten without one, unless these are allowed."""
-    by_name = {
-        f"audio/{name}".lower(): path for path, name in zip(found.sounds, found.names(found.sounds), strict=True)
-    }
+    names = found.names(found.sounds)
+    by_name = {f"audio/{name}".lower(): path for path, name in zip(found.sounds, names, strict=True)}
     there = [row | {"source": str(by_name[row["path"]])} for row in rows if row["path"] in by_name]
     missing = [row["path"] for row in rows if row["path"] not in by_name]
     if missing and not (allow_missing_files and there):

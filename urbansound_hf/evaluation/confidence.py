@@ -57,14 +57,6 @@ def resampled_interval(
     return float(low), float(high)
 
 
-def sum_by_recording(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """`(clips, quantities)` → `(recordings, quantities)`, summed over the clips of each of `groups`."""
-    names, recording = np.unique(groups, return_inverse=True)
-    sums = np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, recording, values)
-    return sums
-
-
 def count_by_recording(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
     """Counts each recording's clips for accuracy, precision, recall and F1.
 
@@ -99,8 +91,8 @@ def classification_scores(counts: np.ndarray) -> np.ndarray:
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """The ends of the 95 % interval of the mean over `(clips,)`, such as an accuracy; recordings are resampled."""
-    values = np.column_stack([values, np.ones(len(values))])
-    sums = sum_by_recording(values, groups)
+    recording = np.unique(groups, return_inverse=True)[1]
+    sums = np.column_stack([np.bincount(recording, values), np.bincount(recording)])  # (recordings, 2)
     low, high = bootstrap_interval(lambda each: each[..., :1] / each[..., 1:], sums, seed=seed)[:, 0]
     return float(low), float(high)
 

@@ -313,7 +313,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
 
 def expected_folds(metrics: Mapping[str, Any]) -> int:
     """The number of folds in a complete cross-validation: UrbanSound8K's ten, or as many as other data have."""
-    if tuple(metrics["labels"]) == CLASSES:
+    if tuple(metrics["labels"]) == CLASSES and metrics.get("split_kind", "official") == "official":
         return len(CLIPS_PER_FOLD)
     return len({metrics["test_fold"], metrics["validation_fold"], *metrics["train_folds"]} - {None})
 
@@ -326,7 +326,11 @@ def scope(metrics: Sequence[Mapping[str, Any]]) -> str:
     if first["test_fold"] is None:
         return f"{first['split']} split, {NOT_COMPARABLE}"
     tested, expected = len({run["test_fold"] for run in metrics}), expected_folds(first)
-    return f"{tested} of {expected} folds" + (f", {NOT_COMPARABLE}" if tested < expected else "")
+    kind = first.get("split_kind", "official")  # runs of earlier versions lack it
+    made = "" if kind == "official" else f" made here ({kind})"
+    official = tuple(first["labels"]) == CLASSES and made
+    caution = f", {NOT_COMPARABLE}" if tested < expected or official or kind == "random" else ""
+    return f"{tested} of {expected} folds{made}{caution}"
 
 
 def scope_caution(scope: str) -> str:

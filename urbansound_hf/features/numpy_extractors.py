@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from urbansound_hf.audio.dsp import from_mel, mel_edges, mel_filters, to_mel
+from urbansound_hf.audio.dsp import mel_edges, mel_filters
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features
 
@@ -74,23 +74,6 @@ def _decibels(power: np.ndarray, below_peak: float = np.inf) -> np.ndarray:
     return np.maximum(levels, levels.max() - below_peak)
 
 
-def _kaldi(config: Config, window: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Kaldi's log-mel spectrogram `(frames, n_mels)`: each frame without its mean, with pre-emphasis."""
-    rate = config["sampling_rate"]
-    filters = mel_filters(257, mel_edges(config["num_mel_bins"], 20, rate / 2), rate, in_mel=True).T
-
-    def log_mel(samples: np.ndarray) -> np.ndarray:
-        if len(samples) < len(window):
-            raise ValueError(f"a frame has {len(window)} samples")
-        frames = np.lib.stride_tricks.sliding_window_view(samples, len(window))[:: rate // 100]
-        frames = frames - frames.mean(axis=1, keepdims=True)
-        frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-        power = np.abs(np.fft.rfft(frames * window, 512)) ** 2
-        return np.log(np.maximum(power @ filters, KALDI_FLOOR))
-
-    return log_mel
-
-
 def _wav2vec2(config: Config) -> Callable[[np.ndarray], Features]:
     def extract(samples: np.ndarray) -> Features:
         mask = {"attention_mask": np.ones(len(samples), np.int32)} if config["return_attention_mask"] else {}
@@ -116,27 +99,22 @@ def _whisper(config: Config) -> Callable[[np.ndarray], Features]:
 
 
 def _ast(config: Config) -> Callable[[np.ndarray], Features]:
-    log_mel = _kaldi(config, np.hanning(config["sampling_rate"] // 40))
+    rate = config["sampling_rate"]
+    window = np.hanning(rate // 40)
+    filters = mel_filters(257, mel_edges(config["num_mel_bins"], 20, rate / 2), rate, in_mel=True).T
     mean, deviation = (config["mean"], 2 * config["std"]) if config["do_normalize"] else (0, 1)
 
     def extract(samples: np.ndarray) -> Features:
-        levels = log_mel(samples)[: config["max_length"]]
+        """Kaldi's log-mel spectrogram: each frame without its mean, with pre-emphasis."""
+        if len(samples) < len(window):
+            raise ValueError(f"a frame has {len(window)} samples")
+        frames = np.lib.stride_tricks.sliding_window_view(samples, len(window))[:: rate // 100]
+        frames = frames - frames.mean(axis=1, keepdims=True)
+        frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+        power = np.abs(np.fft.rfft(frames * window, 512)) ** 2
+        levels = np.log(np.maximum(power @ filters, KALDI_FLOOR))[: config["max_length"]]
         filled = np.pad(levels, ((0, config["max_length"] - len(levels)), (0, 0)))
         return {"input_values": (filled - mean) / deviation}  # (frames, bands)
-
-    return extract
-
-
-def _seamless(config: Config) -> Callable[[np.ndarray], Features]:
-    log_mel, stride = _kaldi(config, np.hanning(400) ** 0.85), config["stride"]  # Povey's window
-
-    def extract(samples: np.ndarray) -> Features:
-        levels = log_mel(samples * np.float64(2**15))
-        levels = (levels - levels.mean(axis=0)) / np.sqrt(levels.var(axis=0, ddof=1) + 1e-7)
-        missing = len(levels) % 2
-        mask = np.pad(np.ones(len(levels), np.int32), (0, missing))
-        levels = np.pad(levels, ((0, missing), (0, 0)), constant_values=config["padding_value"])
-        return {"input_features": levels.reshape(len(levels) // stride, -1), "attention_mask": mask[1::stride]}
 
     return extract
 
@@ -188,37 +166,18 @@ def _yamnet(config: Config) -> Callable[[np.ndarray], Features]:
     return extract
 
 
-def _ecapa(config: Config) -> Callable[[np.ndarray], Features]:
-    corners, hertz = from_mel(np.linspace(0, to_mel(8000), config["n_mels"] + 2)), np.linspace(0, 8000, 201)
-    widths = np.diff(corners)[:-1, None]  # SpeechBrain's triangles are as wide above as below
-    filters = np.maximum(0, 1 - np.abs(hertz - corners[1:-1, None]) / widths).astype(np.float32).T
-    window, shortest = _periodic(np.hamming, 400), max((config["shortest_frames"] - 1) * 160, 1)
-
-    def extract(samples: np.ndarray) -> Features:
-        if len(samples) < shortest:
-            raise ValueError(f"ECAPA-TDNN needs {shortest} samples")
-        levels = _decibels(_power(samples, window, 160, "constant") @ filters, 80.0)
-        return {"input_features": levels - levels.mean(axis=0)}  # (frames, bands)
-
-    return extract
-
-
 EXTRACTORS: dict[str, Callable[[Config], Callable[[np.ndarray], Features]]] = {
     "Wav2Vec2FeatureExtractor": _wav2vec2,
     "WhisperFeatureExtractor": _whisper,
     "ASTFeatureExtractor": _ast,
-    "SeamlessM4TFeatureExtractor": _seamless,
     "ClapAudioFeatureExtractor": _clap,
     "CnnFeatureExtractor": _cnn,
     "YamnetFeatureExtractor": _yamnet,
-    "EcapaTdnnFeatureExtractor": _ecapa,
 }
 """By the name of the class in `preprocessor_config.json`."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "WhisperFeatureExtractor": {"dither": 0.0, "return_attention_mask": False},
     "ASTFeatureExtractor": {"sampling_rate": 16_000},
-    "SeamlessM4TFeatureExtractor": {"sampling_rate": 16_000, "stride": 2},
     "ClapAudioFeatureExtractor": {"truncation": "rand_trunc", "padding": "repeatpad"},
-    "EcapaTdnnFeatureExtractor": {"sampling_rate": 16_000, "std_norm": False},
 }
 """The only values of some settings that are computed here."""

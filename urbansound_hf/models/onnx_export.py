@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
+from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, as_tensors, extract
 from urbansound_hf.features.numpy_extractors import NumpyExtractor
@@ -34,6 +36,7 @@ from urbansound_hf.models.weights import weights_fingerprint
 
 TOLERANCE = 1e-4  # of the scores against PyTorch's
 POOLED = "pooled_output"  # until it is called embedding, a name that PyTorch gives to look-ups in tables
+LEAST_SHARE = 0.25  # of the weights, in matrices, where 8 bits pay
 EMBEDDED_BYTES = 2**26  # larger weights go to a file of their own, which ONNX Runtime maps instead of copying it
 
 
@@ -42,7 +45,8 @@ def export_onnx(run: str | Path, int8: bool = False) -> Path:
 
     Args:
         run: the folder of a run.
-        int8: write `onnx/model_quantized.onnx` too, whose matrices are stored in 8 bits.
+        int8: write `onnx/model_quantized.onnx` too, with matrices in 8 bits; not where nearly all weights are
+            convolutions.
 
     Returns:
         the folder `onnx/`.
@@ -144,14 +148,24 @@ def check(
         raise UserError(what, str(target), "serve it with PyTorch (--backend torch)")
 
 
-def quantize(source: Path, target: Path) -> None:
-    """Writes the model with the matrices of its linear layers in 8 bits, to be scaled for each input."""
+def quantize(source: Path, target: Path, least_share: float = LEAST_SHARE) -> None:
+    """Writes the model with the matrices of its linear layers in 8 bits, to be scaled for each input.
+
+    A network of convolutions would stay as large and lose accuracy (YAMNet: 19 points): for it nothing is written.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(source)
+    sizes = {each.name: math.prod(each.dims) for each in model.graph.initializer}
+    in_matrices = {name for node in model.graph.node if node.op_type == "MatMul" for name in node.input}
+    share = sum(size for name, size in sizes.items() if name in in_matrices) / sum(sizes.values())
+    if share < least_share:
+        progress.say(f"no 8-bit model: only {share:.0%} of the weights are matrices, so it would be hardly smaller")
+        return
     with _silence():
         quantize_dynamic(
-            onnx.load(source), target, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
+            model, target, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )  # fmt: skip
 

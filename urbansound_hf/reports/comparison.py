@@ -9,7 +9,7 @@ import numpy as np
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import confidence
-from urbansound_hf.evaluation.metrics import ALL_METRICS
+from urbansound_hf.evaluation.metrics import ALL_METRICS, Metric
 from urbansound_hf.evaluation.runs import (
     Predictions,
     Run,
@@ -59,7 +59,7 @@ def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False)
         *[f"> {in_markdown(text)}" for text in notes([*runs[0], *runs[1]])],
         f"A is {names[0]} ({scopes[0]}), B is {names[1]} ({scopes[1]}); differences are B − A, over the {len(of_a):,} "
         f"clips of {len(np.unique(of_a.groups)):,} recordings on which both were tested.",
-        table(("", "A", "B", "B − A"), metric_differences(of_a, of_b), note),
+        table(("", "A", "B", "B − A"), [_difference(metric, of_a, of_b) for metric in ALL_METRICS.values()], note),
         _verdict(of_a, of_b),
     ]
     if len(np.unique(of_a.folds)) > 1:
@@ -102,14 +102,9 @@ Row = tuple[str, str, str, str]
 """A line of a table: name, score of A, score of B, B − A with its interval."""
 
 
-def metric_differences(a: Predictions, b: Predictions) -> list[Row]:
-    """The rows of all registered metrics."""
-    rows = []
-    for metric in ALL_METRICS.values():
-        of_a, of_b = (metric.function(of.true, of.predicted, of.probabilities) for of in (a, b))
-        ends = metric_interval(metric, a, b)
-        rows.append((metric.title, f"{of_a:.3f}", f"{of_b:.3f}", markdown.signed(of_b - of_a, ends)))
-    return rows
+def _difference(metric: Metric, a: Predictions, b: Predictions) -> Row:
+    of_a, of_b = (metric.function(of.true, of.predicted, of.probabilities) for of in (a, b))
+    return metric.title, f"{of_a:.3f}", f"{of_b:.3f}", markdown.signed(of_b - of_a, metric_interval(metric, a, b))
 
 
 def class_differences(a: Predictions, b: Predictions) -> list[Row]:

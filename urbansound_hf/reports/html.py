@@ -50,12 +50,14 @@ def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str,
     cards = [
         mistake_card(predictions, row, clips.get(str(predictions.paths[row]))) for row in select_mistakes(predictions)
     ]
-    title, lead, sections = split_sections(text)
+    head, *parts = text.split("\n## ")
+    title, _, lead = head.partition("\n")
+    sections = [(name, body) for name, _, body in (part.partition("\n") for part in parts)]
     sections.insert(-1, ("Protocol and leaks", protocol_table(runs)))  # before the section on uncertainty
     shown = {name for card in cards for name in (card["true"], card["predicted"])}
     page = rendered(
         Path(__file__).parent / "templates/report.html.jinja",
-        title=title,
+        title=re.sub(r"\\(\W)", r"\1", title.removeprefix("# ")),
         lead=to_html(lead, folder),
         sections=[(name, to_html(body, folder)) for name, body in sections],
         mistakes_section=MISTAKES,
@@ -120,14 +122,6 @@ def validated_on(metrics: Mapping[str, Any]) -> str:
         return "none: the last"
     fold = metrics["validation_fold"]
     return f"{metrics['clips']['validation']:,} clips" if fold is None else str(fold)
-
-
-def split_sections(report: str) -> tuple[str, str, list[tuple[str, str]]]:
-    """Splits a Markdown report into its title, the text before the first section, and (name, text) of each section."""
-    head, *parts = report.split("\n## ")
-    title, _, lead = head.partition("\n")
-    sections = [part.partition("\n") for part in parts]
-    return re.sub(r"\\(\W)", r"\1", title.removeprefix("# ")), lead, [(name, body) for name, _, body in sections]
 
 
 def to_html(text: str, folder: Path) -> Markup:

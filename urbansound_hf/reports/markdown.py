@@ -126,8 +126,10 @@ def page(
     if known:
         parts += ["## Conditions", *(condition_table(name, rows, note) for name, rows in known.items())]
         parts += [figure("conditions.png")]
-    if measured["confident_mistakes"]:
-        parts += [f"## {MISTAKES}", mistake_table(measured["confident_mistakes"], note)]
+    if mistakes := measured["confident_mistakes"]:
+        named = ([in_markdown(row[name]) for name in ("path", "true", "predicted")] for row in mistakes)
+        lines = [(*names, f"{row['score']:.3f}") for names, row in zip(named, mistakes, strict=True)]
+        parts += [f"## {MISTAKES}", table(("clip", "true", "predicted", "score"), lines, note, texts=3)]
     return "\n\n".join([*parts, "## Uncertainty", UNCERTAINTY]) + "\n"
 
 
@@ -163,10 +165,3 @@ def condition_table(name: str, rows: Mapping[str, Mapping[str, Any]], note: str)
         for condition, row in rows.items()
     ]
     return table((name, "accuracy", "clips", "recordings"), lines, note)
-
-
-def mistake_table(mistakes: Sequence[Mapping[str, Any]], note: str) -> str:
-    """A line per wrong prediction, the most confident first."""
-    names = ("path", "true", "predicted")
-    rows = [(*(in_markdown(row[name]) for name in names), f"{row['score']:.3f}") for row in mistakes]
-    return table(("clip", "true", "predicted", "score"), rows, note, texts=3)

@@ -109,24 +109,21 @@ def gather_metrics(runs: Sequence[Run], cautions: Sequence[str] = ()) -> dict[st
     names = [each.name for each in present_metrics(measured)]
     of_metrics = [key for name in names for key in (name, f"{name}_interval")]
     overall = {f"pooled_{key}": measured.pop(key) for key in of_metrics}
+    over_folds: dict[str, float | None] = {}
+    for name in names:
+        values = [run.metrics[f"test_{name}"] for run in runs if f"test_{name}" in run.metrics]
+        if len(values) == len(runs):  # a run may be older than the metric
+            std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            over_folds |= {f"mean_{name}": float(np.mean(values)), f"std_{name}": std}
     return {
         "scope": scope([run.metrics for run in runs]),
         "complete": len(tested) == expected_folds(runs[0].metrics),
         "notes": [*cautions, *notes(runs)],
-        **{key: value for name in names for key, value in _over_folds(runs, name).items()},
+        **over_folds,
         **overall,
         **measured,
         "folds": [fold_summary(run) for run in runs],
     }
-
-
-def _over_folds(runs: Sequence[Run], name: str) -> dict[str, float | None]:
-    """Mean and standard deviation of a metric over folds; nothing if a fold of an earlier version lacks it."""
-    if not all(f"test_{name}" in run.metrics for run in runs):
-        return {}
-    values = [run.metrics[f"test_{name}"] for run in runs]
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {f"mean_{name}": float(np.mean(values)), f"std_{name}": std}
 
 
 def gather_folds(folder: Path, force: bool = False) -> dict[str, Any]:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import csv
-import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import REPORT
-from urbansound_hf.plots.style import BLUE, GREY, LIGHT_BLUE, ORANGE, drawing, log_ticks
 from urbansound_hf.text import in_csv, table
 
 if TYPE_CHECKING:
@@ -37,18 +32,8 @@ IMPORTANCE = (
 )
 
 
-@dataclass(frozen=True)
-class SearchedFlag:
-    """A flag that a search varied."""
-
-    name: str  # of the flag, and of its parameter in the study
-    choices: Mapping[str, Any] | None = None  # the values by their text in the search space; None: a range of numbers
-    log: bool = False  # whether a range is sampled on a logarithmic scale
-
-    def value(self, trial: optuna.trial.FrozenTrial) -> Any:
-        """The flag's value in a finished trial."""
-        value = trial.params[self.name]
-        return value if self.choices is None else self.choices[value]
+Flags = Mapping[str, Mapping[str, Any] | None]
+"""The flags that a search varied: for each its values by their text in the search space; None: a range of numbers."""
 
 
 def finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -78,9 +63,7 @@ def flag_importance(study: optuna.Study) -> dict[str, float]:
     return {name: float(share) for name, share in shares.items()}
 
 
-def write_search_report(
-    folder: Path, study: optuna.Study, flags: Sequence[SearchedFlag], metric: str, split: Split
-) -> str:
+def write_search_report(folder: Path, study: optuna.Study, flags: Flags, metric: str, split: Split) -> str:
     """Writes trials.csv, report.md and the figures of a search; returns the lines that the command prints.
 
     Args:
@@ -94,16 +77,16 @@ def write_search_report(
         raise UserError("no trial was completed", str(folder), "the same command tries again")
     shares = flag_importance(study)
     write_trials(folder / "trials.csv", study, flags, metric)
-    draw_history(study, metric, folder / "history.png")
-    draw_importance(study, flags, shares, metric, folder / "importance.png")
+    draw_search(study, metric, folder)
     (folder / REPORT).write_text(search_page(study, flags, shares, metric, split), encoding="utf-8")
     best = trial_table(study, flags, metric, SHOWN)
     return f"{best}\n\nreport:   {folder / REPORT}\ntrain it: urbansound-hf train {folder / BEST}"
 
 
-def trial_values(flags: Sequence[SearchedFlag], trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+def trial_values(flags: Flags, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     """The values of a completed trial by their flags."""
-    return {flag.name: flag.value(trial) for flag in flags}
+    found = trial.params
+    return {name: found[name] if values is None else values[found[name]] for name, values in flags.items()}
 
 
 def shown(values: Mapping[str, Any]) -> str:
@@ -119,18 +102,16 @@ def _text(value: Any) -> str:
     return "–" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def trial_table(study: optuna.Study, flags: Sequence[SearchedFlag], metric: str, most: int | None = None) -> str:
+def trial_table(study: optuna.Study, flags: Flags, metric: str, most: int | None = None) -> str:
     """The completed trials, best first, as a Markdown table."""
     rows = [
         [trial.number, f"{trial.value:.4f}", *map(_text, trial_values(flags, trial).values())]
         for trial in ranked(study)[:most]
     ]
-    return table(["trial", metric, *(flag.name for flag in flags)], rows)
+    return table(["trial", metric, *flags], rows)
 
 
-def search_page(
-    study: optuna.Study, flags: Sequence[SearchedFlag], shares: Mapping[str, float], metric: str, split: Split
-) -> str:
+def search_page(study: optuna.Study, flags: Flags, shares: Mapping[str, float], metric: str, split: Split) -> str:
     """The content of report.md."""
     best, lost = ranked(study)[0], len(study.trials) - len(finished_trials(study))
     validated = f"fold {split.validation_fold}" if split.validation_fold else "the validation part"
@@ -146,73 +127,31 @@ def search_page(
         "![importance](importance.png)",
         f"## All trials\n\n{trial_table(study, flags, metric)}",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def write_trials(path: Path, study: optuna.Study, flags: Sequence[SearchedFlag], metric: str) -> None:
+def write_trials(path: Path, study: optuna.Study, flags: Flags, metric: str) -> None:
     """Writes trials.csv: a line per trial in their order; failed ones have an empty score."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", "state", metric, "seconds", *(flag.name for flag in flags)])
+        writer.writerow(["trial", "state", metric, "seconds", *flags])
         for trial in study.trials:
             seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.1f}"
             score = trial.value if trial.state.name == "COMPLETE" else ""
-            values = [trial.params.get(flag.name, "") for flag in flags]
+            values = [trial.params.get(name, "") for name in flags]
             writer.writerow(map(in_csv, [trial.number, trial.state.name.lower(), score, seconds, *values]))
 
 
-def draw_history(study: optuna.Study, metric: str, path: Path | None = None) -> Figure:
-    """Draws the score of each completed trial, and the best so far."""
-    trials = finished_trials(study)
-    numbers, scores = [trial.number for trial in trials], trial_scores(trials)
-    best = (np.maximum if study.direction.name == "MAXIMIZE" else np.minimum).accumulate(scores)
-    with drawing(path, f"Search: best {metric} {best[-1]:.4f}", "", (7.5, 4)) as figure:
-        axes = figure.add_subplot()
-        axes.step(numbers, best, where="post", color=ORANGE, linewidth=1.4, label="best so far")
-        axes.plot(numbers, scores, "o", color=BLUE, markersize=4.5, label="trial")
-        axes.set(xlabel="trial", ylabel=metric)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(axis="y")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-    return figure
+def draw_search(study: optuna.Study, metric: str, folder: Path) -> None:
+    """Draws Optuna's figures: history.png, the best score so far, and importance.png, the scores over each flag."""
+    from matplotlib import pyplot, rc_context
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
 
-
-def draw_importance(
-    study: optuna.Study,
-    flags: Sequence[SearchedFlag],
-    shares: Mapping[str, float],
-    metric: str,
-    path: Path | None = None,
-) -> Figure:
-    """Draws the scores over the values of each flag, a panel per flag, the most important first."""
-    order = sorted(flags, key=lambda flag: -shares.get(flag.name, 0))
-    columns = min(3, len(order))
-    lines = math.ceil(len(order) / columns)
-    title = "Importance (share of the scores' variance)" if shares else "Score by value"
-    with drawing(path, title, "orange: the best trial", (1.2 + 3.2 * columns, 0.8 + 2.8 * lines)) as figure:
-        panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
-        for axes in panels.flat[len(order) :]:
-            axes.set_visible(False)
-        for axes, flag in zip(panels.flat, order, strict=False):
-            share = f": {100 * shares[flag.name]:.0f} %" if shares else ""
-            axes.set_title(f"{flag.name}{share}", fontsize=10)
-            _draw_values(axes, flag, ranked(study))
-        for axes in panels[:, 0]:
-            axes.set_ylabel(metric)
-    return figure
-
-
-def _draw_values(axes: Axes, flag: SearchedFlag, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
-    """Draws the scores over the values of one flag; the first of `trials` is the best."""
-    values, scores = [trial.params[flag.name] for trial in trials], trial_scores(trials)
-    if flag.choices is not None:
-        names = list(flag.choices)
-        values = [names.index(value) for value in values]
-        axes.set_xticks(range(len(names)), [name or "–" for name in names])
-        axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.plot(values, scores, "o", color=LIGHT_BLUE, markersize=4.5)
-    axes.plot(values[0], scores[0], "o", color=ORANGE, markersize=6)
-    if flag.log:
-        log_ticks(axes, "x")
-        axes.tick_params("x", rotation=30)
-    axes.grid(axis="y", color=GREY, alpha=0.2)
+    for plot, name in ((plot_optimization_history, "history.png"), (plot_slice, "importance.png")):
+        with rc_context(), warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            figure = np.ravel(np.asarray(plot(study, target_name=metric)))[0].figure
+            for axes in figure.axes[:-1]:
+                axes.tick_params("x", rotation=30)
+            figure.savefig(folder / name, dpi=140, bbox_inches="tight")
+            pyplot.close(figure)

@@ -13,9 +13,9 @@ import datasets
 import numpy as np
 import torch
 
-from urbansound_hf.augment import spec_augment
 from urbansound_hf.augment.chain import apply_effects, parse_effects
 from urbansound_hf.augment.mixing import mix
+from urbansound_hf.augment.spec_augment import mask_spectrogram
 from urbansound_hf.config.arguments import RecipeArguments
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.batches import PreparedClips
@@ -72,8 +72,9 @@ class AugmentedDataset(torch.utils.data.Dataset):
             sound, label = self._mixed(sound, label, generator)
         inputs = extract(self.extractor, sound) if self.from_waveforms else {**inputs, self.main: sound}
         if self.spectrogram and generator.random() < self.recipe.spec_augment:
+            name, *axes = self.spectrogram
             shares = self.recipe.frequency_mask, self.recipe.time_mask
-            inputs = spec_augment.spec_augment(inputs, self.spectrogram, generator, *shares)
+            inputs = {**inputs, name: mask_spectrogram(inputs[name], generator, shares, axes=axes)}
         return {**inputs, "labels": label}
 
     def _stored(self, index: int) -> Features:

@@ -176,6 +176,7 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
     if config.training.process_index == 0:
         measured = {
             "test_accuracy": metrics["test_accuracy"],
+            "split": {"kind": split.kind, "test_fold": split.test_fold, "seed": config.training.seed},
             "continued": continued,  # `seconds` then covers the part after the interruption
             "micro_batch": metrics["micro_batch"],
             **{name: metrics[name] for name in ("calibration",) if name in metrics},
@@ -205,10 +206,7 @@ def make_folder(experiment: Experiment, split: Split) -> None:
         report_restart(config, folder)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     Run(folder).begin(experiment.receipt)
-    settings = {
-        **config.as_dict(),
-        "test_fold": str(config.data.test_fold if split.test_fold is None else split.test_fold),
-    }
+    settings = config.as_dict() | ({} if split.test_fold is None else {"test_fold": str(split.test_fold)})
     own = {name: value for name, value in settings.items() if name not in ("output_dir", "overwrite")}
     resolved = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
     (folder / RESOLVED).write_text(

@@ -22,7 +22,7 @@ from urbansound_hf.config.parse import changed_flags, key_values
 from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
-from urbansound_hf.data.splits import Split, fold_numbers, split_notes, wanted_splits
+from urbansound_hf.data.splits import KINDS, Split, fold_numbers, several_folds, split_notes, wanted_splits
 from urbansound_hf.errors import UserError, printable_lines, redacted
 from urbansound_hf.evaluation.receipts import environment, mismatches
 from urbansound_hf.evaluation.runs import Run, finished_folds
@@ -100,6 +100,10 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         audio_column=data.audio_column,
         label_column=data.label_column,
         allow_missing_files=data.allow_missing_files,
+        annotations=data.annotations,
+        background_class=data.background_class,
+        label_map=data.label_map,
+        clip_seconds=data.clip_seconds,
         sampling_rate=extractor.to_dict()["sampling_rate"],
         num_proc=data.preprocessing_num_workers,
     )
@@ -177,7 +181,10 @@ def planned_splits(experiment: Experiment) -> list[Split]:
     """The splits that the config asks for: one, or one for each test fold. Raises UserError as `wanted_splits`."""
     clips, data = experiment.sounds.dataset, experiment.config.data
     columns = {name: clips[name][:] for name in ("label", "fold", "group", "split") if name in clips.column_names}
-    return wanted_splits(columns, data.split, data.test_fold, data.validation, experiment.config.training.seed)
+    seed = experiment.config.training.seed
+    wanted = wanted_splits(columns, data.split, data.test_fold, data.validation, seed, data.folds)
+    experiment.say(f"split: {KINDS[wanted[0].kind]}")
+    return wanted
 
 
 def unfinished_splits(experiment: Experiment, wanted: Sequence[Split]) -> Iterator[Split]:
@@ -263,7 +270,7 @@ def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:
     for note in split_notes(split, data["label"], experiment.sounds.labels):
         experiment.say(f"{split.name}: {note}")
     known = KNOWN if experiment.sounds.name == "UrbanSound8K" else frozenset()
-    check_leaks(found, "official" if split.test_fold is not None else split.name, known)
+    check_leaks(found, split.kind, known)
     return found
 
 
@@ -274,7 +281,7 @@ def check_push(config: RunConfig) -> None:
         NotPushed: no token, no right to write there, no connection.
     """
     if config.training.push_to_hub and config.training.process_index == 0:
-        first = (fold_numbers(config.data.test_fold) or [1])[0]
+        first = (fold_numbers(config.data.test_fold or "") or [1])[0]
         check_upload(push_target(config, f"fold{first}"))
 
 
@@ -291,9 +298,8 @@ def push_callback(config: RunConfig, split: str) -> Pusher | None:
 def push_target(config: RunConfig, split: str) -> Target:
     """The repository of a split's run; with several test folds, each has its own."""
     arguments = config.training
-    several = config.data.test_fold == "all" or "," in config.data.test_fold
     return Target(
-        f"{arguments.hub_model_id}-{split}" if several else str(arguments.hub_model_id),
+        f"{arguments.hub_model_id}-{split}" if several_folds(config.data.test_fold) else str(arguments.hub_model_id),
         private=arguments.hub_private_repo,
         revision=arguments.hub_revision,
         token=arguments.hub_token,

@@ -90,6 +90,7 @@ def train_and_evaluate(
         **score_test_clips(test, sounds.labels),
         "labels": sounds.labels,
         "split": split.name,
+        "split_kind": split.kind,
         "test_fold": split.test_fold,
         "validation_fold": split.validation_fold,
         "train_folds": split.train_folds,

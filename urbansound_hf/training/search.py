@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -39,7 +39,7 @@ from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError, interruption, printable
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
-from urbansound_hf.reports.search import SearchedFlag, finished_trials, ranked, trial_values, write_search_report
+from urbansound_hf.reports.search import Flags, finished_trials, ranked, trial_values, write_search_report
 from urbansound_hf.training.experiment import (
     Experiment,
     locked_folder,
@@ -94,17 +94,12 @@ def _search(experiment: Experiment, split: Split, folder: Path, study: optuna.St
         print(text)
 
 
-def searched_flags(space: search_space.Space) -> list[SearchedFlag]:
+def searched_flags(space: search_space.Space) -> Flags:
     """The lines of a search space as the report needs them."""
-    return [
-        SearchedFlag(line.name, log=line.log) if isinstance(line, Range) else SearchedFlag(line.name, line.values)
-        for line in space
-    ]
+    return {line.name: None if isinstance(line, Range) else line.values for line in space}
 
 
-def write_best(
-    folder: Path, study: optuna.Study, flags: Sequence[SearchedFlag], config: RunConfig, split: Split
-) -> None:
+def write_best(folder: Path, study: optuna.Study, flags: Flags, config: RunConfig, split: Split) -> None:
     """Writes best.yaml: the config of a run with the best values, with their origin in a comment."""
     best = ranked(study)[0]
     values = trial_values(flags, best)

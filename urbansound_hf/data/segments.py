@@ -1,0 +1,213 @@
+"""Segments of recordings as labelled sounds: label tracks of Audacity, selection tables of Raven, unlabelled stretches.
+
+A label file lies beside its recording or in a folder of its own, and begins with its name: for `dawn.wav` it is
+`dawn.txt`, `dawn.selections.txt`, `dawn.Table.1.selections.txt` or `dawn.BirdNET.selection.table.txt`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from urbansound_hf.audio.files import AudioFiles, is_hidden
+from urbansound_hf.audio.io import file_seconds
+from urbansound_hf.data.builder import ROUNDING_SECONDS, Row
+from urbansound_hf.data.columns import clean_text, find_columns, read_csv, seconds
+from urbansound_hf.errors import UserError, joined
+from urbansound_hf.text import counted, first_ten
+
+Mark = tuple[str, str, str, str, str]
+"""A line of a label file: its place, start and end in seconds as text, label, and the sound that it names or ""."""
+BACKGROUND_SECONDS = 0.5  # the shortest unlabelled stretch that becomes a clip
+
+
+def read_annotations(
+    found: AudioFiles, folder: Path | None, label_column: str | None
+) -> tuple[list[Row], list[str], list[str]] | None:
+    """The segments that label files name, the place of each, and notes; None where there are no label files.
+
+    Args:
+        found: the recordings.
+        folder: where the label files lie (default: beside the recordings), or a single one.
+        label_column: the column of labels in selection tables (default: found by its name).
+
+    Raises:
+        UserError: a line is no segment of its recording, or `folder` has no label file.
+    """
+    files = [folder] if folder and folder.is_file() else sorted((folder or found.folder).rglob("*.txt"))
+    stems: dict[str, list[Path]] = defaultdict(list)
+    for sound in found.sounds:
+        stems[clean_text(sound.stem)].append(sound)
+    owners = {path: _owner(path.name, stems) for path in files if not is_hidden(path.name)}
+    marks = {path: _marks(path, label_column) for path in owners if folder or owners[path]}
+    if not any(marks.values()):
+        if folder:
+            fix = "give label tracks of Audacity, or selection tables of Raven, called as their recordings"
+            raise UserError("there are no label files", f"--annotations {folder}", fix)
+        return None
+    rows, places, problems, annotated = [], [], [], set()
+    for path, lines in marks.items():
+        annotated |= set(owners[path]) if lines is not None else set()
+        for where, start, end, label, named in lines or ():
+            try:
+                owner = stems.get(clean_text(Path(named).stem), owners[path])
+                rows.append(_segment(found, owner, (start, end), label, where))
+                places.append(where)
+            except UserError as error:
+                problems.append(error)
+    refuse(problems)
+    annotated |= {Path(row["source"]) for row in rows}
+    left = found.names(sorted(set(found.sounds) - annotated))
+    note = f"{counted(len(left), 'sound')} without a label file, left out: {first_ten(left)}"
+    return rows, places, [note] * bool(left)
+
+
+def refuse(problems: Sequence[UserError]) -> None:
+    """Raises the first ten problems at once, if there are any."""
+    if problems:
+        rest = [UserError(f"… and {len(problems) - 10:,} more lines")] * (len(problems) > 10)
+        raise joined([*problems[:10], *rest])
+
+
+def _owner(name: str, stems: Mapping[str, list[Path]]) -> list[Path]:
+    """The recordings that a label file can belong to: those whose name it begins with, the longest such name."""
+    stem = clean_text(name)
+    while "." in stem:
+        stem = stem.rpartition(".")[0]
+        if stem in stems:
+            return stems[stem]
+    return []
+
+
+def _marks(path: Path, label_column: str | None) -> list[Mark] | None:
+    """The lines of a label file; None if it is none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    first = next((line for line in lines if line.strip()), "")
+    if "begin time (s)" in first.lower():
+        return list(_selections(path, label_column))
+    cells = first.split("\t")
+    if first and (len(cells) < 2 or not _is_number(cells[0])):
+        return None
+    # A line that begins with a backslash gives the frequencies of the label above it.
+    numbered = [(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip() and line[0] != "\\"]
+    return [(where, *[*line.split("\t"), "", "", ""][:3], "") for where, line in numbered]  # type: ignore[misc]
+
+
+def _selections(path: Path, label_column: str | None) -> Iterator[Mark]:
+    """The selections of a Raven table, each once although it is listed for every view."""
+    content = read_csv(path)
+    names = find_columns(content.columns, {"label": label_column}, str(path), ("start", "end", "label"))
+    own = {name.lower(): name for name in content.columns}
+    seen = set()
+    for line, record in content.records:
+        number = record.get(own.get("selection", ""), str(line))
+        if number not in seen:
+            seen.add(number)
+            sound = record.get(own.get("begin file", ""), "") or record.get(own.get("begin path", ""), "")
+            start, end = record[names["start"]], record[names["end"]]
+            offset = record.get(own.get("file offset (s)", ""), "")
+            if sound and _is_number(offset) and _is_number(start) and _is_number(end):  # a table of several files
+                start, end = offset, repr(float(offset) + float(end) - float(start))
+            yield f"{path}, line {line}", start, end, record[names["label"]], sound.replace("\\", "/")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _segment(found: AudioFiles, owners: Sequence[Path], bounds: Sequence[str], label: str, where: str) -> Row:
+    if len(owners) != 1:
+        names = first_ten(found.names(owners)) or "none"
+        raise UserError(f"a label file belongs to one recording, found {names}", where, "call it as its recording")
+    times = tuple(seconds(text.strip(), role, where) for text, role in zip(bounds, ("start", "end"), strict=True))
+    if None in times or not clean_text(label):
+        raise UserError("a segment has a start, an end and a label", where, "complete the line, or take it out")
+    name = found.names(owners)[0]
+    return {"source": str(owners[0]), "path": name, "label": clean_text(label), "group": name,
+            "start": times[0], "end": times[1], "segment": times}  # fmt: skip
+
+
+def segment_mistakes(
+    rows: Sequence[Row], places: Sequence[str], label_map: Mapping[str, str | None] | None = None
+) -> list[UserError]:
+    """The segments that end before they start, lie beyond their file, or overlap one of another label.
+
+    Args:
+        rows: with `segment`, where they are one.
+        places: of each row, for the errors.
+        label_map: the labels that `--label_map` merges or drops.
+    """
+    problems: list[UserError] = []
+    by_file: dict[str, list[tuple[float, float, Any, str]]] = defaultdict(list)
+    for row, where in zip(rows, places, strict=True):
+        if "segment" in row and row["source"]:
+            by_file[row["source"]].append((*row["segment"], row["label"], where))
+    for source, segments in by_file.items():
+        length, name = file_seconds(source), Path(source).name
+        for start, end, _, where in segments:
+            if end <= start:
+                problems.append(
+                    UserError(f"{name}: a segment ends after it starts, found {start:g} to {end:g} s", where)
+                )
+            elif length is not None and (start < 0 or end > length + ROUNDING_SECONDS):
+                what = f"the segment {start:g} to {end:g} s is not within the {length:.2f} s of its file {name}"
+                problems.append(UserError(what, where))
+        mapped = [(start, end, (label_map or {}).get(label, label), where) for start, end, label, where in segments]
+        last: dict[str, tuple[float, str]] = {}  # of each label, the latest end so far and its place
+        for start, end, label, where in sorted((each for each in mapped if each[2] is not None), key=lambda e: e[:2]):
+            for other, (until, place) in last.items():
+                if start < until - ROUNDING_SECONDS and other != label:
+                    what = f"{name}: {other} until {until:g} s overlaps {label} from {start:g} s"
+                    fix = "a clip has one label: cut one of them, or leave a class out with --label_map"
+                    problems.append(UserError(what, f"{place} and {where}", fix))
+            last[label] = max(last.get(label, (end, where)), (end, where))
+    return problems
+
+
+def named_segments(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each segment with its times in its name."""
+    return [
+        row | {"path": f"{row['path']}#{row['segment'][0]}-{row['segment'][1]}"} if "segment" in row else row
+        for row in rows
+    ]
+
+
+def background(rows: Sequence[Row], label: str, clip_seconds: float) -> list[Row]:
+    """The stretches without a label of the recordings that have segments, cut into clips of at most `clip_seconds`.
+
+    A clip has the group, fold and part of the first segment of its recording.
+
+    Raises:
+        UserError: no row is a segment.
+    """
+    by_file: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if "segment" in row:
+            by_file[row["source"]].append(row)
+    if not by_file:
+        fix = "give label files, or a CSV with start and end of several segments a file"
+        raise UserError("unlabelled stretches exist beside labelled segments, found none", "--background_class", fix)
+    clips = []
+    for source, segments in by_file.items():
+        edge = 0.0
+        times = sorted(row["segment"] for row in segments)
+        for start, end in [*times, (file_seconds(source) or times[-1][1], math.inf)]:
+            if start - edge >= BACKGROUND_SECONDS:
+                count = math.ceil((start - edge) / clip_seconds)
+                bounds = [round(edge + number * (start - edge) / count, 3) for number in range(count + 1)]
+                clips += [
+                    segments[0] | {"label": label, "start": first, "end": last, "segment": (first, last)}
+                    for first, last in pairwise(bounds)
+                ]
+            edge = max(edge, end)
+    return clips
