@@ -76,12 +76,15 @@ def drawing(path: str | Path | None, title: str, note: str, size: tuple[float, f
 
 def log_ticks(axes: Axes, direction: str) -> None:
     """Makes the "x" or "y" axis logarithmic, with plain numbers at a few ticks."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
     axis: Axis = getattr(axes, f"{direction}axis")
     axes.set(**{f"{direction}scale": "log"})
     low, high = axis.get_view_interval()
-    axis.set_major_locator(MaxNLocator(4) if high < 10 * low else LogLocator(subs=(1, 2, 5), numticks=6))
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    choices = powers, np.outer(powers, (1, 2, 5)).ravel(), np.asarray(MaxNLocator(4).tick_values(low, high))
+    inside = [choice[(choice >= low) & (choice <= high)] for choice in choices]
+    axis.set_ticks(next((ticks for ticks in inside if len(ticks) > 2), inside[-1]))
     axis.set_major_formatter(lambda value, _: f"{value:,.3g}" if value < 1000 else f"{value:,.0f}")
     axis.set_minor_locator(NullLocator())
 
