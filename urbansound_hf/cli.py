@@ -80,6 +80,8 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--plot", metavar="PATH", help="plot sound and scores: a .png, .svg or .pdf file; a folder for several sounds")
     add("--window_seconds", type=float, help="window over longer recordings, in seconds (default: as trained)")
     add("--hop_seconds", type=float, help="step between windows, in seconds (default: half a window)")
+    add("--max_seconds", type=float, help="refuse longer sounds (default: none; memory does not grow with the length)")
+    add("--min_rate", type=int, default=1000, help="refuse sounds of a lower sampling rate, in Hz (default: 1000)")
     add("--batch_size", type=int, help="windows in one forward pass (default: 8 on a CPU, 64 on an accelerator)")
     add("--device", help="cpu, cuda, cuda:1, mps, xpu… (default: the accelerator if there is one, else cpu)")
     add("--backend", choices=BACKENDS, default="auto", help="default: auto, an ONNX export on a CPU, else torch")
@@ -100,6 +102,8 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     args.events |= args.format in ANNOTATIONS
     if min(args.top_k, args.batch_size or 1) < 1 or args.batch_size == 0:
         parser.error("--top_k and --batch_size must be at least 1")
+    if args.min_rate < 1 or (args.max_seconds is not None and not args.max_seconds > 0):
+        parser.error("--min_rate must be at least 1, and --max_seconds above 0")
     if args.smooth % 2 == 0 or min(args.smooth, args.min_seconds) < 0:
         parser.error("--smooth must be odd, and --min_seconds at least 0")
     live = args.microphone is not None or args.raw is not None
@@ -119,6 +123,7 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
 
 
 def _model(args: argparse.Namespace) -> SoundClassifier:
+    from urbansound_hf.audio.io import Limits
     from urbansound_hf.inference.classifier import SoundClassifier
 
     gc.disable()  # torch and Transformers make millions of objects on import that all stay: a tenth of the start
@@ -126,8 +131,12 @@ def _model(args: argparse.Namespace) -> SoundClassifier:
         with stage("load"):
             if args.labels is None:
                 how = (args.revision, args.device, args.trust_remote_code, args.backend, args.dtype)
-                return SoundClassifier.from_pretrained(args.model, *how)
-            return SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device, args.dtype)
+                model = SoundClassifier.from_pretrained(args.model, *how)
+            else:
+                labels = args.labels.split(",")
+                model = SoundClassifier.zero_shot(args.model, labels, args.revision, args.device, args.dtype)
+            model.limits = Limits(args.min_rate, args.max_seconds)
+            return model
     finally:
         gc.enable()
         gc.freeze()

@@ -128,6 +128,8 @@ class DataArguments:
         "keep the last checkpoint",
     )
     clip_seconds: float = flag(4.0, "length of a training clip and of the inference window, in seconds")
+    max_seconds: float = flag(3600.0, "refuse longer sounds, which are decoded as a whole")
+    min_rate: int = flag(1000, "refuse sounds of a lower sampling rate, in Hz")
     preprocessing_num_workers: int | None = flag(
         None, "number of processes that decode audio and extract features; absent: one per CPU core"
     )

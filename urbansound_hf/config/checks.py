@@ -50,6 +50,8 @@ RANGES = {
     **_ranges("warmup_steps eval_steps eval_delay", 0, 10**7),
     **_ranges("layer_decay", 0, 10, True),
     **_ranges("clip_seconds", 1e-3, 600),
+    **_ranges("max_seconds", 1e-3, 10**7),
+    **_ranges("min_rate", 1, 10**6),
     **_ranges("train_batch_size per_device_train_batch_size per_device_eval_batch_size", 1, 10**6),
     **_ranges("gradient_accumulation_steps eval_accumulation_steps torch_empty_cache_steps", 1, 10**6),
     **_ranges("save_total_limit early_stopping_patience search", 1, 10**6),

@@ -19,7 +19,7 @@ import numpy as np
 
 from urbansound_hf import progress
 from urbansound_hf.audio.files import SUFFIXES, find_audio_files
-from urbansound_hf.audio.io import AudioError, Source, cut_windows, is_address, stream_audio
+from urbansound_hf.audio.io import LIMITS, AudioError, Limits, Source, cut_windows, is_address, stream_audio
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG, RECEIPT, expand_user
 from urbansound_hf.profiling import stage
@@ -123,18 +123,25 @@ def newest_run(root: Path = Path("outputs")) -> Path:
 
 
 def read_windows(
-    pool: ThreadPoolExecutor, sources: Iterable[Source], sampling_rate: int, window: int, hop: int
+    pool: ThreadPoolExecutor,
+    sources: Iterable[Source],
+    sampling_rate: int,
+    window: int,
+    hop: int,
+    limits: Limits = LIMITS,
 ) -> Iterator[Cut]:
     """Reads sounds in the threads of `pool` and cuts them with `audio.windows`, in order.
 
     Args:
         sampling_rate: of the result, in Hz.
         window, hop: in samples of that rate.
+        limits: what is refused.
 
     Yields:
         each window with its `(samples,)` float32 waveform; an unreadable sound as one window with the reason.
     """
-    for number, recording in enumerate(ahead(pool, partial(Recording, sampling_rate=sampling_rate), sources, THREADS)):
+    opened = partial(Recording, sampling_rate=sampling_rate, limits=limits)
+    for number, recording in enumerate(ahead(pool, opened, sources, THREADS)):
         yield from recording.windows(pool, number, window, hop)
 
 
@@ -164,12 +171,13 @@ def _waited(future: Future[Result]) -> Result:
 class Recording:
     """A sound of which the beginning was read: all of a clip, `AHEAD_SECONDS` of a long recording."""
 
-    def __init__(self, source: Source, sampling_rate: int) -> None:
+    def __init__(self, source: Source, sampling_rate: int, limits: Limits = LIMITS) -> None:
         self.name, self.sampling_rate = name_of(source), sampling_rate
         self.notes: list[str] = []
         self._read = deque[np.ndarray]()
         self._error: AudioError | None = None
-        self._rest: Iterator[np.ndarray] | None = stream_audio(source, sampling_rate, self.name, self.notes)
+        self._rest: Iterator[np.ndarray] | None
+        self._rest = stream_audio(source, sampling_rate, self.name, self.notes, limits)
         samples = 0
         while self._rest and samples < AHEAD_SECONDS * sampling_rate:
             samples += self._read_block()

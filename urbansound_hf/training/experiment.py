@@ -106,6 +106,8 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         clip_seconds=data.clip_seconds,
         sampling_rate=extractor.to_dict()["sampling_rate"],
         num_proc=data.preprocessing_num_workers,
+        max_seconds=data.max_seconds,
+        min_rate=data.min_rate,
     )
     with stage("decode"), config.training.main_process_first(desc="preparing the sounds"):
         sounds = load_sounds(request)
