@@ -69,11 +69,17 @@ def listen(
     cut = cut_windows(_at_rate(blocks, sampling_rate, classifier.sampling_rate), window, hop)
     for number, (start, end, waveform) in enumerate(cut):
         started = time.perf_counter()
-        scores = classifier.probabilities([waveform])[0]
+        prediction = score_window(classifier, start, end, waveform, top_k)
         if number == 1:  # the first one also warms the model up
             latency = time.perf_counter() - started
             progress.say(f"latency: {1000 * latency:.0f} ms from the last sample of a window to its scores")
-        yield classifier.prediction(Window(0, LIVE, start, end, level_db(waveform)), scores, top_k)
+        yield prediction
+
+
+def score_window(classifier: SoundClassifier, start: int, end: int, waveform: np.ndarray, top_k: int) -> Prediction:
+    """The prediction of a `(samples,)` window from sample `start` to `end` of live sound, at the model's rate."""
+    window = Window(0, LIVE, start, end, level_db(waveform))
+    return classifier.prediction(window, classifier.probabilities([waveform])[0], top_k)
 
 
 def write_live(predictions: Iterable[Prediction], form: str, options: WriteOptions, stream: TextIO) -> None:

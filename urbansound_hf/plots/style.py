@@ -48,12 +48,20 @@ STYLE: dict[RcKeyType, Any] = {
     "figure.dpi": 140,
     "figure.constrained_layout.w_pad": 0.08,
 }
+GROUND, BRIGHT = "#14171b", "#d0d5da"
+DARK: dict[RcKeyType, Any] = {
+    "figure.facecolor": GROUND, "axes.facecolor": GROUND, "grid.color": "#363d46", "text.color": BRIGHT,
+    "axes.labelcolor": BRIGHT, "axes.titlecolor": BRIGHT, "xtick.color": BRIGHT, "ytick.color": BRIGHT,
+}  # fmt: skip
+"""What differs from `STYLE` on a dark page."""
 MOST_NAMED = 60  # classes whose names fit into a figure
 MOST_COUNTED = 20  # classes whose counts are legible in the cells of a matrix
 
 
 @contextmanager
-def drawing(path: str | Path | None, title: str, note: str, size: tuple[float, float]) -> Iterator[Figure]:
+def drawing(
+    path: str | Path | None, title: str, note: str, size: tuple[float, float], dark: bool = False
+) -> Iterator[Figure]:
     """A figure of `size` inches with a title above and a note below it.
 
     On leaving, it is saved to `path` as PNG, SVG or PDF by its suffix; without a path only its layout is computed, so
@@ -62,7 +70,7 @@ def drawing(path: str | Path | None, title: str, note: str, size: tuple[float, f
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with rc_context({**STYLE, **(DARK if dark else {})}):
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(shortened(title, round(9 * size[0])), x=0.01, ha="left", fontsize=13)
         if note:
