@@ -176,18 +176,20 @@ def draw_figures(measured: Mapping[str, Any], folder: Path) -> None:
 
 def run_summary(metrics: Mapping[str, Any], folder: Path) -> str:
     """The last lines that a run prints."""
-    worst = sorted(metrics["per_class"].items(), key=lambda item: item[1]["f1"])[:3]
+    wrong = [item for item in metrics["per_class"].items() if item[1]["f1"] < 1]
+    worst = sorted(wrong, key=lambda item: item[1]["f1"])[:3]
     hardest = ", ".join(f"{printable(name)} (F1 {row['f1']:.2f})" for name, row in worst)
     (title, score), *others = [(each.title, metrics[f"test_{each.name}"]) for each in present_metrics(metrics, "test_")]
     scores = "   ".join([f"{score:.4f}", *(f"{name} {value:.4f}" for name, value in others)])
     lines = [
         "",
         f"{f'test {title}':<15}{scores}   ({metrics['clips']['test']} clips; {scope([metrics])})",
-        f"hardest        {hardest}",
+        *[f"hardest        {hardest}"] * bool(worst),
         f"training       {metrics['train_seconds']:.0f} s, {metrics['train_clips_per_second']:.1f} clips/s, "
         f"{metrics['train_peak_memory_gib']:.1f} GiB",
         f"protocol       {markdown.protocol(metrics)}",
         *[f"note           {note}" for note in metrics["notes"]],
+        f"report         {folder / REPORT_PAGE}",
         f"checkpoint     {folder}",
         f"try it         urbansound-hf infer CLIP.wav --model {folder}",
     ]
