@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 
 from urbansound_hf.data import urbansound8k
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, check_free_space
 from urbansound_hf.hub.files import File
 from urbansound_hf.hub.push import Target, check_upload, upload, with_retries
 from urbansound_hf.reports.model_card import data_card
@@ -54,7 +54,12 @@ def push_dataset(data_dir: Path | None, target: Target) -> str:
 
 
 def write_parquet(dataset: datasets.Dataset, folder: Path) -> dict[str, Path]:
-    """Writes one file for each fold; returns them by their path on the Hub."""
+    """Writes one file for each fold; returns them by their path on the Hub.
+
+    Raises:
+        UserError: there is no space; before anything is written, since a full disk ends the process in Arrow.
+    """
+    check_free_space(folder, "TMPDIR", dataset.data.nbytes)
     folds = np.array(dataset["fold"])
     present = sorted(set(folds.tolist()))
     files = {}

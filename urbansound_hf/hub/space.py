@@ -17,7 +17,7 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from urbansound_hf import __version__
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, complete_file, write_text
 from urbansound_hf.layout import CONFIGS, PACKAGE_ROOT
 from urbansound_hf.models.loading import check_path
 from urbansound_hf.text import rendered
@@ -45,15 +45,16 @@ def write_space(folder: Path, model: str, title: str) -> None:
         shutil.rmtree(folder / "model", ignore_errors=True)
         (folder / "model").mkdir()
         for file in chain.from_iterable(Path(model).glob(pattern) for pattern in CHECKPOINT):
-            shutil.copy(file, folder / "model")
+            with complete_file(folder / "model" / file.name) as partial:
+                shutil.copy(file, partial)
     title = " ".join(title.split())
     values = {"title": title, "quoted_title": repr(title), "local": local, "named": model}
     values |= {"model": repr("model" if local else model), "python": ".".join(map(str, sys.version_info[:2]))}
     needed = pins()  # before anything is written
     requirements = "\n".join([f"./{write_wheel(folder).name}", *needed]) + "\n"
-    (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
+    write_text(folder / "requirements.txt", requirements)
     for template in TEMPLATES.iterdir():
-        (folder / template.stem).write_text(rendered(template, **values), encoding="utf-8")
+        write_text(folder / template.stem, rendered(template, **values))
 
 
 def pins() -> list[str]:
@@ -123,7 +124,7 @@ def write_wheel(folder: Path) -> Path:
         record += f"{name},sha256={digest},{len(content)}\n"
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     path = folder / f"urbansound_hf-{about.version}-py3-none-any.whl"
-    with ZipFile(path, "w") as archive:
+    with complete_file(path) as partial, ZipFile(partial, "w") as archive:
         for name, content in files.items():
             entry = ZipInfo(name)  # dated 1980
             entry.external_attr = 0o100644 << 16

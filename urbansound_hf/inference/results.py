@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
-from urbansound_hf.errors import Interrupted, UserError, storage_problem, writing
+from urbansound_hf.errors import Interrupted, UserError, complete_file, storage_problem, writing
 from urbansound_hf.inference.events import SILENCE_DB
 from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, records
 from urbansound_hf.inference.inputs import name_of
@@ -291,15 +291,11 @@ def _end_after(parent: BaseProcess) -> None:
 @contextmanager
 def _replaced(path: Path) -> Iterator[TextIO]:
     """A text file that appears under its name only once it is complete."""
-    temporary = Path(f"{path}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        complete_file(path) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        yield file
 
 
 def _is_folder(path: str, form: str, names: Sequence[str]) -> bool:

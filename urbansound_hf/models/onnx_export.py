@@ -25,7 +25,7 @@ import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf import progress
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, write_text
 from urbansound_hf.features.extract import Features, as_tensors, extract
 from urbansound_hf.features.numpy_extractors import NumpyExtractor
 from urbansound_hf.layout import EXTRACTOR_CONFIG, ONNX_EXPORT, ONNX_INT8, ONNX_MODEL
@@ -179,7 +179,7 @@ def write_facts(folder: Path, model: PreTrainedModel, extractor: FeatureExtracti
         "shortest_samples": lengths.shortest_samples(model.config),
         "torch": torch.__version__,
     }
-    (folder / ONNX_EXPORT).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / ONNX_EXPORT, json.dumps(facts, indent=2) + "\n")
 
 
 def main(argv: Sequence[str]) -> int:

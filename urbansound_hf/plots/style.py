@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from urbansound_hf.errors import complete_file
 from urbansound_hf.text import shortened
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def drawing(
         if path is None:
             figure.draw_without_rendering()
         else:
-            figure.savefig(path)
+            with complete_file(Path(path)) as partial:
+                figure.savefig(partial)
 
 
 def log_ticks(axes: Axes, direction: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urbansound_hf.errors import UserError, printable
+from urbansound_hf.errors import UserError, printable, write_text
 from urbansound_hf.evaluation import receipts
 from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import (
@@ -64,7 +64,7 @@ def write_run(
     run.write_report(measured, text)
     if clips is not None:
         run.write_report_clips(encode_mistakes(run.predictions, clips))
-    (folder / CARD).write_text(render_card(folder, receipt=receipt), encoding="utf-8")
+    write_text(folder / CARD, render_card(folder, receipt=receipt))
     write_page(folder, text, [run], run.report_clips)
     return measured
 
@@ -85,7 +85,7 @@ def write_cross_validation(folder: Path, runs: Sequence[Run], cautions: Sequence
         f"All {markdown.amount(metrics)} pooled: {markdown.scores(metrics, 'pooled_')}.",
     ]
     text = markdown.page(f"Cross-validation: {folder.resolve().name}", headline, metrics, metrics["folds"])
-    (folder / REPORT).write_text(text, encoding="utf-8")
+    write_text(folder / REPORT, text)
     write_json(folder / METRICS, metrics, allow_nan=False)
     write_page(folder, text, runs, {path: clip for run in runs for path, clip in run.report_clips.items()})
     return metrics

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from urbansound_hf import progress
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError, interruption, printable_lines, redacted, writing
+from urbansound_hf.errors import UserError, interruption, printable_lines, redacted, write_text, writing
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
@@ -45,7 +45,7 @@ from urbansound_hf.training.experiment import (
     report_leaks,
     unfinished_splits,
 )
-from urbansound_hf.training.preflight import check_serving
+from urbansound_hf.training.preflight import check_serving, check_storage
 from urbansound_hf.training.resume import kept_of, report_restart
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.search import run_search
@@ -166,6 +166,8 @@ def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) ->
 
 def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
     folder, continued, config = experiment.folder(split), interrupted(experiment, split), experiment.config
+    if not continued:
+        check_storage(config, experiment.run_bytes)  # another run may have filled the disk
     with config.training.main_process_first(desc="the run's folder"):
         if config.training.process_index == 0:
             make_folder(experiment, split)
@@ -209,7 +211,5 @@ def make_folder(experiment: Experiment, split: Split) -> None:
     settings = config.as_dict() | ({} if split.test_fold is None else {"test_fold": str(split.test_fold)})
     own = {name: value for name, value in settings.items() if name not in ("output_dir", "overwrite")}
     resolved = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
-    (folder / RESOLVED).write_text(
-        f"# this run's resolved config: urbansound-hf train {RESOLVED} repeats it\n{redacted(resolved)}",
-        encoding="utf-8",
-    )
+    about = f"# this run's resolved config: urbansound-hf train {RESOLVED} repeats it\n"
+    write_text(folder / RESOLVED, about + redacted(resolved))

@@ -46,6 +46,7 @@ class Experiment:
     config: RunConfig
     sounds: Sounds
     receipt: dict[str, Any]
+    run_bytes: int = 0  # of a run's weights and a checkpoint
     silent: bool = False  # prints no results
 
     @property
@@ -88,7 +89,8 @@ def prepare_experiment(config: RunConfig) -> Experiment:
             linear_layers(model)
         if config.training.calibrate:
             linear_layers(model, "--calibrate")
-        preflight.check_storage(config, model)
+        run_bytes = preflight.run_bytes(config, model)
+        preflight.check_storage(config, run_bytes)
         preflight.check_optimizer(config, model)
         preflight.check_model(config, model, extractor)
     request = SoundRequest(
@@ -124,7 +126,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         "tf32": trains_in_tf32(config.training),
         "environment": environment(),
     }
-    return Experiment(config, sounds, receipt)
+    return Experiment(config, sounds, receipt, run_bytes=run_bytes)
 
 
 def recorded_facts(config: RunConfig, sounds: Sounds) -> dict[str, Any]:

@@ -97,15 +97,23 @@ def check_optimizer(config: RunConfig, model: PreTrainedModel) -> None:
             raise UserError(f"gradient checkpointing is not available: {kind}", "--gradient_checkpointing", fix)
 
 
-def check_storage(config: RunConfig, model: PreTrainedModel) -> None:
-    """Checks that runs can be written: to the output folder, with space for the weights and one checkpoint of them.
+def run_bytes(config: RunConfig, model: PreTrainedModel) -> int:
+    """The bytes of a run's weights and, if it saves any, of a checkpoint: the weights and, with Adam, two of each."""
+    trained = sum(each.nbytes for each in model.parameters() if each.requires_grad)
+    weights = sum(each.nbytes for each in model.parameters())
+    adam = 2 * trained * ("adam" in str(config.training.optim))
+    return weights + (config.training.save_strategy != "no") * (weights + adam)
+
+
+def check_storage(config: RunConfig, needed: int) -> None:
+    """Checks that a run of so many bytes can be written to the output folder.
 
     Raises:
         UserError: not a folder, no permission, no space.
     """
     folder = str(config.training.output_dir)
     check_writable(folder, "--output_dir")
-    check_free_space(folder, "--output_dir", 2 * sum(each.nbytes for each in model.parameters()))
+    check_free_space(folder, "--output_dir", needed)
 
 
 def check_serving(folder: Path, clip: bytes, trust_remote_code: bool = False) -> None:

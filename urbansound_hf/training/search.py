@@ -36,7 +36,7 @@ from urbansound_hf.config.parse import flag_parser
 from urbansound_hf.config.search_space import Range
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError, interruption, printable
+from urbansound_hf.errors import UserError, interruption, printable, write_text
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
 from urbansound_hf.reports.search import Flags, finished_trials, ranked, trial_values, write_search_report
@@ -116,7 +116,7 @@ def write_best(folder: Path, study: optuna.Study, flags: Flags, config: RunConfi
         f"Values   {search.shown(values)}",
     ]
     text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
-    (folder / search.BEST).write_text("".join(f"# {printable(line)}\n" for line in header) + text, encoding="utf-8")
+    write_text(folder / search.BEST, "".join(f"# {printable(line)}\n" for line in header) + text)
 
 
 def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Study:

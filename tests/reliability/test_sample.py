@@ -1,0 +1,17 @@
+"""A few cases of each kind of `python -m tests.reliability`, as ordinary tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.reliability import Tally, disks
+
+
+@pytest.mark.skipif(bool(disks.reason()), reason=disks.reason() or "disks can be mounted")
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    fast = ("a Space", "figures")
+    monkeypatch.setattr(disks, "SHARES", (0.3,))
+    every = disks.commands(tmp_path)
+    monkeypatch.setattr(disks, "commands", lambda root: {name: every[name] for name in fast})
+    tally = Tally().run(disks.cases(tmp_path))
+    assert not tally.faults and tally.tried == 6
