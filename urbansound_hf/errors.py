@@ -153,6 +153,9 @@ def catching_signals() -> Iterator[None]:
     owner = os.getpid()
 
     def stop(number: int, frame: object) -> None:
+        again = Signals.received == number == signal.SIGTERM and Signals.saving and "RANK" in os.environ
+        if again:  # of the scheduler, and of the launcher, which forwards it and kills after 30 s
+            return
         if Signals.received or os.getpid() != owner:  # a second one, or in a worker process
             os._exit(128 + number)
         Signals.received = number
@@ -291,7 +294,8 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except UserError as error:
         return _report(error)
     except KeyboardInterrupt as interrupt:
-        print(printable_lines(str(interrupt)) or "interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(printable_lines(str(interrupt)) or "interrupted", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
     except Exception as error:
         if problem := storage_problem(error):

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 
-from tests.reliability import Tally, disks
+from tests.reliability import Tally, audio, checkpoints, configs, disks, tables
+
+
+@pytest.mark.parametrize(("kind", "step"), [(audio, 3), (tables, 3), (configs, 40), (checkpoints, 12)])
+def test_a_sample_of_each_kind_is_answered_rightly_or_refused(kind, step, tmp_path):
+    tally = Tally().run(islice(kind.cases(tmp_path), 0, None, step))
+    assert not tally.faults and tally.tried > 8
 
 
 @pytest.mark.skipif(bool(disks.reason()), reason=disks.reason() or "disks can be mounted")

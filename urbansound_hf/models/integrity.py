@@ -30,7 +30,7 @@ LIMITS: dict[str, tuple[Any, float, float]] = {
     "sampling_rate": (int, 1000, 1_000_000),
 }  # fmt: skip
 """Type, lowest and highest value of the keys that serving itself uses."""
-SIZE = re.compile(r"(size|heads|dim|channels|layers)$")  # of these, 0 is impossible too
+SIZE = re.compile(r"(size|heads|dim|channels|layers|frames|stride|hop_length)$")  # whole numbers above 0
 FIX = "copy or download the checkpoint again; if it was saved like this, train it again"
 
 
@@ -119,8 +119,9 @@ def _possible(key: str, value: Any, default: Any) -> bool:
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, int | float):
-        lowest = bool(SIZE.search(key)) if _is_size(default) else -math.inf
-        return isinstance(value, int | float) and value >= lowest
+        if _is_size(default) and SIZE.search(key):
+            return _is_size(value)
+        return isinstance(value, int | float) and (value >= 0 or not _is_size(default))
     return True
 
 

@@ -213,26 +213,39 @@ class SetEpoch(TrainerCallback):
 class SaveOnTerm(TrainerCallback):
     """After SIGTERM, saves a checkpoint at the end of the step and raises Terminated; add it after all others.
 
-    Of several processes, which would have to agree on the step, each stops at once.
+    Of several processes, all stop after the same step, whichever of them got the signal.
     """
+
+    stopping: int | None = None  # the signal that all processes know of
+
+    def _agree(self, args: TrainingArguments) -> None:
+        self.stopping = Signals.received
+        if args.world_size > 1:
+            number = torch.tensor(self.stopping or 0, device=args.device)
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+            self.stopping = int(number) or None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        Signals.saving = args.world_size == 1
+        Signals.saving = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if Signals.received == signal.SIGINT:  # raised in a place that swallowed it
+        self._agree(args)
+        if self.stopping == signal.SIGINT:  # raised in a place that swallowed it
             raise KeyboardInterrupt
-        if Signals.received:
+        if self.stopping:
             control.should_save, control.should_evaluate = True, False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if Signals.received:
+        if self.stopping:
+            if args.world_size > 1:  # a launcher ends all processes with the first: not before the files are written
+                torch.distributed.barrier()
             raise Terminated
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         Signals.saving = False
+        self._agree(args)
         self.on_save(args, state, control)

@@ -82,7 +82,7 @@ def run_search(config: RunConfig) -> int:
 def _search(experiment: Experiment, split: Split, folder: Path, study: optuna.Study | None) -> None:
     """Completes the study and reports it; only the first of several processes has the study."""
     config = experiment.config
-    left = [(config.training.search or 0) - len(finished_trials(study)) if study else 0]
+    left = [(config.training.search or 0) - ended_trials(study) if study else 0]
     broadcast_object_list(left)  # the processes count the same trials
     if left[0] > 0:
         run_trials(experiment, split, folder, left[0], study)
@@ -131,7 +131,7 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
     arguments = experiment.config.training
     folder.mkdir(exist_ok=True)
     study = optuna.create_study(**storage(folder), direction=direction(experiment.config), load_if_exists=True)
-    finished = len(finished_trials(study)) >= (arguments.search or 0)
+    finished = ended_trials(study) >= (arguments.search or 0)
     if (arguments.overwrite and finished) or str(arguments.resume_from_checkpoint).lower() == "false":
         shutil.rmtree(folder)
         folder.mkdir()
@@ -151,6 +151,11 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         mark_interrupted(study, trial.number)
     return study
+
+
+def ended_trials(study: optuna.Study) -> int:
+    """The number of trials that ended by themselves: with a score, or because the training diverged."""
+    return len(study.trials) - len(study.user_attrs.get(INTERRUPTED, []))
 
 
 def mark_interrupted(study: optuna.Study, number: int) -> None:
@@ -202,13 +207,14 @@ def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, s
             pruner=optuna.pruners.NopPruner(),  # a trial that learns slowly may be the best in the end
             **storage(folder),
         )
-    except KeyboardInterrupt:
-        if study and trials.trial and study.trials[trials.trial.number].state.name == "FAIL":
-            mark_interrupted(study, trials.trial.number)
-        raise
     except ValueError:  # Trainer asks for the best trial; where all have diverged, the report says so
         if study is None or finished_trials(study):
             raise
+    except BaseException as error:  # interrupted, or stopped from outside, as by a full disk
+        failed = study and trials.trial and study.trials[trials.trial.number].state.name == "FAIL"
+        if study and failed and not isinstance(error, NotFiniteError):
+            mark_interrupted(study, trials.trial.number)
+        raise
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
