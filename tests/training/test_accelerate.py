@@ -160,7 +160,7 @@ def test_sigterm_to_one_of_two_processes_saves_a_checkpoint_of_both(command, tmp
         "sys.exit(code)\n"
     )
     (tmp_path / "stopped.py").write_text(script, encoding="utf-8")
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     flags = [str(tmp_path / "out") if word == str(command.folder / "2") else word for word in command.flags(2)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run([*words, str(tmp_path / "stopped.py"), *flags], env=environment, capture_output=True,
