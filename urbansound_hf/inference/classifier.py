@@ -219,17 +219,12 @@ class SoundClassifier:
         window = self.window_seconds if window_seconds is None else window_seconds
         hop = window / 2 if hop_seconds is None else hop_seconds
         if self.longest_seconds and window > self.longest_seconds:
-            raise UserError(
-                f"a window of {window:g} s is longer than the {self.longest_seconds:g} s that this model takes",
-                "--window_seconds",
-                f"give at most {self.longest_seconds:g}",
-            )
+            what = f"a window of {window:g} s is longer than the {self.longest_seconds:g} s that this model takes"
+            raise UserError(what, "--window_seconds", f"give at most {self.longest_seconds:g}")
         if not 1 / self.sampling_rate <= hop <= window < float("inf"):
-            raise UserError(
-                f"windows of {window:g} s, one every {hop:g} s, do not cover a recording",
-                "--window_seconds, --hop_seconds",
-                "both are above 0, and the hop is no longer than the window",
-            )
+            what = f"windows of {window:g} s, one every {hop:g} s, do not cover a recording"
+            fix = "both are above 0, and the hop is no longer than the window"
+            raise UserError(what, "--window_seconds, --hop_seconds", fix)
         return round(window * self.sampling_rate), round(hop * self.sampling_rate)
 
     def _prepare(self, item: Cut) -> Prepared:
@@ -364,7 +359,6 @@ class NotFiniteScores(UserError):
 def finite(scores: np.ndarray) -> np.ndarray:
     """The scores; raises NotFiniteScores where one is not a finite number."""
     if not np.isfinite(scores).all():
-        raise NotFiniteScores(
-            "the model gives scores that are not finite", "", "train it again, or serve it in float32"
-        )
+        fix = "train it again, or serve it in float32"
+        raise NotFiniteScores("the model gives scores that are not finite", "", fix)
     return scores

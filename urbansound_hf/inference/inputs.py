@@ -114,11 +114,8 @@ def newest_run(root: Path = Path("outputs")) -> Path:
     """The newest finished run under `root`: a checkpoint folder with a receipt, which training writes last."""
     receipts = [receipt for receipt in root.rglob(RECEIPT) if (receipt.parent / MODEL_CONFIG).is_file()]
     if not receipts:
-        raise UserError(
-            "no model was named and no finished run was found",
-            f"{root}/",
-            "train one (urbansound-hf train demo) or give --model FOLDER_OR_HUB_ID",
-        )
+        fix = "train one (urbansound-hf train demo) or give --model FOLDER_OR_HUB_ID"
+        raise UserError("no model was named and no finished run was found", f"{root}/", fix)
     return max(receipts, key=lambda receipt: receipt.stat().st_mtime).parent
 
 
@@ -130,12 +127,7 @@ def read_windows(
     hop: int,
     limits: Limits = LIMITS,
 ) -> Iterator[Cut]:
-    """Reads sounds in the threads of `pool` and cuts them with `audio.windows`, in order.
-
-    Args:
-        sampling_rate: of the result, in Hz.
-        window, hop: in samples of that rate.
-        limits: what is refused.
+    """Reads sounds in the threads of `pool` and cuts them, in order; `window` and `hop` are in samples of the new rate.
 
     Yields:
         each window with its `(samples,)` float32 waveform; an unreadable sound as one window with the reason.
@@ -251,7 +243,9 @@ def _expand(name: str, problems: list[AudioError]) -> list[Source]:
         if path.is_fifo():  # <(command), /dev/stdin behind a pipe: libsndfile has to seek
             return [StandardInput(path.read_bytes(), name)]
         if glob.has_magic(name) and not path.exists():
-            return [sound for match in _matches(path) for sound in _expand(match, problems)]
+            if not (matches := sorted(glob.iglob(str(path), recursive=True))):  # noqa: PTH207
+                raise AudioError("matches no file", f"{path}", "check the folder and the pattern")
+            return [sound for match in matches for sound in _expand(match, problems)]
     except OSError as error:  # a name that is too long, a folder without permission
         raise AudioError(f"cannot be read ({error.strerror})", name) from error
     return [path]  # if it isn't there, the decoder says so under its name
@@ -267,10 +261,3 @@ def _sounds_in(folder: Path, problems: list[AudioError]) -> list[Path]:
     for note in found.notes():
         progress.say(f"{folder}: {note}")
     return found.sounds
-
-
-def _matches(pattern: Path) -> list[str]:
-    matches = sorted(glob.iglob(str(pattern), recursive=True))  # noqa: PTH207
-    if not matches:
-        raise AudioError("matches no file", f"{pattern}", "check the folder and the pattern")
-    return matches
