@@ -6,7 +6,7 @@ INSTALL = $(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable
 LOWEST  = .venv-lowest
 CONSTRAINTS = constraints.txt
 
-.PHONY: demo test lint docs format constraints test-lowest clean
+.PHONY: demo test lint docs format constraints audit test-lowest clean
 demo: $(VENV)/base  ## train on the built-in synthetic sounds, evaluate, classify new synthetic clips
 	$(BIN)/python train.py configs/demo.yaml
 	$(BIN)/urbansound-hf data synthetic outputs/demo_clips --clips 1 --seed 7
@@ -37,6 +37,10 @@ constraints: $(BIN)/uv  ## renew constraints.txt: the newest allowed versions on
 	echo '# Written by `make constraints`. The CUDA packages are left out: each build of torch pins its own.' >$(CONSTRAINTS)
 	grep -vE '^(nvidia-|cuda-|triton)' constraints.all >>$(CONSTRAINTS)
 	rm constraints.all
+
+audit: $(BIN)/python  ## known vulnerabilities in the versions of constraints.txt; needs a network
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip
 
 test-lowest: $(BIN)/uv  ## the test suite on the lowest allowed versions of what pyproject.toml names
 	$(BIN)/uv venv --quiet --clear --seed --python $(BIN)/python $(LOWEST)

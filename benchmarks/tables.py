@@ -70,10 +70,9 @@ def _command(name: str) -> str:
 
 def catalogue() -> str:
     """The families, and what the words in their table mean."""
-    from urbansound_hf.models import __main__  # torch and transformers: only when asked for
-    from urbansound_hf.models.catalogue import NOTES, list_families
+    from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families  # torch: only when asked for
 
-    return "\n\n".join([__main__.as_markdown(list_families()), *NOTES])
+    return "\n\n".join([table(HEADER, map(family_cells, list_families()), texts=len(HEADER)), *NOTES])
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"results": results, "catalogue": catalogue}

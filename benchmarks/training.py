@@ -28,7 +28,7 @@ from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.models import adapt
 from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.training.experiment import planned_splits, prepare_experiment
-from urbansound_hf.training.loading import configured_extractor, configured_model
+from urbansound_hf.training.preprocessing import configured_extractor, configured_model
 from urbansound_hf.training.run import train_and_evaluate
 
 CASES = {

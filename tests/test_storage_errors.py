@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tests.conftest import ROOT
+from tests.helpers.processes import exit_status, fork
 from urbansound_hf import progress
-from urbansound_hf.errors import UserError, check_writable, exit_code, storage_problem, writing
+from urbansound_hf.errors import UserError, check_writable, exit_code, storage_problem, write_text, writing
 from urbansound_hf.layout import expand_user
 
 FULL = Path("/dev/full")
@@ -48,6 +50,19 @@ def test_a_full_disk_names_the_folder_and_the_space(fill, tmp_path, capsys):
     assert "No space left on device; " in message and "MiB are free" in message and "Traceback" not in message
     assert "--output_dir" in message
     assert str(tmp_path / "run") in message or "/dev/full" in message
+
+
+def test_a_file_that_cannot_be_written_in_full_leaves_the_one_before(tmp_path):
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(UserError, match="File too large") as caught:
+            write_text(tmp_path / "report.md", "new " * 1000)
+        assert str(tmp_path) in caught.value.where
+
+    (tmp_path / "report.md").write_text("old", encoding="utf-8")
+    assert exit_status(fork(work)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "old"
 
 
 @needs_full

@@ -42,6 +42,11 @@ COMMANDS = {
     "app": ("urbansound_hf.app.__main__:main", "serve the browser page that classifies sounds"),
     "hub": ("urbansound_hf.hub.__main__:main", "push a run, the data set or the page to the Hub"),
 }
+GROUPS = {
+    "Train and compare": ("train", "crossval", "report", "compare"),
+    "Classify": ("infer", "app", "export", "figures"),
+    "Data, models, sharing": ("data", "leaks", "models", "hub"),
+}
 EXIT_CODES = "Exit code 1: some inputs unreadable; 2: all of them, or wrong usage."
 DEFAULT_CONFIG = "wav2vec2_base"
 CLAP = "laion/clap-htsat-unfused"  # the model of --labels where --model is not given
@@ -53,12 +58,8 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(prog, description="Classify sounds with a checkpoint.", epilog=EXIT_CODES)
     add = parser.add_argument
-    add(
-        "inputs",
-        nargs="*",
-        metavar="INPUT",
-        help="file, folder (recursive), glob, address (https, s3, hf), or - for stdin",
-    )
+    sources = "file, folder (recursive), glob, address (https, s3, hf), or - for stdin"
+    add("inputs", nargs="*", metavar="INPUT", help=sources)
     add("--manifest", metavar="FILE", help="further inputs: a path or an address a line")
     add("--shard", metavar="I/N", help="classify one of N parts of the inputs; its number is added to --output")
     add("--microphone", nargs="?", const="", metavar="DEVICE", help="classify live sound, a line a hop")
@@ -80,6 +81,8 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--plot", metavar="PATH", help="plot sound and scores: a .png, .svg or .pdf file; a folder for several sounds")
     add("--window_seconds", type=float, help="window over longer recordings, in seconds (default: as trained)")
     add("--hop_seconds", type=float, help="step between windows, in seconds (default: half a window)")
+    add("--max_seconds", type=float, help="refuse longer sounds (default: none; memory does not grow with the length)")
+    add("--min_rate", type=int, default=1000, help="refuse sounds of a lower sampling rate, in Hz (default: 1000)")
     add("--batch_size", type=int, help="windows in one forward pass (default: 8 on a CPU, 64 on an accelerator)")
     add("--device", help="cpu, cuda, cuda:1, mps, xpu… (default: the accelerator if there is one, else cpu)")
     add("--backend", choices=BACKENDS, default="auto", help="default: auto, an ONNX export on a CPU, else torch")
@@ -87,38 +90,37 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--profile", action="store_true", help=f"print where the time goes, and write it to {TRACE} (chrome://tracing)")
     add("--quiet", action="store_true", help="print the result only, no progress")
     args = parser.parse_args(argv)
-    if args.embeddings:
-        if (
-            args.output
-            or args.events
-            or args.format not in (None, "parquet")
-            or format_of(args.embeddings) != "parquet"
-        ):
-            parser.error("--embeddings FILE.parquet replaces --output, in one format, without --events")
-        args.output = args.embeddings
+    written = {args.format or "parquet", format_of(args.embeddings or ".parquet")} - {"parquet"}
+    misused = bool(args.embeddings and (args.output or args.events or written))
+    args.output = args.embeddings or args.output
     args.format = args.format or format_of(args.output)
     args.events |= args.format in ANNOTATIONS
-    if min(args.top_k, args.batch_size or 1) < 1 or args.batch_size == 0:
-        parser.error("--top_k and --batch_size must be at least 1")
-    if args.smooth % 2 == 0 or min(args.smooth, args.min_seconds) < 0:
-        parser.error("--smooth must be odd, and --min_seconds at least 0")
     live = args.microphone is not None or args.raw is not None
-    taken = (args.inputs, args.manifest, args.shard, args.output, args.plot, args.events)
-    if live and (any(taken) or args.format == "parquet"):
-        parser.error(
-            "live sound goes line by line to standard output, without other inputs, --shard, --plot or --events"
-        )
-    if not (live or args.inputs or args.manifest):
-        parser.error("required: INPUT, --manifest FILE, --microphone or --raw RATE")
-    if args.output is None and (args.resume or args.format == "parquet"):
-        parser.error("--resume and --format parquet need --output FILE")
+    taken = (args.inputs, args.manifest, args.shard, args.output, args.plot, args.events, args.format == "parquet")
     ruled = any(getattr(args, name) != parser.get_default(name) for name in ("min_score", "min_seconds", "smooth"))
-    if ruled and not args.events and args.format != "table":
-        parser.error("--min_score, --min_seconds and --smooth apply to events: add --events")
+    mistakes = {
+        "--embeddings FILE.parquet replaces --output, in one format, without --events": misused,
+        "--top_k and --batch_size must be at least 1":
+            args.top_k < 1 or (args.batch_size is not None and args.batch_size < 1),
+        "--min_rate must be at least 1, and --max_seconds above 0":
+            args.min_rate < 1 or (args.max_seconds is not None and not args.max_seconds > 0),
+        "--smooth must be odd, and --min_seconds at least 0":
+            args.smooth % 2 == 0 or min(args.smooth, args.min_seconds) < 0,
+        "live sound goes line by line to standard output, without other inputs, --shard, --plot or --events":
+            live and any(taken),
+        "required: INPUT, --manifest FILE, --microphone or --raw RATE": not (live or args.inputs or args.manifest),
+        "--resume and --format parquet need --output FILE":
+            args.output is None and (args.resume or args.format == "parquet"),
+        "--min_score, --min_seconds and --smooth apply to events: add --events":
+            ruled and not args.events and args.format != "table",
+    }  # fmt: skip
+    for rule in (rule for rule, broken in mistakes.items() if broken):
+        parser.error(rule)
     return args
 
 
 def _model(args: argparse.Namespace) -> SoundClassifier:
+    from urbansound_hf.audio.io import Limits
     from urbansound_hf.inference.classifier import SoundClassifier
 
     gc.disable()  # torch and Transformers make millions of objects on import that all stay: a tenth of the start
@@ -126,8 +128,12 @@ def _model(args: argparse.Namespace) -> SoundClassifier:
         with stage("load"):
             if args.labels is None:
                 how = (args.revision, args.device, args.trust_remote_code, args.backend, args.dtype)
-                return SoundClassifier.from_pretrained(args.model, *how)
-            return SoundClassifier.zero_shot(args.model, args.labels.split(","), args.revision, args.device, args.dtype)
+                model = SoundClassifier.from_pretrained(args.model, *how)
+            else:
+                labels = args.labels.split(",")
+                model = SoundClassifier.zero_shot(args.model, labels, args.revision, args.device, args.dtype)
+            model.limits = Limits(args.min_rate, args.max_seconds)
+            return model
     finally:
         gc.enable()
         gc.freeze()
@@ -249,9 +255,8 @@ def _infer(args: argparse.Namespace) -> int:
             file = stack.enter_context(results.ResultFile(args.output, args.format, names, made_with, args.resume))
         model = _model(args) if sounds else None
         top_k = min(args.top_k, len(model.labels)) if model else args.top_k
-        options = WriteOptions(
-            top_k, args.events, rules, model.sampling_rate / 2 if model else 8000.0, bool(args.embeddings)
-        )
+        highest = model.sampling_rate / 2 if model else 8000.0
+        options = WriteOptions(top_k, args.events, rules, highest, bool(args.embeddings))
         found = _results(sounds, problems, figures, args, model, file)
         return file.write(found, options) if file else results.write_results(found, args.format, options, sys.stdout)
 
@@ -276,9 +281,10 @@ def train(argv: Sequence[str], prog: str = "urbansound-hf train") -> int:
 
 def overview() -> str:
     """The text of `urbansound-hf --help`: one line for each command."""
-    lines = [f"  {name:<10}{about}" for name, (_, about) in COMMANDS.items()]
-    usage = "usage: urbansound-hf COMMAND [ARGUMENT ...]"
-    return "\n".join([usage, "", *lines, "", "`urbansound-hf COMMAND --help` lists the arguments of a command."])
+    lines = ["usage: urbansound-hf COMMAND [ARGUMENT ...]", ""]
+    for title, names in GROUPS.items():
+        lines += [f"{title}:", *(f"  {name:<13}{COMMANDS[name][1]}" for name in names), ""]
+    return "\n".join([*lines, "`urbansound-hf COMMAND --help` lists the arguments of a command."])
 
 
 def run(argv: Sequence[str]) -> int:

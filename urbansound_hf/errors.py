@@ -153,6 +153,9 @@ def catching_signals() -> Iterator[None]:
     owner = os.getpid()
 
     def stop(number: int, frame: object) -> None:
+        again = Signals.received == number == signal.SIGTERM and Signals.saving and "RANK" in os.environ
+        if again:  # of the scheduler, and of the launcher, which forwards it and kills after 30 s
+            return
         if Signals.received or os.getpid() != owner:  # a second one, or in a worker process
             os._exit(128 + number)
         Signals.received = number
@@ -183,6 +186,31 @@ def writing(place: str | Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """A temporary path in the folder of `path` and with its suffix, which becomes `path` once the block has ended.
+
+    Raises:
+        UserError: the file cannot be written, or the disk is full; what was there before stays.
+    """
+    partial = path.with_name(f".{path.stem[:100]}.{os.getpid()}{path.suffix}")
+    try:
+        with writing(path):
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file completely or not at all, see `complete_file`."""
+    with complete_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def check_writable(folder: str | Path, flag: str) -> None:
     """Raises UserError if a temporary file cannot be written in a folder, or the nearest one above it that exists.
 
@@ -210,7 +238,8 @@ def storage_problem(error: BaseException, place: str | Path = "") -> UserError |
     """The `UserError` for a refusal of the operating system that `error` is or was caused by; None if there is none."""
     cause: BaseException | None = error
     while cause is not None:
-        number, path = cause.errno if isinstance(cause, OSError) else None, getattr(cause, "filename", None)
+        number = cause.errno if isinstance(cause, OSError) else None
+        path = getattr(cause, "filename2", None) or getattr(cause, "filename", None)  # 2: where a copy goes
         if number is None and (found := OS_ERROR.search(str(cause))):  # safetensors, worker processes of `datasets`
             number = int(found[1])
         if number is None and "PytorchStreamWriter" in str(cause):  # torch.save gives no reason
@@ -238,9 +267,10 @@ def _reason(number: int | None, place: str | Path) -> str:
 
 
 def _fix(error: OSError) -> str:
+    places = "--output_dir or --data_dir; HF_DATASETS_CACHE for prepared sounds, TMPDIR for uploads"
     if error.errno in FULL:
-        return "free some space, or choose another disk (--output_dir; for prepared sounds HF_DATASETS_CACHE)"
-    return "choose another place, or make this one writable"
+        return f"free some space, or choose another disk ({places})"
+    return f"choose another place ({places}), or make this one writable"
 
 
 def _free_bytes(place: str | Path) -> int:
@@ -264,7 +294,8 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except UserError as error:
         return _report(error)
     except KeyboardInterrupt as interrupt:
-        print(printable_lines(str(interrupt)) or "interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(printable_lines(str(interrupt)) or "interrupted", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
     except Exception as error:
         if problem := storage_problem(error):

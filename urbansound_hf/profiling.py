@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from urbansound_hf.errors import writing
+from urbansound_hf.errors import write_text
 from urbansound_hf.text import table
 
 STAGES = ("load", "decode", "extract", "frozen part", "wait", "forward", "backward", "optimiser", "evaluate", "write")
@@ -99,8 +99,7 @@ def profiling(wanted: bool = True, trace: Path | None = None) -> Iterator[None]:
         ACTIVE.remove(profile)
         print(profile.table(), file=sys.stderr)
         if trace:
-            with writing(trace):
-                trace.write_text(json.dumps({"traceEvents": profile.trace}), encoding="utf-8")
+            write_text(trace, json.dumps({"traceEvents": profile.trace}))
 
 
 def _wait_for_device() -> None:

@@ -13,7 +13,7 @@ from urbansound_hf.errors import printable
 
 def first_ten(names: Sequence[str], most: int = 10) -> str:
     """Lists the first ten (`most`) names and the number of the others: "a, b, c and 3 more"."""
-    return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
+    return ", ".join(map(printable, names[:most])) + f" and {len(names) - most:,} more" * (len(names) > most)
 
 
 def listed(values: Sequence[object]) -> str:

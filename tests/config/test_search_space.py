@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import TINY
 from urbansound_hf.config import search_space
 from urbansound_hf.config.parse import flag_parser
-from urbansound_hf.config.search_space import Choices, Range
+from urbansound_hf.config.search_space import SearchedFlag
 from urbansound_hf.errors import UserErrors
 
 optuna = pytest.importorskip("optuna")
@@ -15,22 +15,23 @@ optuna = pytest.importorskip("optuna")
 SPACE = ["learning_rate=1e-4..1e-1 log", "mixup_alpha=0|0.2", "augment=|gain|polarity gain"]
 
 
-def parsed(*lines: str) -> list[Range | Choices]:
+def parsed(*lines: str) -> list[SearchedFlag]:
     return search_space.parse_search_space(lines, flag_parser())
 
 
 def test_what_lines_mean():
     assert parsed("learning_rate=1e-5..1e-3 log", "num_train_epochs=3..12", "layer_decay = 0.6..1.0") == [
-        Range("learning_rate", 1e-5, 1e-3, True),
-        Range("num_train_epochs", 3, 12, False),
-        Range("layer_decay", 0.6, 1.0, False),
+        SearchedFlag("learning_rate", 1e-5, 1e-3, True),
+        SearchedFlag("num_train_epochs", 3, 12, False),
+        SearchedFlag("layer_decay", 0.6, 1.0, False),
     ]
     assert parsed("mixup_alpha=0|0.2", "augment=none|gain|gain white_noise:0.5:0..10", "class_weights=true|false") == [
-        Choices("mixup_alpha", {"0": 0.0, "0.2": 0.2}),
-        Choices(
-            "augment", {"none": None, "gain": ["gain"], "gain white_noise:0.5:0..10": ["gain", "white_noise:0.5:0..10"]}
+        SearchedFlag("mixup_alpha", choices={"0": 0.0, "0.2": 0.2}),
+        SearchedFlag(
+            "augment",
+            choices={"none": None, "gain": ["gain"], "gain white_noise:0.5:0..10": ["gain", "white_noise:0.5:0..10"]},
         ),
-        Choices("class_weights", {"true": True, "false": False}),
+        SearchedFlag("class_weights", choices={"true": True, "false": False}),
     ]
 
 

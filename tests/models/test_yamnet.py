@@ -61,11 +61,32 @@ def published(tmp_path_factory) -> Path:
 # The published weights
 
 
+def float_graph(model):
+    """A copy without the quantise/dequantise pairs: the float network, with float inputs and outputs."""
+    onnx = pytest.importorskip("onnx")
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph, origin = result.graph, {}
+    for node in graph.node:
+        if node.op_type in convert.QUANTISATION:
+            origin[node.output[0]] = origin.get(node.input[0], node.input[0])
+    kept = [node for node in graph.node if node.op_type not in convert.QUANTISATION]
+    for node in kept:
+        node.input[:] = [origin.get(name, name) for name in node.input]
+    kept += [onnx.helper.make_node("Identity", [origin[each.name]], [each.name])
+             for each in graph.output if each.name in origin]  # fmt: skip
+    del graph.node[:]
+    graph.node.extend(kept)
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return result
+
+
 @pytest.mark.real
 def test_every_patch_has_the_logits_of_onnx_runtime(published):
     runtime = pytest.importorskip("onnxruntime")
     model = YamnetForAudioClassification.from_pretrained(published).eval()
-    graph = convert.float_graph(convert.read_graph(YAMNET / "model.onnx"))
+    graph = float_graph(convert.read_graph(YAMNET / "model.onnx"))
     session = runtime.InferenceSession(graph.SerializeToString())
     clip = load_audio(REAL_DATA / "audio" / CLIPS["Siren"])
     spectrogram = features(clip)["input_features"]
@@ -88,7 +109,7 @@ def test_the_float_graph_is_the_published_one_but_for_rounding():
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     scale, zero = constants["audio_scale"], constants["audio_zero_point"]
     quantised = np.clip(np.round(patch / scale) + zero, 0, 255).astype(np.uint8)
-    exact = runtime.InferenceSession(convert.float_graph(graph).SerializeToString()).run(None, {"audio": patch})
+    exact = runtime.InferenceSession(float_graph(graph).SerializeToString()).run(None, {"audio": patch})
     rounded = runtime.InferenceSession(YAMNET / "model.onnx").run(None, {"audio": quantised})
     assert np.corrcoef(exact[0][0], rounded[0][0].astype(np.float32))[0, 1] > 0.98
 
@@ -144,7 +165,7 @@ def test_another_graph_is_refused(tmp_path, capsys):
     names = "\n".join(["index,mid,display_name", *(f"{n},/m/{n},sound {n}" for n in range(521))])
     (tmp_path / "yamnet_class_map.csv").write_text(names, encoding="utf-8")
     message = conversion_error(capsys, tmp_path / "model.onnx", tmp_path / "out")
-    assert "not YAMNet: weight layer 1 is Gemm (521, 64) instead of Conv (32, 1, 3, 3) strides [2, 2]" in message
+    assert "not YAMNet: weights 1 are [(521, 64), (521,)], not [torch.Size([32, 1, 3, 3])" in message
 
 
 def test_missing_and_broken_files_are_named(tmp_path, capsys):

@@ -17,6 +17,7 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import find_runs, read_predictions, read_run, scope
 from urbansound_hf.evaluation.summary import confident_mistakes
 from urbansound_hf.reports import markdown, run_report
+from urbansound_hf.reports.__main__ import main
 from urbansound_hf.reports.comparison import compare_runs
 from urbansound_hf.reports.run_report import (
     gather_folds,
@@ -198,11 +199,16 @@ def test_a_faultless_run_of_one_class_can_be_reported(tmp_path):
     assert "NaN" not in (folder / "report.json").read_text(encoding="utf-8")
 
 
-def test_the_summary_names_the_scope(tmp_path):
+def test_the_summary_names_the_scope(tmp_path, capsys):
     folder = write_run(tmp_path / "run", 2)
     text = run_summary(json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder)
     assert "(60 clips; 1 of 10 folds, not comparable)" in text
-    assert f"urbansound-hf infer CLIP.wav --model {folder}" in text
+    assert f"urbansound-hf infer CLIP.wav --model {folder}" in text and f"{folder / 'report.html'}" in text
+    assert main([str(folder)]) == 0
+    assert text.strip() in capsys.readouterr().out
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics["per_class"] = {name: row | {"f1": 1.0} for name, row in metrics["per_class"].items()}
+    assert "hardest" in text and "hardest" not in run_summary(metrics, folder)
 
 
 # ---- a cross-validation

@@ -10,16 +10,15 @@ from PIL import Image
 
 from urbansound_hf.config import search_space
 from urbansound_hf.config.parse import flag_parser
-from urbansound_hf.config.search_space import Choices, Range
+from urbansound_hf.config.search_space import SearchedFlag
 from urbansound_hf.reports.search import FEWEST, draw_search, flag_importance, trial_table
-from urbansound_hf.training.search import searched_flags
 
 optuna = pytest.importorskip("optuna")
 
 SPACE = ["learning_rate=1e-4..1e-1 log", "mixup_alpha=0|0.2", "augment=|gain|polarity gain"]
 
 
-def parsed(*lines: str) -> list[Range | Choices]:
+def parsed(*lines: str) -> list[SearchedFlag]:
     return search_space.parse_search_space(lines, flag_parser())
 
 
@@ -56,7 +55,9 @@ def test_the_figures(study, tmp_path):
 
 
 def test_the_table_is_ranked(study):
-    lines = trial_table(study, searched_flags(parsed(*SPACE)), "validation accuracy", 5).splitlines()
+    lines = trial_table(
+        study, {line.name: line.choices for line in parsed(*SPACE)}, "validation accuracy", 5
+    ).splitlines()
     scores = [float(line.split("|")[2]) for line in lines[2:]]
     assert scores == sorted(scores, reverse=True) and len(scores) == 5
     assert int(lines[2].split("|")[1]) == study.best_trial.number

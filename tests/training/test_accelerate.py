@@ -144,3 +144,28 @@ def test_two_processes_end_with_the_metrics_of_one(alone, together):
     found = two["calibration"]
     shown = f"changed from {found['loss_before']:.3f} to {found['loss_after']:.3f}"
     assert found["loss_after"] <= found["loss_before"] and shown in (together / "README.md").read_text(encoding="utf-8")
+
+
+def test_sigterm_to_one_of_two_processes_saves_a_checkpoint_of_both(command, tmp_path):
+    script = (
+        "import os, signal, sys\n"
+        "from urbansound_hf.training.callbacks import SaveOnTerm\n"
+        "def on_step_begin(self, args, state, control, **kwargs):\n"
+        "    if state.global_step == 2 and args.process_index == 1: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "SaveOnTerm.on_step_begin = on_step_begin\n"
+        "from urbansound_hf import cli\n"
+        "from urbansound_hf.errors import exit_code\n"
+        "code = exit_code(lambda: cli.train(sys.argv[1:]))\n"
+        f"open({str(tmp_path)!r} + '/' + os.environ['RANK'], 'w').write(str(code))\n"
+        "sys.exit(code)\n"
+    )
+    (tmp_path / "stopped.py").write_text(script, encoding="utf-8")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    flags = [str(tmp_path / "out") if word == str(command.folder / "2") else word for word in command.flags(2)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([*words, str(tmp_path / "stopped.py"), *flags], env=environment, capture_output=True,
+                          text=True, timeout=300, check=False)  # fmt: skip
+    assert [(tmp_path / rank).read_text(encoding="utf-8") for rank in "01"] == ["143", "143"], done.stderr
+    saved = files(tmp_path / "out/fold10/checkpoints/checkpoint-3")
+    assert {"trainer_state.json", "rng_state_0.pth", "rng_state_1.pth", "average.safetensors"} <= saved
+    assert not (tmp_path / "out/fold10/run.json").exists()

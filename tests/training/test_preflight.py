@@ -17,8 +17,8 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.training import cross_validation, experiment, preflight
 from urbansound_hf.training.cross_validation import run_experiment
-from urbansound_hf.training.loading import configured_extractor, configured_model
-from urbansound_hf.training.preflight import check_model, check_serving, check_storage
+from urbansound_hf.training.preflight import check_model, check_serving, check_storage, run_bytes
+from urbansound_hf.training.preprocessing import configured_extractor, configured_model
 
 SECONDS = [0.01, 0.3, 0.72, 0.745, 1, 1.005, 3.5, 7.3, 12]
 ANY_LENGTH = {"cnn", "ecapa-tdnn", "yamnet", "wav2vec2-bert"}
@@ -168,7 +168,7 @@ def test_a_disk_without_space_for_the_weights_is_refused_first(configure, monkey
     monkeypatch.setattr("urbansound_hf.errors._free_bytes", lambda _: 1000)
     config = configure("--output_dir", tmp_path)
     with pytest.raises(UserError, match=r"the disk is full: \d+\.\d MiB are needed, 0\.0 MiB are free"):
-        check_storage(config, configured_model(config, LABELS))
+        check_storage(config, run_bytes(config, configured_model(config, LABELS)))
 
 
 # ---- after it

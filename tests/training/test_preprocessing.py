@@ -19,8 +19,14 @@ from urbansound_hf.data.splits import Split
 from urbansound_hf.features.extract import filling
 from urbansound_hf.models import linear_probe
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
-from urbansound_hf.training.loading import configured_extractor, configured_model
-from urbansound_hf.training.preprocessing import feature_step, prepare_inputs, prepare_training, select_clips
+from urbansound_hf.training.preprocessing import (
+    configured_extractor,
+    configured_model,
+    feature_step,
+    prepare_inputs,
+    prepare_training,
+    select_clips,
+)
 
 
 def changed(folder: Path) -> dict[Path, int]:

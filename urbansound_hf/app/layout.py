@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import gradio as gr
+import numpy as np
+from starlette.middleware import Middleware
 
-from urbansound_hf.app.views import (
-    Segment,
-    classify,
-    classify_all,
-    cut,
-    explain,
-    most_typical,
-    overview,
-    remark,
-    spells,
-    table,
-    write_csv,
-)
+from urbansound_hf.app import views
+from urbansound_hf.app.limits import OwnSite, PageLimits, Report, watched
+from urbansound_hf.app.views import Heard, Segment, clock
 from urbansound_hf.audio import files
-from urbansound_hf.audio.io import SAMPLING_RATE, AudioError, load_audio, to_wav
+from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, SAMPLING_RATE, to_wav
+from urbansound_hf.errors import UserError
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.inference.occlusion import CAVEAT
 from urbansound_hf.inference.output import Classification
@@ -38,61 +32,90 @@ FONTS, MONO_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  
 CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 BROWSERS_PLAYER = {"show_recording_waveform": False}  # Gradio's own decodes the whole file before it plays
 KEPT_SECONDS = 3600  # then uploads are deleted
-PROGRESS = gr.Progress()
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}  # the models share the processor
+TOP = 5  # classes in sight
+IS_DARK = "() => document.body.classList.contains('dark')"
 Updates = dict[Any, Any]  # component → its new value or properties
+Result = TypeVar("Result")
+Listeners = dict[str, Any]  # the options of all event listeners
 
 
-def build(models: Mapping[str, SoundClassifier], examples: Sequence[Path]) -> gr.Blocks:
+def build(
+    models: Mapping[str, SoundClassifier], examples: Sequence[Path], limits: PageLimits, api: bool = False
+) -> gr.Blocks:
     """The page, to be launched with `options()`.
 
     Args:
         models: classifiers by the names that the page shows.
         examples: sound files to choose from.
+        api: whether programs may call its functions by name.
     """
+    # The models share the processor.
+    one_at_a_time: Listeners = {"concurrency_id": "models", "concurrency_limit": 1}
+    one_at_a_time["api_visibility"] = "public" if api else "private"
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown(f"# {TITLE}")
         with gr.Tab("One sound"):
-            OneSound(models, examples)
+            OneSound(models, examples, limits.request_seconds, one_at_a_time)
         with gr.Tab("Many sounds"):
-            ManySounds(models)
-    return page
+            ManySounds(models, limits.request_seconds, one_at_a_time)
+        with gr.Tab("Live"):
+            LiveSound(models, one_at_a_time)
+    return page.queue(max_size=limits.queue, api_open=False)
 
 
-def options() -> dict[str, Any]:
-    """The keyword arguments of `launch`: the theme, and nothing loaded from other hosts."""
+def options(limits: PageLimits, host: str, names: Sequence[str], api: bool) -> dict[str, Any]:
+    """The keyword arguments of `launch`: the theme, the limits, and nothing loaded from other hosts."""
     fonts, mono = ([gr.themes.Font(name) for name in names] for names in (FONTS, MONO_FONTS))
-    theme = gr.themes.Default(font=fonts, font_mono=mono)
-    return {"theme": theme, "css": CSS, "footer_links": [], "ssr_mode": False, "share": False, "quiet": True}
+    looks = {"theme": gr.themes.Default(font=fonts, font_mono=mono), "css": CSS, "footer_links": []}
+    site = Middleware(OwnSite, host=host, names=names, max_bytes=limits.upload_mb * 10**6, api=api)
+    served = {"app_kwargs": {"middleware": [site]}, "max_file_size": limits.upload_mb * 10**6, "show_error": True}
+    return {**looks, **served, "ssr_mode": False, "share": False, "quiet": True}
+
+
+def reported(
+    message: gr.Markdown, work: Callable[[Report], Result], seconds: float
+) -> Generator[Updates, None, Result]:
+    """Shows in `message` what `work` reports, and returns its result. Raises UserError as `watched` does."""
+    with closing(watched(work, seconds)) as running:
+        while True:
+            try:
+                text = next(running)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            yield {message: gr.Markdown(in_markdown(text), visible=True)}
 
 
 class ModelColumn(NamedTuple):
-    """The results of one model: class scores, and the timeline of a long recording."""
+    """The results of one model: class scores, and the strip and the events of a long recording."""
 
     column: gr.Column
     classes: gr.Label
+    more: gr.Accordion
+    rest: gr.Dataframe
+    strip: gr.Plot
     timeline: gr.Dataframe
 
     @classmethod
     def empty(cls, name: str) -> ModelColumn:
+        table: dict[str, Any] = {"interactive": False, "max_height": 300, "elem_classes": "timeline"}
         with gr.Column(visible=False, min_width=300) as column:
-            classes = gr.Label(label=name)
-            timeline = gr.Dataframe(
-                headers=HEADERS,
-                datatype=["number", "number", "str", "number"],
-                label="Timeline in seconds: select a row to play it",
-                interactive=False,
-                max_height=300,
-                visible=False,
-                elem_classes="timeline",
-            )
-        return cls(column, classes, timeline)
+            classes = gr.Label(label=name, num_top_classes=TOP)
+            with gr.Accordion("More classes", open=False) as more:
+                rest = gr.Dataframe(headers=["class", "score"], show_label=False, **table)
+            strip = hidden_figure("Scores over time")
+            label = "Events: select a row to play it"
+            timeline = gr.Dataframe(headers=HEADERS, datatype="str", label=label, visible=False, **table)
+        return cls(column, classes, more, rest, strip, timeline)
 
-    def showing(self, result: Classification) -> Updates:
-        rows = spells(result)
+    def showing(self, result: Classification, dark: bool) -> Updates:
+        rows, rest = views.spells(result), result.overall.top[TOP:]
         return {
             self.column: gr.Column(visible=True),
-            self.classes: dict(result.overall.top),
+            self.classes: dict(result.overall.top[:TOP]),
+            self.more: gr.Accordion(visible=bool(rest), open=False),
+            self.rest: [[label, f"{score:.4f}"] for label, score in rest],
+            self.strip: gr.Plot(views.strip(result, dark) if rows else None, visible=bool(rows)),
             self.timeline: gr.Dataframe(rows or None, visible=bool(rows)),
         }
 
@@ -100,9 +123,10 @@ class ModelColumn(NamedTuple):
 class OneSound:
     """The tab for one sound: uploaded, recorded or an example; classes, timeline and explanation of each model."""
 
-    def __init__(self, models: Mapping[str, SoundClassifier], examples: Sequence[Path]) -> None:
-        self.models, names = models, list(models)
-        several = len(names) > 1
+    def __init__(
+        self, models: Mapping[str, SoundClassifier], examples: Sequence[Path], seconds: float, listeners: Listeners
+    ) -> None:
+        self.models, self.seconds, names = models, seconds, list(models)
         with gr.Row():
             with gr.Column(min_width=300):
                 self.sound = gr.Audio(
@@ -113,99 +137,141 @@ class OneSound:
                     editable=False,
                     waveform_options=BROWSERS_PLAYER,
                 )
-                self.chosen = gr.CheckboxGroup(names, value=names, label="Models", visible=several)
-                labels = [path.stem.replace("_", " ") for path in examples]
-                gr.Examples([[str(path)] for path in examples], self.sound, examples_per_page=12, example_labels=labels)
+                self.chosen = gr.CheckboxGroup(names, value=names, label="Models", visible=len(names) > 1)
             with gr.Column(min_width=300):
-                self.message = gr.Markdown(DROP, min_height=110, elem_classes="message")
-                self.overview = hidden_figure("Waveform and mel spectrogram")
-        with gr.Row():
-            self.columns = {name: ModelColumn.empty(name) for name in names}
+                self.message = gr.Markdown(DROP, elem_classes="message")
+                with gr.Row():
+                    self.columns = {name: ModelColumn.empty(name) for name in names}
+        labels = [path.stem.replace("_", " ") for path in examples]
+        chosen = [[str(path)] for path in examples]
+        gr.Examples(chosen, self.sound, examples_per_page=12, example_labels=labels, api_visibility="private")
+        self.overview = hidden_figure("Waveform and mel spectrogram")
         with gr.Column(visible=False) as self.decision:
             self.segment = gr.State((0.0, 0.0))
             self.played = gr.Audio(
                 label="Model input", interactive=False, buttons=["download"], waveform_options=BROWSERS_PLAYER
             )
-            self.asked = gr.Radio(names, value=names[0], label="Model", visible=several)
-            self.ask = gr.Button("Explain this prediction")
+            self.asked = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
+            self.ask = gr.Button("How did you decide?")
             self.reason = gr.Markdown()
             self.map = hidden_figure("Evidence for the predicted class")
-        self._connect()
+        self.dark = gr.Checkbox(visible="hidden")
+        self._connect(listeners)
 
-    def _connect(self) -> None:
+    def _connect(self, listeners: Listeners) -> None:
         parts = [part for column in self.columns.values() for part in column]
         shown = [self.segment, self.played, self.asked, self.reason, self.map]
         gr.on(
             [self.sound.change, self.chosen.change],
             self.classify,
-            [self.sound, self.chosen],
+            [self.sound, self.chosen, self.dark],
             [self.message, self.overview, *parts, self.decision, *shown],
             trigger_mode="always_last",
             show_progress_on=self.message,
-            **ONE_AT_A_TIME,
+            js=f"(sound, chosen) => [sound, chosen, ({IS_DARK})()]",
+            **listeners,
         )
-        self.ask.click(self.explain, [self.sound, self.segment, self.asked], [self.reason, self.map], **ONE_AT_A_TIME)
+        asked = [self.sound, self.segment, self.asked, self.dark]
+        js = f"(sound, segment, asked) => [sound, segment, asked, ({IS_DARK})()]"
+        self.ask.click(self.explain, asked, [self.reason, self.map], js=js, **listeners)
         for name, column in self.columns.items():
-            column.timeline.select(self.play, [self.sound, gr.State(name)], shown)
+            column.timeline.select(self.play, [self.sound, gr.State(name)], shown, api_visibility="private")
 
-    def classify(self, path: str | None, chosen: list[str], progress: gr.Progress = PROGRESS) -> Updates:
-        """Shows the sound and the results of all models at once, as Gradio may lose parts of a stream."""
+    def classify(self, path: str | None, chosen: list[str], dark: bool = False) -> Iterator[Updates]:
+        """Shows progress, then the results of all models at once, as Gradio may lose parts of a stream."""
         if path is None or not chosen:
-            return self._nothing(DROP)
+            yield self._nothing(DROP)
+            return
+        models = {name: self.models[name] for name in chosen}
         try:
-            figure = overview(load_audio(path), SAMPLING_RATE)
-            results = {name: classify(self.models[name], Path(path), partial(_show, progress, name)) for name in chosen}
-            first, result = next(iter(results.items()))
-            updates = self._nothing(remark(result)) | {self.overview: gr.Plot(figure, visible=True)}
-            for name in results:
-                updates |= self.columns[name].showing(results[name])
-            return updates | self._decision(first, path, most_typical(result))
-        except AudioError as error:
-            return self._nothing(problem(error))
+            work = partial(views.classify_by_all, models, Path(path))
+            waveform, results = yield from reported(self.message, work, self.seconds)
+        except UserError as error:
+            yield self._nothing(problem(error, path))
+            return
+        first, result = next(iter(results.items()))
+        figure = views.overview(waveform, SAMPLING_RATE, dark)
+        updates = self._nothing(views.remark(result)) | {self.overview: gr.Plot(figure, visible=True)}
+        for name in results:
+            updates |= self.columns[name].showing(results[name], dark)
+        yield updates | self._decision(first, path, views.most_typical(result), chosen)
 
     def play(self, path: str, name: str, row: gr.SelectData) -> tuple[Any, ...]:
         """Plays the segment of the selected row of a timeline, and selects it and its model for the explanation."""
-        start, end = map(float, row.row_value[:2])
+        start, end = map(views.seconds_of, row.row_value[:2])
         player = self._player(name, path, (start, end), autoplay=True)
         return (start, end), player, name, "", gr.Plot(visible=False)
 
-    def explain(self, path: str, segment: Segment, name: str, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
+    def explain(self, path: str | None, segment: Segment, name: str, dark: bool = False) -> Iterator[Updates]:
         """A sentence and a map of the evidence for a model's prediction of the selected segment."""
-        track = partial(progress.tqdm, desc=f"{name}: scores with each part of the sound silenced")
+        if path is None:
+            raise gr.Error(DROP)
         try:
-            sentence, figure = explain(self.models[name], Path(path), segment, track)
-        except AudioError as error:
-            return problem(error), gr.Plot(visible=False)
-        return f"{in_markdown(sentence)}\n\n*{CAVEAT}*", gr.Plot(figure, visible=True)
+            work = partial(views.explain, self.models[name], Path(path), segment, dark)
+            sentence, figure = yield from reported(self.reason, work, self.seconds)
+        except UserError as error:
+            yield {self.reason: problem(error, path), self.map: gr.Plot(visible=False)}
+            return
+        yield {self.reason: f"{in_markdown(sentence)}\n\n*{CAVEAT}*", self.map: gr.Plot(figure, visible=True)}
 
-    def _decision(self, name: str, path: str, segment: Segment) -> Updates:
+    def _decision(self, name: str, path: str, segment: Segment, chosen: list[str]) -> Updates:
         return {
             self.decision: gr.Column(visible=True),
             self.segment: segment,
             self.played: self._player(name, path, segment),
-            self.asked: name,
+            self.asked: gr.Radio(chosen, value=name, visible=len(chosen) > 1),
         }
 
     def _player(self, name: str, path: str, segment: Segment, autoplay: bool = False) -> gr.Audio:
-        rate = self.models[name].sampling_rate
-        label = f"Model input, {segment[0]:.1f}–{segment[1]:.1f} s: mono, {rate / 1000:g} kHz"
-        wav: Any = to_wav(cut(Path(path), segment, rate), rate)  # Gradio takes bytes, but its types do not say so
+        model = self.models[name]
+        label = f"Model input, {clock(segment[0])}–{clock(segment[1])}: mono, {model.sampling_rate / 1000:g} kHz"
+        wav: Any = to_wav(views.cut(Path(path), segment, model), model.sampling_rate)  # Gradio's types know no bytes
         return gr.Audio(wav, label=label, autoplay=autoplay)
 
     def _nothing(self, message: str) -> Updates:
         hidden: Updates = {each.column: gr.Column(visible=False) for each in self.columns.values()}
         hidden |= {plot: gr.Plot(visible=False) for plot in (self.overview, self.map)}
-        return hidden | {self.decision: gr.Column(visible=False), self.message: message, self.reason: ""}
+        shown = gr.Markdown(message, visible=bool(message))
+        return hidden | {self.decision: gr.Column(visible=False), self.message: shown, self.reason: ""}
+
+
+class LiveSound:
+    """The tab for the microphone: the classes of the last window, every half window."""
+
+    def __init__(self, models: Mapping[str, SoundClassifier], listeners: Listeners) -> None:
+        self.models, names = models, list(models)
+        sound = gr.Audio(label="Microphone", sources=["microphone"], streaming=True, type="numpy")
+        asked = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
+        heard = gr.State(None, time_to_live=KEPT_SECONDS)
+        self.message = gr.Markdown(f"Record: every {models[names[0]].window_seconds / 2:g} s, the sound is classified.")
+        self.classes = gr.Label(label="Now", num_top_classes=TOP, visible=False)
+        shown = [heard, self.message, self.classes]
+        sound.stream(self.hear, [sound, heard, asked], shown, show_progress="hidden", **listeners)
+        sound.start_recording(lambda: None, None, heard, api_visibility="private")
+
+    def hear(self, block: tuple[int, np.ndarray] | None, heard: Heard | None, name: str) -> tuple[Any, ...]:
+        """Adds a block of sound; shows the classes of the last window when there is a new one."""
+        if block is None or not len(block[1]):
+            return heard, gr.skip(), gr.skip()
+        if not LOWEST_RATE <= block[0] <= HIGHEST_RATE:
+            raise gr.Error(f"a sampling rate of {block[0]:,} Hz is none of sound")
+        heard, prediction = views.hear(self.models[name], heard, *block)
+        if prediction is None:
+            return heard, gr.skip(), gr.skip()
+        silence = " **silence**" * (prediction.level_db < views.SILENCE_DB)
+        told = f"{clock(prediction.start)}–{clock(prediction.end)}: {prediction.level_db:.0f} dBFS{silence}"
+        return heard, told, gr.Label(dict(prediction.top), visible=True)
 
 
 class ManySounds:
     """The tab for many sounds: a table of their classes, to download as CSV."""
 
-    def __init__(self, models: Mapping[str, SoundClassifier]) -> None:
-        self.models, names = models, list(models)
+    def __init__(self, models: Mapping[str, SoundClassifier], seconds: float, listeners: Listeners) -> None:
+        self.models, self.seconds, names = models, seconds, list(models)
         self.files = gr.File(label="Sounds", file_count="multiple", file_types=SUFFIXES, type="filepath")
         self.asked = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
         self.ask = gr.Button("Classify", variant="primary")
+        self.message = gr.Markdown(visible=False)
         self.table = gr.Dataframe(
             headers=list(FILE_COLUMNS),
             column_widths=list(FILE_COLUMNS.values()),
@@ -215,15 +281,24 @@ class ManySounds:
             visible=False,
         )
         self.download = gr.DownloadButton("Download as CSV", visible=False)
-        self.ask.click(self.classify, [self.files, self.asked], [self.table, self.download], **ONE_AT_A_TIME)
+        self.ask.click(self.classify, [self.files, self.asked], [self.message, self.table, self.download], **listeners)
 
-    def classify(self, paths: list[str] | None, name: str, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
-        if not paths:
-            return gr.Dataframe(visible=False), gr.DownloadButton(visible=False)
-        found = classify_all(self.models[name], [Path(path) for path in paths])
-        results = list(progress.tqdm(found, desc=name, total=len(paths), unit="files"))
-        file = gr.DownloadButton(value=str(write_csv(results)), visible=True)
-        return gr.Dataframe(table(results), visible=True), file
+    def classify(self, paths: list[str] | None, name: str) -> Iterator[Updates]:
+        """Shows progress, then the table; of what takes too long, what is finished."""
+        results: list[Classification] = []
+        sounds = [Path(path) for path in paths or ()]
+        work = partial(views.classify_all, self.models[name], sounds)
+        told = ""
+        try:
+            yield from reported(self.message, lambda report: results.extend(work(report)), self.seconds)
+        except UserError as error:
+            told = f"**Only {len(results):,} of {len(sounds):,} files:** {in_markdown(error.what)}"
+        file = gr.DownloadButton(value=str(views.write_csv(results)) if results else None, visible=bool(results))
+        yield {
+            self.message: gr.Markdown(told, visible=bool(told)),
+            self.table: gr.Dataframe(views.table(results) or None, visible=bool(results)),
+            self.download: file,
+        }
 
 
 def hidden_figure(label: str) -> gr.Plot:
@@ -231,11 +306,7 @@ def hidden_figure(label: str) -> gr.Plot:
     return gr.Plot(label=label, show_label=False, visible=False, elem_classes="figure")
 
 
-def problem(error: AudioError) -> str:
+def problem(error: UserError, path: str) -> str:
     """An error as Markdown, with the file's name instead of its path on the server."""
     fix = f" ({error.fix})" if error.fix else ""
-    return f"**{in_markdown(Path(error.where).name)}**: {in_markdown(error.what + fix)}"
-
-
-def _show(progress: gr.Progress, name: str, done: int, total: int) -> None:
-    progress((done, total), desc=name, unit="windows")
+    return f"**{in_markdown(Path(path).name)}**: {in_markdown(error.what + fix)}"

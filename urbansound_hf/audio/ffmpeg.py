@@ -48,7 +48,7 @@ def decode(file: BinaryIO, notes: list[str]) -> Iterator[tuple[int, Iterator[np.
     try:
         described = _mp3_is_described(file)
         file.seek(0)
-        with av.open(file, options={"format_whitelist": FORMATS}, metadata_errors="replace") as container:
+        with av.open(_Seekable(file), options={"format_whitelist": FORMATS}, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise CannotDecode("there is no sound in it")
             frames = _frames(container, container.streams.audio[0], described, notes)
@@ -56,6 +56,19 @@ def decode(file: BinaryIO, notes: list[str]) -> Iterator[tuple[int, Iterator[np.
                 yield rate, map(_mono, of_rate)
     except (av.FFmpegError, ValueError) as error:
         raise CannotDecode(str(getattr(error, "strerror", None) or error)) from None
+
+
+class _Seekable:
+    """A file for PyAV, which prints the traceback of a seek that is refused, such as one to before the start."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.read, self.tell = file, file.read, file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self.file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
 
 
 def _mp3_is_described(file: BinaryIO) -> bool:

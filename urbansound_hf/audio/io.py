@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -32,6 +32,17 @@ BLOCK_FRAMES = 2**20  # frames decoded at a time: 24 s at 44.1 kHz
 LOWEST_RATE, HIGHEST_RATE = 1000, 4_000_000  # Hz; beyond, a header is damaged, and resampling would fill the memory
 
 Source = str | Path | bytes | BinaryIO
+
+
+class Limits(NamedTuple):
+    """What is refused of sounds: lower sampling rates in Hz, longer ones in seconds, more channels."""
+
+    min_rate: int = LOWEST_RATE
+    max_seconds: float | None = None
+    max_channels: int = 1024  # libsndfile has no more
+
+
+LIMITS = Limits()
 
 
 class AudioError(UserError):
@@ -50,7 +61,11 @@ class Decoder(soundfile.SoundFile):
 
 
 def load_audio(
-    source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "", notes: list[str] | None = None
+    source: Source,
+    sampling_rate: int = SAMPLING_RATE,
+    name: str = "",
+    notes: list[str] | None = None,
+    limits: Limits = LIMITS,
 ) -> np.ndarray:
     """Reads a sound as training, evaluation and serving use it: mono, at one sampling rate.
 
@@ -61,6 +76,7 @@ def load_audio(
         name: how to call the source in an error (default: its path).
         notes: a list to which what was unusual in the sound is added: a header that was corrected, files joined end
             to end, samples beyond full scale.
+        limits: what is refused; one file of a few kB may hold days of silence.
 
     Returns:
         `(samples,)` float32, mono (the mean of the channels), full scale 1.0, never clipped: resampling overshoots
@@ -73,7 +89,7 @@ def load_audio(
     >>> waveform.shape, waveform.dtype  # four seconds
     ((64000,), dtype('float32'))
     """
-    return _read(source, sampling_rate, name, notes)[0]
+    return _read(source, sampling_rate, name, notes, limits)[0]
 
 
 def read_audio(source: Source, name: str = "", notes: list[str] | None = None) -> tuple[np.ndarray, int]:
@@ -81,11 +97,15 @@ def read_audio(source: Source, name: str = "", notes: list[str] | None = None) -
 
     Arguments and errors are those of `load_audio`.
     """
-    return _read(source, None, name, notes)
+    return _read(source, None, name, notes, LIMITS)
 
 
 def stream_audio(
-    source: Source, sampling_rate: int = SAMPLING_RATE, name: str = "", notes: list[str] | None = None
+    source: Source,
+    sampling_rate: int = SAMPLING_RATE,
+    name: str = "",
+    notes: list[str] | None = None,
+    limits: Limits = LIMITS,
 ) -> Iterator[np.ndarray]:
     """Reads a sound in blocks, in memory that does not grow with its length; arguments and errors as of `load_audio`.
 
@@ -96,25 +116,32 @@ def stream_audio(
         `(samples,)` float32, at most about a million samples of the file at a time; joined, they are `load_audio`'s
         waveform.
     """
-    return (block for block, _ in _stream(source, sampling_rate, name, notes))
+    return (block for block, _ in _stream(source, sampling_rate, name, notes, limits))
 
 
-def _read(source: Source, rate: int | None, name: str, notes: list[str] | None) -> tuple[np.ndarray, int]:
-    blocks = list(_stream(source, rate, name, notes))
+def _read(
+    source: Source, rate: int | None, name: str, notes: list[str] | None, limits: Limits
+) -> tuple[np.ndarray, int]:
+    blocks = list(_stream(source, rate, name, notes, limits))
     waveform = blocks[0][0] if len(blocks) == 1 else np.concatenate([block for block, _ in blocks])
     return waveform, blocks[0][1]
 
 
-def _stream(source: Source, rate: int | None, name: str, notes: list[str] | None) -> Iterator[tuple[np.ndarray, int]]:
+def _stream(
+    source: Source, rate: int | None, name: str, notes: list[str] | None, limits: Limits
+) -> Iterator[tuple[np.ndarray, int]]:
     """Blocks of samples and their rate, that of the first recording in the file where none is given."""
     name = name or (str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "") or "<bytes>")
     found: list[str] = []
     level = Level(name)
     path = source if isinstance(source, (str, Path)) and not is_address(source) else None
     with _opened(source, name) as file:
-        for block, its_rate in _decoded(file, path, rate, name, found):
+        for block, its_rate in _decoded(file, path, rate, name, found, limits):
             if len(block):
                 level.add(block)
+                if limits.max_seconds and level.samples > limits.max_seconds * its_rate:
+                    fix = "cut it, or raise --max_seconds"
+                    raise AudioError(f"is longer than {limits.max_seconds:g} s", name, fix)
                 yield block, its_rate
     if not level.samples:
         raise AudioError("holds no samples", name)
@@ -160,13 +187,13 @@ def _fetched(address: str, name: str) -> BinaryIO:
 
 
 def _decoded(
-    file: BinaryIO, path: str | Path | None, rate: int | None, name: str, notes: list[str]
+    file: BinaryIO, path: str | Path | None, rate: int | None, name: str, notes: list[str], limits: Limits
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Blocks of all sounds in a file, by FFmpeg where it is an MP3 or libsndfile does not know the format."""
     file.seek(0)
     if ffmpeg.MP3.match(start := file.read(3)):
         try:
-            yield from _by_ffmpeg(file, rate, name, notes)
+            yield from _by_ffmpeg(file, rate, name, notes, limits)
             return
         except UnknownFormatError:
             if start != b"ID3":  # the tag may stand before other formats
@@ -179,13 +206,13 @@ def _decoded(
         part = f"part {number} of {len(recordings)} in it " * (len(recordings) > 1)
         try:
             source = path if recording.content is file else None
-            for block, its_rate in _decode(recording, source, rate, part, name):
+            for block, its_rate in _decode(recording, source, rate, part, name, limits):
                 rate = its_rate  # of joined files the first one's
                 yield block, rate
         except UnknownFormatError as error:
             if part:
                 raise
-            yield from _by_ffmpeg(file, rate, name, notes, error)
+            yield from _by_ffmpeg(file, rate, name, notes, limits, error)
     if len(recordings) > 1:
         notes.append(f"it holds {len(recordings)} sounds joined end to end; they are read as one")
 
@@ -198,7 +225,7 @@ def _path(content: str | Path | BinaryIO) -> bytes | str | BinaryIO:
 
 
 def _decode(
-    recording: Recording, path: str | Path | None, to_rate: int | None, part: str, name: str
+    recording: Recording, path: str | Path | None, to_rate: int | None, part: str, name: str, limits: Limits
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Blocks of one recording at `to_rate` (default: its own), and that rate, until libsndfile is at its end."""
     recording.content.seek(0)
@@ -206,8 +233,7 @@ def _decode(
     try:
         with Decoder(_path(path or recording.content)) as sound:
             rate, promised, header = sound.samplerate, sound.frames, sound.extra_info
-            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-                raise AudioError(f"{part}has a sampling rate of {rate:,} Hz, which is none of sound", name)
+            _check_format(rate, sound.channels, limits, part, name)
             for block, decoded in _resampled(_blocks(sound), rate, to_rate or rate):
                 samples += decoded
                 yield block, to_rate or rate
@@ -221,8 +247,21 @@ def _decode(
         _check_length(samples, promised, header, name)
 
 
+def _check_format(rate: int, channels: int, limits: Limits, part: str, name: str) -> None:
+    if not limits.min_rate <= rate <= HIGHEST_RATE:
+        fix = f"--min_rate {rate} accepts it" if 0 < rate <= HIGHEST_RATE else ""
+        raise AudioError(f"{part}has a sampling rate of {rate:,} Hz, which is none of sound", name, fix)
+    if channels > limits.max_channels:
+        raise AudioError(f"{part}has {channels} channels, more than {limits.max_channels}", name, "mix it down")
+
+
 def _by_ffmpeg(
-    file: BinaryIO, to_rate: int | None, name: str, notes: list[str], refused: UserError | None = None
+    file: BinaryIO,
+    to_rate: int | None,
+    name: str,
+    notes: list[str],
+    limits: Limits,
+    refused: UserError | None = None,
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Blocks of a file that FFmpeg decodes; `refused` is why libsndfile does not.
 
@@ -230,7 +269,8 @@ def _by_ffmpeg(
     """
     samples = 0
     try:
-        for rate, blocks in ffmpeg.decode(file, notes):
+        for rate, blocks in ffmpeg.decode(file, notes):  # FFmpeg has no file of more than 64 channels
+            _check_format(rate, 1, limits, "", name)
             to_rate = to_rate or rate
             for block, decoded in _resampled(blocks, rate, to_rate):
                 samples += decoded
@@ -248,9 +288,9 @@ def _blocks(sound: Decoder) -> Iterator[np.ndarray]:
     kind = "int16" if sound.subtype == "PCM_16" else "float32"  # libsndfile is slow at 16-bit to float
     weight = 1 / (sound.channels * (32768 if kind == "int16" else 1))
     weights = np.full(sound.channels, weight, np.float32)
-    remaining = sound.frames
+    remaining, size = sound.frames, BLOCK_FRAMES * 8 // max(8, sound.channels)
     while remaining > 0:  # GSM 6.10 and G.72x fail when more is asked for than they have
-        frames = sound.read(min(BLOCK_FRAMES, remaining), dtype=kind, always_2d=True)  # (samples, channels)
+        frames = sound.read(min(size, remaining), dtype=kind, always_2d=True)  # (samples, channels)
         if not len(frames):
             return
         with np.errstate(over="ignore", invalid="ignore"):  # NaN is refused afterwards

@@ -50,6 +50,8 @@ RANGES = {
     **_ranges("warmup_steps eval_steps eval_delay", 0, 10**7),
     **_ranges("layer_decay", 0, 10, True),
     **_ranges("clip_seconds", 1e-3, 600),
+    **_ranges("max_seconds", 1e-3, 10**7),
+    **_ranges("min_rate", 1, 10**6),
     **_ranges("train_batch_size per_device_train_batch_size per_device_eval_batch_size", 1, 10**6),
     **_ranges("gradient_accumulation_steps eval_accumulation_steps torch_empty_cache_steps", 1, 10**6),
     **_ranges("save_total_limit early_stopping_patience search", 1, 10**6),
@@ -111,7 +113,7 @@ def check_settings(settings: Mapping[str, Any], origin: Mapping[str, str]) -> li
         origin: the place (file and line, or command line) of each flag that was given.
     """
     broken = [*ranges(settings), *forms(settings), *conflicts(settings), *unused(settings, origin)]
-    broken += [*unsupported(settings, origin), *unavailable(settings)]
+    broken += unsupported(settings, origin)
     problems = [
         UserError(what, " and ".join(origin[name] for name in names if name in origin), fix)
         for names, what, fix in broken
@@ -149,10 +151,6 @@ def forms(settings: Mapping[str, Any]) -> Broken:
                 yield [name], f"`{name}` takes KEY=VALUE, found {pair!r}", f"for example {example}"
 
 
-def _searches(settings: Mapping[str, Any]) -> bool:
-    return settings["search"] is not None
-
-
 # fmt: off
 CONFLICTS: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str, str], ...] = (
     ("unfreeze_last_n freeze", lambda s: s["unfreeze_last_n"] > 0 and s["freeze"] != "backbone",
@@ -178,19 +176,19 @@ CONFLICTS: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str, str], ...] 
     ("hub_strategy", lambda s: s["push_to_hub"] and s["hub_strategy"] == "checkpoint",
      "`hub_strategy: checkpoint` pushes the optimizer's state, which is never uploaded",
      "use every_save, all_checkpoints or end; a run continues from its local folder"),
-    ("search", lambda s: _searches(s) and not s["search_space"],
+    ("search", lambda s: s["search"] and not s["search_space"],
      "`search` needs `search_space`, found none",
      "for example --search_space 'learning_rate=1e-5..1e-3 log' 'mixup_alpha=0|0.2'"),
-    ("search validation", lambda s: _searches(s) and s["validation"] == "none",
+    ("search validation", lambda s: s["search"] and s["validation"] == "none",
      "`search` compares scores of validation clips, found `validation: none`",
      "leave out validation for the search; the run with the best values may use it"),
-    ("search eval_strategy", lambda s: _searches(s) and s["validation"] != "none" and s["eval_strategy"] == "no",
+    ("search eval_strategy", lambda s: s["search"] and s["validation"] != "none" and s["eval_strategy"] == "no",
      "`search` compares scores of validation clips, found `eval_strategy: {eval_strategy}`",
      "leave out eval_strategy for the search; the run with the best values may use it"),
-    ("search test_fold", lambda s: _searches(s) and several_folds(s["test_fold"]),
+    ("search test_fold", lambda s: s["search"] and several_folds(s["test_fold"]),
      "`search` needs a single test fold, found `test_fold: {test_fold}`",
      "give one, such as 10; to search for several folds, give each its own --output_dir"),
-    ("search", lambda s: _searches(s) and not find_spec("optuna"),
+    ("search", lambda s: s["search"] and not find_spec("optuna"),
      "`search` needs Optuna, which is not installed", "pip install 'urbansound-hf[search]', or pip install optuna"),
     ("debug", lambda s: "tpu_metrics_debug" in str(s["debug"]) and not find_spec("torch_xla"),
      "`debug: tpu_metrics_debug` needs a TPU and torch_xla", "leave it out"),
@@ -206,11 +204,28 @@ def conflicts(settings: Mapping[str, Any]) -> Broken:
     for names, is_broken, what, fix in CONFLICTS:
         if is_broken(settings):
             yield names.split(), what.format(**settings), fix
-    yield from _validation_conflicts(settings)
+    evaluated, saved, best = (settings[name] for name in ("eval_strategy", "save_strategy", "load_best_model_at_end"))
+    without = "validation" if settings["validation"] == "none" else "eval_strategy"
+    if settings[without] in ("none", "no"):
+        asks = {
+            "early_stopping_patience": settings["early_stopping_patience"] is not None,
+            "eval_on_start": settings["eval_on_start"],
+            "save_strategy": saved == "best",
+            "load_best_model_at_end": best and without == "eval_strategy",  # `validation: none` turns it off
+        }
+        for name in (name for name in asks if asks[name]):
+            what = f"`{name}: {settings[name]}` needs validation scores, found `{without}: {settings[without]}`"
+            fix = f"leave out {name} or {without}" if without == "validation" else "`validation: none` turns off both"
+            yield [name, without], what, fix
+    elif best and saved not in (evaluated, "best"):
+        found = f"`eval_strategy: {evaluated}` and `save_strategy: {saved}`"
+        what = f"`load_best_model_at_end` needs a checkpoint of every evaluation, found {found}"
+        flags = ["load_best_model_at_end", "eval_strategy", "save_strategy"]
+        yield flags, what, f"save_strategy: {evaluated}, or load_best_model_at_end: false"
 
 
 def unsupported(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
-    """Inherited flags that do not apply to audio classification, or lack the flag that they belong to."""
+    """Inherited flags that do not apply to audio classification, or lack the flag or processes that they need."""
     for name in (name for name in UNSUPPORTED if name in origin):
         value = settings[name]
         if value not in (None, [], False) if name != "eval_do_concat_batches" else value is False:
@@ -219,10 +234,6 @@ def unsupported(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broke
     for name in (name for name in WITH_WORKERS if settings[name] and not settings["dataloader_num_workers"]):
         what = f"`{name}` needs `dataloader_num_workers` above 0, found `{name}: {settings[name]}`"
         yield [name, "dataloader_num_workers"], what, f"add --dataloader_num_workers 2, or leave out {name}"
-
-
-def unavailable(settings: Mapping[str, Any]) -> Broken:
-    """Flags that need several processes where there is one."""
     for name in (name for name in DISTRIBUTED if settings[name] and int(os.environ.get("WORLD_SIZE", "1")) == 1):
         what = f"`{name}` needs several processes, found one and `{name}: {settings[name]}`"
         yield [name], what, "start the training with accelerate launch, or leave it out"
@@ -242,24 +253,3 @@ def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
         yield ["train_batch_size", *names], what, "leave out one of them"
     if origin.get("hub_model_id", "").startswith(OVERRIDES) and not settings["push_to_hub"]:
         yield ["hub_model_id"], "`hub_model_id` belongs to `push_to_hub`, found it alone", "add --push_to_hub"
-
-
-def _validation_conflicts(settings: Mapping[str, Any]) -> Broken:
-    evaluated, saved, best = (settings[name] for name in ("eval_strategy", "save_strategy", "load_best_model_at_end"))
-    without = "validation" if settings["validation"] == "none" else "eval_strategy"
-    if settings[without] in ("none", "no"):
-        asks = {
-            "early_stopping_patience": settings["early_stopping_patience"] is not None,
-            "eval_on_start": settings["eval_on_start"],
-            "save_strategy": saved == "best",
-            "load_best_model_at_end": best and without == "eval_strategy",  # `validation: none` turns it off
-        }
-        for name in (name for name in asks if asks[name]):
-            what = f"`{name}: {settings[name]}` needs validation scores, found `{without}: {settings[without]}`"
-            fix = f"leave out {name} or {without}" if without == "validation" else "`validation: none` turns off both"
-            yield [name, without], what, fix
-    elif best and saved not in (evaluated, "best"):
-        found = f"`eval_strategy: {evaluated}` and `save_strategy: {saved}`"
-        what = f"`load_best_model_at_end` needs a checkpoint of every evaluation, found {found}"
-        names = ["load_best_model_at_end", "eval_strategy", "save_strategy"]
-        yield names, what, f"save_strategy: {evaluated}, or load_best_model_at_end: false"

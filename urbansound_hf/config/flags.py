@@ -33,11 +33,6 @@ OTHER_NAMES = {
 """Flag names of earlier Transformers versions and other tools, for suggestions that difflib would not find."""
 
 
-def flag(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with its help text; `metadata` goes to argparse."""
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 @dataclass
 class Flags:
     """The flags that were given, by name: their values and their places; and all mistakes."""

@@ -50,9 +50,7 @@ def config_path(name: str) -> Path:
 
 
 def parse_run_config(argv: Sequence[str], default_config: Path, prog: str = TRAIN) -> RunConfig:
-    """Reads `[CONFIG.yaml] [--flag value …]`; the command line wins over the file.
-
-    `prog` is the name of the command in its usage line.
+    """Reads `[CONFIG.yaml] [--flag value …]`; the command line wins; `prog` is the command's name in its usage.
 
     Raises:
         UserErrors: all mistakes of the file and the command line, each with its place and the way out.
@@ -68,9 +66,7 @@ def parse_run_config(argv: Sequence[str], default_config: Path, prog: str = TRAI
 
 
 def keyword_run_config(config: str | Path, keywords: Mapping[str, Any], command: Sequence[str]) -> RunConfig:
-    """A config by its path or shipped name, and flags as keywords, which win over it.
-
-    `command` is what the receipt records as the call.
+    """A config by its path or shipped name, and flags as keywords, which win; the receipt has `command` as the call.
 
     Raises:
         UserErrors: all mistakes of the file and the keywords, each with its place and the way out.
@@ -95,10 +91,14 @@ def _checked(parser: FlagParser, flags: Flags, command: Sequence[str]) -> RunCon
     settings["output_dir"] = settings["output_dir"] or f"outputs/{name}"
     if settings["validation"] == "none":  # no validation clips are left
         settings.update(eval_strategy="no", load_best_model_at_end=False)
-    data = DataArguments(**_part(DataArguments, settings))
-    model = ModelArguments(**_part(ModelArguments, settings))
-    recipe = RecipeArguments(**_part(RecipeArguments, settings))
-    return RunConfig(data, model, recipe, _training(settings, flags), flags.source, name, tuple(command))
+    parts = ({each.name: settings[each.name] for each in fields(kind) if each.init} for kind in SCHEMA)
+    try:
+        built: Any = [kind(**part) for kind, part in zip(SCHEMA, parts, strict=True)]
+    except Exception as error:  # rules of TrainingArguments, and the files and packages that flags name
+        places = [place for name, place in flags.origin.items() if name in str(error)]
+        raise UserErrors([UserError(str(error), " and ".join(places) or str(flags.source))]) from error
+    data, model, recipe, training = built
+    return RunConfig(data, model, recipe, training, flags.source, name, tuple(command))
 
 
 def share_batch(settings: dict[str, Any], origin: Mapping[str, str]) -> None:
@@ -162,25 +162,6 @@ def changed_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name not in omitted and value != (default := defaults.get(name))
         if value or default or name == "bf16"  # an explicit false equals an absent flag, but bf16 depends on hardware
     }
-
-
-def _part(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {each.name: settings[each.name] for each in fields(kind) if each.init}
-
-
-def _training(settings: Mapping[str, Any], flags: Flags) -> RunArguments:
-    try:
-        return RunArguments(**_part(RunArguments, settings))
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        OSError,
-        ImportError,
-    ) as error:  # its own rules, and the files and packages that flags name
-        places = [place for name, place in flags.origin.items() if name in str(error)]
-        raise UserErrors([UserError(str(error), " and ".join(places) or str(flags.source))]) from error
 
 
 def key_values(pairs: Sequence[str], flag: str) -> dict[str, Any]:

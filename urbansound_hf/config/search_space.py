@@ -30,41 +30,31 @@ FORM = "FLAG=LOW..HIGH, FLAG=LOW..HIGH log or FLAG=CHOICE|CHOICE"
 
 
 @dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, both included; integers if both are `int`; `log`: on a logarithmic scale."""
+class SearchedFlag:
+    """A line of a search space: numbers from `low` to `high`, both included, or values by their text in the space.
+
+    Numbers are integers if both ends are `int`; `log`: on a logarithmic scale.
+    """
 
     name: str
-    low: float
-    high: float
-    log: bool
+    low: float = 0
+    high: float = 0
+    log: bool = False
+    choices: Mapping[str, Any] | None = None
 
     @property
-    def extremes(self) -> tuple[float, ...]:
-        return self.low, self.high
+    def extremes(self) -> tuple[Any, ...]:
+        return (self.low, self.high) if self.choices is None else tuple(self.choices.values())
 
-    def suggest(self, trial: Any) -> float:
-        """The value in an Optuna trial; the same one in every call."""
+    def suggest(self, trial: Any) -> Any:
+        """The value in an Optuna trial, running or finished; the same one in every call."""
+        if self.choices is not None:
+            return self.choices[trial.suggest_categorical(self.name, list(self.choices))]
         take = trial.suggest_int if isinstance(self.low, int) else trial.suggest_float
         return take(self.name, self.low, self.high, log=self.log)
 
 
-@dataclass(frozen=True)
-class Choices:
-    """Values of a flag, by their text in the search space."""
-
-    name: str
-    values: Mapping[str, Any]
-
-    @property
-    def extremes(self) -> tuple[Any, ...]:
-        return tuple(self.values.values())
-
-    def suggest(self, trial: Any) -> Any:
-        """The value in an Optuna trial; the same one in every call."""
-        return self.values[trial.suggest_categorical(self.name, list(self.values))]
-
-
-Space = Sequence[Range | Choices]
+Space = Sequence[SearchedFlag]
 
 
 def suggest(space: Space, trial: Any) -> dict[str, Any]:
@@ -72,19 +62,13 @@ def suggest(space: Space, trial: Any) -> dict[str, Any]:
     return {line.name: line.suggest(trial) for line in space}
 
 
-def parse_search_space(
-    lines: Sequence[str], parser: FlagParser, where: str = "--search_space"
-) -> list[Range | Choices]:
-    """Reads the lines of a space.
-
-    Args:
-        parser: of all flags.
-        where: what a mistake names as its place.
+def parse_search_space(lines: Sequence[str], parser: FlagParser, where: str = "--search_space") -> list[SearchedFlag]:
+    """Reads the lines of a space; `where` is what a mistake names as its place.
 
     Raises:
         UserErrors: every line that names no flag, one that no search may change, or values that the flag refuses.
     """
-    space: list[Range | Choices] = []
+    space: list[SearchedFlag] = []
     problems = []
     for line in lines:
         try:
@@ -127,7 +111,7 @@ def _corners(space: Space) -> Iterator[dict[str, Any]]:
             yield first | {line.name: value for line, value in zip(lines, values, strict=True)}
 
 
-def _line(line: str, parser: FlagParser, where: str) -> Range | Choices:
+def _line(line: str, parser: FlagParser, where: str) -> SearchedFlag:
     name, sign, text = (part.strip() for part in line.partition("="))
     if not sign:
         example = "for example learning_rate=1e-5..1e-3 log"
@@ -142,15 +126,15 @@ def _line(line: str, parser: FlagParser, where: str) -> Range | Choices:
     return read(line, text, action, parser, where)
 
 
-def _choices(line: str, text: str, action: argparse.Action, parser: FlagParser, where: str) -> Choices:
+def _choices(line: str, text: str, action: argparse.Action, parser: FlagParser, where: str) -> SearchedFlag:
     """`"0|0.2"`; an empty choice is the default, and a flag of several values takes the words of a choice."""
     words = [choice.strip() for choice in text.split("|")]
     if len(set(words)) < len(words):
         raise UserError(f"`search_space` has a choice twice in {line!r}", where, "keep one of the two")
-    return Choices(action.dest, {word: _value(word, action, parser, where) for word in words})
+    return SearchedFlag(action.dest, choices={word: _value(word, action, parser, where) for word in words})
 
 
-def _range(line: str, text: str, action: argparse.Action, parser: FlagParser, where: str) -> Range:
+def _range(line: str, text: str, action: argparse.Action, parser: FlagParser, where: str) -> SearchedFlag:
     """`"1e-5..1e-3 log"`; if both ends are written as integers, the values are integers: `3..12`, but `0.0..1.0`."""
     form = re.fullmatch(r"(\S+?)\.\.(\S+)(\s+log)?", text)
     if not form or action.type not in (int, float):
@@ -166,7 +150,8 @@ def _range(line: str, text: str, action: argparse.Action, parser: FlagParser, wh
     if whole and action.type is float and high - low == 1:
         what = f"a range of whole numbers must hold more than its two ends, found {line!r}"
         raise UserError(what, where, f"{low}..{high} for all numbers between; {low:.0f}|{high:.0f} for the two")
-    return Range(action.dest, int(low), int(high), log) if whole else Range(action.dest, low, high, log)
+    low, high = (int(low), int(high)) if whole else (low, high)
+    return SearchedFlag(action.dest, low, high, log)
 
 
 def _value(text: str, action: argparse.Action, parser: FlagParser, where: str) -> Any:

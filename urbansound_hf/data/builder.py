@@ -26,7 +26,7 @@ from datasets.exceptions import DatasetGenerationError
 from multiprocess.connection import Connection
 
 from urbansound_hf import progress
-from urbansound_hf.audio.io import SAMPLING_RATE, AudioError, load_audio, to_float_wav
+from urbansound_hf.audio.io import LIMITS, SAMPLING_RATE, AudioError, Limits, load_audio, to_float_wav
 from urbansound_hf.errors import UserError, UserErrors
 
 Row = dict[str, Any]
@@ -83,6 +83,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
     VERSION = datasets.Version("2.0.0")  # count it up when the stored sounds change: old tables are then left alone
     BUILDER_CONFIG_CLASS = SoundsConfig
     num_proc = 1  # processes that decode
+    limits = LIMITS  # of the sounds
 
     def __init__(
         self,
@@ -191,7 +192,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         unreadable: list[UserError] = []
         for number, (start, stop) in enumerate(parts):
             try:
-                table = to_table(self.rows[start:stop], self.features, self.config.sampling_rate)
+                table = to_table(self.rows[start:stop], self.features, self.config.sampling_rate, self.limits)
             except UnreadableError as error:  # read on, so that all of them can be mended at once
                 unreadable += error.problems
                 continue
@@ -202,7 +203,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
             raise UnreadableError(unreadable[:10] + more * (len(unreadable) > 10))
 
 
-def to_table(rows: Sequence[Row], features: datasets.Features, sampling_rate: int) -> pa.Table:
+def to_table(rows: Sequence[Row], features: datasets.Features, sampling_rate: int, limits: Limits = LIMITS) -> pa.Table:
     """Decodes rows to a table of `features`; a column that a row lacks is null.
 
     Raises:
@@ -212,7 +213,7 @@ def to_table(rows: Sequence[Row], features: datasets.Features, sampling_rate: in
     for row in rows:
         found: list[str] = []
         try:
-            waveform = load_audio(row["source"], sampling_rate, row["path"], found)
+            waveform = load_audio(row["source"], sampling_rate, row["path"], found, limits)
             if "segment" in row:
                 waveform = cut_segment(waveform, sampling_rate, row["segment"], row["path"])
             sounds.append({"bytes": to_float_wav(waveform, sampling_rate), "path": row["path"]})

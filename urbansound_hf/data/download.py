@@ -23,7 +23,7 @@ from filelock import FileLock
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, writing
 from urbansound_hf.progress import Bar
 
 CHUNK = 1 << 16  # bytes; what a broken connection can lose
@@ -190,19 +190,16 @@ def _check_md5(path: Path, md5: str, url: str) -> None:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        found = f"{_human(needed)} are needed on the disk, {_human(free)} are free"
+        found = f"the disk is full: {needed / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are free"
         raise UserError(found, str(folder.resolve()), "make space, or choose another disk with --data_dir")
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """Makes the parent folder; turns what the operating system refuses into a `UserError`."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except OSError as error:
-        fix = "mend this, or choose another folder with --data_dir"
-        raise UserError(error.strerror or str(error), str(error.filename or path), fix) from None
 
 
 def _retry_after(error: requests.RequestException) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import datasets
 
-from urbansound_hf.audio.io import SAMPLING_RATE
+from urbansound_hf.audio.io import LOWEST_RATE, SAMPLING_RATE, Limits
 from urbansound_hf.data import synthetic
 from urbansound_hf.data.builder import PreparedSounds, cache_key, sound_features
 from urbansound_hf.data.columns import columns_of, encode, mapped_labels, read_label_map
@@ -71,6 +71,8 @@ class SoundRequest:
     sampling_rate: int = SAMPLING_RATE  # Hz
     num_proc: int | None = None  # processes that decode; default: one a core
     seed: int = 0  # of the synthetic set
+    max_seconds: float | None = None  # longer sounds are refused, when they are prepared
+    min_rate: int = LOWEST_RATE  # Hz; those of a lower sampling rate are refused, too
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ def _loaded(builder: PreparedSounds, name: str, notes: list[str], request: Sound
     if len(left) < 2:
         what = f"a classifier tells classes apart, found {len(left)}: {', '.join(left)}"
         raise UserError(what, name, "bring another")
+    builder.limits = Limits(request.min_rate, request.max_seconds)
     dataset, key = builder.load(request.num_proc), builder.fingerprint()
     notes = notes + builder.sound_notes()
     if label_map:

@@ -22,7 +22,7 @@ from numpy.random import Generator
 from urbansound_hf.audio.dsp import filtered, highpass, lowpass, noise, resonances, tone
 from urbansound_hf.audio.resampling import resample
 from urbansound_hf.data.urbansound8k import CLASSES, CLIP_SECONDS
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, write_text, writing
 from urbansound_hf.progress import Bar, quietly
 
 VERSION = 1  # part of the marker: count it up when the sounds change, so that old copies are written anew
@@ -75,7 +75,7 @@ def synthetic_dataset(root: str | Path, clips_per_class_and_fold: int = 4, seed:
     marker = README.format(version=VERSION, clips=clips_per_class_and_fold, seed=seed)
     if not _complete(root, marker):
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".lock"):
+        with writing(root), FileLock(root / ".lock"):
             if not _complete(root, marker):  # while this process waited, another may have written it
                 _clear(root, marker)
                 _write_clips(root, clips_per_class_and_fold, seed)
@@ -95,7 +95,7 @@ def _clear(root: Path, marker: str) -> None:
         raise UserError("holds files that are not a synthetic data set", str(root), "name a new or an empty folder")
     for old in (metadata, *root.glob("audio/fold*/*.wav")):
         old.unlink(missing_ok=True)
-    readme.write_text(marker, encoding="utf-8")
+    write_text(readme, marker)
 
 
 def _write_clips(root: Path, clips_per_class_and_fold: int, seed: int) -> None:
@@ -105,10 +105,8 @@ def _write_clips(root: Path, clips_per_class_and_fold: int, seed: int) -> None:
         for class_id in range(len(CLASSES)):
             slices = (row for number in count() for row in _recording(root, fold, class_id, number, seed))
             rows += islice(slices, clips_per_class_and_fold)
-    part = root / "metadata/UrbanSound8K.part"
-    part.parent.mkdir(exist_ok=True)
-    part.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    part.replace(part.with_suffix(".csv"))
+    (root / "metadata").mkdir(exist_ok=True)
+    write_text(root / "metadata/UrbanSound8K.csv", "\n".join(rows) + "\n")
 
 
 def _recording(root: Path, fold: int, class_id: int, number: int, seed: int) -> Iterator[str]:

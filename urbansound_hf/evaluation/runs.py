@@ -16,7 +16,7 @@ import numpy as np
 from urbansound_hf import layout
 from urbansound_hf.audio.io import audio_seconds
 from urbansound_hf.data.urbansound8k import CLASSES, CLIPS_PER_FOLD
-from urbansound_hf.errors import UserError, redacted
+from urbansound_hf.errors import UserError, complete_file, redacted, write_text
 from urbansound_hf.evaluation.receipts import peak_process_gib
 from urbansound_hf.layout import METRICS, PREDICTIONS
 from urbansound_hf.text import from_csv, in_csv
@@ -154,7 +154,7 @@ class Run:
         """Writes report.json and report.md."""
         write_json(self.folder / layout.REPORT_NUMBERS, numbers, allow_nan=False)
         vars(self).pop("report", None)
-        (self.folder / layout.REPORT).write_text(text, encoding="utf-8")
+        write_text(self.folder / layout.REPORT, text)
 
     def write_report_clips(self, clips: Mapping[str, Mapping[str, str]]) -> None:
         """Writes the sounds and spectrograms of report.html, so that it can be written again without the data."""
@@ -174,10 +174,7 @@ class Run:
 def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
     """Writes a JSON file completely or not at all; raises ValueError for NaN and infinity unless `allow_nan`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    text = json.dumps(content, indent=2, default=str, allow_nan=allow_nan)
-    partial.write_text(redacted(text) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, redacted(json.dumps(content, indent=2, default=str, allow_nan=allow_nan)) + "\n")
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -233,7 +230,10 @@ def write_predictions(path: Path, clips: datasets.Dataset, probabilities: np.nda
         probabilities: `(clips, classes)`; six significant digits are kept.
     """
     facts = [clips[name] if name in clips.column_names else [""] * len(clips) for name in CLIP_FACTS]
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        complete_file(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(map(in_csv, ["path", *CLIP_FACTS, "seconds", "true", "predicted", *labels]))
         for clip, true, scores, *known in zip(clips["audio"], clips["label"], probabilities, *facts, strict=True):

@@ -84,7 +84,7 @@ def _per_class(
         for key, at in zip(("precision", "recall", "f1"), range(i, len(values), len(labels)), strict=True):
             row |= {key: float(values[at]), f"{key}_interval": intervals[at]}
         rows[name] = row
-    return rows
+    return rows if len(rows) > 1 else {}  # one alone says what all clips say
 
 
 def _by(predictions: Predictions, conditions: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:

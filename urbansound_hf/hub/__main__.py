@@ -9,7 +9,7 @@ from pathlib import Path
 
 from urbansound_hf.errors import exit_code
 from urbansound_hf.hub import dataset
-from urbansound_hf.hub.push import Target, add_target, push_run, push_space
+from urbansound_hf.hub.push import Target, push_run, push_space
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     page = commands.add_parser("space", help="push the browser page of a model as a Space")
     page.add_argument("model", metavar="RUN_OR_REPO", help="the folder of a run, or a Hub id")
     for command in (model, data, page):
-        add_target(command)
+        command.add_argument("repo_id", metavar="REPO_ID", help="owner/name on the Hub; created if it does not exist")
+        where = command.add_mutually_exclusive_group()
+        where.add_argument("--revision", metavar="BRANCH", help="a branch, created if need be (default: main)")
+        where.add_argument("--create_pr", action="store_true", help="open a pull request instead")
     for command in (model, page):
         command.add_argument("--private", action="store_true", default=None, help="a new repository is private")
     args = parser.parse_args(argv)

@@ -37,9 +37,8 @@ class Pusher(TrainerCallback):
         """Starts to push the model files of the checkpoint, never the optimizer's, and returns at once."""
         checkpoint = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
         files = model_files(checkpoint)
-        loadable = "config.json" in files and any(
-            name.startswith("model") for name in files
-        )  # not those of a linear probe
+        # the checkpoints of a linear probe do not open
+        loadable = "config.json" in files and any(name.startswith("model") for name in files)
         if self.strategy == "end" or not loadable or not (self.always or self.last.done()):
             return
         kept = keep(files, checkpoint.with_name(f"push-{state.global_step}"))

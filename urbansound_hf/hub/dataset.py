@@ -9,11 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import datasets
 import numpy as np
 
 from urbansound_hf.data import urbansound8k
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, check_free_space
 from urbansound_hf.hub.files import File
 from urbansound_hf.hub.push import Target, check_upload, upload, with_retries
 from urbansound_hf.reports.model_card import data_card
@@ -25,10 +24,7 @@ It may be shared for non-commercial purposes only, with attribution to its autho
 
 
 def push_dataset(data_dir: Path | None, target: Target) -> str:
-    """Prepares UrbanSound8K, unless it is prepared, and uploads it as one commit.
-
-    Returns:
-        the URL of the data set.
+    """Prepares UrbanSound8K, unless it is prepared, and uploads it as one commit; returns its URL.
 
     Raises:
         UserError: the data set is missing, or the Hub refuses the upload; what arrived is not sent again.
@@ -42,27 +38,22 @@ def push_dataset(data_dir: Path | None, target: Target) -> str:
     dataset = builder.as_dataset(split="train")  # typed `Audio`, so that the Hub's viewer plays it
     credits = builder.root / CREDITS
     with tempfile.TemporaryDirectory() as folder:
-        files: dict[str, File] = {**write_parquet(dataset, Path(folder))}
+        files: dict[str, File] = {}
+        check_free_space(folder, "TMPDIR", dataset.data.nbytes)  # a full disk would end the process in Arrow
+        folds = np.array(dataset["fold"])
+        present = np.unique(folds)
+        for number, fold in enumerate(present):
+            name = f"train-{number:05d}-of-{len(present):05d}.parquet"
+            dataset.select(np.flatnonzero(folds == fold)).to_parquet(Path(folder, name))
+            files[f"data/{name}"] = Path(folder, name)
         if credits.is_file():
             files[CREDITS] = credits
         table = urbansound8k.fold_table(dataset["label"], dataset["fold"])
         rate = dataset.features["audio"].sampling_rate
         page = data_card(target.repo_id, len(dataset), table, builder.notes, rate, credits.is_file())
         files["README.md"] = page.encode()
-        message = f"UrbanSound8K: {len(dataset):,} clips in {len(set(dataset['fold']))} folds, float mono, 16 kHz"
+        message = f"UrbanSound8K: {len(dataset):,} clips in {len(present)} folds, float mono, 16 kHz"
         return upload(target, files, message, replaces=lambda name: name.startswith("data/"))
-
-
-def write_parquet(dataset: datasets.Dataset, folder: Path) -> dict[str, Path]:
-    """Writes one file for each fold; returns them by their path on the Hub."""
-    folds = np.array(dataset["fold"])
-    present = sorted(set(folds.tolist()))
-    files = {}
-    for number, fold in enumerate(present):
-        name = f"train-{number:05d}-of-{len(present):05d}.parquet"
-        dataset.select(np.flatnonzero(folds == fold)).to_parquet(folder / name)
-        files[f"data/{name}"] = folder / name
-    return files
 
 
 def confirm(public: bool) -> None:

@@ -44,11 +44,7 @@ def model_files(folder: Path) -> dict[str, File]:
 
 
 def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
-    """The files of a finished run that are uploaded: the model, its card, its metrics and figures.
-
-    Args:
-        folder: the folder of the run.
-        card: the text of README.md, in place of the folder's own.
+    """The files of a finished run that are uploaded: the model, its card (`card`, if given), its metrics and figures.
 
     Text files that name a token or a path of this machine (the run's, those of its receipt, the user's home) are
     replaced by an anonymized copy.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import logging
@@ -45,12 +44,7 @@ class NotPushed(UserError):
 
 
 def with_retries(where: str, attempt: Callable[[], Answer], once: bool = False) -> Answer:
-    """Calls `attempt`, again after errors that are temporary, and returns its result.
-
-    Args:
-        where: the repository, for the message.
-        attempt: a request, or several, that can be repeated.
-        once: do not retry.
+    """Calls `attempt`, again after errors that are temporary unless `once`; `where` is the repository.
 
     Raises:
         NotPushed: the last attempt failed, or the error is not temporary.
@@ -63,53 +57,42 @@ def with_retries(where: str, attempt: Callable[[], Answer], once: bool = False) 
             if wait is None or not is_temporary(cause):
                 what, fix = explain_http_error(cause)
                 raise NotPushed(what, where, fix) from error
-            seconds = max(wait, retry_after(cause))
+            told = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
+            seconds = max(wait, float(told) if told.isdecimal() else 0.0)
             logger.warning("%s; next attempt in %g s", explain_http_error(cause)[0], seconds)
             time.sleep(seconds)
     raise AssertionError("the last attempt returns or raises")
 
 
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status of an error; None if it has none."""
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
-
-
 def is_temporary(error: BaseException) -> bool:
     """Whether the same request may succeed later: the Hub is busy, or the connection failed."""
     if isinstance(error, HfHubHTTPError):
-        return status_of(error) in TEMPORARY_STATUS
-    broken = isinstance(error, (HTTPError, ConnectionError, TimeoutError)) and not isinstance(
-        error, OfflineModeIsEnabled
-    )
-    return broken or isinstance(error, json.JSONDecodeError)  # an error page instead of JSON
+        return error.response.status_code in TEMPORARY_STATUS
+    broken = HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError  # the last: an error page instead of JSON
+    return isinstance(error, broken) and not isinstance(error, OfflineModeIsEnabled)
 
 
-def retry_after(error: BaseException) -> float:
-    """The Retry-After of the Hub, in seconds; 0 if it sent none."""
-    seconds = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return float(seconds) if seconds.isdecimal() else 0.0
+EXPLANATIONS: dict[type | int, tuple[str, str]] = {
+    OfflineModeIsEnabled: ("HF_HUB_OFFLINE is set, so nothing can be pushed", "unset HF_HUB_OFFLINE"),
+    HFValidationError: ("this is not a repository id: {}", "give owner/name, with letters, digits, - _ and ."),
+    RevisionNotFoundError: ("the branch does not exist", "leave out --revision for main"),
+    RepositoryNotFoundError: (
+        "the repository does not exist, or the token has no access to it", "check the name and the token"),
+    401: ("the token is invalid: mistyped, expired or revoked", LOGIN),
+    403: ("the token has no write access to the repository ({})",
+          "give a repository of your own, or a token with write access; --create_pr proposes the change to its owner"),
+    429: ("too many requests (429)", "run the same command later"),
+}  # fmt: skip
+"""What a failed request means and the way out, by the kind of error or its HTTP status; {}: the Hub's reason."""
 
 
 def explain_http_error(error: BaseException) -> tuple[str, str]:
     """The message of a failed request, and the fix."""
-    status = status_of(error)
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     reason = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so nothing can be pushed", "unset HF_HUB_OFFLINE"
-    if isinstance(error, HFValidationError):
-        return f"this is not a repository id: {reason[0]}", "give owner/name, with letters, digits, - _ and ."
-    if isinstance(error, RevisionNotFoundError):
-        return "the branch does not exist", "leave out --revision for main"
-    if isinstance(error, RepositoryNotFoundError):
-        return "the repository does not exist, or the token has no access to it", "check the name and the token"
-    if status == 401:
-        return "the token is invalid: mistyped, expired or revoked", LOGIN
-    if status == 403:
-        own = "give a repository of your own, or a token with write access"
-        fix = f"{own}; --create_pr proposes the change to its owner"
-        return f"the token has no write access to the repository ({reason[0]})", fix
-    if status == 429:
-        return "too many requests (429)", "run the same command later"
+    for kind, (what, fix) in EXPLANATIONS.items():
+        if status == kind or (isinstance(kind, type) and isinstance(error, kind)):
+            return what.format(reason[0]), fix
     if is_temporary(error):
         what = f"the Hub has an internal error ({status})" if status else f"the Hub cannot be reached ({reason[0]})"
         return what, "run the same command later; files that arrived are not sent again"
@@ -118,23 +101,14 @@ def explain_http_error(error: BaseException) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Target:
-    """The destination of a push.
+    """The destination of a push."""
 
-    Args:
-        repo_id: owner/name; a bare name belongs to the token's owner.
-        kind: "model", "dataset" or "space".
-        private: visibility of a new repository; None: the default of its owner.
-        revision: a branch, created if it does not exist; None: main.
-        create_pr: open a pull request instead of changing main.
-        token: default: the one that `hf auth login` or HF_TOKEN left.
-    """
-
-    repo_id: str
-    kind: str = "model"
-    private: bool | None = None
-    revision: str | None = None
-    create_pr: bool = False
-    token: str | None = field(default=None, repr=False)
+    repo_id: str  # owner/name; a bare name belongs to the token's owner
+    kind: str = "model"  # or "dataset", "space"
+    private: bool | None = None  # visibility of a new repository; None: the default of its owner
+    revision: str | None = None  # a branch, created if it does not exist; None: main
+    create_pr: bool = False  # open a pull request instead of changing main
+    token: str | None = field(default=None, repr=False)  # default: the one that `hf auth login` or HF_TOKEN left
 
     @property
     def api(self) -> HfApi:
@@ -144,8 +118,7 @@ class Target:
 def check_upload(target: Target) -> Target:
     """Checks token, name and write access before there is anything to push, and creates the repository.
 
-    Returns:
-        the target with its owner.
+    The target that it returns names the owner.
 
     Raises:
         NotPushed: no token, no write access, a repository of another kind, no connection.
@@ -168,7 +141,8 @@ def _make(target: Target) -> None:
     """Creates the repository and its branch unless they exist."""
     api, name, kind = target.api, target.repo_id, target.kind
     if not api.repo_exists(name, repo_type=kind):
-        for other in (other for other in KINDS if other != kind and api.repo_exists(name, repo_type=other)):
+        others = (other for other in ("model", "dataset", "space") if other != kind)
+        for other in (other for other in others if api.repo_exists(name, repo_type=other)):
             raise NotPushed(f"this repository is a {other}, not a {kind}", name, "choose another name")
         sdk = SDK if kind == "space" else None
         api.create_repo(name, repo_type=kind, private=target.private, exist_ok=True, space_sdk=sdk)
@@ -187,15 +161,8 @@ def upload(
 ) -> str:
     """Uploads files as one commit; a large file that the repository already has is not sent again.
 
-    Args:
-        target: as returned by `check_upload`.
-        files: local path or content, by path in the repository.
-        message: the commit's first line.
-        description: the lines below it.
-        replaces: tells of a path in the repository whether it is deleted when it is not in `files`.
-
-    Returns:
-        the URL of the repository, of its branch, or of the pull request.
+    `files` are local paths or contents by their path in the repository; what is there, not in them, and `replaces` is
+    true for is deleted. Returns the URL of the repository, of its branch, or of the pull request.
 
     Raises:
         NotPushed: all attempts failed; the repository is unchanged.
@@ -206,13 +173,8 @@ def upload(
         there = target.api.list_repo_files(**place)
         gone = [CommitOperationDelete(name) for name in there if replaces(name) and name not in files]
         new = [CommitOperationAdd(name, content) for name, content in files.items()]
-        return target.api.create_commit(
-            **place,
-            operations=[*gone, *new],
-            commit_message=message,
-            commit_description=description,
-            create_pr=target.create_pr,
-        )
+        about: dict[str, Any] = {"commit_message": message, "commit_description": description}
+        return target.api.create_commit(**place, **about, operations=[*gone, *new], create_pr=target.create_pr)
 
     # a second attempt could open a second pull request
     done = with_retries(target.repo_id, commit, once=target.create_pr)
@@ -223,10 +185,7 @@ def upload(
 
 
 def push_run(folder: Path, target: Target) -> str:
-    """Pushes a finished run as one commit; files of an older run in the repository are deleted.
-
-    Returns:
-        the URL of the repository.
+    """Pushes a finished run as one commit, without the files of an older one; returns the URL of the repository.
 
     Raises:
         UserError: the run is not finished, or the Hub refuses the upload.
@@ -240,14 +199,7 @@ def push_run(folder: Path, target: Target) -> str:
 
 
 def push_space(model: str, target: Target) -> str:
-    """Writes the page of a model as a Space, and pushes it as one commit.
-
-    Args:
-        model: a Hub id, or the folder of a run, whose checkpoint becomes part of the Space.
-        target: of kind "space".
-
-    Returns:
-        the URL of the repository.
+    """Writes the page of a model, a Hub id or a run's folder, as a Space; pushes it as one commit; returns its URL.
 
     Raises:
         UserError: the model is no checkpoint, or the Hub refuses the upload.
@@ -273,14 +225,3 @@ def commit_message(folder: Path) -> tuple[str, str]:
     code = f"urbansound-hf {environment['urbansound_hf']}, source {environment['code']['source']}"
     subject = f"{model}: accuracy {metrics['test_accuracy']:.3f} on {len(run.predictions):,} clips ({protocol})"
     return subject, f"Data: {receipt['data']['name']}. Code: {code}."
-
-
-KINDS = ("model", "dataset", "space")
-
-
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of the destination, except visibility: its default depends on what is pushed."""
-    parser.add_argument("repo_id", metavar="REPO_ID", help="owner/name on the Hub; created if it does not exist")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--revision", metavar="BRANCH", help="a branch, created if it does not exist (default: main)")
-    where.add_argument("--create_pr", action="store_true", help="open a pull request instead")

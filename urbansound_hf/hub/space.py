@@ -17,7 +17,7 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from urbansound_hf import __version__
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, complete_file, write_text
 from urbansound_hf.layout import CONFIGS, PACKAGE_ROOT
 from urbansound_hf.models.loading import check_path
 from urbansound_hf.text import rendered
@@ -28,12 +28,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_space(folder: Path, model: str, title: str) -> None:
-    """Writes a Space that serves one model.
+    """Writes a Space that serves one model into a folder; files in it of the same names are replaced.
 
-    Args:
-        folder: made if need be; files in it of the same names are replaced.
-        model: a Hub id, which the Space downloads, or the folder of a run, whose checkpoint becomes part of the Space.
-        title: of the Space's card, in one line.
+    A Hub id is downloaded by the Space; the checkpoint of a run's folder becomes part of it.
 
     Raises:
         UserError: the model is no checkpoint, this package or one that the Space needs is not installed.
@@ -45,15 +42,16 @@ def write_space(folder: Path, model: str, title: str) -> None:
         shutil.rmtree(folder / "model", ignore_errors=True)
         (folder / "model").mkdir()
         for file in chain.from_iterable(Path(model).glob(pattern) for pattern in CHECKPOINT):
-            shutil.copy(file, folder / "model")
+            with complete_file(folder / "model" / file.name) as partial:
+                shutil.copy(file, partial)
     title = " ".join(title.split())
     values = {"title": title, "quoted_title": repr(title), "local": local, "named": model}
     values |= {"model": repr("model" if local else model), "python": ".".join(map(str, sys.version_info[:2]))}
     needed = pins()  # before anything is written
     requirements = "\n".join([f"./{write_wheel(folder).name}", *needed]) + "\n"
-    (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
+    write_text(folder / "requirements.txt", requirements)
     for template in TEMPLATES.iterdir():
-        (folder / template.stem).write_text(rendered(template, **values), encoding="utf-8")
+        write_text(folder / template.stem, rendered(template, **values))
 
 
 def pins() -> list[str]:
@@ -64,15 +62,10 @@ def pins() -> list[str]:
     """
     needs = [need for need in installed().requires or () if ";" not in need or need.endswith("extra == 'app'")]
     names = (re.split(r"[^\w.-]", need, maxsplit=1)[0] for need in needs)
-    return [f"{name}=={_installed(name)}" for name in names]
-
-
-def _installed(name: str) -> str:
-    """The version of an installed package; a local build (2.14.1+cpu) has the name that the index gives it."""
-    try:
-        return version(name).partition("+")[0]
-    except PackageNotFoundError:
-        what = f"a Space needs {name}, which is not installed"
+    try:  # a local build (2.14.1+cpu) has the name that the index gives it
+        return [f"{name}=={version(name).partition('+')[0]}" for name in names]
+    except PackageNotFoundError as error:
+        what = f"a Space needs {error.name}, which is not installed"
         raise UserError(what, fix="pip install 'urbansound-hf[app]'") from None
 
 
@@ -99,16 +92,10 @@ def installed() -> Distribution:
 
 
 def write_wheel(folder: Path) -> Path:
-    """Writes the running package, the shipped configs included, as a wheel.
+    """Writes the running package, the shipped configs included, as a wheel into an existing folder; returns its path.
 
     The modules are those of the running package, the metadata those of its installation. The same package gives the
     same bytes.
-
-    Args:
-        folder: where to write; it exists.
-
-    Returns:
-        the path of `urbansound_hf-VERSION-py3-none-any.whl`.
 
     Raises:
         UserError: the package is not installed, or another version of it is.
@@ -123,7 +110,7 @@ def write_wheel(folder: Path) -> Path:
         record += f"{name},sha256={digest},{len(content)}\n"
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     path = folder / f"urbansound_hf-{about.version}-py3-none-any.whl"
-    with ZipFile(path, "w") as archive:
+    with complete_file(path) as partial, ZipFile(partial, "w") as archive:
         for name, content in files.items():
             entry = ZipInfo(name)  # dated 1980
             entry.external_attr = 0o100644 << 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,25 +26,15 @@ ACCELERATORS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/
 
 @dataclass(frozen=True)
 class Facts:
-    """What a classifier has to know of its model.
+    """What a classifier has to know of its model."""
 
-    Args:
-        labels: class names in the order of the logits.
-        sampling_rate: of its input, in Hz.
-        problem_type: of the config; decides the function from logits to scores.
-        clip_seconds: length of the clips it was trained on; None where the config has none.
-        shifts: number of circular shifts of a clip whose scores are averaged.
-        longest_seconds: the length to which its feature extractor brings every clip, if it does.
-        shortest_samples: fewest samples that it accepts.
-    """
-
-    labels: list[str]
-    sampling_rate: int
-    problem_type: str | None
-    clip_seconds: float | None
-    shifts: int
-    longest_seconds: float | None
-    shortest_samples: int
+    labels: list[str]  # class names in the order of the logits
+    sampling_rate: int  # of its input, in Hz
+    problem_type: str | None  # of the config; decides the function from logits to scores
+    clip_seconds: float | None  # length of the clips it was trained on; None where the config has none
+    shifts: int  # number of circular shifts of a clip whose scores are averaged
+    longest_seconds: float | None  # the length to which its feature extractor brings every clip, if it does
+    shortest_samples: int  # fewest samples that it accepts
 
     @classmethod
     def of(cls, config: Mapping[str, Any], rate: int, longest_seconds: float | None, shortest_samples: int) -> Facts:
@@ -55,19 +46,12 @@ class Facts:
 
 
 class Backend(Protocol):
-    """A loaded model.
-
-    Attributes:
-        facts: of the model.
-        feature_extractor: computes its inputs.
-        batch_size: windows in one forward pass, where none was asked for.
-        on_accelerator: whether the CPU is free while a batch is computed.
-    """
+    """A loaded model."""
 
     facts: Facts
     feature_extractor: FeatureExtractor
-    batch_size: int
-    on_accelerator: bool
+    batch_size: int  # windows in one forward pass, where none was asked for
+    on_accelerator: bool  # whether the CPU is free while a batch is computed
 
     def start(self, batch: Features, embed: bool = False) -> Callable[[], np.ndarray]:
         """Starts a forward pass; what is returned waits for its logits, `(batch, classes)` float32.
@@ -91,7 +75,9 @@ def chosen_backend(name: str | Path, device: str | None, backend: str, dtype: st
             raise UserError(what, "--backend, --dtype, --device", "leave out --backend onnx and --dtype int8")
         return "onnx"
     exported = Path(name) / ONNX_EXPORT
-    on_cpu = device == "cpu" or (device is None and not _has_accelerator())
+    # A guess without importing torch: a device file of a GPU, or a Mac.
+    accelerated = sys.platform == "darwin" or any(map(os.path.exists, ACCELERATORS))
+    on_cpu = device == "cpu" or (device is None and not accelerated)
     if backend == "torch" or not on_cpu or dtype not in (None, "float32") or not exported.is_file():
         return "torch"
     if not importlib.util.find_spec("onnxruntime"):
@@ -109,8 +95,3 @@ def is_stale(folder: Path) -> bool:
     except (ValueError, KeyError, TypeError):
         return True
     return weights_fingerprint(folder) not in ("", exported)
-
-
-def _has_accelerator() -> bool:
-    """A guess without importing torch: a device file of a GPU, or a Mac."""
-    return sys.platform == "darwin" or any(Path(device).exists() for device in ACCELERATORS)

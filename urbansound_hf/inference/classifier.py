@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from urbansound_hf import progress
-from urbansound_hf.audio.io import AudioError, Source
+from urbansound_hf.audio.io import LIMITS, AudioError, Source
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, equal_shapes, extract_or_refuse, shifted
 from urbansound_hf.inference.backend import Backend, chosen_backend
@@ -41,6 +41,7 @@ class SoundClassifier:
         labels: class names in the order of the columns of `probabilities`.
         sampling_rate: of the model's input, in Hz.
         window_seconds: the length it was trained on; longer recordings are cut into windows of it.
+        limits: what is refused of sounds (`audio.io.Limits`); may be set.
 
     >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")  # the folder of a run, or a Hub id
     >>> result = model.classify("clip.wav")
@@ -51,7 +52,7 @@ class SoundClassifier:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, facts = backend, backend.facts
+        self.backend, facts, self.limits = backend, backend.facts, LIMITS
         self.feature_extractor = backend.feature_extractor
         self.labels, self.sampling_rate, self.problem_type = facts.labels, facts.sampling_rate, facts.problem_type
         trained_on, longest = facts.clip_seconds, facts.longest_seconds
@@ -200,10 +201,11 @@ class SoundClassifier:
                 if self.backend.on_accelerator and progress.worker_count() > 2 and "fork" in get_all_start_methods():
                     from urbansound_hf.inference.workers import WholeClips, prepared_in_processes
 
-                    clips = WholeClips(self.sampling_rate, window, hop, self._prepare)
+                    clips = WholeClips(self.sampling_rate, window, hop, self._prepare, self.limits)
                     prepared = prepared_in_processes(clips, pool, sources)
                 else:  # two calls of torch at a time would only get into each other's way
-                    prepared = map(self._prepare, read_windows(pool, sources, self.sampling_rate, window, hop))
+                    read = read_windows(pool, sources, self.sampling_rate, window, hop, self.limits)
+                    prepared = map(self._prepare, read)
                 scored = self._score(prepared, size, embeddings, track)
                 for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
                     yield self._result(pairs, top_k, on_window)
@@ -217,17 +219,12 @@ class SoundClassifier:
         window = self.window_seconds if window_seconds is None else window_seconds
         hop = window / 2 if hop_seconds is None else hop_seconds
         if self.longest_seconds and window > self.longest_seconds:
-            raise UserError(
-                f"a window of {window:g} s is longer than the {self.longest_seconds:g} s that this model takes",
-                "--window_seconds",
-                f"give at most {self.longest_seconds:g}",
-            )
+            what = f"a window of {window:g} s is longer than the {self.longest_seconds:g} s that this model takes"
+            raise UserError(what, "--window_seconds", f"give at most {self.longest_seconds:g}")
         if not 1 / self.sampling_rate <= hop <= window < float("inf"):
-            raise UserError(
-                f"windows of {window:g} s, one every {hop:g} s, do not cover a recording",
-                "--window_seconds, --hop_seconds",
-                "both are above 0, and the hop is no longer than the window",
-            )
+            what = f"windows of {window:g} s, one every {hop:g} s, do not cover a recording"
+            fix = "both are above 0, and the hop is no longer than the window"
+            raise UserError(what, "--window_seconds, --hop_seconds", fix)
         return round(window * self.sampling_rate), round(hop * self.sampling_rate)
 
     def _prepare(self, item: Cut) -> Prepared:
@@ -362,7 +359,6 @@ class NotFiniteScores(UserError):
 def finite(scores: np.ndarray) -> np.ndarray:
     """The scores; raises NotFiniteScores where one is not a finite number."""
     if not np.isfinite(scores).all():
-        raise NotFiniteScores(
-            "the model gives scores that are not finite", "", "train it again, or serve it in float32"
-        )
+        fix = "train it again, or serve it in float32"
+        raise NotFiniteScores("the model gives scores that are not finite", "", fix)
     return scores

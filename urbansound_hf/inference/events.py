@@ -24,20 +24,13 @@ NOTHING, BELOW = -2, -1  # in place of a class number: no event, `UNKNOWN`
 
 @dataclass(frozen=True)
 class Event:
-    """A stretch of a recording with one label.
+    """A stretch of a recording with one label."""
 
-    Args:
-        start, end: in seconds.
-        label: a class, or `unknown`.
-        score: mean of the label's scores over the stretch; of `unknown`, mean of the highest scores.
-        silence: whether all windows that cover it are silent; the label and the score of the model stay.
-    """
-
-    start: float
+    start: float  # seconds
     end: float
-    label: str
-    score: float
-    silence: bool = False
+    label: str  # a class, or `unknown`
+    score: float  # mean of the label's scores over the stretch; of `unknown`, mean of the highest scores
+    silence: bool = False  # whether all windows that cover it are silent; the label and the score of the model stay
 
     @property
     def text(self) -> str:
@@ -49,15 +42,13 @@ def merge_windows(
     bounds: np.ndarray, scores: np.ndarray, silent: np.ndarray, labels: Sequence[str], multi_label: bool,
     min_score: float | None = None, min_seconds: float = 0.0, smooth: int = 1,
 ) -> list[Event]:  # fmt: skip
-    """The events of a recording by the rule above, in order of their starts.
+    """The events of a recording by the rule above, in order of their starts; for the last three see `Classification`.
 
     Args:
         bounds: `(windows, 2)` starts and ends in seconds, both ascending, without gaps.
-        scores: `(windows, classes)`.
+        scores: `(windows, classes)`; `labels` has a name for each column.
         silent: `(windows,)` bool.
-        labels: class names, one for each column of `scores`.
         multi_label: whether labels exclude each other (False) or may overlap.
-        min_score, min_seconds, smooth: as in `Classification.events`.
     """
     import numpy as np
 
@@ -68,11 +59,10 @@ def merge_windows(
         means = median_filter(means, (smooth, 1), mode="nearest")
     if multi_label:
         reached = means >= (MULTI_LABEL_SCORE if min_score is None else min_score)  # (cells, classes)
-        found = [
-            event
-            for number in np.flatnonzero(reached.any(axis=0))
-            for event in _runs(np.where(reached[:, number], number, NOTHING), quiet, means[:, number], edges, labels)
-        ]
+        found: list[Event] = []
+        for number in np.flatnonzero(reached.any(axis=0)):
+            keys = np.where(reached[:, number], number, NOTHING)
+            found += _runs(keys, quiet, means[:, number], edges, labels)
     else:
         best, highest = means.argmax(axis=1), means.max(axis=1)
         keys = best if min_score is None else np.where(highest < min_score, BELOW, best)

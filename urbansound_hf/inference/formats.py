@@ -12,6 +12,7 @@ import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,26 +30,19 @@ BAR_WIDTH = 10  # characters
 BLOCKS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")  # eighths of a █
 RAVEN = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)",
          "Label", "Score")  # fmt: skip
+TABS: dict[str, Any] = {"delimiter": "\t", "lineterminator": "\n", "quoting": csv.QUOTE_NONE, "quotechar": None}
 ROWS_AT_ONCE = 10_000  # of a Parquet file
 
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """What is written of each result.
+    """What is written of each result."""
 
-    Args:
-        top_k: number of labels of each window, which decides the columns of a CSV.
-        events: merged events instead of windows; always for the formats in `ANNOTATIONS`.
-        rules: arguments of `Classification.events`.
-        highest_hz: the upper end of the frequencies that the model hears, for Raven.
-        embeddings: whether windows have an embedding, which goes into a column of Parquet.
-    """
-
-    top_k: int = 5
-    events: bool = False
-    rules: Mapping[str, Any] = field(default_factory=dict)
-    highest_hz: float = 8000.0
-    embeddings: bool = False
+    top_k: int = 5  # number of labels of each window, which decides the columns of a CSV
+    events: bool = False  # merged events instead of windows; always for the formats in `ANNOTATIONS`
+    rules: Mapping[str, Any] = field(default_factory=dict)  # arguments of `Classification.events`
+    highest_hz: float = 8000.0  # the upper end of the frequencies that the model hears, for Raven
+    embeddings: bool = False  # whether windows have an embedding, which goes into a column of Parquet
 
 
 def records(result: Classification, form: str, options: WriteOptions) -> list[Record]:
@@ -94,11 +88,7 @@ def sound_by_sound(start: Callable[[TextIO, WriteOptions], Write]) -> Format:
     return write
 
 
-# ---- JSON lines, CSV, Parquet
-
-
-def _jsonl(stream: TextIO, options: WriteOptions) -> Write:
-    return lambda sound: stream.writelines(json.dumps(record) + "\n" for record in sound)
+# ---- CSV, Parquet
 
 
 def _csv(stream: TextIO, options: WriteOptions) -> Write:
@@ -146,15 +136,14 @@ def _parquet_row(record: Record) -> Record:
 
 def _audacity(stream: TextIO, options: WriteOptions) -> Write:
     """https://manual.audacityteam.org/man/importing_and_exporting_labels.html: start, end, label; tabs, no header."""
-    lines = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
-    return lambda sound: lines.writerows(
-        (f"{each['start']:.6f}", f"{each['end']:.6f}", _label(each)) for each in _readable(sound)
-    )
+    lines = csv.writer(stream, **TABS)
+    row = "{start:.6f} {end:.6f}".format_map
+    return lambda sound: lines.writerows((*row(each).split(), _label(each)) for each in _readable(sound))
 
 
 def _raven(stream: TextIO, options: WriteOptions) -> Write:
     """A selection table of Raven Pro, with a header and two columns of its own: Label, Score."""
-    lines = csv.writer(stream, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+    lines = csv.writer(stream, **TABS)
     lines.writerow(RAVEN)
     band = (0, f"{options.highest_hz:g}")
     return lambda sound: lines.writerows(
@@ -176,10 +165,6 @@ def _label(event: Record) -> str:
 
 
 # ---- the table
-
-
-def _table(stream: TextIO, options: WriteOptions) -> Write:
-    return lambda sound: _print_table(sound, stream, options.rules)
 
 
 def _print_error(record: Record) -> None:
@@ -232,8 +217,8 @@ def _shows_blocks(stream: TextIO) -> bool:
 
 
 FORMATS: dict[str, Format] = {
-    "table": sound_by_sound(_table),
-    "jsonl": sound_by_sound(_jsonl),
+    "table": sound_by_sound(lambda stream, options: partial(_print_table, stream=stream, rules=options.rules)),
+    "jsonl": sound_by_sound(lambda stream, _: lambda sound: stream.writelines(json.dumps(r) + "\n" for r in sound)),
     "csv": sound_by_sound(_csv),
     "parquet": _parquet,
     "audacity": sound_by_sound(_audacity),

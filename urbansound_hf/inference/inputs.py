@@ -19,7 +19,7 @@ import numpy as np
 
 from urbansound_hf import progress
 from urbansound_hf.audio.files import SUFFIXES, find_audio_files
-from urbansound_hf.audio.io import AudioError, Source, cut_windows, is_address, stream_audio
+from urbansound_hf.audio.io import LIMITS, AudioError, Limits, Source, cut_windows, is_address, stream_audio
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG, RECEIPT, expand_user
 from urbansound_hf.profiling import stage
@@ -114,27 +114,26 @@ def newest_run(root: Path = Path("outputs")) -> Path:
     """The newest finished run under `root`: a checkpoint folder with a receipt, which training writes last."""
     receipts = [receipt for receipt in root.rglob(RECEIPT) if (receipt.parent / MODEL_CONFIG).is_file()]
     if not receipts:
-        raise UserError(
-            "no model was named and no finished run was found",
-            f"{root}/",
-            "train one (urbansound-hf train demo) or give --model FOLDER_OR_HUB_ID",
-        )
+        fix = "train one (urbansound-hf train demo) or give --model FOLDER_OR_HUB_ID"
+        raise UserError("no model was named and no finished run was found", f"{root}/", fix)
     return max(receipts, key=lambda receipt: receipt.stat().st_mtime).parent
 
 
 def read_windows(
-    pool: ThreadPoolExecutor, sources: Iterable[Source], sampling_rate: int, window: int, hop: int
+    pool: ThreadPoolExecutor,
+    sources: Iterable[Source],
+    sampling_rate: int,
+    window: int,
+    hop: int,
+    limits: Limits = LIMITS,
 ) -> Iterator[Cut]:
-    """Reads sounds in the threads of `pool` and cuts them with `audio.windows`, in order.
-
-    Args:
-        sampling_rate: of the result, in Hz.
-        window, hop: in samples of that rate.
+    """Reads sounds in the threads of `pool` and cuts them, in order; `window` and `hop` are in samples of the new rate.
 
     Yields:
         each window with its `(samples,)` float32 waveform; an unreadable sound as one window with the reason.
     """
-    for number, recording in enumerate(ahead(pool, partial(Recording, sampling_rate=sampling_rate), sources, THREADS)):
+    opened = partial(Recording, sampling_rate=sampling_rate, limits=limits)
+    for number, recording in enumerate(ahead(pool, opened, sources, THREADS)):
         yield from recording.windows(pool, number, window, hop)
 
 
@@ -164,12 +163,13 @@ def _waited(future: Future[Result]) -> Result:
 class Recording:
     """A sound of which the beginning was read: all of a clip, `AHEAD_SECONDS` of a long recording."""
 
-    def __init__(self, source: Source, sampling_rate: int) -> None:
+    def __init__(self, source: Source, sampling_rate: int, limits: Limits = LIMITS) -> None:
         self.name, self.sampling_rate = name_of(source), sampling_rate
         self.notes: list[str] = []
         self._read = deque[np.ndarray]()
         self._error: AudioError | None = None
-        self._rest: Iterator[np.ndarray] | None = stream_audio(source, sampling_rate, self.name, self.notes)
+        self._rest: Iterator[np.ndarray] | None
+        self._rest = stream_audio(source, sampling_rate, self.name, self.notes, limits)
         samples = 0
         while self._rest and samples < AHEAD_SECONDS * sampling_rate:
             samples += self._read_block()
@@ -243,7 +243,9 @@ def _expand(name: str, problems: list[AudioError]) -> list[Source]:
         if path.is_fifo():  # <(command), /dev/stdin behind a pipe: libsndfile has to seek
             return [StandardInput(path.read_bytes(), name)]
         if glob.has_magic(name) and not path.exists():
-            return [sound for match in _matches(path) for sound in _expand(match, problems)]
+            if not (matches := sorted(glob.iglob(str(path), recursive=True))):  # noqa: PTH207
+                raise AudioError("matches no file", f"{path}", "check the folder and the pattern")
+            return [sound for match in matches for sound in _expand(match, problems)]
     except OSError as error:  # a name that is too long, a folder without permission
         raise AudioError(f"cannot be read ({error.strerror})", name) from error
     return [path]  # if it isn't there, the decoder says so under its name
@@ -259,10 +261,3 @@ def _sounds_in(folder: Path, problems: list[AudioError]) -> list[Path]:
     for note in found.notes():
         progress.say(f"{folder}: {note}")
     return found.sounds
-
-
-def _matches(pattern: Path) -> list[str]:
-    matches = sorted(glob.iglob(str(pattern), recursive=True))  # noqa: PTH207
-    if not matches:
-        raise AudioError("matches no file", f"{pattern}", "check the folder and the pattern")
-    return matches

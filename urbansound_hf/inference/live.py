@@ -18,7 +18,7 @@ from urbansound_hf import progress
 from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, cut_windows
 from urbansound_hf.audio.resampling import Resampler
 from urbansound_hf.errors import UserError
-from urbansound_hf.inference.formats import FORMATS, Write, WriteOptions, records, sound_by_sound, window_line
+from urbansound_hf.inference.formats import FORMATS, WriteOptions, records, window_line
 from urbansound_hf.inference.inputs import Window, level_db
 from urbansound_hf.inference.output import Classification, Prediction
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LIVE = "live"  # the path in the records
 BLOCK_SECONDS = 0.1  # of sound that comes at a time
+NO_MICROPHONE, LIST_MICROPHONES = "no microphone can be opened ({})", "see: python -m sounddevice"
 BACKLOG_SECONDS = 10.0  # of sound from a microphone that waits for the model
 
 
@@ -69,23 +70,27 @@ def listen(
     cut = cut_windows(_at_rate(blocks, sampling_rate, classifier.sampling_rate), window, hop)
     for number, (start, end, waveform) in enumerate(cut):
         started = time.perf_counter()
-        scores = classifier.probabilities([waveform])[0]
+        prediction = score_window(classifier, start, end, waveform, top_k)
         if number == 1:  # the first one also warms the model up
             latency = time.perf_counter() - started
             progress.say(f"latency: {1000 * latency:.0f} ms from the last sample of a window to its scores")
-        yield classifier.prediction(Window(0, LIVE, start, end, level_db(waveform)), scores, top_k)
+        yield prediction
+
+
+def score_window(classifier: SoundClassifier, start: int, end: int, waveform: np.ndarray, top_k: int) -> Prediction:
+    """The prediction of a `(samples,)` window from sample `start` to `end` of live sound, at the model's rate."""
+    window = Window(0, LIVE, start, end, level_db(waveform))
+    return classifier.prediction(window, classifier.probabilities([waveform])[0], top_k)
 
 
 def write_live(predictions: Iterable[Prediction], form: str, options: WriteOptions, stream: TextIO) -> None:
     """Writes each window when it comes: JSON lines, CSV, or for a table a line of its times, label and score."""
-    lines = FORMATS[form] if form != "table" else sound_by_sound(_lines)
-    lines((records(Classification(LIVE, (each,)), "jsonl", options) for each in predictions), stream, options)
-
-
-def _lines(stream: TextIO, options: WriteOptions) -> Write:
-    return lambda sound: print(
-        *(window_line(record, stream, options.rules.get("min_score")) for record in sound), sep="\n", file=stream
-    )
+    windows = (records(Classification(LIVE, (each,)), "jsonl", options) for each in predictions)
+    if form == "table":
+        for (window,) in windows:
+            print(window_line(window, stream, options.rules.get("min_score")), file=stream, flush=True)
+    else:
+        FORMATS[form](windows, stream, options)
 
 
 def raw_pcm(stream: BinaryIO, sampling_rate: int) -> Iterator[np.ndarray]:
@@ -100,10 +105,7 @@ def raw_pcm(stream: BinaryIO, sampling_rate: int) -> Iterator[np.ndarray]:
 
 
 def microphone(device: str | int | None = None) -> tuple[int, Iterator[np.ndarray]]:
-    """Opens a microphone through PortAudio.
-
-    Args:
-        device: name or number, as `python -m sounddevice` lists them (default: the system's).
+    """Opens a microphone through PortAudio, by name or number as `python -m sounddevice` lists them.
 
     Returns:
         the sampling rate of the device in Hz, and endless blocks `(samples,)` float32, which open it.
@@ -111,11 +113,17 @@ def microphone(device: str | int | None = None) -> tuple[int, Iterator[np.ndarra
     Raises:
         UserError: sounddevice or PortAudio is not installed, or there is no such microphone.
     """
-    library = _sounddevice()
+    try:
+        import sounddevice as library
+    except ImportError:
+        raise UserError("a microphone needs sounddevice", "--microphone", "pip install 'urbansound-hf[live]'") from None
+    except OSError:  # the package is there, and the library is not
+        fix = "apt-get install libportaudio2" if sys.platform == "linux" else "install PortAudio"
+        raise UserError("sounddevice does not find the PortAudio library", "--microphone", fix) from None
     try:
         rate = int(library.query_devices(device, "input")["default_samplerate"])
     except (ValueError, library.PortAudioError) as error:
-        raise _no_microphone(error) from None
+        raise UserError(NO_MICROPHONE.format(error), "--microphone", LIST_MICROPHONES) from None
     return rate, _recorded(library, device, rate)
 
 
@@ -139,22 +147,7 @@ def _recorded(library: Any, device: str | int | None, rate: int) -> Iterator[np.
                     dropped = 0
                 yield waiting.get()
     except library.PortAudioError as error:
-        raise _no_microphone(error) from None
-
-
-def _sounddevice() -> Any:
-    try:
-        import sounddevice
-    except ImportError:
-        raise UserError("a microphone needs sounddevice", "--microphone", "pip install 'urbansound-hf[live]'") from None
-    except OSError:  # the package is there, and the library is not
-        fix = "apt-get install libportaudio2" if sys.platform == "linux" else "install PortAudio"
-        raise UserError("sounddevice does not find the PortAudio library", "--microphone", fix) from None
-    return sounddevice
-
-
-def _no_microphone(error: Exception) -> UserError:
-    return UserError(f"no microphone can be opened ({error})", "--microphone", "see: python -m sounddevice")
+        raise UserError(NO_MICROPHONE.format(error), "--microphone", LIST_MICROPHONES) from None
 
 
 def _at_rate(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iterator[np.ndarray]:

@@ -32,23 +32,17 @@ Track = Callable[[Iterable[int]], Iterable[int]]
 class Occlusion:
     """The effect of silencing each tile on a score.
 
-    Args:
-        label: the class that is explained.
-        score: of the whole sound, in [0, 1].
-        without: `(bands, steps)` float32, the score that is left without each tile.
-        evidence: `(bands, steps)`, by how much the tile raises the log-odds of the class against all others; below 0
-            where it speaks against the class. (A sure model moves from 0.999 to 0.99 where a doubting one moves from
-            0.7 to 0.2: the scores themselves would show nothing.)
-        times: `(steps + 1,)` edges of the tiles in seconds.
-        hertz: `(bands + 1,)` edges of the tiles, evenly spaced in mel.
+    The evidence is by how much a tile raises the log-odds of the class against all others; below 0 where it speaks
+    against the class. (A sure model moves from 0.999 to 0.99 where a doubting one moves from 0.7 to 0.2: the scores
+    themselves would show nothing.)
     """
 
-    label: str
-    score: float
-    without: np.ndarray
-    evidence: np.ndarray
-    times: np.ndarray
-    hertz: np.ndarray
+    label: str  # the class that is explained
+    score: float  # of the whole sound, in [0, 1]
+    without: np.ndarray  # (bands, steps) float32, the score that is left without each tile
+    evidence: np.ndarray  # (bands, steps)
+    times: np.ndarray  # (steps + 1,) edges of the tiles in seconds
+    hertz: np.ndarray  # (bands + 1,) edges of the tiles, evenly spaced in mel
 
     def sentence(self) -> str:
         """The tile that is missed most, in words."""
@@ -80,20 +74,18 @@ def occlusion(
         UserError: the model has no such class.
         AudioError: the sound is too short for the model.
     """
+    labels = classifier.labels
+    if label is not None and label not in labels:
+        raise UserError(f"the model has no class {label!r}", fix=f"choose one of {', '.join(labels)}")
     whole = classifier.probabilities([waveform])[0]
-    chosen = int(whole.argmax()) if label is None else _position(label, classifier.labels)
+    chosen = int(whole.argmax()) if label is None else labels.index(label)
     hertz = from_mel(np.linspace(0, to_mel(classifier.sampling_rate / 2), BANDS + 1))
     silenced = _silenced(waveform, classifier.sampling_rate, hertz)
     left = np.stack([classifier.probabilities([silenced(band, step) for step in range(STEPS)])
                      for band in track(range(BANDS))])  # (bands, steps, classes)  # fmt: skip
-    return Occlusion(
-        classifier.labels[chosen],
-        float(whole[chosen]),
-        left[:, :, chosen],
-        _log_odds(whole, chosen) - _log_odds(left, chosen),
-        np.linspace(0, len(waveform) / classifier.sampling_rate, STEPS + 1),
-        hertz,
-    )
+    evidence = _log_odds(whole, chosen) - _log_odds(left, chosen)
+    times = np.linspace(0, len(waveform) / classifier.sampling_rate, STEPS + 1)
+    return Occlusion(labels[chosen], float(whole[chosen]), left[:, :, chosen], evidence, times, hertz)
 
 
 def _silenced(waveform: np.ndarray, rate: int, hertz: np.ndarray) -> Callable[[int, int], np.ndarray]:
@@ -116,9 +108,3 @@ def _log_odds(scores: np.ndarray, chosen: int) -> np.ndarray:
     """Of `(…, classes)` scores; the others' sum, because 1 − 0.9999999 is lost in single precision."""
     others = np.delete(scores, chosen, axis=-1).sum(axis=-1)
     return np.log(np.maximum(scores[..., chosen], 1e-30)) - np.log(np.maximum(others, 1e-30))
-
-
-def _position(label: str, labels: list[str]) -> int:
-    if label not in labels:
-        raise UserError(f"the model has no class {label!r}", fix=f"choose one of {', '.join(labels)}")
-    return labels.index(label)

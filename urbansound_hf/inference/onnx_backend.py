@@ -20,12 +20,7 @@ TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)"
 
 
 class OnnxBackend:
-    """A model in float32 or int8 on the CPU; a `backend.Backend`.
-
-    Args:
-        name_or_path: a folder with `onnx/`, or a Hub id.
-        revision: branch, tag or commit of a Hub id.
-        int8: the model whose matrices are stored in 8 bits.
+    """A model in float32, or with matrices in 8 bits, on the CPU, of a folder with `onnx/` or a Hub id; a `Backend`.
 
     Raises:
         UserError: ONNX Runtime is not installed, there is no export, or it is older than the weights.
@@ -37,10 +32,18 @@ class OnnxBackend:
         try:
             import onnxruntime
         except ImportError as error:
-            raise UserError(
-                "ONNX Runtime is not installed", "--backend onnx", "pip install 'urbansound-hf[onnx]'"
-            ) from error
-        folder = Path(name_or_path) if Path(name_or_path).is_dir() else _downloaded(str(name_or_path), revision)
+            fix = "pip install 'urbansound-hf[onnx]'"
+            raise UserError("ONNX Runtime is not installed", "--backend onnx", fix) from error
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            try:
+                files = ["onnx/*", "*.json"]
+                folder = Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=files))
+            except (OSError, ValueError) as error:
+                what = f"no ONNX export could be downloaded ({str(error).splitlines()[0]})"
+                raise UserError(what, str(name_or_path), "check the name, or give a folder") from error
         model = folder / (ONNX_INT8 if int8 else ONNX_MODEL)
         if not model.is_file() or not (folder / ONNX_EXPORT).is_file():
             flag = " --int8" if int8 else ""
@@ -72,15 +75,3 @@ class OnnxBackend:
         inputs = {name: np.ascontiguousarray(batch[name], kind) for name, kind in self.types.items()}
         found = self.session.run(["logits", "embedding"] if embed else ["logits"], inputs)
         return lambda: np.concatenate(found, axis=1) if embed else found[0]
-
-
-def _downloaded(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["onnx/*", "*.json"]))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"no ONNX export could be downloaded ({reason})", name, "check the name, or give a folder"
-        ) from (error)

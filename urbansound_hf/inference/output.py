@@ -18,20 +18,13 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Prediction:
-    """The classes of one window.
+    """The classes of one window."""
 
-    Args:
-        start, end: of the window in the recording, in seconds.
-        top: labels and their scores, highest score first.
-        level_db: RMS level of the model's input in dBFS (full scale 1.0); of a summary, that of the loudest window.
-        embedding: `(hidden,)` float32, of a window where embeddings were asked for.
-    """
-
-    start: float
+    start: float  # of the window in the recording, in seconds
     end: float
-    top: tuple[tuple[str, float], ...]
-    level_db: float = 0.0
-    embedding: np.ndarray | None = field(default=None, repr=False, compare=False)
+    top: tuple[tuple[str, float], ...]  # labels and their scores, highest score first
+    level_db: float = 0.0  # RMS level of the model's input in dBFS (full scale 1.0); of a summary, the loudest window's
+    embedding: np.ndarray | None = field(default=None, repr=False, compare=False)  # (hidden,) float32, if asked for
 
     @property
     def label(self) -> str:
@@ -44,25 +37,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classification:
-    """The result of one input: a single window, several windows with their summary, or an error.
+    """The result of one input: a single window, several windows with their summary, or an error."""
 
-    Args:
-        path: name of the input.
-        windows: one prediction for each window, in time order; empty for an unreadable input.
-        summary: mean of the scores of all windows, where there are several.
-        error: why the input could not be read.
-        labels: class names in the order of the columns of `scores`.
-        scores: `(windows, classes)` float32, of all classes.
-        multi_label: whether several labels may be true at a time.
-    """
-
-    path: str
-    windows: tuple[Prediction, ...] = ()
-    summary: Prediction | None = None
-    error: str = ""
-    labels: Sequence[str] = field(default=(), repr=False)
-    scores: np.ndarray | None = field(default=None, repr=False, compare=False)
-    multi_label: bool = field(default=False, repr=False)
+    path: str  # name of the input
+    windows: tuple[Prediction, ...] = ()  # in time order; empty for an unreadable input
+    summary: Prediction | None = None  # mean of the scores of all windows, where there are several
+    error: str = ""  # why the input could not be read
+    labels: Sequence[str] = field(default=(), repr=False)  # class names in the order of the columns of `scores`
+    scores: np.ndarray | None = field(default=None, repr=False, compare=False)  # (windows, classes) float32
+    multi_label: bool = field(default=False, repr=False)  # whether several labels may be true at a time
 
     @classmethod
     def failed(cls, error: UserError) -> Classification:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.process import BaseProcess
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
-from urbansound_hf.errors import Interrupted, UserError, storage_problem, writing
+from urbansound_hf.errors import Interrupted, UserError, complete_file, storage_problem, writing
 from urbansound_hf.inference.events import SILENCE_DB
 from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, records
 from urbansound_hf.inference.inputs import name_of
@@ -32,14 +34,10 @@ Item = TypeVar("Item")
 
 
 def write_results(results: Iterable[Classification], form: str, options: WriteOptions, stream: TextIO) -> int:
-    """Writes each result as soon as it is computed.
+    """Writes each result as soon as it is computed, and returns the exit code.
 
-    Args:
-        form: one of `FORMATS`. A table and label files write errors to standard error, the others in place of the
-            result.
-
-    Returns:
-        the exit code: 0; 1 if some inputs could not be read; 2 if none could.
+    A table and label files write errors to standard error, the other formats in place of the result. The exit code is
+    0; 1 if some inputs could not be read; 2 if none could.
     """
     counts = [0, 0]  # classified, unreadable
 
@@ -239,67 +237,44 @@ def classify_alone(
     Args:
         open_model: called once in that process; what it returns, for each sound.
     """
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
-    pool = None
-    try:
-        for sound in sounds:
-            pool = pool or ProcessPoolExecutor(1, get_context("spawn"), _begin_alone, (open_model,))
-            try:
-                yield pool.submit(_run_alone, sound).result()
-            except BrokenProcessPool:
-                pool = None
-                yield Classification(
-                    name_of(sound), error="the process died twice while it was classified; passed over"
-                )
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
+    context, here = get_context("spawn"), None
+    for sound in sounds:
+        if here is None:
+            here, there = context.Pipe()
+            context.Process(target=_serve_alone, args=(there, open_model), daemon=True).start()
+            there.close()
+        try:
+            here.send(sound)
+            result = here.recv()
+        except (EOFError, OSError):
+            here, what = None, "the process died twice while it was classified; passed over"
+            result = Classification(name_of(sound), error=what)
+        if isinstance(result, Exception):
+            raise result
+        yield result
 
 
-ALONE: list[Callable[[Any], Classification]] = []  # in the process of a suspect
-
-
-def _begin_alone(open_model: Callable[[], Callable[[Any], Classification]]) -> None:
-    _follow_parent()
-    ALONE.append(open_model())
-
-
-def _run_alone(sound: Any) -> Classification:
-    return ALONE[0](sound)
-
-
-def _follow_parent() -> None:
-    """Ends this process with the one that started it, and leaves Ctrl-C to that."""
-    import multiprocessing
-    import signal
-    import threading
-
-    parent = multiprocessing.parent_process()
+def _serve_alone(connection: Connection, open_model: Callable[[], Callable[[Any], Classification]]) -> None:
+    """Classifies what comes, until the other process closes the connection or dies; Ctrl-C is left to that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if parent:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    with suppress(EOFError, OSError):
+        classify = open_model()
+        while True:
+            sound = connection.recv()
+            try:
+                connection.send(classify(sound))
+            except UserError as error:
+                connection.send(error)
 
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[TextIO]:
     """A text file that appears under its name only once it is complete."""
-    temporary = Path(f"{path}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        complete_file(path) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        yield file
 
 
 def _is_folder(path: str, form: str, names: Sequence[str]) -> bool:

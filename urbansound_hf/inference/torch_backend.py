@@ -19,14 +19,7 @@ from urbansound_hf.models.registry import family_of
 
 
 class TorchBackend:
-    """A model on a device; a `backend.Backend`.
-
-    Args:
-        model: an audio classifier; it is moved to the device.
-        feature_extractor: that of the model.
-        device: as of `choose_device`.
-        dtype: name of the precision to compute in (default: as the model is).
-    """
+    """A model on a device (see `choose_device`), in the precision of that name or as it is; a `backend.Backend`."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
 from urbansound_hf import progress
-from urbansound_hf.audio.io import Source
+from urbansound_hf.audio.io import Limits, Source
 from urbansound_hf.inference.inputs import Cut, Recording, Window, read_windows
 from urbansound_hf.profiling import stage
 
@@ -26,15 +26,21 @@ Prepared = tuple[Window, Any]
 class WholeClips(Dataset):
     """Clips by `(number, source)`: each a list of its prepared windows, None for a recording that comes in blocks."""
 
-    def __init__(self, sampling_rate: int, window: int, hop: int, prepare: Callable[[Cut], Prepared]) -> None:
+    def __init__(
+        self, sampling_rate: int, window: int, hop: int, prepare: Callable[[Cut], Prepared], limits: Limits
+    ) -> None:
         self.sampling_rate, self.window, self.hop, self.prepare = sampling_rate, window, hop, prepare
+        self.limits = limits
 
     def __getitem__(self, item: tuple[int, Source | None]) -> list[Prepared] | None:
         number, source = item
         if source is None:
             return None
-        recording = Recording(source, self.sampling_rate)
+        recording = self.opened(source)
         return [*self.prepared(recording, number)] if recording.complete else None
+
+    def opened(self, source: Source) -> Recording:
+        return Recording(source, self.sampling_rate, self.limits)
 
     def prepared(self, recording: Recording, number: int, pool: ThreadPoolExecutor | None = None) -> Iterator[Prepared]:
         """The windows of a recording with the model's inputs; `pool` reads what is left of it."""
@@ -48,9 +54,9 @@ def prepared_in_processes(clips: WholeClips, pool: ThreadPoolExecutor, sources: 
     once a worker has died, all sounds by this process.
     """
     sources = iter(sources)
+    cut = (clips.sampling_rate, clips.window, clips.hop, clips.limits)
     with threadpool_limits(1):
-        first = islice(sources, FIRST)
-        yield from map(clips.prepare, read_windows(pool, first, clips.sampling_rate, clips.window, clips.hop))
+        yield from map(clips.prepare, read_windows(pool, islice(sources, FIRST), *cut))
     if not (more := [*islice(sources, 1)]):
         return
     numbered = enumerate(chain(more, sources), start=FIRST)
@@ -77,7 +83,7 @@ def prepared_in_processes(clips: WholeClips, pool: ThreadPoolExecutor, sources: 
         if not waiting:
             return
         number, source = waiting.popleft()
-        yield from windows or clips.prepared(Recording(source, clips.sampling_rate), number, pool)
+        yield from windows or clips.prepared(clips.opened(source), number, pool)
 
 
 def _until_one_dies(loader: DataLoader) -> Iterator[list[Prepared] | None]:

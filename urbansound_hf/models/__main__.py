@@ -15,8 +15,7 @@ from transformers.utils import logging
 
 from urbansound_hf.errors import exit_code
 from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families
-from urbansound_hf.models.family import Conversion
-from urbansound_hf.models.registry import conversions
+from urbansound_hf.models.registry import Conversion, conversions
 from urbansound_hf.text import table
 
 WIDTH = 120  # columns
@@ -33,17 +32,11 @@ def as_table(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join([*texts[:2], "-" * WIDTH, *texts[2:]])
 
 
-def as_markdown(rows: Iterable[dict[str, Any]]) -> str:
-    """A Markdown table, one line for each family."""
-    return table(HEADER, map(family_cells, rows), texts=len(HEADER))
-
-
 def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
     module = importlib.import_module(conversion.module)
     parser = argparse.ArgumentParser(f"urbansound-hf models {conversion.name}", description=module.__doc__)
-    command = parser.add_subparsers(required=True).add_parser(
-        "convert", help=f"{conversion.source} → checkpoint folder"
-    )
+    about = f"{conversion.source} → checkpoint folder"
+    command = parser.add_subparsers(required=True).add_parser("convert", help=about)
     command.add_argument("source", type=Path, metavar=conversion.source, help="the published weights")
     command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the folder to write")
     chosen = parser.parse_args(argv)
@@ -65,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen == "json":
         print(json.dumps(rows, indent=2))
         return 0
-    print(as_table(rows) if chosen == "table" else as_markdown(rows))
+    print(as_table(rows) if chosen == "table" else table(HEADER, map(family_cells, rows), texts=len(HEADER)))
     print("", *(textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in NOTES), sep="\n")
     return 0
 

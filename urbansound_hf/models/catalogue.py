@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForAudioClassification
 
-from urbansound_hf.models.family import Family
 from urbansound_hf.models.loading import load_feature_extractor
-from urbansound_hf.models.registry import conversions, families, register
+from urbansound_hf.models.registry import Family, conversions, families, register
 
 NOTES = (
     "Parameters: in millions, of the checkpoint with a head for ten classes. Fixed lengths of AST, Whisper and cnn are "
@@ -28,6 +27,7 @@ NOTES = (
     "yamnet and ecapa-tdnn are converted first: "
     f"{', '.join(conversion.command() for conversion in conversions().values())}.",
 )
+KEYS = ("family", "start_from", "licence", "pretrained_on", "parameters", "input", "environmental_sound")
 HEADER = ("family", "start from", "licence", "pretrained on", "parameters", "input", "on environmental sound")
 
 
@@ -41,26 +41,15 @@ def list_families() -> Iterator[dict[str, Any]]:
     'facebook/wav2vec2-base'
     """
     for family in families():
-        row: dict[str, Any] = {
-            "family": family.model_type,
-            "start_from": family.start_from,
-            "licence": family.licence,
-            "pretrained_on": family.pretraining,
-            "parameters": None,
-            "input": None,
-            "environmental_sound": family.environmental,
-        }
+        texts = (family.model_type, family.start_from, family.licence, family.pretraining, None, None)
+        row: dict[str, Any] = dict(zip(KEYS, (*texts, family.environmental), strict=True))
         with suppress(ImportError):  # ecapa-tdnn without SpeechBrain
             row |= {"parameters": count_parameters(family), "input": describe_input(family)}
         yield row
 
 
 def count_parameters(family: Family) -> int:
-    """The parameters of its checkpoint with a head for ten classes; nothing is allocated for them.
-
-    Raises:
-        ImportError: the family's extra is not installed.
-    """
+    """The parameters of its checkpoint with a head for ten classes; ImportError where its extra is not installed."""
     register()
     config = AutoConfig.for_model(family.model_type, num_labels=10, **family.sizes)
     with torch.device("meta"):
@@ -69,11 +58,7 @@ def count_parameters(family: Family) -> int:
 
 
 def describe_input(family: Family) -> str:
-    """Sampling rate, kind and length of its input: "16 kHz log-mel, fixed 30 s".
-
-    Raises:
-        UserError: the family's extra is not installed.
-    """
+    """Sampling rate, kind and length of its input: "16 kHz log-mel, fixed 30 s"."""
     extractor: Any = load_feature_extractor(family.model_type, clip_seconds=None)
     seconds = family.lengths.longest_seconds(extractor)
     length = "any length" if seconds is None else f"fixed {round(seconds, 2):g} s"
@@ -84,5 +69,4 @@ def family_cells(row: dict[str, Any]) -> list[str]:
     """A row as text, in the order of `HEADER`."""
     parameters, inputs = row["parameters"], row["input"]
     size = "–" if parameters is None else f"{parameters / 1e6:.3g}" if parameters < 1e8 else f"{parameters / 1e6:.0f}"
-    texts = [row[name] for name in ("family", "start_from", "licence", "pretrained_on")]
-    return [*texts, size, inputs or "needs its extra", row["environmental_sound"]]
+    return [*(row[name] for name in KEYS[:4]), size, inputs or "needs its extra", row["environmental_sound"]]

@@ -62,7 +62,7 @@ class FrozenPart:
     def skipped(self) -> Iterator[None]:
         """The model with this part left out; its weights stay where they are, so that checkpoints are complete."""
         for module in self.modules:
-            module.forward = _first_argument  # type: ignore[method-assign]
+            module.forward = lambda *args, **kwargs: (*args, *kwargs.values())[0]  # type: ignore[method-assign]
         self.modules[-1].forward = lambda *args, **kwargs: self.output  # type: ignore[method-assign]
         try:
             yield
@@ -79,10 +79,6 @@ class _Reached(BaseException):
 
 def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
     raise _Reached(output)
-
-
-def _first_argument(*args: Any, **kwargs: Any) -> Any:
-    return args[0] if args else next(iter(kwargs.values()))
 
 
 def frozen_parts(model: nn.Module) -> Iterator[FrozenPart]:

@@ -22,12 +22,8 @@ def rows_by_name(model: PreTrainedModel, before: Mapping[int, str], labels: Sequ
     they have no meaning, and the last layer is initialised. With another number of names, Transformers has done that.
 
     Args:
-        model: loaded for `labels`.
         before: the `id2label` of the checkpoint.
-        labels: the name of each class, in the new order.
-
-    Raises:
-        UserError: no layer has one row a class.
+        labels: those for which the model was loaded. UserError is raised where no layer has one row for each.
     """
     known = [before[number] for number in sorted(before)]
     if len(known) != len(labels) or known == list(labels):
@@ -46,27 +42,17 @@ def rows_by_name(model: PreTrainedModel, before: Mapping[int, str], labels: Sequ
 def rows_from(model: PreTrainedModel, known: PreTrainedModel, pairs: Mapping[str, str]) -> None:
     """Initialises some classes with the weights of other classes of the checkpoint's own head, in place.
 
-    Args:
-        model: the one with the new head.
-        known: the checkpoint as it was published.
-        pairs: new class → class of the checkpoint.
-
-    Raises:
-        UserError: a name on either side that its head does not have.
+    `known` is the checkpoint as it was published, `pairs` maps new classes to its own. Raises UserError for a name that
+    its head does not have.
     """
     new, old = ({str(name): int(row) for row, name in (each.config.id2label or {}).items()} for each in (model, known))
-    for label, source in pairs.items():
-        _check_name(label, new, "the new head has")
-        _check_name(source, old, "the checkpoint's head has")
+    for names, labels, whose in ((pairs, new, "the new head"), (pairs.values(), old, "the checkpoint's head")):
+        for label in (name for name in names if name not in labels):
+            near = get_close_matches(label, labels, n=3, cutoff=0.4) or list(labels)[:3]
+            raise UserError(f"{whose} has no class {label!r}", "--head_from", f"nearest: {', '.join(map(repr, near))}")
     for target, values in zip(_last_layer(model).parameters(), _last_layer(known).parameters(), strict=True):
         for label, source in pairs.items():
             target[new[label]] = values[old[source]]
-
-
-def _check_name(label: str, labels: Mapping[str, int], whose: str) -> None:
-    if label not in labels:
-        near = get_close_matches(label, labels, n=3, cutoff=0.4) or list(labels)[:3]
-        raise UserError(f"{whose} no class {label!r}", "--head_from", f"nearest: {', '.join(map(repr, near))}")
 
 
 def _last_layer(model: PreTrainedModel) -> nn.Module:
@@ -75,11 +61,9 @@ def _last_layer(model: PreTrainedModel) -> nn.Module:
         weight = getattr(layer, "weight", None)
         if isinstance(weight, torch.Tensor) and weight.ndim == 2 and len(weight) == model.config.num_labels:
             return layer
-    raise UserError(
-        f"the head of {model.config.model_type} models has no layer with a row for each of its classes",
-        "--model_name_or_path",
-        "give the labels in the order of the checkpoint, or another model",
-    )
+    what = f"the head of {model.config.model_type} models has no layer with a row for each of its classes"
+    fix = "give the labels in the order of the checkpoint, or another model"
+    raise UserError(what, "--model_name_or_path", fix)
 
 
 SWITCH = "use_weighted_layer_sum"

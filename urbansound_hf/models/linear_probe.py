@@ -123,15 +123,10 @@ PENALTY = 0.1  # on half the squared weights, beside the mean loss of a clip; 0.
 
 @torch.no_grad()
 def fit_head(model: PreTrainedModel, embedded: datasets.Dataset) -> None:
-    """Puts a logistic regression on the embeddings into the model's head, in place.
+    """Puts a logistic regression on the embeddings of the training clips into the model's head, in place.
 
-    Args:
-        model: its head is one linear layer, or several in a row, after anything that is not to be learnt (a norm).
-        embedded: what `probe.embeddings` returns for the training clips: `embedding` (hidden,) or (layers, hidden), and
-            `labels`, a row a clip.
-
-    Raises:
-        UserError: as `linear_layers` does.
+    The head is one linear layer, or several in a row, after anything that is not to be learnt (a norm); else
+    `linear_layers` raises UserError.
     """
     layers = linear_layers(model)
     seen: list[torch.Tensor] = []
@@ -159,13 +154,8 @@ def linear_layers(model: PreTrainedModel, flag: str = "--probe_first") -> list[n
 def regression(inputs: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Multinomial logistic regression on standardised inputs, for inputs as they are.
 
-    Args:
-        inputs: `(clips, width)`.
-        labels: `(clips,)` class numbers.
-        classes: the number of them; one without a clip gets the lowest bias and no weights.
-
-    Returns:
-        `(classes, width)` weights and `(classes,)` biases.
+    Of inputs `(clips, width)` and class numbers `(clips,)`: `(classes, width)` weights and `(classes,)` biases. A class
+    without a clip gets the lowest bias and no weights.
     """
     scaler = StandardScaler().fit(inputs)
     found = LogisticRegression(C=1 / (PENALTY * len(labels)), max_iter=1000).fit(scaler.transform(inputs), labels)
@@ -179,14 +169,10 @@ def regression(inputs: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np
 
 
 def put_head(layers: list[nn.Linear], weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Makes linear layers in a row compute `inputs @ weight.T + bias`, in place.
+    """Makes linear layers in a row compute `inputs @ weight.T + bias`, in place; `weight` is `(classes, width)`.
 
     The product is shared out by its singular values. What a layer holds beyond them stays as it was drawn, and is
     multiplied by zero in the next one, so that it can still be learnt.
-
-    Args:
-        layers: from `width` inputs to `classes` outputs, each taking what the one before it gives.
-        weight, bias: `(classes, width)` and `(classes,)`.
     """
     for layer in layers[:-1]:
         left, values, right = torch.linalg.svd(weight, full_matrices=False)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, StrictDataclassError
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
@@ -26,9 +26,8 @@ from transformers import (
 )
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.models.family import Family
 from urbansound_hf.models.heads import configure_layer_sum, rows_by_name, rows_from, start_evenly
-from urbansound_hf.models.registry import conversions, family_of, known_types, register
+from urbansound_hf.models.registry import Family, conversions, family_of, known_types, register
 
 Loaded = TypeVar("Loaded")
 
@@ -40,10 +39,6 @@ class Source:
     name: str
     revision: str | None = None
     trust_remote_code: bool = False
-
-    @property
-    def is_model_type(self) -> bool:
-        return starts_from_config(self.name)
 
     def open(self, auto_class: Any, **kwargs: Any) -> Any:
         """`auto_class.from_pretrained` of this source."""
@@ -80,7 +75,7 @@ def load_feature_extractor(
     """
     register()
     source = Source(str(name), revision, trust_remote_code)
-    if source.is_model_type:
+    if starts_from_config(source.name):
         _check_type(source.name)
         family = family_of(source.name)
         with _refusals("--feature_extractor_config"):
@@ -132,9 +127,14 @@ def load_model(
     """
     register()
     source = Source(str(name), revision, trust_remote_code)
-    names = {"label2id": {label: i for i, label in enumerate(labels)}, "id2label": dict(enumerate(labels))}
-    if source.is_model_type:
-        config = _new_config(source.name, names, overrides or {})
+    numbers = {label: number for number, label in enumerate(labels)}
+    names: dict[str, Any] = {"label2id": numbers, "id2label": dict(enumerate(labels))}
+    if starts_from_config(source.name):
+        _check_type(source.name)
+        config = _taken_over(AutoConfig.for_model(source.name))
+        _check_keys(overrides or {}, config.to_dict(), "--model_config")
+        with _refusals("--model_config"):
+            config = type(config)(**names, **(overrides or {}))
         configure_layer_sum(config, weighted_layer_sum)
         with _refusals("--model_config"):
             model = AutoModelForAudioClassification.from_config(config)
@@ -182,14 +182,6 @@ def _check_type(model_type: str) -> None:
         raise UserError(what, "--model_name_or_path", f"the types that can: {', '.join(known_types())}")
 
 
-def _new_config(model_type: str, names: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedConfig:
-    _check_type(model_type)
-    config = _taken_over(AutoConfig.for_model(model_type))
-    _check_keys(overrides, config.to_dict(), "--model_config")
-    with _refusals("--model_config"):
-        return type(config)(**names, **overrides)
-
-
 def _taken_over(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config of the family of ours that opens this stock checkpoint (the audio tower of a CLAP); else the same."""
     family = family_of(config.model_type)
@@ -235,7 +227,7 @@ def _pretrained_model(
 
 def check_reachable(source: Source) -> None:
     """Raises UserError for a Hub id that is not in the cache, where the Hub cannot be reached."""
-    if Path(source.name).exists() or source.is_model_type:
+    if Path(source.name).exists() or starts_from_config(source.name):
         return
     try:
         hf_hub_download(source.name, "config.json", revision=source.revision)
@@ -270,18 +262,9 @@ def _refusals(flag: str) -> Iterator[None]:
         yield
     except ImportError as error:  # the family's extra is not installed
         raise UserError(str(error), "--model_name_or_path") from error
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        RuntimeError,
-        MemoryError,
-        StrictDataclassError,
-    ) as error:
-        raise UserError(
-            " ".join(f"{error} ({type(error).__name__})".split()), flag, "leave it out for the default"
-        ) from error
+    except Exception as error:  # StrictDataclassError, ValueError, ZeroDivisionError …: anywhere in a constructor
+        what = " ".join(f"{error} ({type(error).__name__})".split())
+        raise UserError(what, flag, "leave it out for the default") from error
 
 
 def _check_keys(overrides: Mapping[str, Any], known: dict[str, Any], flag: str) -> None:

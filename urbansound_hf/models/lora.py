@@ -36,22 +36,15 @@ def apply_lora(model: PreTrainedModel, rank: int) -> None:
     """Freezes the backbone and gives each linear layer and convolution of its layers a correction, in place.
 
     All of them, not only those of the attention, and α = 2 · rank, as in "LoRA Learns Less and Forgets Less"
-    (arXiv:2405.09673), which found the former better. The head learns fully.
-
-    Args:
-        rank: of each correction, 1 or more: it has rank · (inputs + outputs) parameters and starts at zero.
-
-    Raises:
-        UserError: the model has no layers that could be corrected.
+    (arXiv:2405.09673), which found the former better. The head learns fully. A correction has rank · (inputs + outputs)
+    parameters and starts at zero. Raises UserError if the model has no layers that could be corrected.
     """
     adapt.freeze(model, "backbone")
     head = [parameter for parameter in model.parameters() if parameter.requires_grad]
     inside = {module for layer in adapt.layers(model) for module in layer.modules() if adaptable(module)}
     names = [name for name, module in model.named_modules() if module in inside]
     if not names:
-        what = (
-            f"LoRA corrects stacked linear layers and convolutions, and this {model.config.model_type} model has none"
-        )
+        what = f"LoRA corrects stacked linear layers and convolutions, this {model.config.model_type} model has none"
         raise UserError(what, "--lora_rank", "leave it out; --freeze backbone trains the head alone")
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names)
     config._register_custom_module({nn.Linear: ReadableLinear})

@@ -14,7 +14,7 @@ from urbansound_hf.features.extract import Features
 
 
 def model_masking(model: PreTrainedModel, features: Features, frequency_share: float, time_share: float) -> bool:
-    """Turns on a model's own masking of its hidden states in training, where it has one (wav2vec2-style models).
+    """Turns on a model's own masking of its hidden states in training; returns whether it has one (wav2vec2's).
 
     The modules decide, not the config: Whisper's has the same values, which its audio classifier
     never reads. Of a model that was built without masking (`mask_time_prob: 0`), the vector that stands for what is
@@ -23,11 +23,8 @@ def model_masking(model: PreTrainedModel, features: Features, frequency_share: f
     Args:
         model: its `config` and, where needed, its mask vector are changed in place.
         features: one training clip's, without a batch axis: no mask is longer than its hidden states.
-        frequency_share: fraction of the hidden dimensions to set to zero, 0 to 1.
-        time_share: fraction of the hidden frames to replace, 0 to 1. Masks may overlap, so both are upper bounds.
-
-    Returns:
-        whether the model has a masking of its own.
+        frequency_share, time_share: fractions of the hidden dimensions to set to zero and of the hidden frames to
+            replace, 0 to 1. Masks may overlap, so both are upper bounds.
     """
     masking: Any = next((module for module in model.modules() if hasattr(module, "_mask_hidden_states")), None)
     if masking is None:

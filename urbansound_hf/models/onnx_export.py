@@ -25,7 +25,7 @@ import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf import progress
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, write_text
 from urbansound_hf.features.extract import Features, as_tensors, extract
 from urbansound_hf.features.numpy_extractors import NumpyExtractor
 from urbansound_hf.layout import EXTRACTOR_CONFIG, ONNX_EXPORT, ONNX_INT8, ONNX_MODEL
@@ -96,11 +96,7 @@ def stacked(extractor: Any, clips: Sequence[np.ndarray]) -> Features:
 
 
 def write_graph(model: PreTrainedModel, batch: Features, target: Path, fixed: bool) -> None:
-    """Exports the model, with a dynamic batch and, unless `fixed`, a dynamic time axis.
-
-    Raises:
-        UserError: PyTorch cannot export it, or the packages are not installed.
-    """
+    """Exports the model, with a dynamic batch and, unless `fixed`, a dynamic time axis. Raises UserError."""
     inputs = as_tensors(batch)
     family = family_of(model.config.model_type)
     dynamic = torch.export.Dim.DYNAMIC
@@ -127,11 +123,7 @@ def write_graph(model: PreTrainedModel, batch: Features, target: Path, fixed: bo
 def check(
     model: PreTrainedModel, extractor: Any, numpy_extractor: NumpyExtractor, clips: Sequence[np.ndarray], target: Path
 ) -> None:
-    """Compares the scores of clips, from waveform to softmax, with those of PyTorch.
-
-    Raises:
-        UserError: they differ by more than `TOLERANCE`.
-    """
+    """Raises UserError if the scores of clips, from waveform to softmax, differ from PyTorch's beyond `TOLERANCE`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
@@ -179,7 +171,7 @@ def write_facts(folder: Path, model: PreTrainedModel, extractor: FeatureExtracti
         "shortest_samples": lengths.shortest_samples(model.config),
         "torch": torch.__version__,
     }
-    (folder / ONNX_EXPORT).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / ONNX_EXPORT, json.dumps(facts, indent=2) + "\n")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -92,7 +92,7 @@ def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path |
         top.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfect")
         top.bar(middles, accuracy, width * 0.92, color=LIGHT_BLUE, label="accuracy of the bin")
         top.plot(confidence, accuracy, "o", color=ORANGE, markersize=4.5, label="at its mean confidence")
-        top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+        top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         top.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
         bottom.bar(middles, 100 * counts / counts.sum(), width * 0.92, color=GREY)
         bottom.set(xlabel="confidence (the highest class score)", ylabel="clips (%)")
@@ -122,7 +122,7 @@ def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None,
             ends = whiskers(values, [row[f"{key}_interval"] for _, row in ranked])
             axes.barh(range(len(ranked)), values, height=0.68, color=LIGHT_BLUE)
             axes.errorbar(values, range(len(ranked)), xerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
-            axes.set(xlabel=f"{title}, 95 % interval", xlim=(0, 1.02), ylim=(len(ranked) - 0.5, -0.5))
+            axes.set(xlabel=f"{title}, 95 % interval", xlim=(0, 1), ylim=(len(ranked) - 0.5, -0.5))
             axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
             axes.grid(axis="x")
         panels[0].set_yticks(range(len(ranked)), [name_of[name] for name, _ in ranked])
@@ -167,7 +167,7 @@ def conditions(
             axes.set_xticks(places, [f"{name}\n{row['clips']:,} clips" for name, row in table.items()])
             axes.set_xlabel(title)
             axes.grid(axis="y")
-        panels[0].set(ylabel="accuracy, 95 % interval", ylim=(0, 1.02))
+        panels[0].set(ylabel="accuracy, 95 % interval", ylim=(0, 1))
     return figure
 
 

@@ -244,7 +244,7 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
     >>> figure.axes[2].get_xlabel()
     'time (s)'
     """
-    shown = _classes(result)
+    shown = shown_classes(result)
     rows = 0.28 * len(shown) + 0.5
     gaps = any(label not in dict(window.top) for window in result.windows for label in shown)
     note = "grey: not among the top classes of this window (--top_k)" if result.summary and gaps else ""
@@ -258,7 +258,7 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
         colour_bar(mel, mesh, "level (dBFS)")
         timed = [wave, mel]
         if result.summary:
-            _rows(below, result.windows, shown)
+            colour_bar(below, draw_scores(below, result.windows, shown), "probability")
             timed.append(below)
         else:
             _bars(below, result.windows[0])
@@ -270,15 +270,16 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
     return figure
 
 
-def _rows(axes: Axes, windows: Sequence[Prediction], shown: Sequence[str]) -> None:
+def draw_scores(axes: Axes, windows: Sequence[Prediction], shown: Sequence[str]) -> QuadMesh:
     """Draws class scores over time; overlapping windows share the time between their centres."""
     middles = np.array([(window.start + window.end) / 2 for window in windows])
     edges = np.concatenate([[0], (middles[1:] + middles[:-1]) / 2, [windows[-1].end]])
-    scores = np.array([[dict(window.top).get(label, np.nan) for window in windows] for label in shown])
+    tops = [dict(window.top) for window in windows]
+    scores = np.array([[top.get(label, np.nan) for top in tops] for label in shown])
     mesh = axes.pcolormesh(edges, np.arange(len(shown) + 1) - 0.5, scores, cmap="Blues", vmin=0, vmax=1)
     axes.set_yticks(range(len(shown)), readable(shown))
     axes.set(ylim=(len(shown) - 0.5, -0.5), facecolor="#ececec")
-    colour_bar(axes, mesh, "probability")
+    return mesh
 
 
 def _bars(axes: Axes, prediction: Prediction) -> None:
@@ -286,12 +287,12 @@ def _bars(axes: Axes, prediction: Prediction) -> None:
     bars = axes.barh(range(len(top)), [score for _, score in top], height=0.68, color=LIGHT_BLUE)
     axes.bar_label(bars, [f"{score:.2f}" for _, score in top], padding=3, fontsize=9)
     axes.set_yticks(range(len(top)), readable([label for label, _ in top]))
-    axes.set(xlabel="probability", xlim=(0, 1.08), ylim=(len(top) - 0.5, -0.5))
+    axes.set(xlabel="probability", xlim=(0, 1), ylim=(len(top) - 0.5, -0.5))
     axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
     axes.grid(axis="x")
 
 
-def _classes(result: Classification) -> list[str]:
+def shown_classes(result: Classification) -> list[str]:
     """The labels to show, those with the highest mean score first."""
     total: Counter[str] = Counter()
     for window in result.windows:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from urbansound_hf.errors import complete_file
 from urbansound_hf.text import shortened
 
 if TYPE_CHECKING:
@@ -48,12 +49,20 @@ STYLE: dict[RcKeyType, Any] = {
     "figure.dpi": 140,
     "figure.constrained_layout.w_pad": 0.08,
 }
+GROUND, BRIGHT = "#14171b", "#d0d5da"
+DARK: dict[RcKeyType, Any] = {
+    "figure.facecolor": GROUND, "axes.facecolor": GROUND, "grid.color": "#363d46", "text.color": BRIGHT,
+    "axes.labelcolor": BRIGHT, "axes.titlecolor": BRIGHT, "xtick.color": BRIGHT, "ytick.color": BRIGHT,
+}  # fmt: skip
+"""What differs from `STYLE` on a dark page."""
 MOST_NAMED = 60  # classes whose names fit into a figure
 MOST_COUNTED = 20  # classes whose counts are legible in the cells of a matrix
 
 
 @contextmanager
-def drawing(path: str | Path | None, title: str, note: str, size: tuple[float, float]) -> Iterator[Figure]:
+def drawing(
+    path: str | Path | None, title: str, note: str, size: tuple[float, float], dark: bool = False
+) -> Iterator[Figure]:
     """A figure of `size` inches with a title above and a note below it.
 
     On leaving, it is saved to `path` as PNG, SVG or PDF by its suffix; without a path only its layout is computed, so
@@ -62,7 +71,7 @@ def drawing(path: str | Path | None, title: str, note: str, size: tuple[float, f
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with rc_context({**STYLE, **(DARK if dark else {})}):
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(shortened(title, round(9 * size[0])), x=0.01, ha="left", fontsize=13)
         if note:
@@ -71,17 +80,21 @@ def drawing(path: str | Path | None, title: str, note: str, size: tuple[float, f
         if path is None:
             figure.draw_without_rendering()
         else:
-            figure.savefig(path)
+            with complete_file(Path(path)) as partial:
+                figure.savefig(partial)
 
 
 def log_ticks(axes: Axes, direction: str) -> None:
     """Makes the "x" or "y" axis logarithmic, with plain numbers at a few ticks."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
     axis: Axis = getattr(axes, f"{direction}axis")
     axes.set(**{f"{direction}scale": "log"})
     low, high = axis.get_view_interval()
-    axis.set_major_locator(MaxNLocator(4) if high < 10 * low else LogLocator(subs=(1, 2, 5), numticks=6))
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    choices = powers, np.outer(powers, (1, 2, 5)).ravel(), np.asarray(MaxNLocator(4).tick_values(low, high))
+    inside = [choice[(choice >= low) & (choice <= high)] for choice in choices]
+    axis.set_ticks(next((ticks for ticks in inside if len(ticks) > 2), inside[-1]))
     axis.set_major_formatter(lambda value, _: f"{value:,.3g}" if value < 1000 else f"{value:,.0f}")
     axis.set_minor_locator(NullLocator())
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from urbansound_hf.errors import exit_code
+from urbansound_hf.layout import METRICS, PREDICTIONS
 from urbansound_hf.reports.comparison import compare_runs
-from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, report
+from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, report, run_summary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the report of a run or of a cross-validation, and prints it."""
+    """Writes the report of a run or of a cross-validation, and prints its summary and where it is."""
     parser = argparse.ArgumentParser("urbansound-hf report", description=main.__doc__)
     parser.add_argument("run", type=Path, help="folder of a run, or of a cross-validation")
     parser.add_argument("--force", action="store_true", help="report folds of different experiments, and say so")
     args = parser.parse_args(argv)
-    print(report(args.run, args.force), end="")
+    report(args.run, args.force)
+    metrics = json.loads((args.run / METRICS).read_text(encoding="utf-8"))
+    summary = run_summary if (args.run / PREDICTIONS).is_file() else cross_validation_summary
+    print(summary(metrics, args.run).lstrip())
     return 0
 
 

@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from urbansound_hf.audio.io import read_audio
 from urbansound_hf.audio.resampling import resample
+from urbansound_hf.errors import write_text
 from urbansound_hf.evaluation.runs import Predictions, Run, pooled
 from urbansound_hf.layout import REPORT_PAGE
 from urbansound_hf.reports.markdown import FIGURES, MISTAKES, figure
@@ -69,7 +70,7 @@ def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str,
         classes=[name for name in predictions.labels if name in shown],
         folds=sorted({card["fold"] for card in cards}),
     )
-    (folder / REPORT_PAGE).write_text(page, encoding="utf-8")
+    write_text(folder / REPORT_PAGE, page)
     return folder / REPORT_PAGE
 
 

@@ -110,7 +110,7 @@ def page(
     note = scope_caution(measured["scope"])
     parts = [f"# {in_markdown(title)}", *[f"> {in_markdown(text)}" for text in measured["notes"]], "\n".join(headline)]
     if folds:
-        parts += ["## Folds", fold_table(folds, note), figure("folds.png")]
+        parts += ["## Folds", fold_table(folds, note), *[figure("folds.png")] * (len(folds) > 1)]
     if learned:
         parts += ["## Learning", figure("learning_curves.png")]
     parts += ["## Classes", class_table(measured["per_class"], note), figure("per_class.png")]

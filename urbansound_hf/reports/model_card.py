@@ -241,11 +241,17 @@ def weaknesses(measured: Mapping[str, Any]) -> list[str]:
 
 
 def _classes(measured: Mapping[str, Any]) -> Iterator[str]:
-    below = {name: row for name, row in measured["per_class"].items() if row["f1"] < measured["macro_f1"]}
+    rows = measured["per_class"].items()
+    below = {name: row for name, row in rows if _is_below(row.get("f1_interval"), measured["macro_f1"])}
     worst = sorted(below.items(), key=lambda item: item[1]["f1"])[:MOST]
     shown = [f"{in_markdown(name)} {score(row['f1'], row['f1_interval'])}" for name, row in worst]
     if shown:
         yield f"Weakest classes by F1: {', '.join(shown)}."
+
+
+def _is_below(interval: Sequence[float] | None, overall: float) -> bool:
+    """Whether a score is below that of all clips by more than chance: its interval is."""
+    return interval is not None and interval[1] < overall
 
 
 def _confusions(names: Sequence[str], counts: np.ndarray) -> Iterator[str]:
@@ -265,7 +271,7 @@ def _conditions(measured: Mapping[str, Any]) -> Iterator[str]:
     """The worst condition of each kind, if its accuracy is below that of all clips."""
     for kind, rows in (("length", measured["by_length"]), ("salience", measured["by_salience"])):
         name, row = min(rows.items(), key=lambda item: item[1]["accuracy"], default=("", None))
-        if row and row["accuracy"] < measured["accuracy"]:
+        if row and _is_below(row.get("accuracy_interval"), measured["accuracy"]):
             own = score(row["accuracy"], row["accuracy_interval"])
             overall = score(measured["accuracy"], measured["accuracy_interval"])
             yield f"Clips of {kind} “{name}”: accuracy {own} over {row['clips']:,} clips, against {overall} overall."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urbansound_hf.errors import UserError, printable
+from urbansound_hf.errors import UserError, printable, write_text
 from urbansound_hf.evaluation import receipts
 from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import (
@@ -64,7 +64,7 @@ def write_run(
     run.write_report(measured, text)
     if clips is not None:
         run.write_report_clips(encode_mistakes(run.predictions, clips))
-    (folder / CARD).write_text(render_card(folder, receipt=receipt), encoding="utf-8")
+    write_text(folder / CARD, render_card(folder, receipt=receipt))
     write_page(folder, text, [run], run.report_clips)
     return measured
 
@@ -85,7 +85,7 @@ def write_cross_validation(folder: Path, runs: Sequence[Run], cautions: Sequence
         f"All {markdown.amount(metrics)} pooled: {markdown.scores(metrics, 'pooled_')}.",
     ]
     text = markdown.page(f"Cross-validation: {folder.resolve().name}", headline, metrics, metrics["folds"])
-    (folder / REPORT).write_text(text, encoding="utf-8")
+    write_text(folder / REPORT, text)
     write_json(folder / METRICS, metrics, allow_nan=False)
     write_page(folder, text, runs, {path: clip for run in runs for path, clip in run.report_clips.items()})
     return metrics
@@ -176,18 +176,20 @@ def draw_figures(measured: Mapping[str, Any], folder: Path) -> None:
 
 def run_summary(metrics: Mapping[str, Any], folder: Path) -> str:
     """The last lines that a run prints."""
-    worst = sorted(metrics["per_class"].items(), key=lambda item: item[1]["f1"])[:3]
+    wrong = [item for item in metrics["per_class"].items() if item[1]["f1"] < 1]
+    worst = sorted(wrong, key=lambda item: item[1]["f1"])[:3]
     hardest = ", ".join(f"{printable(name)} (F1 {row['f1']:.2f})" for name, row in worst)
     (title, score), *others = [(each.title, metrics[f"test_{each.name}"]) for each in present_metrics(metrics, "test_")]
     scores = "   ".join([f"{score:.4f}", *(f"{name} {value:.4f}" for name, value in others)])
     lines = [
         "",
         f"{f'test {title}':<15}{scores}   ({metrics['clips']['test']} clips; {scope([metrics])})",
-        f"hardest        {hardest}",
+        *[f"hardest        {hardest}"] * bool(worst),
         f"training       {metrics['train_seconds']:.0f} s, {metrics['train_clips_per_second']:.1f} clips/s, "
         f"{metrics['train_peak_memory_gib']:.1f} GiB",
         f"protocol       {markdown.protocol(metrics)}",
         *[f"note           {note}" for note in metrics["notes"]],
+        f"report         {folder / REPORT_PAGE}",
         f"checkpoint     {folder}",
         f"try it         urbansound-hf infer CLIP.wav --model {folder}",
     ]

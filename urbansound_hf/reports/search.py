@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, complete_file, write_text
 from urbansound_hf.layout import REPORT
 from urbansound_hf.text import in_csv, table
 
@@ -78,7 +78,7 @@ def write_search_report(folder: Path, study: optuna.Study, flags: Flags, metric:
     shares = flag_importance(study)
     write_trials(folder / "trials.csv", study, flags, metric)
     draw_search(study, metric, folder)
-    (folder / REPORT).write_text(search_page(study, flags, shares, metric, split), encoding="utf-8")
+    write_text(folder / REPORT, search_page(study, flags, shares, metric, split))
     best = trial_table(study, flags, metric, SHOWN)
     return f"{best}\n\nreport:   {folder / REPORT}\ntrain it: urbansound-hf train {folder / BEST}"
 
@@ -132,7 +132,7 @@ def search_page(study: optuna.Study, flags: Flags, shares: Mapping[str, float], 
 
 def write_trials(path: Path, study: optuna.Study, flags: Flags, metric: str) -> None:
     """Writes trials.csv: a line per trial in their order; failed ones have an empty score."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with complete_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", metric, "seconds", *flags])
         for trial in study.trials:

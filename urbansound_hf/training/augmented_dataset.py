@@ -27,15 +27,9 @@ class AugmentedDataset(torch.utils.data.Dataset):
 
     Args:
         prepared: `labels` and model inputs of one shape; or `labels` and `waveform` `(samples,)` float32.
-        recipe: the augmentation.
-        feature_extractor: computes the model inputs of waveforms.
         window: samples of a training clip, to which waveforms are cropped or filled.
-        classes: the number of classes, the length of a soft label.
-        seed: of the random numbers.
-        spectrogram: the model input that is one, with its axes; None for a model of waveforms.
-
-    Raises:
-        UserError: the recipe masks or cuts a spectrogram whose axes are unknown.
+        spectrogram: the model input that is one, with its axes; where they are unknown, a recipe that masks or cuts
+            it raises UserError.
     """
 
     def __init__(

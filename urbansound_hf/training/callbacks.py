@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from urbansound_hf.errors import Signals, Terminated
 from urbansound_hf.profiling import stage
@@ -19,39 +19,31 @@ from urbansound_hf.progress import Bar
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 
 
-class TrainingBar(TrainerCallback):
+class TrainingBar(ProgressCallback):
     """Progress bars of the training steps, with the last loss and validation score, and of each evaluation.
 
     `--disable_tqdm` turns them off; of several processes, only the first shows them.
     """
 
+    training_bar: Any
+    prediction_bar: Any
+
     def __init__(self) -> None:
-        self.training: Bar | None = None
-        self.scoring: Bar | None = None
+        super().__init__()
         self.scores: dict[str, str] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.training = self._bar(args, state, "Training", state.max_steps, unit="steps", initial=state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.training is not None:
-            self.training.update(state.global_step - self.training.n)
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.current_step = state.global_step
+        self.training_bar = self._bar(args, state, "Training", state.max_steps, unit="steps", initial=self.current_step)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        if self.training is not None:
+        if self.training_bar is not None:
             score = f"eval_{args.metric_for_best_model}"
             shown = [("loss", "loss"), (score, f"validation {args.metric_for_best_model}")]
             self.scores |= {name: f"{logs[key]:.3f}" for key, name in shown if logs and key in logs}
-            self.training.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.scores.items()))
+            self.training_bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.scores.items()))
 
     def on_prediction_step(
         self,
@@ -59,33 +51,14 @@ class TrainingBar(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         eval_dataloader: Any = None,
-        **kwargs: Any,
+        **_: Any,
     ) -> None:
-        if self.scoring is None:
-            self.scoring = self._bar(args, state, "Scoring", len(eval_dataloader), unit="batches", leave=False)
-        self.scoring.update()
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._scored()
-
-    def on_predict(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
-    ) -> None:
-        self._scored()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.training is not None:
-            self.training.close()
+        if self.prediction_bar is None:
+            self.prediction_bar = self._bar(args, state, "Scoring", len(eval_dataloader), unit="batches", leave=False)
+        self.prediction_bar.update()
 
     def _bar(self, args: TrainingArguments, state: TrainerState, desc: str, total: int, **kwargs: Any) -> Bar:
         return Bar(desc=desc, total=total, disable=args.disable_tqdm or not state.is_world_process_zero, **kwargs)
-
-    def _scored(self) -> None:
-        if self.scoring is not None:
-            self.scoring.close()
-        self.scoring = None
 
 
 AVERAGE = "average.safetensors"  # in each of Trainer's checkpoints
@@ -114,7 +87,7 @@ class WeightAverage(TrainerCallback):
     ) -> None:
         self.average = {name: weight.detach().clone() for name, weight in trainable_weights(kwargs["model"]).items()}
         if self.continued and (Path(self.continued) / AVERAGE).is_file():
-            self.average = load_average(Path(self.continued), args.device)
+            self._load(self.continued, args)
         self.running = True
 
     @torch.no_grad()
@@ -133,7 +106,7 @@ class WeightAverage(TrainerCallback):
     ) -> None:
         """Copies the average into the model: that of the best checkpoint if Trainer has just loaded one."""
         if args.load_best_model_at_end and state.best_model_checkpoint:
-            self.average = load_average(Path(state.best_model_checkpoint), args.device)
+            self._load(state.best_model_checkpoint, args)
         self._exchange(kwargs["model"])
         self.running = False
 
@@ -146,6 +119,9 @@ class WeightAverage(TrainerCallback):
         finally:
             self._exchange(model)
 
+    def _load(self, checkpoint: str, args: TrainingArguments) -> None:
+        self.average = load_file(Path(checkpoint) / AVERAGE, str(args.device))
+
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:
         for name, weight in trainable_weights(model).items():
@@ -157,11 +133,6 @@ class WeightAverage(TrainerCallback):
 def trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that are not frozen, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-
-
-def load_average(checkpoint: Path, device: torch.device) -> dict[str, torch.Tensor]:
-    """The average of the weights that was saved with a checkpoint."""
-    return {name: weight.to(device) for name, weight in load_file(checkpoint / AVERAGE).items()}
 
 
 class StepTimes(TrainerCallback):
@@ -178,9 +149,7 @@ class StepTimes(TrainerCallback):
             on_trace_ready=lambda tracer: tracer.export_chrome_trace(str(self.trace)),
         )
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.tracer.start()
 
     def on_pre_optimizer_step(
@@ -192,9 +161,7 @@ class StepTimes(TrainerCallback):
         self.optimiser.close()
         self.tracer.step()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.tracer.stop()
 
 
@@ -204,35 +171,42 @@ class SetEpoch(TrainerCallback):
     def __init__(self, dataset: AugmentedDataset) -> None:
         self.dataset = dataset
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.dataset.epoch.fill_(int(state.epoch or 0))
 
 
 class SaveOnTerm(TrainerCallback):
     """After SIGTERM, saves a checkpoint at the end of the step and raises Terminated; add it after all others.
 
-    Of several processes, which would have to agree on the step, each stops at once.
+    Of several processes, all stop after the same step, whichever of them got the signal.
     """
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        Signals.saving = args.world_size == 1
+    stopping: int | None = None  # the signal that all processes know of
+
+    def _agree(self, args: TrainingArguments) -> None:
+        self.stopping = Signals.received
+        if args.world_size > 1:
+            number = torch.tensor(self.stopping or 0, device=args.device)
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+            self.stopping = int(number) or None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        Signals.saving = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if Signals.received == signal.SIGINT:  # raised in a place that swallowed it
+        self._agree(args)
+        if self.stopping == signal.SIGINT:  # raised in a place that swallowed it
             raise KeyboardInterrupt
-        if Signals.received:
+        if self.stopping:
             control.should_save, control.should_evaluate = True, False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if Signals.received:
+        if self.stopping:
+            if args.world_size > 1:  # a launcher ends all processes with the first: not before the files are written
+                torch.distributed.barrier()
             raise Terminated
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         Signals.saving = False
+        self._agree(args)
         self.on_save(args, state, control)

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from urbansound_hf import progress
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError, interruption, printable_lines, redacted, writing
+from urbansound_hf.errors import UserError, interruption, printable_lines, redacted, write_text, writing
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
@@ -36,7 +36,6 @@ from urbansound_hf.training.experiment import (
     Experiment,
     check_checkpoint,
     check_push,
-    interrupted,
     locked_folder,
     planned_splits,
     prepare_experiment,
@@ -45,8 +44,8 @@ from urbansound_hf.training.experiment import (
     report_leaks,
     unfinished_splits,
 )
-from urbansound_hf.training.preflight import check_serving
-from urbansound_hf.training.resume import kept_of, report_restart
+from urbansound_hf.training.preflight import check_serving, check_storage
+from urbansound_hf.training.resume import interrupted, kept_of, report_restart
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.search import run_search
 
@@ -98,9 +97,7 @@ class Outcome:
 
 
 def run_folds(config: RunConfig, silent: bool = False) -> Outcome:
-    """Runs every test fold that the config asks for; those that are finished already are skipped.
-
-    With `silent`, the results are not printed.
+    """Runs every test fold of the config that is not finished; with `silent`, the results are not printed.
 
     Raises:
         UserError: the data, the folds or the content of the output folder do not allow it; or the only run failed.
@@ -147,14 +144,7 @@ def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[
 def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
     """Trains and evaluates one split, from its folder to its receipt and the push to the Hub.
 
-    Args:
-        leaks: the leak reports by the name of the split.
-
-    Returns:
-        the reason if the finished run could not be pushed, else None.
-
-    Raises:
-        UserError: another command trains in this folder.
+    Returns the reason if the finished run could not be pushed. Raises UserError if another command trains there.
     """
     folder = experiment.folder(split)
     with locked_folder(experiment, folder, "training"), writing(folder):
@@ -165,7 +155,10 @@ def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) ->
 
 
 def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
-    folder, continued, config = experiment.folder(split), interrupted(experiment, split), experiment.config
+    folder, config = experiment.folder(split), experiment.config
+    continued = interrupted(config, folder)
+    if not continued:
+        check_storage(config, experiment.run_bytes)  # another run may have filled the disk
     with config.training.main_process_first(desc="the run's folder"):
         if config.training.process_index == 0:
             make_folder(experiment, split)
@@ -202,14 +195,11 @@ def make_folder(experiment: Experiment, split: Split) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         for gathered in (METRICS, REPORT, REPORT_PAGE):  # they include the run that is replaced
             (folder.parent / gathered).unlink(missing_ok=True)
-    if not interrupted(experiment, split):
+    if not interrupted(config, folder):
         report_restart(config, folder)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     Run(folder).begin(experiment.receipt)
-    settings = config.as_dict() | ({} if split.test_fold is None else {"test_fold": str(split.test_fold)})
-    own = {name: value for name, value in settings.items() if name not in ("output_dir", "overwrite")}
-    resolved = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
-    (folder / RESOLVED).write_text(
-        f"# this run's resolved config: urbansound-hf train {RESOLVED} repeats it\n{redacted(resolved)}",
-        encoding="utf-8",
-    )
+    own = {name: value for name, value in config.as_dict().items() if name not in ("output_dir", "overwrite")}
+    own |= {} if split.test_fold is None else {"test_fold": str(split.test_fold)}
+    about = f"# this run's resolved config: urbansound-hf train {RESOLVED} repeats it\n"
+    write_text(folder / RESOLVED, about + redacted(yaml.safe_dump(own, sort_keys=False, allow_unicode=True)))

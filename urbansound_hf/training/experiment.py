@@ -36,7 +36,7 @@ from urbansound_hf.models.loading import starts_from_config
 from urbansound_hf.models.registry import register
 from urbansound_hf.profiling import stage
 from urbansound_hf.training import preflight, resume
-from urbansound_hf.training.loading import configured_extractor, configured_model
+from urbansound_hf.training.preprocessing import configured_extractor, configured_model
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Experiment:
     config: RunConfig
     sounds: Sounds
     receipt: dict[str, Any]
+    run_bytes: int = 0  # of a run's weights and a checkpoint
     silent: bool = False  # prints no results
 
     @property
@@ -88,7 +89,8 @@ def prepare_experiment(config: RunConfig) -> Experiment:
             linear_layers(model)
         if config.training.calibrate:
             linear_layers(model, "--calibrate")
-        preflight.check_storage(config, model)
+        run_bytes = preflight.run_bytes(config, model)
+        preflight.check_storage(config, run_bytes)
         preflight.check_optimizer(config, model)
         preflight.check_model(config, model, extractor)
     request = SoundRequest(
@@ -106,6 +108,8 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         clip_seconds=data.clip_seconds,
         sampling_rate=extractor.to_dict()["sampling_rate"],
         num_proc=data.preprocessing_num_workers,
+        max_seconds=data.max_seconds,
+        min_rate=data.min_rate,
     )
     with stage("decode"), config.training.main_process_first(desc="preparing the sounds"):
         sounds = load_sounds(request)
@@ -122,16 +126,11 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         "tf32": trains_in_tf32(config.training),
         "environment": environment(),
     }
-    return Experiment(config, sounds, receipt)
+    return Experiment(config, sounds, receipt, run_bytes=run_bytes)
 
 
 def recorded_facts(config: RunConfig, sounds: Sounds) -> dict[str, Any]:
-    """The facts of a receipt that a model card needs and that later readers could only guess.
-
-    Returns:
-        `data` (name, fingerprint, clips, resampler, Hub id), `model` (the Hub id of the base model, whether training
-        started from random weights) and `changed_flags`.
-    """
+    """The facts of a receipt that a model card needs and that later readers could only guess."""
     register()
     name, dataset = config.model.model_name_or_path, config.data.dataset
     return {
@@ -212,24 +211,20 @@ def refuse_mixtures(experiment: Experiment, wanted: Sequence[Split], waiting: Se
             not be gathered with several new ones. A single new one only prints a note.
     """
     now = {"this run": experiment.receipt}
-    for split in filter(lambda split: interrupted(experiment, split), waiting):
+    for split in (split for split in waiting if resume.interrupted(experiment.config, experiment.folder(split))):
         before = Run(experiment.folder(split)).begun_receipt
         differ = mismatches({"the interrupted run": before, **now}) if before else ["no record of its values"]
         if differ:
-            raise UserError(
-                f"an interrupted run of another experiment lies here: {'; '.join(differ)}",
-                str(experiment.folder(split)),
-                "give the same values to continue it, another --output_dir, or --resume_from_checkpoint false",
-            )
+            what = f"an interrupted run of another experiment lies here: {'; '.join(differ)}"
+            fix = "give the same values to continue it, another --output_dir, or --resume_from_checkpoint false"
+            raise UserError(what, str(experiment.folder(split)), fix)
     replaced = {experiment.folder(split) for split in waiting}
     kept = [run for run in finished_folds(experiment.output_dir) if run.folder not in replaced]
     differ = mismatches({**{run.folder.name: run.receipt or {} for run in kept}, **now})
     if differ and len(wanted) > 1:
-        raise UserError(
-            f"finished folds of another experiment lie here: {'; '.join(differ)}",
-            str(experiment.output_dir),
-            "give the same values with the same data and code, another --output_dir, or --overwrite",
-        )
+        what = f"finished folds of another experiment lie here: {'; '.join(differ)}"
+        fix = "give the same values with the same data and code, another --output_dir, or --overwrite"
+        raise UserError(what, str(experiment.output_dir), fix)
     if differ and wanted[0].test_fold is not None:
         experiment.say(f"note: {experiment.output_dir} holds folds of another experiment: {'; '.join(differ)}")
 
@@ -241,20 +236,13 @@ def check_checkpoint(experiment: Experiment, wanted: Sequence[Split]) -> None:
     if named.lower() in ("last", "true", "false"):
         return
     if len(wanted) > 1:
-        raise UserError(
-            "a checkpoint of one fold has been trained on the test clips of the others",
-            f"--resume_from_checkpoint {named}",
-            "leave it out: each fold continues from its own checkpoint",
-        )
+        what = "a checkpoint of one fold has been trained on the test clips of the others"
+        fix = "leave it out: each fold continues from its own checkpoint"
+        raise UserError(what, f"--resume_from_checkpoint {named}", fix)
     folder = experiment.folder(wanted[0])
     if arguments.overwrite and finished(folder) and folder.resolve() in Path(named).resolve().parents:
         raise UserError("--overwrite would remove the checkpoint to continue from", named, "give another --output_dir")
     resume.check_named(experiment.config)
-
-
-def interrupted(experiment: Experiment, split: Split) -> bool:
-    """Whether this split's run is to be continued from a complete checkpoint."""
-    return resume.interrupted(experiment.config, experiment.folder(split))
 
 
 def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:
@@ -298,9 +286,6 @@ def push_callback(config: RunConfig, split: str) -> Pusher | None:
 def push_target(config: RunConfig, split: str) -> Target:
     """The repository of a split's run; with several test folds, each has its own."""
     arguments = config.training
-    return Target(
-        f"{arguments.hub_model_id}-{split}" if several_folds(config.data.test_fold) else str(arguments.hub_model_id),
-        private=arguments.hub_private_repo,
-        revision=arguments.hub_revision,
-        token=arguments.hub_token,
-    )
+    name = f"{arguments.hub_model_id}-{split}" if several_folds(config.data.test_fold) else str(arguments.hub_model_id)
+    visible: dict[str, Any] = {"private": arguments.hub_private_repo, "revision": arguments.hub_revision}
+    return Target(name, **visible, token=arguments.hub_token)

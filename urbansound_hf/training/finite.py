@@ -6,7 +6,7 @@ nothing that is not finite is logged, chosen as best, or saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,7 @@ class FiniteGuard(TrainerCallback):
         self.checked = self.skipped_in_a_row = self.updates = 0
 
     def add(self, loss: torch.Tensor, step: int) -> torch.Tensor:
-        """Takes the loss of a batch; returns it, or zero if it is not finite. Nothing waits for the device.
-
-        Args:
-            loss: `()`.
-            step: the update that the batch belongs to, from 1.
-        """
+        """Takes the loss of a batch of update `step`, from 1; returns it, or zero for one that is not finite."""
         if self.step is None or self.loss is None:
             self.step = self.loss = torch.zeros((), device=loss.device)
         first = ~torch.isfinite(loss) & (self.step == 0)
@@ -81,9 +76,8 @@ class FiniteGuard(TrainerCallback):
             return
         self.checked = state.global_step
         finite = finite_weights(model)
-        step, loss = (
-            torch.zeros((), device=finite.device) if each is None else each for each in (self.step, self.loss)
-        )
+        nothing = torch.zeros((), device=finite.device)
+        step, loss = (nothing if each is None else each for each in (self.step, self.loss))
         found = self.gather(torch.stack([step, loss.to(finite.device), finite.float()])[None])  # (processes, 3)
         first = min((row for row in found.tolist() if row[0] > 0), default=None)
         if first:
@@ -109,14 +103,10 @@ def finite_weights(model: nn.Module) -> torch.Tensor:
     with torch.no_grad():
         weights = [each for each in model.parameters() if each.numel()]
         buffers = [each for each in model.buffers() if each.is_floating_point() and each.numel()]
-        finite = [torch.isfinite(each) for each in _largest(weights)]
-        finite += [~torch.isnan(each) for each in _largest(buffers)]
+        # the largest magnitude in each, NaN where one is in it, in a few kernels for all of them
+        largest = [torch._foreach_norm(list(each), float("inf")) if each else () for each in (weights, buffers)]
+        finite = [*map(torch.isfinite, largest[0]), *(~torch.isnan(each) for each in largest[1])]
         return torch.stack(finite).all() if finite else torch.ones((), dtype=torch.bool)
-
-
-def _largest(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The largest magnitude in each tensor, in a few kernels for all of them; NaN where one is in it."""
-    return list(torch._foreach_norm(list(tensors), float("inf"))) if tensors else []
 
 
 def check_scores(scores: Any, args: TrainingArguments, state: TrainerState) -> None:

@@ -10,16 +10,9 @@ from torch.nn.functional import cross_entropy
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
-    """Class weights inverse to the number of training clips, with a mean of 1 over the clips.
+    """Class weights `(classes,)` inverse to the number of clips of each label, with a mean of 1 over the clips.
 
     A class without a training clip has weight 0: it is a target through label smoothing only.
-
-    Args:
-        labels: `(examples,)` class ids of the training set.
-        classes: the number of classes.
-
-    Returns:
-        `(classes,)` float32.
     """
     counts = np.bincount(labels, minlength=classes)
     present = counts > 0

@@ -31,12 +31,7 @@ def free_bytes(device: torch.device) -> float:
 
 
 class FrozenOutputs:
-    """Finds the frozen part of a model and computes its output for the clips.
-
-    Args:
-        model: on the device on which it is trained.
-        autocast: the mixed precision of training.
-    """
+    """Finds the frozen part of a model, on its device and in its mixed precision, and computes its output for clips."""
 
     def __init__(self, model: nn.Module, device: torch.device, autocast: Context) -> None:
         self.model, self.device, self.autocast = model, device, autocast

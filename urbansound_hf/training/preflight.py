@@ -73,9 +73,8 @@ def check_optimizer(config: RunConfig, model: PreTrainedModel) -> None:
     try:
         SoundTrainer.get_optimizer_cls_and_kwargs(arguments, model)
     except (*REFUSALS, ImportError) as error:
-        raise UserError(
-            _first_line(error), f"--optim {OptimizerNames(arguments.optim).value}", "install it, or use adamw_torch"
-        ) from error
+        where = f"--optim {OptimizerNames(arguments.optim).value}"
+        raise UserError(_first_line(error), where, "install it, or use adamw_torch") from error
     try:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
         values = dict(cast(dict, arguments.lr_scheduler_kwargs) or {})
@@ -88,35 +87,28 @@ def check_optimizer(config: RunConfig, model: PreTrainedModel) -> None:
     if arguments.gradient_checkpointing or arguments.activation_checkpointing:
         probe = is_probe(config.model, config.recipe)
         if probe or not model.supports_gradient_checkpointing:
-            kind = (
-                "a linear probe has no backward pass to save memory in"
-                if probe
-                else f"{model.config.model_type} has none"
-            )
+            kind = "a linear probe has no backward pass" if probe else f"{model.config.model_type} has none"
             fix = "leave it out; a smaller --per_device_train_batch_size saves memory too"
             raise UserError(f"gradient checkpointing is not available: {kind}", "--gradient_checkpointing", fix)
 
 
-def check_storage(config: RunConfig, model: PreTrainedModel) -> None:
-    """Checks that runs can be written: to the output folder, with space for the weights and one checkpoint of them.
+def run_bytes(config: RunConfig, model: PreTrainedModel) -> int:
+    """The bytes of a run's weights and, if it saves any, of a checkpoint: the weights and, with Adam, two of each."""
+    trained = sum(each.nbytes for each in model.parameters() if each.requires_grad)
+    weights = sum(each.nbytes for each in model.parameters())
+    adam = 2 * trained * ("adam" in str(config.training.optim))
+    return weights + (config.training.save_strategy != "no") * (weights + adam)
 
-    Raises:
-        UserError: not a folder, no permission, no space.
-    """
+
+def check_storage(config: RunConfig, needed: int) -> None:
+    """Raises UserError if a run of so many bytes cannot be written to the output folder."""
     folder = str(config.training.output_dir)
     check_writable(folder, "--output_dir")
-    check_free_space(folder, "--output_dir", 2 * sum(each.nbytes for each in model.parameters()))
+    check_free_space(folder, "--output_dir", needed)
 
 
 def check_serving(folder: Path, clip: bytes, trust_remote_code: bool = False) -> None:
-    """Opens a run as serving does and classifies one of its clips.
-
-    Args:
-        clip: the bytes of a sound file.
-
-    Raises:
-        UserError: it does not open, or gives no finite scores.
-    """
+    """Opens a run as serving does and classifies a clip, the bytes of a sound file. Raises UserError."""
     try:
         classifier = SoundClassifier.from_pretrained(folder, None, "cpu", trust_remote_code, "torch")
         classifier.classify(clip)

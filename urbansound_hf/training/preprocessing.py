@@ -5,17 +5,18 @@ All clips are processed once for every split of the same data, and cached.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import torch
-from transformers import FeatureExtractionMixin, PretrainedConfig, PreTrainedModel
+from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf.audio.io import audio_seconds
 from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
+from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
@@ -23,39 +24,26 @@ from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
 from urbansound_hf.models import adapt, masking
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head
+from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.profiling import stage
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
-from urbansound_hf.training.loading import configured_extractor, configured_model
 
 
 class Prepared(NamedTuple):
-    """The model and the data with which a training starts.
+    """The model and the data with which a training starts."""
 
-    Args:
-        model: with a head for the labels; frozen and adapted as the config says.
-        learner: the module that Trainer trains: `model` or, for a linear probe, its head.
-        train: model inputs of one shape; an `AugmentedDataset` where they differ from epoch to epoch.
-        train_labels: `(len(train),)` class ids.
-        validation, test: model inputs of the clips as serving computes them; None for a part without clips.
-    """
-
-    model: PreTrainedModel
+    model: PreTrainedModel  # with a head for the labels; frozen and adapted as the config says
     extractor: FeatureExtractionMixin
-    learner: torch.nn.Module
-    train: datasets.Dataset | AugmentedDataset
-    train_labels: np.ndarray
-    validation: datasets.Dataset | None
+    learner: torch.nn.Module  # what Trainer trains: `model` or, for a linear probe, its head
+    train: datasets.Dataset | AugmentedDataset  # model inputs of one shape; augmented where epochs differ
+    train_labels: np.ndarray  # (len(train),) class ids
+    validation: datasets.Dataset | None  # model inputs of the clips as serving computes them; None without clips
     test: datasets.Dataset | None
 
 
 def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepared:
-    """Loads and adapts the model, and computes the inputs of the three parts.
-
-    Raises:
-        UserError: the model cannot be loaded or probed.
-        AudioError: a clip is too short for the model.
-    """
+    """Loads and adapts the model, and computes the inputs of the three parts. Raises UserError."""
     extractor = configured_extractor(config)
     model = configured_model(config, sounds.labels)
     if config.model.probe_first:
@@ -65,9 +53,41 @@ def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepare
     adapt_model(model, config.model, config.recipe.test_time_shifts)
     with stage("extract"):
         parts, learner = prepare_inputs(config, sounds.dataset, split, extractor, model)
-    train = training_dataset(config, parts["train"], extractor, model.config)
+    train: Any = parts["train"]
+    if config.recipe.changes_inputs:  # augmented anew in each epoch
+        window, classes = window_samples(config.data.clip_seconds, extractor), model.config.num_labels or 0
+        spectrogram = family_of(model.config.model_type).spectrogram
+        recipe, seed = config.recipe, config.training.seed
+        train = AugmentedDataset(train, recipe, extractor, window, classes, seed, spectrogram)
     labels = np.array(parts["train"]["labels"][:])
     return Prepared(model, extractor, learner, train, labels, parts.get("validation"), parts.get("test"))
+
+
+def configured_extractor(config: RunConfig) -> FeatureExtractionMixin:
+    """The feature extractor for clips of `clip_seconds`. Raises UserError as `load_feature_extractor` does."""
+    model = config.model
+    return load_feature_extractor(
+        model.model_name_or_path,
+        clip_seconds=config.data.clip_seconds,
+        revision=model.model_revision,
+        trust_remote_code=model.trust_remote_code,
+        overrides=key_values(model.feature_extractor_config or (), "--feature_extractor_config"),
+    )
+
+
+def configured_model(config: RunConfig, labels: Sequence[str]) -> PreTrainedModel:
+    """The model with a head for `labels`, before anything is frozen. Raises UserError as `load_model` does."""
+    model = config.model
+    return load_model(
+        model.model_name_or_path,
+        labels,
+        clip_seconds=config.data.clip_seconds,
+        revision=model.model_revision,
+        trust_remote_code=model.trust_remote_code,
+        overrides=key_values(model.model_config or (), "--model_config"),
+        weighted_layer_sum=model.weighted_layer_sum,
+        head_from=key_values(model.head_from or (), "--head_from"),
+    )
 
 
 def adapt_model(model: PreTrainedModel, arguments: ModelArguments, test_time_shifts: int) -> None:
@@ -132,9 +152,8 @@ def training_embeddings(
 ) -> datasets.Dataset:
     """The embeddings of all clips as training sees them; only those that were filled pass through the model again.
 
-    Args:
-        known: the embeddings of all clips, and of their shifts, as serving computes them.
-        features: the model inputs of training; equal to those of serving but for clips shorter than the window.
+    `known` are those of all clips, and of their shifts, as serving computes them; the `features` of training are equal
+    to those of serving but for clips shorter than the window.
     """
     known = known.select(range(0, len(known), config.recipe.test_time_shifts + 1))  # the first is not shifted
     window = window_samples(config.data.clip_seconds, extractor)
@@ -189,17 +208,6 @@ def feature_step(
 def select_clips(features: datasets.Dataset, clips: np.ndarray) -> datasets.Dataset:
     """The rows of features that belong to some clips; a long clip has several."""
     return features.select(np.flatnonzero(np.isin(features["clip"][:], clips)))
-
-
-def training_dataset(
-    config: RunConfig, features: datasets.Dataset, extractor: FeatureExtractor, model_config: PretrainedConfig
-) -> datasets.Dataset | AugmentedDataset:
-    """The training part as prepared or, where the recipe changes inputs, augmented anew in each epoch."""
-    if not config.recipe.changes_inputs:
-        return features
-    window, classes = window_samples(config.data.clip_seconds, extractor), model_config.num_labels or 0
-    spectrogram = family_of(model_config.model_type).spectrogram
-    return AugmentedDataset(features, config.recipe, extractor, window, classes, config.training.seed, spectrogram)
 
 
 def window_samples(clip_seconds: float, extractor: FeatureExtractor) -> int:

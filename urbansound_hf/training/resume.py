@@ -31,25 +31,22 @@ OPTIMIZER = (OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, "optimizer_0", "global_step*") 
 
 
 def missing_parts(checkpoint: Path, config: RunConfig) -> list[str]:
-    """The files without which a training cannot continue from a checkpoint as if it had not been interrupted.
-
-    Returns:
-        names of files that are missing or damaged; empty for a complete checkpoint.
-    """
+    """The files, missing or damaged, without which a training cannot continue as if it had not been interrupted."""
     arguments = config.training
     needed = [WEIGHTS, OPTIMIZER, (SCHEDULER_NAME,)]
     scaled = arguments.fp16 and arguments.device.type != "cpu" and not arguments.deepspeed
     needed += [(SCALER_NAME,)] * bool(scaled)
     needed += [(callbacks.AVERAGE,)] * bool(config.recipe.ema_decay)
     processes = arguments.world_size
-    states = [f"rng_state_{index}.pth" for index in range(processes)] if processes > 1 else ["rng_state.pth"]
-    needed += [(name,) for name in states]
+    needed += [(f"rng_state_{index}.pth",) for index in range(processes)] if processes > 1 else [("rng_state.pth",)]
     missing = [names[0] for names in needed if not any(_readable(path) for path in _named(checkpoint, names))]
-    state = _trainer_state(checkpoint)
-    if state is None:
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return [*missing, TRAINER_STATE_NAME]
     best = state.get("best_model_checkpoint") if arguments.load_best_model_at_end else None
-    return missing + [f"the best checkpoint so far, {best}"] * bool(best and not _is_saved(Path(best)))
+    lost = best and not any(map(_readable, _named(Path(best), WEIGHTS)))
+    return missing + [f"the best checkpoint so far, {best}"] * bool(lost)
 
 
 def complete_checkpoints(config: RunConfig, folder: Path) -> list[Path]:
@@ -88,10 +85,8 @@ def check_named(config: RunConfig) -> None:
     named = Path(str(config.training.resume_from_checkpoint))
     missing = missing_parts(named, config)
     if len(missing) > 2 and TRAINER_STATE_NAME in missing:
-        what, fix = (
-            f"{named} is not a checkpoint of Trainer's (it has no {TRAINER_STATE_NAME})",
-            "give outputs/<run>/<fold>/checkpoints/checkpoint-<step>, or last",
-        )
+        what = f"{named} is not a checkpoint of Trainer's (it has no {TRAINER_STATE_NAME})"
+        fix = "give outputs/<run>/<fold>/checkpoints/checkpoint-<step>, or last"
         raise UserError(what, "--resume_from_checkpoint", fix)
     if missing:
         what = f"{named} is incomplete, a training cannot continue from it: it lacks {', '.join(missing)}"
@@ -131,10 +126,6 @@ def _named(checkpoint: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
         yield from checkpoint.glob(pattern)
 
 
-def _is_saved(checkpoint: Path) -> bool:
-    return any(_readable(path) for path in _named(checkpoint, WEIGHTS))
-
-
 def _readable(path: Path) -> bool:
     """Whether a file is there in full: a kill or a full disk leaves shorter ones."""
     if path.is_dir():
@@ -146,10 +137,3 @@ def _readable(path: Path) -> bool:
         except (SafetensorError, OSError):
             return False
     return path.is_file() and (path.suffix == ".json" or zipfile.is_zipfile(path))
-
-
-def _trainer_state(checkpoint: Path) -> dict | None:
-    try:
-        return json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -48,14 +48,13 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Trains on `split.train`, evaluates on `split.test`, and writes a checkpoint with its predictions and metrics.
 
+    What it returns is the content of metrics.json.
+
     Args:
         sounds: the data at the sampling rate of the model's feature extractor.
         folder: of the run; its `checkpoints/` are those that an interrupted run continues from.
         facts: further entries of metrics.json, such as the leak report.
         callbacks: further callbacks of Trainer, such as the one that pushes checkpoints.
-
-    Returns:
-        the content of metrics.json.
 
     Raises:
         UserError: the model or the clips do not fit the config, or `--resume_from_checkpoint` names no checkpoint.
@@ -86,26 +85,17 @@ def train_and_evaluate(
         except UserError as error:  # the run itself is complete
             say(f"no ONNX export: {error}")
     test = clip_scores(*predict_windows(trainer, prepared.test))
+    metric = AudioClassificationMetric(sounds.labels)
+    scores = metric.compute(predictions=test["probabilities"], references=test["true"])
     metrics = {
-        **score_test_clips(test, sounds.labels),
-        "labels": sounds.labels,
-        "split": split.name,
-        "split_kind": split.kind,
-        "test_fold": split.test_fold,
-        "validation_fold": split.validation_fold,
-        "train_folds": split.train_folds,
-        "notes": [*sounds.notes, *split_notes(split, sounds.dataset["label"], sounds.labels)],
-        "clips": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
-        **chosen_checkpoint(trainer),
+        **{f"test_{name}": scores.pop(name) for name in ALL_METRICS},
+        **scores,  # per_class, confusion_matrix
+        **split_facts(sounds, split),
         **calibration,
         **adapt.count_parameters(model),
         "trained_parameters": trained,  # before LoRA's were merged into the others
-        "train_seconds": round(outcome.metrics["train_runtime"], 2),
-        "train_clips_per_second": round(outcome.metrics["train_samples_per_second"] * share_trained(trainer, begun), 2),
-        "micro_batch": trainer.args.per_device_train_batch_size,  # clips of a device at once
-        "accumulation_steps": trainer.args.gradient_accumulation_steps,
         "train_peak_memory_gib": round(watch.peak_memory_gib, 2),
-        **gpu_memory(),
+        **training_facts(trainer, outcome.metrics, begun),
         **(facts or {}),
     }
     if trainer.is_world_process_zero():
@@ -115,17 +105,47 @@ def train_and_evaluate(
     return metrics
 
 
+def split_facts(sounds: Sounds, split: Split) -> dict[str, Any]:
+    """The part of metrics.json on the data and its split."""
+    return {
+        "labels": sounds.labels,
+        "split": split.name,
+        "split_kind": split.kind,
+        "test_fold": split.test_fold,
+        "validation_fold": split.validation_fold,
+        "train_folds": split.train_folds,
+        "notes": [*sounds.notes, *split_notes(split, sounds.dataset["label"], sounds.labels)],
+        "clips": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
+    }
+
+
+def training_facts(trainer: SoundTrainer, outcome: Mapping[str, float], begun: str | None) -> dict[str, Any]:
+    """The part of metrics.json on the training: the selected checkpoint, duration, speed, batch and GPU memory."""
+    arguments, step = trainer.args, (begun or "").rpartition("-")[2]
+    trained_now = 1 - (int(step) if step.isdecimal() else 0) / max(1, trainer.state.global_step)  # since `begun`
+    best = trainer.state.best_metric if arguments.load_best_model_at_end else None
+    facts: dict[str, Any] = {
+        "checkpoint": "last" if best is None else "best",
+        "train_seconds": round(outcome["train_runtime"], 2),
+        "train_clips_per_second": round(outcome["train_samples_per_second"] * trained_now, 2),
+        "micro_batch": arguments.per_device_train_batch_size,  # clips of a device at once
+        "accumulation_steps": arguments.gradient_accumulation_steps,
+    }
+    if best is not None:
+        facts[f"best_validation_{arguments.metric_for_best_model}"] = best
+    if torch.cuda.is_available():
+        facts["train_peak_gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return facts
+
+
 def make_trainer(
     config: RunConfig, prepared: Prepared, labels: Sequence[str], folder: Path, begun: str | None = None
 ) -> SoundTrainer:
-    """The Trainer of one run.
-
-    Args:
-        labels: the class names, in the order of their ids.
-        folder: of the run; checkpoints go to `checkpoints/` and TensorBoard logs to `tensorboard/` inside.
-        begun: the checkpoint that an interrupted training continues from.
-    """
+    """The Trainer of the run in `folder`; `begun`: the checkpoint that an interrupted training continues from."""
     metric = AudioClassificationMetric(labels)
+    # Trainer changes its arguments; uploads and TensorBoard logs are left to callbacks
+    trackers = [name for name in config.training.report_to or [] if name != "tensorboard"]
+    changed = {"output_dir": str(folder / "checkpoints"), "push_to_hub": False, "report_to": trackers}
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         clips = clip_scores(prediction.predictions, prediction.label_ids)
@@ -140,20 +160,13 @@ def make_trainer(
         layer_decay=config.model.layer_decay,
         continued=begun,
         model=prepared.learner,
-        args=trainer_arguments(config.training, folder),
+        args=replaced(config.training, changed),
         train_dataset=prepared.train,
         eval_dataset=prepared.validation,
         processing_class=prepared.extractor,
         compute_metrics=compute_metrics,
         callbacks=trainer_callbacks(config.training, folder),
     )
-
-
-def trainer_arguments(arguments: RunArguments, folder: Path) -> RunArguments:
-    """The arguments that Trainer gets, which changes them; uploads and TensorBoard logs are left to callbacks."""
-    trackers = [name for name in arguments.report_to or [] if name != "tensorboard"]
-    changed = {"output_dir": str(folder / "checkpoints"), "push_to_hub": False, "report_to": trackers}
-    return replaced(arguments, changed)
 
 
 def trainer_callbacks(arguments: RunArguments, folder: Path) -> list[TrainerCallback]:
@@ -164,16 +177,12 @@ def trainer_callbacks(arguments: RunArguments, folder: Path) -> list[TrainerCall
     if arguments.profile and arguments.process_index == 0:
         callbacks.append(StepTimes(folder / TRACE))
     if "tensorboard" in (arguments.report_to or []) and arguments.process_index == 0:
-        callbacks.append(tensorboard(folder / "tensorboard"))
+        from torch.utils.tensorboard import SummaryWriter  # an extra, installed where it is asked for
+        from transformers.integrations import TensorBoardCallback
+
+        # outside of the checkpoints, which are deleted when the run is finished
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     return callbacks
-
-
-def tensorboard(folder: Path) -> TrainerCallback:
-    """Trainer's TensorBoard logs, outside of the checkpoints, which are deleted when the run is finished."""
-    from torch.utils.tensorboard import SummaryWriter  # an extra, installed where it is asked for
-    from transformers.integrations import TensorBoardCallback
-
-    return TensorBoardCallback(SummaryWriter(str(folder)))
 
 
 def save_run(trainer: SoundTrainer, folder: Path, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> None:
@@ -192,30 +201,3 @@ def predict_windows(trainer: SoundTrainer, dataset: Any) -> tuple[np.ndarray, An
     trainer.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     prediction = trainer.predict(dataset)
     return np.asarray(prediction.predictions), prediction.label_ids
-
-
-def score_test_clips(test: Mapping[str, np.ndarray], labels: list[str]) -> dict[str, Any]:
-    """The test part of metrics.json: every metric as `test_<name>`, per_class and confusion_matrix."""
-    result = AudioClassificationMetric(labels).compute(predictions=test["probabilities"], references=test["true"])
-    return {**{f"test_{name}": result.pop(name) for name in ALL_METRICS}, **result}
-
-
-def share_trained(trainer: SoundTrainer, begun: str | None) -> float:
-    """The fraction of the steps trained since the last interruption, 0 to 1."""
-    before = int(begun.rpartition("-")[2]) if begun and begun.rpartition("-")[2].isdecimal() else 0
-    return 1 - before / max(1, trainer.state.global_step)
-
-
-def chosen_checkpoint(trainer: SoundTrainer) -> dict[str, Any]:
-    """The selected checkpoint: the best, with its validation score, or the last."""
-    best = trainer.state.best_metric if trainer.args.load_best_model_at_end else None
-    if best is None:
-        return {"checkpoint": "last"}
-    return {"checkpoint": "best", f"best_validation_{trainer.args.metric_for_best_model}": best}
-
-
-def gpu_memory() -> dict[str, float]:
-    """Peak GPU memory in GiB; nothing without a GPU."""
-    if not torch.cuda.is_available():
-        return {}
-    return {"train_peak_gpu_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -33,13 +33,12 @@ from urbansound_hf import progress
 from urbansound_hf.config import search_space
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import flag_parser
-from urbansound_hf.config.search_space import Range
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError, interruption, printable
+from urbansound_hf.errors import UserError, interruption, printable, write_text
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
-from urbansound_hf.reports.search import Flags, finished_trials, ranked, trial_values, write_search_report
+from urbansound_hf.reports.search import finished_trials, ranked, write_search_report
 from urbansound_hf.training.experiment import (
     Experiment,
     locked_folder,
@@ -72,37 +71,30 @@ def run_search(config: RunConfig) -> int:
         try:
             _search(experiment, split, folder, open_study(experiment, split, folder) if first else None)
         except KeyboardInterrupt as error:
-            kept = (
-                f"interrupted; kept: the finished trials in {folder / STUDY}\nthe same command continues with the next"
-            )
-            raise interruption(error, kept) from error
+            kept = f"interrupted; kept: the finished trials in {folder / STUDY}"
+            raise interruption(error, f"{kept}\nthe same command continues with the next") from error
     return 0
 
 
 def _search(experiment: Experiment, split: Split, folder: Path, study: optuna.Study | None) -> None:
     """Completes the study and reports it; only the first of several processes has the study."""
     config = experiment.config
-    left = [(config.training.search or 0) - len(finished_trials(study)) if study else 0]
+    left = [(config.training.search or 0) - ended_trials(study) if study else 0]
     broadcast_object_list(left)  # the processes count the same trials
     if left[0] > 0:
         run_trials(experiment, split, folder, left[0], study)
     if study:
         space = search_space.parse_search_space(config.training.search_space or [], flag_parser())
-        flags = searched_flags(space)
+        flags = {line.name: line.choices for line in space}
         text = write_search_report(folder, study, flags, f"validation {config.training.metric_for_best_model}", split)
-        write_best(folder, study, flags, config, split)
+        write_best(folder, study, space, config, split)
         print(text)
 
 
-def searched_flags(space: search_space.Space) -> Flags:
-    """The lines of a search space as the report needs them."""
-    return {line.name: None if isinstance(line, Range) else line.values for line in space}
-
-
-def write_best(folder: Path, study: optuna.Study, flags: Flags, config: RunConfig, split: Split) -> None:
+def write_best(folder: Path, study: optuna.Study, space: search_space.Space, config: RunConfig, split: Split) -> None:
     """Writes best.yaml: the config of a run with the best values, with their origin in a comment."""
     best = ranked(study)[0]
-    values = trial_values(flags, best)
+    values = search_space.suggest(space, best)
     settings = config.with_values({**values, "output_dir": str(folder / "best")}).as_dict()
     own = {name: value for name, value in settings.items() if name not in ("search", "search_space", "overwrite")}
     trained = f", trained on folds {', '.join(map(str, split.train_folds))}" if split.train_folds else ""
@@ -116,7 +108,7 @@ def write_best(folder: Path, study: optuna.Study, flags: Flags, config: RunConfi
         f"Values   {search.shown(values)}",
     ]
     text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
-    (folder / search.BEST).write_text("".join(f"# {printable(line)}\n" for line in header) + text, encoding="utf-8")
+    write_text(folder / search.BEST, "".join(f"# {printable(line)}\n" for line in header) + text)
 
 
 def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Study:
@@ -130,27 +122,30 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # `Trials` prints a line per trial
     arguments = experiment.config.training
     folder.mkdir(exist_ok=True)
-    study = optuna.create_study(**storage(folder), direction=direction(experiment.config), load_if_exists=True)
-    finished = len(finished_trials(study)) >= (arguments.search or 0)
+    study = optuna.create_study(**study_arguments(experiment, folder), load_if_exists=True)
+    finished = ended_trials(study) >= (arguments.search or 0)
     if (arguments.overwrite and finished) or str(arguments.resume_from_checkpoint).lower() == "false":
         shutil.rmtree(folder)
         folder.mkdir()
-        study = optuna.create_study(**storage(folder), direction=direction(experiment.config))
+        study = optuna.create_study(**study_arguments(experiment, folder))
     values = {name: value for name, value in experiment.receipt["config"].items() if name != "search"}
     receipt = {**experiment.receipt, "config": {**values, "held-out fold": split.name}}
     receipt = json.loads(json.dumps(receipt, default=str))
     begun = study.user_attrs.get(BEGUN, receipt)
     if differ := mismatches({"the search": begun, "this command": receipt}):
-        raise UserError(
-            f"the folder holds a search of another experiment: {'; '.join(differ)}",
-            str(folder),
-            "give the same values to continue it, another --output_dir, or --resume_from_checkpoint false",
-        )
+        what = f"the folder holds a search of another experiment: {'; '.join(differ)}"
+        fix = "give the same values to continue it, another --output_dir, or --resume_from_checkpoint false"
+        raise UserError(what, str(folder), fix)
     study.set_user_attr(BEGUN, receipt)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         mark_interrupted(study, trial.number)
     return study
+
+
+def ended_trials(study: optuna.Study) -> int:
+    """The number of trials that ended by themselves: with a score, or because the training diverged."""
+    return len(study.trials) - len(study.user_attrs.get(INTERRUPTED, []))
 
 
 def mark_interrupted(study: optuna.Study, number: int) -> None:
@@ -174,13 +169,10 @@ def stored_sampler(seed: int) -> optuna.samplers.BaseSampler:
     return StoredSampler(seed=seed)
 
 
-def storage(folder: Path) -> dict[str, Any]:
-    """Optuna's arguments for the database of the trials."""
-    return {"storage": f"sqlite:///{folder / STUDY}", "study_name": FOLDER}
-
-
-def direction(config: RunConfig) -> Literal["maximize", "minimize"]:
-    return "maximize" if config.training.greater_is_better else "minimize"
+def study_arguments(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Optuna's arguments for the study in a folder."""
+    direction = "maximize" if experiment.config.training.greater_is_better else "minimize"
+    return {"storage": f"sqlite:///{folder / STUDY}", "study_name": FOLDER, "direction": direction}
 
 
 def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, study: optuna.Study | None) -> None:
@@ -196,19 +188,19 @@ def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, s
             compute_objective=trials.score,
             n_trials=count,
             catch=caught,  # the trial fails, the search continues
-            direction=direction(experiment.config),
             load_if_exists=True,
             sampler=stored_sampler(experiment.config.training.seed),
             pruner=optuna.pruners.NopPruner(),  # a trial that learns slowly may be the best in the end
-            **storage(folder),
+            **study_arguments(experiment, folder),
         )
-    except KeyboardInterrupt:
-        if study and trials.trial and study.trials[trials.trial.number].state.name == "FAIL":
-            mark_interrupted(study, trials.trial.number)
-        raise
     except ValueError:  # Trainer asks for the best trial; where all have diverged, the report says so
         if study is None or finished_trials(study):
             raise
+    except BaseException as error:  # interrupted, or stopped from outside, as by a full disk
+        failed = study and trials.trial and study.trials[trials.trial.number].state.name == "FAIL"
+        if study and failed and not isinstance(error, NotFiniteError):
+            mark_interrupted(study, trials.trial.number)
+        raise
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
@@ -222,9 +214,6 @@ def without_test(sounds: Sounds, split: Split) -> tuple[Sounds, Split]:
 
 class Trials(TrainerCallback):
     """Trainer's callbacks of a search: the values, model, data and score of each trial.
-
-    Args:
-        count: the number of trials, for the progress line.
 
     Attributes:
         trainer: the Trainer of all trials.
@@ -272,9 +261,7 @@ class Trials(TrainerCallback):
             self.scored = max(best, now) if arguments.greater_is_better else min(best, now)
         return self.scored
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.done += 1
         scored = "" if self.scored is None else f" {args.metric_for_best_model} {self.scored:.4f};"
         shown = search.shown(search_space.suggest(self.space, self.trial))

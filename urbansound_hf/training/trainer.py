@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import cached_property
 from typing import Any, cast
 
 import datasets
@@ -221,14 +220,8 @@ class SoundTrainer(Trainer):
             return self.guard.add(super().training_step(*args, **kwargs), self.state.global_step + 1)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """As Trainer's estimate, which counts the parameters at each step."""
-        values = inputs.get(getattr(self.model, "main_input_name", ""))
-        return 0 if values is None else 6 * values.numel() * self._parameters
-
-    @cached_property
-    def _parameters(self) -> int:
-        count = getattr(self.model, "num_parameters", None)
-        return count(exclude_embeddings=True) if count else 0
+        """0: nothing reads the estimate, for which Trainer counts the parameters at each step."""
+        return 0
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -253,23 +246,24 @@ class SoundTrainer(Trainer):
         """The model's own loss (ECAPA-TDNN's has a margin), or a cross entropy with soft labels, weights or gamma."""
         inputs = self._without_frozen(inputs)
         labels, smoothing, gamma = inputs["labels"], self.args.label_smoothing_factor, self.recipe.focal_gamma
+        own = labels.ndim == 1 and self.class_weights is None and not smoothing and not gamma
         with stage("forward"):
-            loss, outputs = self._loss(model, inputs, labels, smoothing, gamma)
+            outputs = model(**{name: values for name, values in inputs.items() if own or name != "labels"})
+            loss = outputs.loss
+            if not own:
+                loss = classification_loss(outputs.logits, labels, self.class_weights, smoothing, gamma)
         return (loss, outputs) if return_outputs else loss
 
-    def _loss(
-        self, model: nn.Module, inputs: dict[str, Any], labels: torch.Tensor, smoothing: float, gamma: float
-    ) -> tuple[torch.Tensor, Any]:
-        if labels.ndim == 1 and self.class_weights is None and not smoothing and not gamma:
-            outputs = model(**inputs)
-            return outputs.loss, outputs
-        outputs = model(**{name: values for name, values in inputs.items() if name != "labels"})
-        return classification_loss(outputs.logits, labels, self.class_weights, smoothing, gamma), outputs
-
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, which reads `datasets` through `PreparedClips`; workers load only clips that need them."""
+        """Trainer's, which reads `datasets` through `PreparedClips`; workers load only clips that need them.
+
+        In evaluation clips of several shapes share a batch, and none is dropped.
+        """
         args_, clips = cast(RunArguments, self.args), readable(dataset)
-        workers, pinned = args_.dataloader_num_workers, args_.dataloader_pin_memory
+        names = ("dataloader_num_workers", "dataloader_pin_memory", "dataloader_drop_last")
+        before = {name: getattr(args_, name) for name in names}
+        if description != "Training":
+            self.data_collator, args_.dataloader_drop_last = collate_evaluation, False
         if isinstance(clips, OnDevice):
             args_.dataloader_num_workers, args_.dataloader_pin_memory = 0, False
         elif args_.chooses_workers:
@@ -278,7 +272,8 @@ class SoundTrainer(Trainer):
         try:
             return super()._get_dataloader(clips, description, *args, **kwargs)
         finally:
-            args_.dataloader_num_workers, args_.dataloader_pin_memory = workers, pinned
+            vars(args_).update(before)
+            self.data_collator = collate_training
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Clips of equal length together, which make batches of one shape; the results go by their rows."""
@@ -302,30 +297,11 @@ class SoundTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's choice of optimizer (`--optim`) over this project's parameter groups."""
         model = model or self.model
-        groups = adapt.parameter_groups(
-            model,
-            self.args.learning_rate,
-            self.args.weight_decay,
-            self.head_learning_rate,
-            self.layer_decay,
-        )
+        rates = self.args.learning_rate, self.args.weight_decay, self.head_learning_rate, self.layer_decay
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+        groups = adapt.parameter_groups(model, *rates)
         self.optimizer_cls_and_kwargs = (kind, {"params": groups, **settings})  # such as GaLore's
         return super().create_optimizer(model)
-
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
-        return self._with_evaluation_collator(super().get_eval_dataloader, *args, **kwargs)
-
-    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
-        return self._with_evaluation_collator(super().get_test_dataloader, *args, **kwargs)
-
-    def _with_evaluation_collator(self, get: Any, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
-        self.data_collator, drop_last = collate_evaluation, self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = False  # of training batches only: every clip is evaluated
-        try:
-            return get(*args, **kwargs)
-        finally:
-            self.data_collator, self.args.dataloader_drop_last = collate_training, drop_last
 
     def prediction_step(
         self,

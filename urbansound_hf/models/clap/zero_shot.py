@@ -37,7 +37,6 @@ def load_zero_shot(
     Args:
         name_or_path: a folder or Hub id with the weights of both towers, the tokenizer and the feature extractor.
         labels: at least two different names of sounds, as they would stand in a caption; spaces around them go.
-        revision: branch, tag or commit of a Hub id.
 
     Raises:
         UserError: the labels leave nothing to choose, or the checkpoint is not there or has no text tower.

@@ -40,10 +40,6 @@ PARTS = yaml.safe_load(Path(__file__).with_name("parts.yaml").read_text(encoding
 def convert(folder: Path, out_dir: Path) -> None:
     """Writes config, labels, weights, feature extractor, code and card of a SpeechBrain ECAPA-TDNN to `out_dir`.
 
-    Args:
-        folder: hyperparams.yaml, *.ckpt and label_encoder.txt.
-        out_dir: the folder to write.
-
     Raises:
         UserError: a file is missing or unreadable, it holds another network, its weights or labels do not fit, or
             SpeechBrain is not installed.
@@ -60,27 +56,22 @@ def convert(folder: Path, out_dir: Path) -> None:
         if found != expected:
             what = f"the {name} must agree; found {found} and {expected}"
             raise UserError(what, str(folder), "give the files of one run, of SpeechBrain's ECAPA recipe")
-    config = _config(network, labels, folder)
+    numbers = {label: number for number, label in enumerate(labels)}
+    names: dict[str, Any] = {"id2label": dict(enumerate(labels)), "label2id": numbers}
+    try:
+        config = EcapaTdnnConfig(**network, **names)
+    except ValueError as error:
+        raise UserError(str(error), str(folder / HYPERPARAMETERS), "give a folder that SpeechBrain can open") from error
+    config.clip_seconds = CLIP_SECONDS
     model = EcapaTdnnForAudioClassification(config)
     load_weights(model.ecapa.network, folder / "embedding_model.ckpt")
     load_weights(model.classifier.cosine, folder / "classifier.ckpt")
-    extractor = EcapaTdnnFeatureExtractor(
-        front["sample_rate"], front["n_mels"], norm["std_norm"], config.shortest_frames
-    )
+    values = front["sample_rate"], front["n_mels"], norm["std_norm"], config.shortest_frames
+    extractor = EcapaTdnnFeatureExtractor(*values)
     model.save_pretrained(out_dir)
     extractor.save_pretrained(out_dir)
     card = rendered(CARD, labels=labels, source=folder.resolve().name, sampling_rate=extractor.sampling_rate)
     (out_dir / "README.md").write_text(card, encoding="utf-8")
-
-
-def _config(network: dict[str, Any], labels: list[str], folder: Path) -> EcapaTdnnConfig:
-    label2id = {label: number for number, label in enumerate(labels)}
-    try:
-        config = EcapaTdnnConfig(**network, id2label=dict(enumerate(labels)), label2id=label2id)
-    except ValueError as error:
-        raise UserError(str(error), str(folder / HYPERPARAMETERS), "give a folder that SpeechBrain can open") from error
-    config.clip_seconds = CLIP_SECONDS
-    return config
 
 
 def read_hyperparameters(path: Path) -> dict[str, dict[str, Any]]:

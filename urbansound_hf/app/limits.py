@@ -1,0 +1,128 @@
+"""What the page refuses: foreign hosts and origins, large uploads, long work, work whose visitor has left."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from urbansound_hf.errors import UserError
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+API = re.compile(r"/(gradio_api/)?(openapi\.json|call/|run/|api/)")  # the paths of named endpoints
+Result = TypeVar("Result")
+Report = Callable[[str], None]
+
+
+class PageLimits(NamedTuple):
+    """Limits of the page: of a request's upload in MB, a sound in seconds, waiting requests, seconds of a request."""
+
+    upload_mb: int = 500
+    max_seconds: float = 3600.0
+    queue: int = 256
+    request_seconds: float = 600.0
+
+
+def watched(work: Callable[[Report], Result], seconds: float) -> Generator[str, None, Result]:
+    """Runs `work` in a thread, yields what it reports and returns its result.
+
+    When the generator is closed, as Gradio does once the visitor has left, the next report ends the work.
+
+    Raises:
+        UserError: the work takes longer than `seconds`.
+    """
+    news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    left, end = threading.Event(), time.monotonic() + seconds
+
+    def report(text: str) -> None:
+        if left.is_set():
+            raise UserError("the visitor has left")
+        if time.monotonic() > end:
+            raise UserError(f"this took longer than {seconds:g} s", fix="give a shorter sound, or fewer")
+        news.put(text)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work, report)
+        done.add_done_callback(lambda _: news.put(None))
+        try:
+            while (text := news.get()) is not None:
+                yield text
+        finally:
+            left.set()
+        return done.result()
+
+
+class OwnSite:
+    """ASGI middleware that answers requests for the page's own host from its own origin only, of limited size.
+
+    Another site could otherwise have a visitor's browser talk to a page on the visitor's machine: by a form or script
+    (its Origin differs), or under a name of its own that it points to this address (DNS rebinding; the Host differs).
+
+    Args:
+        app: the application.
+        host: the address that the page listens on; of one that is open to the network, every IP address is its own.
+        names: further host names under which it is reached.
+        max_bytes: of a request's body.
+        api: whether named endpoints and their description are served.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, names: Collection[str], max_bytes: int, api: bool) -> None:
+        self.app, self.max_bytes, self.api = app, max_bytes, api
+        self.open = host in ("0.0.0.0", "::", "")
+        space = os.environ.get("SPACE_HOST", "").split(",")
+        self.public = {name.strip().lower() for name in [*names, *space] if name.strip()}
+        self.names = {*LOOPBACK, host.lower(), *self.public}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise HTTPException(413, self._too_large())
+            return message
+
+        status, reason = self.refusal(scope) if scope["type"] in ("http", "websocket") else (0, "")
+        answer: Any = PlainTextResponse(reason, status) if status else self.app
+        await answer(scope, counted, send)
+
+    def refusal(self, scope: Scope) -> tuple[int, str]:
+        """Status and reason of a request that is refused; 0 for one that is answered."""
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", "").lower(), headers.get("origin")
+        if not self._is_own(urlsplit(f"//{host}").hostname or ""):
+            return 403, f"this page is not served as {host!r}; --allow_host adds a name"
+        if origin is not None:
+            site = urlsplit(origin.lower())
+            if site.netloc != host and site.hostname not in self.public:
+                return 403, f"requests from other sites are refused, this one came from {origin!r}"
+        if int(re.sub(r"\D", "", headers.get("content-length", "")) or 0) > self.max_bytes:
+            return 413, self._too_large()
+        if not self.api and API.match(scope["path"]):
+            return 404, "the API is off; --api serves it"
+        return 0, ""
+
+    def _is_own(self, name: str) -> bool:
+        if name in self.names:
+            return True
+        try:
+            return self.open and bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+    def _too_large(self) -> str:
+        return f"a request has at most {self.max_bytes / 1e6:,.0f} MB (--upload_mb)"
