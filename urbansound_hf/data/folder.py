@@ -62,7 +62,7 @@ def read_folder(
     marked = None if table else read_annotations(found, annotations, label_column)
     if table:
         wanted = {"audio": audio_column, "label": label_column}
-        rows, places, notes = _listed_sounds(table, found, wanted, allow_missing_files)
+        rows, places, notes = listed_sounds(table, found, wanted, allow_missing_files)
     elif marked:
         rows, places, notes = marked
     else:
@@ -154,7 +154,7 @@ READERS: dict[str, Callable[[str, str], Any]] = {
 # ---- a metadata CSV
 
 
-def _listed_sounds(
+def listed_sounds(
     table: Path, found: AudioFiles, wanted: Mapping[str, str | None], allow_missing_files: bool
 ) -> tuple[list[Row], list[str], list[str]]:
     """The rows of a CSV with their files, the place of each, and notes."""

@@ -14,11 +14,13 @@ from typing import Any, Literal
 import datasets
 
 from urbansound_hf.audio.io import LOWEST_RATE, SAMPLING_RATE, Limits
-from urbansound_hf.data import synthetic
-from urbansound_hf.data.builder import PreparedSounds, cache_key, sound_features
+from urbansound_hf.data import esc50, fsd50k, speech_commands, synthetic
+from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features
 from urbansound_hf.data.columns import columns_of, encode, mapped_labels, read_label_map
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
+from urbansound_hf.data.known import KnownDataset
+from urbansound_hf.data.segments import named_segments
 from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import expand_user
@@ -49,6 +51,8 @@ def load_urbansound8k(
 
 
 NAMED = ("urbansound8k", "synthetic")
+KNOWN = (esc50.DATASET, fsd50k.DATASET, speech_commands.DATASET)
+"""Data sets that are recognised as they unpack."""
 SYNTHETIC_NOTE = "synthetic sounds: these scores say nothing about real ones"
 
 
@@ -59,6 +63,7 @@ class SoundRequest:
     dataset: str = "urbansound8k"  # or synthetic, a folder, a Hub id
     data_dir: str | None = None  # where UrbanSound8K lies (default: data, and downloaded there if need be)
     download: bool = False  # download it to a `data_dir` that is given, too
+    dataset_variant: str | None = None  # of a known data set, as esc10
     dataset_config: str | None = None  # of a Hub data set
     dataset_revision: str | None = None  # of a Hub data set
     audio_column: str | None = None
@@ -135,6 +140,9 @@ def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder",
 
 
 def _folder(request: SoundRequest, folder: Path) -> Sounds:
+    for known in KNOWN:
+        if root := known.root(folder):
+            return _known(request, known, root)
     rows, notes = read_folder(
         folder,
         request.audio_column,
@@ -145,6 +153,19 @@ def _folder(request: SoundRequest, folder: Path) -> Sounds:
         clip_seconds=request.clip_seconds,
         label_map=read_label_map(request.label_map),
     )
+    return _prepared(request, rows, folder.resolve().name, notes)
+
+
+def _known(request: SoundRequest, known: KnownDataset, root: Path) -> Sounds:
+    name, variant = known.title(request.dataset_variant or ""), request.dataset_variant or ""
+    rows, notes = known.read(root, variant, request.allow_missing_files, request.background_class)
+    if any(isinstance(row["label"], list) for row in rows):
+        fix = "bring one label a clip: a CSV with the columns file and label"
+        raise UserError(f"{name} has several labels a clip, which is not supported yet", str(root), fix)
+    return _prepared(request, named_segments(rows), name, notes)
+
+
+def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str]) -> Sounds:
     for text in (row[column] for row in rows for column in ("label", "path")):
         try:  # Python reads UTF-8 names in an ASCII locale as something else
             str(text).encode("utf-8")
@@ -154,7 +175,6 @@ def _folder(request: SoundRequest, folder: Path) -> Sounds:
     names, ids = encode([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
     features = sound_features(names, columns_of(rows), request.sampling_rate)
-    name = folder.resolve().name
     builder = PreparedSounds(rows, features, cache_key(rows, names), name, request.sampling_rate)
     return _loaded(builder, name, notes, request)
 
