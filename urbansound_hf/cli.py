@@ -33,6 +33,7 @@ COMMANDS = {
     "infer": ("urbansound_hf.cli:infer", "classify files, folders and long recordings"),
     "report": ("urbansound_hf.reports.__main__:main", "write and print the report of a run"),
     "compare": ("urbansound_hf.reports.__main__:compare_main", "compare two runs, paired by clip"),
+    "leaderboard": ("urbansound_hf.reports.leaderboard:main", "rank finished runs, each protocol on its own"),
     "crossval": ("urbansound_hf.reports.__main__:crossval_main", "gather the finished folds of one experiment"),
     "leaks": ("urbansound_hf.data.leaks:main", "report what the folds of a metadata table share"),
     "data": ("urbansound_hf.data.__main__:main", "prepare UrbanSound8K, or write the synthetic data set"),
@@ -276,7 +277,7 @@ def train(argv: Sequence[str], prog: str = "urbansound-hf train") -> int:
 
 def overview() -> str:
     """The text of `urbansound-hf --help`: one line for each command."""
-    lines = [f"  {name:<10}{about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:<12}{about}" for name, (_, about) in COMMANDS.items()]
     usage = "usage: urbansound-hf COMMAND [ARGUMENT ...]"
     return "\n".join([usage, "", *lines, "", "`urbansound-hf COMMAND --help` lists the arguments of a command."])
 
