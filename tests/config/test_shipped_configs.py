@@ -33,6 +33,7 @@ STAND_INS = {
     "openai/whisper-tiny": ("whisper", WHISPER),
     "MIT/ast-finetuned-audioset-10-10-0.4593": ("audio-spectrogram-transformer", AST),
     "laion/clap-htsat-unfused": ("clap-audio", CLAP),
+    "mispeech/ced-tiny": ("audio-spectrogram-transformer", AST),  # its own architecture is code on the Hub
     "ecapa-tdnn": ("ecapa-tdnn", ["channels=[16,16,16,16,48]"]),
     "outputs/yamnet_audioset": ("yamnet", ["channels=[8,8,16,16]", "strides=[2,1,2,2]"]),
 }
