@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from urbansound_hf.audio.files import SUFFIXES, UNREAD_SUFFIXES, AudioFiles, find_audio_files, is_hidden
+from urbansound_hf.audio.files import SOUND_NAMES, SUFFIXES, UNREAD_SUFFIXES, AudioFiles, find_audio_files, is_hidden
 from urbansound_hf.data.builder import Row
 from urbansound_hf.data.columns import (
     SPLIT_NAMES,
@@ -103,7 +103,7 @@ def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
     if len({row["label"] for row in rows}) < 2:
         there = first_ten(sorted(path.name for path in found.folder.iterdir())) or "nothing"
         what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {there}"
-        fix = f"sounds are files that end in {', '.join(sorted(SUFFIXES))}"
+        fix = SOUND_NAMES
         raise UserError("; ".join([what, *found.notes()]), str(found.folder), fix)
     note = f"{counted(len(outside), 'sound')} in no folder of a class, left out: {first_ten(outside)}"
     return rows, [note] * bool(outside)

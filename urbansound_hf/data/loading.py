@@ -126,7 +126,7 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
         root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
         builder = UrbanSound8K(synthetic.synthetic_dataset(root, seed=request.seed), request.sampling_rate)
         return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], request)
-    return _folder(request, folder) if kind == "folder" else _stored(request, folder)
+    return _folder(request, folder) if kind == "folder" and folder.is_dir() else _stored(request, folder)
 
 
 def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder", "stored"]:
@@ -136,7 +136,12 @@ def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder",
         return "synthetic" if name == "synthetic" else "urbansound8k"
     if folder.is_dir() and find_root(folder, around=False):
         return "urbansound8k"
-    return "folder" if folder.is_dir() and not is_stored(folder) else "stored"
+    return "folder" if not is_stored(folder) and (folder.is_dir() or is_path(name)) else "stored"
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a data set cannot be a Hub id."""
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 
 def _folder(request: SoundRequest, folder: Path) -> Sounds:
@@ -184,7 +189,7 @@ def _stored(request: SoundRequest, folder: Path) -> Sounds:
     near = difflib.get_close_matches(name.lower(), NAMED, n=1, cutoff=0.8)
     if folder.is_dir():
         source, name = str(folder.absolute()), folder.resolve().name
-    elif near or name.startswith((".", "/", "~")) or name.count("/") > 1:  # the Hub need not be asked
+    elif near or is_path(name):  # the Hub need not be asked
         fix = f"did you mean {near[0]}?" if near else "give urbansound8k, synthetic, a folder or a Hub id"
         raise UserError(f"there is no folder {name}", "--dataset", fix)
     found = read_stored(
