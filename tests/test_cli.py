@@ -78,7 +78,7 @@ def test_infer_help_imports_nothing_heavy():
         (["trian"], "there is no command 'trian'\n  where: urbansound-hf\n  fix:   did you mean train?"),
         (["quit"], "give one of train, infer, report"),
         (["train", "demoo"], "there is no config demoo\n  fix:   did you mean demo?"),
-        (["train", "zzz"], "the shipped ones are ast, clap, cnn"),
+        (["train", "zzz"], "the shipped ones are ast, ced_tiny, clap, cnn"),
         (["train", "mine.yaml"], "the config does not exist or cannot be read\n  where: mine.yaml"),
         (["train", "ast", "--test_fold", "all", "--freeze", "al"], "`freeze` must be one of none, feature_encoder"),
         (["infer", "clip.wav"], "urbansound-hf train demo"),

@@ -33,6 +33,7 @@ COMMANDS = {
     "infer": ("urbansound_hf.cli:infer", "classify files, folders and long recordings"),
     "report": ("urbansound_hf.reports.__main__:main", "write and print the report of a run"),
     "compare": ("urbansound_hf.reports.__main__:compare_main", "compare two runs, paired by clip"),
+    "leaderboard": ("urbansound_hf.reports.leaderboard:main", "rank finished runs, each protocol on its own"),
     "crossval": ("urbansound_hf.reports.__main__:crossval_main", "gather the finished folds of one experiment"),
     "leaks": ("urbansound_hf.data.leaks:main", "report what the folds of a metadata table share"),
     "data": ("urbansound_hf.data.__main__:main", "prepare UrbanSound8K, or write the synthetic data set"),
@@ -43,7 +44,7 @@ COMMANDS = {
     "hub": ("urbansound_hf.hub.__main__:main", "push a run, the data set or the page to the Hub"),
 }
 GROUPS = {
-    "Train and compare": ("train", "crossval", "report", "compare"),
+    "Train and compare": ("train", "crossval", "report", "compare", "leaderboard"),
     "Classify": ("infer", "app", "export", "figures"),
     "Data, models, sharing": ("data", "leaks", "models", "hub"),
 }
@@ -64,7 +65,12 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--shard", metavar="I/N", help="classify one of N parts of the inputs; its number is added to --output")
     add("--microphone", nargs="?", const="", metavar="DEVICE", help="classify live sound, a line a hop")
     add("--raw", type=int, metavar="RATE", help="live sound as raw PCM on standard input: 16 bit, mono, RATE in Hz")
-    add("--model", metavar="DIR_OR_HUB_ID", help="a checkpoint (default: the newest finished run under outputs/)")
+    add(
+        "--model",
+        nargs="+",
+        metavar="DIR_OR_HUB_ID",
+        help="a checkpoint, or several of the same labels: an ensemble (default: the newest finished run in outputs/)",
+    )
     add("--labels", metavar="A,B,...", help=f"zero-shot: score these labels with a CLAP model (default: {CLAP})")
     add("--revision", help="branch, tag or commit of a Hub id")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
@@ -90,6 +96,7 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--profile", action="store_true", help=f"print where the time goes, and write it to {TRACE} (chrome://tracing)")
     add("--quiet", action="store_true", help="print the result only, no progress")
     args = parser.parse_args(argv)
+    args.inputs, args.model = _inputs_and_model(args.inputs, args.model or ())
     written = {args.format or "parquet", format_of(args.embeddings or ".parquet")} - {"parquet"}
     misused = bool(args.embeddings and (args.output or args.events or written))
     args.output = args.embeddings or args.output
@@ -117,6 +124,20 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     for rule in (rule for rule, broken in mistakes.items() if broken):
         parser.error(rule)
     return args
+
+
+def _inputs_and_model(inputs: list[str], models: Sequence[str] = ()) -> tuple[list[str], Any]:
+    """Tells the sounds that follow `--model A B` from its checkpoints; one checkpoint is a text, several are a list."""
+    from urbansound_hf.audio.files import SUFFIXES
+    from urbansound_hf.layout import ENSEMBLE, MODEL_CONFIG
+
+    def is_sound(word: str) -> bool:
+        path = Path(word)
+        no_model = path.exists() and not any((path / name).is_file() for name in (MODEL_CONFIG, ENSEMBLE))
+        return no_model or word == "-" or any(mark in word for mark in "*?:") or path.suffix.lower() in SUFFIXES
+
+    named = [*models[:1], *(word for word in models[1:] if not is_sound(word))]
+    return [*inputs, *filter(is_sound, models[1:])], named if len(named) > 1 else named[0] if named else None
 
 
 def _model(args: argparse.Namespace) -> SoundClassifier:
@@ -200,7 +221,8 @@ def _made_with(args: argparse.Namespace, form: str, names: list[str]) -> dict[st
     """What results depend on, for `--resume`."""
     import hashlib
 
-    weights = [path.stat().st_mtime for path in Path(args.model).glob("*.safetensors")]
+    models = args.model if isinstance(args.model, list) else [args.model]
+    weights = [path.stat().st_mtime for model in models for path in Path(model).glob("*.safetensors")]
     flags = ("revision", "labels", "top_k", "window_seconds", "hop_seconds", "events", "min_score", "min_seconds",
              "smooth", "silence_db", "backend", "dtype", "embeddings")  # fmt: skip
     listed = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]

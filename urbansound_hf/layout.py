@@ -21,6 +21,8 @@ BEGUN = f"{CHECKPOINTS}/begun.json"  # the receipt of an unfinished run, removed
 RECEIPT = "run.json"  # written last: a folder with it holds a finished run
 MODEL_CONFIG = "config.json"  # of Transformers, as its weights and its feature extractor's config
 EXTRACTOR_CONFIG = "preprocessor_config.json"
+VALIDATION = "validation_predictions.csv"  # as PREDICTIONS, of the validation clips; an ensemble fits its weights on it
+ENSEMBLE = "ensemble.json"  # written by `urbansound-hf ensemble`: the members of a fold and their weights
 
 # Written by the ONNX export, in the layout of Transformers.js
 ONNX_MODEL = "onnx/model.onnx"  # beside it, for large models, model.onnx_data with the weights

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
 from tests.conftest import WHISPER
+from tests.helpers import tiny
 from urbansound_hf.config.parse import key_values
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.batches import collate_training
@@ -248,6 +250,19 @@ def test_a_model_cut_to_two_seconds_opens_with_stock_classes(family, tmp_path):
     )
     with torch.no_grad():
         torch.testing.assert_close(stock(**stock_inputs).logits, model.eval()(**inputs).logits)
+
+
+def test_a_new_head_is_a_line_and_so_are_weights_that_a_checkpoint_lacks(tmp_path, capfd):
+    folder = tiny.save("wav2vec2", tmp_path / "whole")
+    load_model(folder, ["a", "b", "c"])
+    told = capfd.readouterr()
+    assert "new head for 3 classes\n" in told.err and "REPORT" not in told.out + told.err
+    assert "at random" not in told.err
+    weights = load_file(folder / "model.safetensors")
+    lacking = {name: values for name, values in weights.items() if "layers.1." not in name}
+    save_file(lacking, folder / "model.safetensors", {"format": "pt"})
+    load_model(folder, ["a", "b", "c"])
+    assert "not in the checkpoint, drawn at random: wav2vec2.encoder.layers.1." in capfd.readouterr().err
 
 
 def test_the_cut_table_of_whisper_is_the_head_of_the_whole():

@@ -28,7 +28,7 @@ Not promised:
 - A decoder reads what a damaged file still holds: a changed byte within the samples is not noticed.
 - A config value within its range, but other than in training, changes scores without a word.
 - A power cut may lose what the operating system had not written yet.
-- The exit code of `torchrun` and `accelerate launch` is theirs; that of each process is 143.
+- The exit code of the launcher (torchrun, accelerate) is theirs; that of each process is 143.
 """
 
 

@@ -25,7 +25,7 @@ from urbansound_hf.text import in_markdown
 
 TITLE = "What is this sound?"
 DROP = "Drop a sound file, record a sound, or choose an example."
-HEADERS = ["from", "to", "class", "score"]
+EVENT_COLUMNS = {"from": "22%", "to": "22%", "class": "36%", "score": "20%"}  # name: width
 FILE_COLUMNS = {"file": "25%", "length": "12%", "class": "20%", "score": "12%", "problem": "31%"}  # name: width
 SUFFIXES = sorted(files.SUFFIXES)
 FONTS, MONO_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # no web fonts from other hosts
@@ -105,7 +105,8 @@ class ModelColumn(NamedTuple):
                 rest = gr.Dataframe(headers=["class", "score"], show_label=False, **table)
             strip = hidden_figure("Scores over time")
             label = "Events: select a row to play it"
-            timeline = gr.Dataframe(headers=HEADERS, datatype="str", label=label, visible=False, **table)
+            widths: dict[str, Any] = {"headers": list(EVENT_COLUMNS), "column_widths": list(EVENT_COLUMNS.values())}
+            timeline = gr.Dataframe(datatype="str", label=label, visible=False, **widths, **table)
         return cls(column, classes, more, rest, strip, timeline)
 
     def showing(self, result: Classification, dark: bool) -> Updates:

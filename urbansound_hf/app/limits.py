@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from urbansound_hf.errors import UserError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-API = re.compile(r"/(gradio_api/)?(openapi\.json|call/|run/|api/)")  # the paths of named endpoints
+API = re.compile(r"/(gradio_api/)?(openapi\.json|call/|run/(?!predict$)|api/)")  # named endpoints; browsers run predict
 Result = TypeVar("Result")
 Report = Callable[[str], None]
 

@@ -19,6 +19,7 @@ from urbansound_hf.text import counted, first_ten
 LIBSNDFILE = frozenset({".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au",
                       ".snd", ".caf", ".w64", ".rf64", ".mp2", ".voc"})  # fmt: skip
 SUFFIXES = LIBSNDFILE | ffmpeg.SUFFIXES
+SOUND_NAMES = f"sounds end in .wav, .flac, .mp3, .m4a, .ogg or another of {len(SUFFIXES)} suffixes"  # for errors
 """Suffixes of sound files that are read, in lower case."""
 
 UNREAD_SUFFIXES = {

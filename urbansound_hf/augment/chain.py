@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from urbansound_hf.audio.files import SUFFIXES, find_audio_files
+from urbansound_hf.audio.files import SOUND_NAMES, find_audio_files
 from urbansound_hf.augment.effects import EFFECTS, FLAG, HERTZ, EffectKind
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.layout import expand_user
@@ -117,7 +117,7 @@ def _parse_effect(spec: str) -> Effect:
     sounds = tuple(find_audio_files(folder).sounds) if folder.is_dir() else ()
     if not sounds:
         what = f"{name} needs a folder of sounds; {rest} {'holds none' if folder.is_dir() else 'is no folder'}"
-        raise UserError(what, FLAG, f"sounds end in {', '.join(sorted(SUFFIXES))}")
+        raise UserError(what, FLAG, SOUND_NAMES)
     return Effect(name, chance, *ends, sounds)
 
 

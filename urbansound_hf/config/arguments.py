@@ -86,6 +86,7 @@ class DataArguments:
 
     _argument_group_name = "data"
     dataset: str = "urbansound8k"
+    dataset_variant: str | None = None
     dataset_config: str | None = None
     dataset_revision: str | None = None
     audio_column: str | None = None

@@ -86,7 +86,7 @@ DISTRIBUTED = ("fsdp", "ddp_backend")
 USED_BY = {
     "data_dir": ("urbansound8k",), "download": ("urbansound8k",), "allow_missing_files": ("urbansound8k", "folder"),
     "dataset_config": ("stored",), "dataset_revision": ("stored",),
-    "annotations": ("folder",), "background_class": ("folder",),
+    "dataset_variant": ("folder",), "annotations": ("folder",), "background_class": ("folder",),
     "audio_column": ("folder", "stored"), "label_column": ("folder", "stored"),
 }  # fmt: skip
 """Flags that only some kinds of data sets use, and those kinds (see `kind_of_dataset`)."""

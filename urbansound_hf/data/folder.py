@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from urbansound_hf.audio.files import SUFFIXES, UNREAD_SUFFIXES, AudioFiles, find_audio_files, is_hidden
+from urbansound_hf.audio.files import SOUND_NAMES, SUFFIXES, UNREAD_SUFFIXES, AudioFiles, find_audio_files, is_hidden
 from urbansound_hf.data.builder import Row
 from urbansound_hf.data.columns import (
     SPLIT_NAMES,
@@ -62,7 +62,7 @@ def read_folder(
     marked = None if table else read_annotations(found, annotations, label_column)
     if table:
         wanted = {"audio": audio_column, "label": label_column}
-        rows, places, notes = _listed_sounds(table, found, wanted, allow_missing_files)
+        rows, places, notes = listed_sounds(table, found, wanted, allow_missing_files)
     elif marked:
         rows, places, notes = marked
     else:
@@ -103,7 +103,7 @@ def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
     if len({row["label"] for row in rows}) < 2:
         there = first_ten(sorted(path.name for path in found.folder.iterdir())) or "nothing"
         what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {there}"
-        fix = f"sounds are files that end in {', '.join(sorted(SUFFIXES))}"
+        fix = SOUND_NAMES
         raise UserError("; ".join([what, *found.notes()]), str(found.folder), fix)
     note = f"{counted(len(outside), 'sound')} in no folder of a class, left out: {first_ten(outside)}"
     return rows, [note] * bool(outside)
@@ -154,7 +154,7 @@ READERS: dict[str, Callable[[str, str], Any]] = {
 # ---- a metadata CSV
 
 
-def _listed_sounds(
+def listed_sounds(
     table: Path, found: AudioFiles, wanted: Mapping[str, str | None], allow_missing_files: bool
 ) -> tuple[list[Row], list[str], list[str]]:
     """The rows of a CSV with their files, the place of each, and notes."""

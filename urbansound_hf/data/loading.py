@@ -14,11 +14,13 @@ from typing import Any, Literal
 import datasets
 
 from urbansound_hf.audio.io import LOWEST_RATE, SAMPLING_RATE, Limits
-from urbansound_hf.data import synthetic
-from urbansound_hf.data.builder import PreparedSounds, cache_key, sound_features
+from urbansound_hf.data import esc50, fsd50k, speech_commands, synthetic
+from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features
 from urbansound_hf.data.columns import columns_of, encode, mapped_labels, read_label_map
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
+from urbansound_hf.data.known import KnownDataset
+from urbansound_hf.data.segments import named_segments
 from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import expand_user
@@ -49,6 +51,8 @@ def load_urbansound8k(
 
 
 NAMED = ("urbansound8k", "synthetic")
+KNOWN = (esc50.DATASET, fsd50k.DATASET, speech_commands.DATASET)
+"""Data sets that are recognised as they unpack."""
 SYNTHETIC_NOTE = "synthetic sounds: these scores say nothing about real ones"
 
 
@@ -59,6 +63,7 @@ class SoundRequest:
     dataset: str = "urbansound8k"  # or synthetic, a folder, a Hub id
     data_dir: str | None = None  # where UrbanSound8K lies (default: data, and downloaded there if need be)
     download: bool = False  # download it to a `data_dir` that is given, too
+    dataset_variant: str | None = None  # of a known data set, as esc10
     dataset_config: str | None = None  # of a Hub data set
     dataset_revision: str | None = None  # of a Hub data set
     audio_column: str | None = None
@@ -121,7 +126,7 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
         root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
         builder = UrbanSound8K(synthetic.synthetic_dataset(root, seed=request.seed), request.sampling_rate)
         return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], request)
-    return _folder(request, folder) if kind == "folder" else _stored(request, folder)
+    return _folder(request, folder) if kind == "folder" and folder.is_dir() else _stored(request, folder)
 
 
 def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder", "stored"]:
@@ -131,10 +136,18 @@ def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder",
         return "synthetic" if name == "synthetic" else "urbansound8k"
     if folder.is_dir() and find_root(folder, around=False):
         return "urbansound8k"
-    return "folder" if folder.is_dir() and not is_stored(folder) else "stored"
+    return "folder" if not is_stored(folder) and (folder.is_dir() or is_path(name)) else "stored"
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a data set cannot be a Hub id."""
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 
 def _folder(request: SoundRequest, folder: Path) -> Sounds:
+    for known in KNOWN:
+        if root := known.root(folder):
+            return _known(request, known, root)
     rows, notes = read_folder(
         folder,
         request.audio_column,
@@ -145,6 +158,19 @@ def _folder(request: SoundRequest, folder: Path) -> Sounds:
         clip_seconds=request.clip_seconds,
         label_map=read_label_map(request.label_map),
     )
+    return _prepared(request, rows, folder.resolve().name, notes)
+
+
+def _known(request: SoundRequest, known: KnownDataset, root: Path) -> Sounds:
+    name, variant = known.title(request.dataset_variant or ""), request.dataset_variant or ""
+    rows, notes = known.read(root, variant, request.allow_missing_files, request.background_class)
+    if any(isinstance(row["label"], list) for row in rows):
+        fix = "bring one label a clip: a CSV with the columns file and label"
+        raise UserError(f"{name} has several labels a clip, which is not supported yet", str(root), fix)
+    return _prepared(request, named_segments(rows), name, notes)
+
+
+def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str]) -> Sounds:
     for text in (row[column] for row in rows for column in ("label", "path")):
         try:  # Python reads UTF-8 names in an ASCII locale as something else
             str(text).encode("utf-8")
@@ -154,7 +180,6 @@ def _folder(request: SoundRequest, folder: Path) -> Sounds:
     names, ids = encode([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
     features = sound_features(names, columns_of(rows), request.sampling_rate)
-    name = folder.resolve().name
     builder = PreparedSounds(rows, features, cache_key(rows, names), name, request.sampling_rate)
     return _loaded(builder, name, notes, request)
 
@@ -164,7 +189,7 @@ def _stored(request: SoundRequest, folder: Path) -> Sounds:
     near = difflib.get_close_matches(name.lower(), NAMED, n=1, cutoff=0.8)
     if folder.is_dir():
         source, name = str(folder.absolute()), folder.resolve().name
-    elif near or name.startswith((".", "/", "~")) or name.count("/") > 1:  # the Hub need not be asked
+    elif near or is_path(name):  # the Hub need not be asked
         fix = f"did you mean {near[0]}?" if near else "give urbansound8k, synthetic, a folder or a Hub id"
         raise UserError(f"there is no folder {name}", "--dataset", fix)
     found = read_stored(

@@ -97,7 +97,8 @@ def _marks(path: Path, label_column: str | None) -> list[Mark] | None:
         return None
     # A line that begins with a backslash gives the frequencies of the label above it.
     numbered = [(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip() and line[0] != "\\"]
-    return [(where, *[*line.split("\t"), "", "", ""][:3], "") for where, line in numbered]  # type: ignore[misc]
+    cells_of = [(where, [*line.split("\t"), "", ""]) for where, line in numbered]
+    return [(where, cells[0], cells[1], cells[2], "") for where, cells in cells_of]
 
 
 def _selections(path: Path, label_column: str | None) -> Iterator[Mark]:
@@ -174,6 +175,17 @@ def segment_mistakes(
     return problems
 
 
+def equal_pieces(start: float, end: float, clip_seconds: float) -> list[tuple[float, float]]:
+    """Bounds of equal pieces of a stretch, the longest that are no longer than `clip_seconds`; all in seconds."""
+    count = max(0, math.ceil((end - start) / clip_seconds))
+    return list(pairwise(round(start + number * (end - start) / count, 3) for number in range(count + 1) if count))
+
+
+def pieces(path: Path, clip_seconds: float) -> list[tuple[float, float]]:
+    """The bounds of the equal pieces of a sound file."""
+    return equal_pieces(0, file_seconds(path) or 0, clip_seconds)
+
+
 def named_segments(rows: Sequence[Row]) -> list[Row]:
     """The rows, each segment with its times in its name."""
     return [
@@ -202,12 +214,10 @@ def background(rows: Sequence[Row], label: str, clip_seconds: float) -> list[Row
         edge = 0.0
         times = sorted(row["segment"] for row in segments)
         for start, end in [*times, (file_seconds(source) or times[-1][1], math.inf)]:
-            if start - edge >= BACKGROUND_SECONDS:
-                count = math.ceil((start - edge) / clip_seconds)
-                bounds = [round(edge + number * (start - edge) / count, 3) for number in range(count + 1)]
-                clips += [
-                    segments[0] | {"label": label, "start": first, "end": last, "segment": (first, last)}
-                    for first, last in pairwise(bounds)
-                ]
+            clips += [
+                segments[0] | {"label": label, "start": first, "end": last, "segment": (first, last)}
+                for first, last in equal_pieces(edge, start, clip_seconds)
+                if start - edge >= BACKGROUND_SECONDS
+            ]
             edge = max(edge, end)
     return clips

@@ -221,7 +221,7 @@ def commit_message(folder: Path) -> tuple[str, str]:
     named = receipt["config"]["model_name_or_path"]
     model = Path(named).name if Path(named).is_absolute() else named
     fold = f", test fold {metrics['test_fold']}" if metrics["test_fold"] is not None else ""
-    protocol = f"{receipt['config']['split']} split{fold}; {scope([metrics])}"
+    protocol = f"{metrics['split_kind']} split{fold}; {scope([metrics])}"
     code = f"urbansound-hf {environment['urbansound_hf']}, source {environment['code']['source']}"
     subject = f"{model}: accuracy {metrics['test_accuracy']:.3f} on {len(run.predictions):,} clips ({protocol})"
     return subject, f"Data: {receipt['data']['name']}. Code: {code}."

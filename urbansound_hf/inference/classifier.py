@@ -23,6 +23,7 @@ from urbansound_hf.audio.io import LIMITS, AudioError, Source
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, equal_shapes, extract_or_refuse, shifted
 from urbansound_hf.inference.backend import Backend, chosen_backend
+from urbansound_hf.inference.ensemble import combined, members_of
 from urbansound_hf.inference.inputs import THREADS, Cut, Window, read_windows
 from urbansound_hf.inference.output import Classification, Prediction
 from urbansound_hf.profiling import stage
@@ -63,7 +64,7 @@ class SoundClassifier:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
+        name_or_path: str | Path | Sequence[str | Path],
         revision: str | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
@@ -73,11 +74,18 @@ class SoundClassifier:
         """Opens a checkpoint: the folder of a run or a Hub id; arguments and errors as of `load_checkpoint`.
 
         Args:
+            name_or_path: several of them, or the folder of a fold of `urbansound-hf ensemble`, give one classifier with
+                the geometric mean of their scores, or the ensemble's mean; see `EnsembleClassifier`.
             device: `cpu`, `cuda`, `cuda:1`, `mps` … (default: the accelerator of this machine, else the CPU).
             backend: `torch`; `onnx`, ONNX Runtime on an export of `urbansound-hf export`; `auto`: that export where a
                 local folder has an up-to-date one, ONNX Runtime is installed and the device is the CPU.
             dtype: `float32`, `bfloat16`, `float16`, or `int8` of an export (default: as the checkpoint was saved).
         """
+        if ensemble := members_of(name_or_path):
+            how = (revision, device, trust_remote_code, backend, dtype)
+            members = [SoundClassifier.from_pretrained(name, *how) for name in ensemble.pop("members")]
+            return EnsembleClassifier(members, **ensemble)
+        assert not isinstance(name_or_path, Sequence) or isinstance(name_or_path, str)
         if chosen_backend(name_or_path, device, backend, dtype) == "onnx":
             from urbansound_hf.inference.onnx_backend import OnnxBackend
 
@@ -350,6 +358,72 @@ class SoundClassifier:
         top = tuple((self.labels[number], float(scores[number])) for number in best)
         start, end = window.start / self.sampling_rate, window.end / self.sampling_rate
         return Prediction(start, end, top, window.level_db, embedding)
+
+
+class EnsembleClassifier(SoundClassifier):
+    """Several classifiers of the same labels, whose scores are combined; each sound is decoded and cut once.
+
+    A window is that of the member with the shortest one. Embeddings are those of all members, side by side.
+
+    Args:
+        members: at least two.
+        weights, mean: as for `combined`.
+
+    Raises:
+        UserError: their labels, sampling rates or kinds of scores differ.
+    """
+
+    def __init__(
+        self, members: Sequence[SoundClassifier], weights: Sequence[float] | None = None, mean: str = "geometric"
+    ) -> None:
+        first, *others = self.members = sorted(members, key=lambda member: member.window_seconds)
+        order = [list(members).index(member) for member in self.members]
+        super().__init__(first.backend)
+        self.weights, self.mean = weights and [weights[place] for place in order], mean
+        for other in others:
+            _check(first, other)
+        self.columns = [[member.labels.index(label) for label in self.labels] for member in self.members]
+        longest = [member.longest_seconds for member in self.members if member.longest_seconds]
+        self.longest_seconds, self.shifts = min(longest, default=None), 0
+
+    def _features(self, waveform: np.ndarray, name: str) -> Any:
+        return [member._features(waveform, name) for member in self.members]
+
+    def _forward(
+        self,
+        clips: Sequence[list[Any]],
+        batch_size: int,
+        embed: bool = False,
+        track: Callable[[int], object] = lambda windows: None,
+    ) -> Callable[[], np.ndarray]:
+        started = [
+            member._forward([clip[number] for clip in clips], batch_size, embed, *([] if number else [track]))
+            for number, member in enumerate(self.members)
+        ]
+
+        def finish() -> np.ndarray:
+            outputs, classes = [wait() for wait in started], len(self.labels)
+            scores = np.stack([each[:, columns] for each, columns in zip(outputs, self.columns, strict=True)])
+            several = self.problem_type == "multi_label_classification"
+            mean = combined(scores, self.weights, self.mean, several)
+            return np.concatenate([mean, *(each[:, classes:] for each in outputs)], axis=1).astype(np.float32)
+
+        return finish
+
+
+def _check(first: SoundClassifier, other: SoundClassifier) -> None:
+    differ = [
+        f"{name}: {one} and {two}"
+        for name, one, two in (
+            ("labels", sorted(first.labels), sorted(other.labels)),
+            ("sampling rate in Hz", first.sampling_rate, other.sampling_rate),
+            ("kind of scores", first.problem_type or "one label", other.problem_type or "one label"),
+        )
+        if one != two
+    ]
+    if differ or first.problem_type == "regression":
+        what = f"the models of an ensemble share labels, sampling rate and kind of scores; {'; '.join(differ)}"
+        raise UserError(what, "--model", "give models that were trained on the same data")
 
 
 class NotFiniteScores(UserError):

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from urbansound_hf import progress
-from urbansound_hf.audio.files import SUFFIXES, find_audio_files
+from urbansound_hf.audio.files import SOUND_NAMES, find_audio_files
 from urbansound_hf.audio.io import LIMITS, AudioError, Limits, Source, cut_windows, is_address, stream_audio
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG, RECEIPT, expand_user
@@ -257,7 +257,7 @@ def _sounds_in(folder: Path, problems: list[AudioError]) -> list[Path]:
     found = find_audio_files(folder, problems)
     if not found.sounds and len(problems) == before:
         what = "; ".join(["holds no sound", *found.notes()])
-        raise AudioError(what, f"{folder}", f"sounds end in {', '.join(sorted(SUFFIXES))}")
+        raise AudioError(what, f"{folder}", SOUND_NAMES)
     for note in found.notes():
         progress.say(f"{folder}: {note}")
     return found.sounds

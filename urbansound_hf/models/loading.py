@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.models.heads import configure_layer_sum, rows_by_name, rows_from, start_evenly
 from urbansound_hf.models.registry import Family, conversions, family_of, known_types, register
@@ -216,13 +217,37 @@ def _pretrained_model(
     config.update({**overrides, "problem_type": "single_label_classification"})
     configure_layer_sum(config, weighted_layer_sum)
     options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
-    model = source.open(AutoModelForAudioClassification, config=config, **options)
+    model, report = _without_report(lambda: source.open(
+        AutoModelForAudioClassification, config=config, output_loading_info=True, **options))  # fmt: skip
+    _say_what_is_new(model, report)
     stored = source.open(AutoConfig)
     rows_by_name(model, stored.id2label, list(names["label2id"]))
     if head_from:
         rows_from(model, source.open(AutoModelForAudioClassification, dtype=torch.float32), head_from)
     start_evenly(model, stored)
     return model
+
+
+def _without_report(load: Callable[[], Loaded]) -> Loaded:
+    """Loads a checkpoint without the table of keys that Transformers logs."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        return load()
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
+def _say_what_is_new(model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    """Says in a line that the head is new, and in one more which other weights are drawn at random."""
+    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    drawn = {*report["missing_keys"], *mismatched}
+    body = f"{model.base_model_prefix}."
+    if inside := sorted(key for key in drawn if key.startswith(body)):
+        others = f" and {len(inside) - 3} more" * (len(inside) > 3)
+        progress.say(f"not in the checkpoint, drawn at random: {', '.join(inside[:3])}{others}")
+    if len(inside) < len(drawn):
+        progress.say(f"new head for {model.config.num_labels} classes")
 
 
 def check_reachable(source: Source) -> None:

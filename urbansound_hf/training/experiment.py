@@ -97,6 +97,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         dataset=data.dataset,
         data_dir=data.data_dir,
         download=data.download,
+        dataset_variant=data.dataset_variant,
         dataset_config=data.dataset_config,
         dataset_revision=data.dataset_revision,
         audio_column=data.audio_column,

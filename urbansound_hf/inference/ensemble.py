@@ -1,0 +1,55 @@
+"""Ensembles: the weighted mean of the scores of several models, and the file that names its members."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from urbansound_hf.errors import UserError
+from urbansound_hf.layout import ENSEMBLE
+
+MEANS = ("geometric", "arithmetic")
+LOWEST = 1e-9  # of a score in a geometric mean, so that one model cannot rule a class out
+
+
+def combined(
+    scores: np.ndarray, weights: Sequence[float] | None = None, mean: str = "geometric", several: bool = False
+) -> np.ndarray:
+    """The scores of several models as those of one.
+
+    Args:
+        scores: `(models, clips, classes)` probabilities.
+        weights: of each model, 1 in sum (default: equal).
+        mean: "arithmetic", or "geometric", whose scores are brought to a sum of 1 again (logarithmic opinion pool).
+        several: whether several classes may be true at a time: each class then has a geometric mean of its own.
+
+    Returns:
+        `(clips, classes)`; NaN where a model gave NaN.
+    """
+    shares = np.full(len(scores), 1 / len(scores)) if weights is None else np.asarray(weights)
+    if mean == "arithmetic":
+        return np.tensordot(shares, scores, 1)
+    yes, no = (np.exp(np.tensordot(shares, np.log(np.maximum(each, LOWEST)), 1)) for each in (scores, 1 - scores))
+    return yes / (yes + no if several else yes.sum(axis=-1, keepdims=True))
+
+
+def members_of(folder: str | Path | Sequence[str | Path]) -> dict[str, Any] | None:
+    """The `members` of a list, or the `members`, `weights` and `mean` of a folder of `urbansound-hf ensemble`.
+
+    None for any other folder. Raises UserError if the ensemble's file is damaged.
+    """
+    if not isinstance(folder, str | Path):
+        return {"members": list(folder)}
+    path = Path(folder) / ENSEMBLE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"members": [str(path.parent / name) for name in found["members"]],
+                "weights": [float(each) for each in found["weights"]], "mean": str(found["mean"])}  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot be read: {error}", str(path), "make the ensemble again") from error
