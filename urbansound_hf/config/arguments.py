@@ -124,6 +124,9 @@ class ModelArguments:
     weighted_layer_sum: bool = False
     head_from: list[str] | None = None
     probe_first: bool = False
+    probe_penalty: float | None = None
+    probe_pooling: list[str] | None = None
+    probe_layers: list[int] | None = None
     head_learning_rate: float | None = None
     layer_decay: float = 1.0
 

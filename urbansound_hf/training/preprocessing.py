@@ -23,6 +23,7 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
 from urbansound_hf.models import adapt, masking
+from urbansound_hf.models.heads import choose_head_inputs
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head
 from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.models.registry import family_of
@@ -40,14 +41,16 @@ class Prepared(NamedTuple):
     train_labels: np.ndarray  # (len(train),) class ids
     validation: datasets.Dataset | None  # model inputs of the clips as serving computes them; None without clips
     test: datasets.Dataset | None
+    probe: dict[str, Any]
 
 
 def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepared:
     """Loads and adapts the model, and computes the inputs of the three parts. Raises UserError."""
     extractor = configured_extractor(config)
     model = configured_model(config, sounds.labels)
+    probe = {}
     if config.model.probe_first:
-        start_from_probe(config, sounds.dataset, split.train, extractor, model)
+        probe = start_from_probe(config, sounds.dataset, split.train, extractor, model)
     if config.recipe.spec_augment and mask_hidden_states(model, extractor, config.recipe, config.data.clip_seconds):
         config = config.with_values({"spec_augment": 0.0})  # the model masks hidden states, its inputs stay unmasked
     adapt_model(model, config.model, config.recipe.test_time_shifts)
@@ -60,7 +63,7 @@ def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepare
         recipe, seed = config.recipe, config.training.seed
         train = AugmentedDataset(train, recipe, extractor, window, classes, seed, spectrogram)
     labels = np.array(parts["train"]["labels"][:])
-    return Prepared(model, extractor, learner, train, labels, parts.get("validation"), parts.get("test"))
+    return Prepared(model, extractor, learner, train, labels, parts.get("validation"), parts.get("test"), probe)
 
 
 def configured_extractor(config: RunConfig) -> FeatureExtractionMixin:
@@ -78,7 +81,7 @@ def configured_extractor(config: RunConfig) -> FeatureExtractionMixin:
 def configured_model(config: RunConfig, labels: Sequence[str]) -> PreTrainedModel:
     """The model with a head for `labels`, before anything is frozen. Raises UserError as `load_model` does."""
     model = config.model
-    return load_model(
+    loaded = load_model(
         model.model_name_or_path,
         labels,
         clip_seconds=config.data.clip_seconds,
@@ -88,6 +91,8 @@ def configured_model(config: RunConfig, labels: Sequence[str]) -> PreTrainedMode
         weighted_layer_sum=model.weighted_layer_sum,
         head_from=key_values(model.head_from or (), "--head_from"),
     )
+    choose_head_inputs(loaded, model.probe_pooling or (), model.probe_layers or ())
+    return loaded
 
 
 def adapt_model(model: PreTrainedModel, arguments: ModelArguments, test_time_shifts: int) -> None:
@@ -176,8 +181,10 @@ def is_probe(arguments: ModelArguments, recipe: RecipeArguments) -> bool:
 
 def start_from_probe(
     config: RunConfig, clips: datasets.Dataset, train: np.ndarray, extractor: FeatureExtractor, model: PreTrainedModel
-) -> None:
+) -> dict[str, Any]:
     """Fits the head, in place, to the embeddings of the training clips, before anything is trained or adapted.
+
+    Returns how its penalty was chosen, as `fit_head` does.
 
     Raises:
         UserError: the head is no linear function of the pooled embedding, or does not end in a linear layer.
@@ -189,7 +196,11 @@ def start_from_probe(
             what = f"the head of {model.config.model_type} models is no linear function of the pooled embedding"
             raise UserError(what, "--probe_first", "leave it out for this family")
         embedded = embeddings(model, features, arguments.per_device_eval_batch_size)  # for the other folds, too
-        fit_head(model, select_clips(embedded, train))
+        part = select_clips(embedded, train)
+        groups = clips["group"][:] if "group" in clips.column_names else [None] * len(clips)
+        names = [group or f"clip {number}" for number, group in enumerate(groups)]
+        recordings = np.unique(names, return_inverse=True)[1]  # of every clip
+        return fit_head(model, part, recordings[part["clip"][:]], config.model.probe_penalty)
 
 
 def feature_step(

@@ -92,6 +92,7 @@ def train_and_evaluate(
         **scores,  # per_class, confusion_matrix
         **split_facts(sounds, split),
         **calibration,
+        **({"probe": prepared.probe} if prepared.probe else {}),
         **adapt.count_parameters(model),
         "trained_parameters": trained,  # before LoRA's were merged into the others
         "train_peak_memory_gib": round(watch.peak_memory_gib, 2),
