@@ -59,6 +59,8 @@ RANGES = {
     **_ranges("dataloader_num_workers", 0, 1024),
     **_ranges("folds", 2, 1000),
     **_ranges("lora_rank", 1, 65536),
+    **_ranges("probe_layers", 0, 1000),
+    **_ranges("probe_penalty", 0, 1e6, True),
     **_ranges("unfreeze_last_n test_time_shifts mixup_alpha cutmix_alpha focal_gamma weight_decay", 0, 1000),
     **_ranges("max_grad_norm neftune_noise_alpha", 0, 10**9),
     **_ranges("spec_augment frequency_mask time_mask mix_probability adam_epsilon", 0, 1),
@@ -132,7 +134,8 @@ Broken = Iterator[tuple[list[str], str, str]]
 def ranges(settings: Mapping[str, Any]) -> Broken:
     """Numbers outside their range; NaN and infinity always are."""
     for name in (name for name in settings if name in RANGES and settings[name] is not None):
-        if rule := RANGES[name].rule(settings[name]):
+        values = settings[name] if isinstance(settings[name], list) else [settings[name]]
+        if rule := next(filter(None, map(RANGES[name].rule, values)), None):
             yield [name], f"`{name}` must be {rule}, found {shortened(str(settings[name]), 60)}", ""
 
 
