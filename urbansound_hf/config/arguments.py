@@ -97,6 +97,8 @@ class DataArguments:
     annotations: str | None = None
     background_class: str | None = None
     label_map: str | None = None
+    streaming: bool = False
+    shuffle_buffer: int = 1000
     split: Literal["auto", "official", "grouped", "random"] = "auto"
     test_fold: str | None = None
     folds: int | None = None

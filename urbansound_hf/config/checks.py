@@ -57,6 +57,7 @@ RANGES = {
     **_ranges("save_total_limit early_stopping_patience search", 1, 10**6),
     **_ranges("preprocessing_num_workers dataloader_prefetch_factor", 1, 1024),
     **_ranges("dataloader_num_workers", 0, 1024),
+    **_ranges("shuffle_buffer", 0, 10**7),
     **_ranges("folds", 2, 1000),
     **_ranges("lora_rank", 1, 65536),
     **_ranges("probe_layers", 0, 1000),
@@ -202,11 +203,19 @@ CONFLICTS: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str, str], ...] 
 """Values that are valid alone but not together or not here: the flags, when it is so, what is wrong, and the fix."""
 
 
+STREAMED = ("balanced_sampling", "mixup_alpha", "cutmix_alpha", "probe_first", "cache_frozen", "search")
+"""What needs random access to the clips, or computes something of all of them first."""
+
+
 def conflicts(settings: Mapping[str, Any]) -> Broken:
     """The rules of `CONFLICTS` that are broken, and those on validation scores."""
     for names, is_broken, what, fix in CONFLICTS:
         if is_broken(settings):
             yield names.split(), what.format(**settings), fix
+    for name in STREAMED if settings["streaming"] else ():
+        if settings[name] not in (None, 0, "auto", "false"):  # False is 0
+            what = f"`{name}` needs random access to all clips, found `{name}: {settings[name]}` and `streaming`"
+            yield [name, "streaming"], what, f"leave out one of the two ({name}: 0 or false in a config)"
     evaluated, saved, best = (settings[name] for name in ("eval_strategy", "save_strategy", "load_best_model_at_end"))
     without = "validation" if settings["validation"] == "none" else "eval_strategy"
     if settings[without] in ("none", "no"):

@@ -236,8 +236,11 @@ def write_predictions(path: Path, clips: datasets.Dataset, probabilities: np.nda
     ):
         writer = csv.writer(file)
         writer.writerow(map(in_csv, ["path", *CLIP_FACTS, "seconds", "true", "predicted", *labels]))
-        for clip, true, scores, *known in zip(clips["audio"], clips["label"], probabilities, *facts, strict=True):
-            seconds = f"{audio_seconds(clip['bytes']):.3f}"
+        lengths = clips["seconds"][:] if "seconds" in clips.column_names else []
+        sounds = (clips.with_format(None) if lengths else clips)["audio"]  # streamed ones are not read again
+        scored = zip(sounds, clips["label"], probabilities, *facts, strict=True)
+        for row, (clip, true, scores, *known) in enumerate(scored):
+            seconds = f"{lengths[row] if lengths else audio_seconds(clip['bytes']):.3f}"
             names = (labels[true], labels[int(scores.argmax())])
             writer.writerow(map(in_csv, [clip["path"], *known, seconds, *names, *(f"{score:.6g}" for score in scores)]))
 

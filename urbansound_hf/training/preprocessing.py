@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from urbansound_hf.audio.io import audio_seconds
+from urbansound_hf.audio.io import Limits, audio_seconds
 from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
 from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
+from urbansound_hf.features.batches import readable
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
+from urbansound_hf.features.streaming import Cut, StreamedClips
 from urbansound_hf.models import adapt, masking
 from urbansound_hf.models.heads import choose_head_inputs
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head
@@ -55,14 +57,15 @@ def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepare
         config = config.with_values({"spec_augment": 0.0})  # the model masks hidden states, its inputs stay unmasked
     adapt_model(model, config.model, config.recipe.test_time_shifts)
     with stage("extract"):
-        parts, learner = prepare_inputs(config, sounds.dataset, split, extractor, model)
+        compute = streamed_inputs if config.data.streaming else prepare_inputs
+        parts, learner = compute(config, sounds.dataset, split, extractor, model)
     train: Any = parts["train"]
     if config.recipe.changes_inputs:  # augmented anew in each epoch
         window, classes = window_samples(config.data.clip_seconds, extractor), model.config.num_labels or 0
         spectrogram = family_of(model.config.model_type).spectrogram
         recipe, seed = config.recipe, config.training.seed
         train = AugmentedDataset(train, recipe, extractor, window, classes, seed, spectrogram)
-    labels = np.array(parts["train"]["labels"][:])
+    labels = np.array(readable(parts["train"]).kept["labels"])
     return Prepared(model, extractor, learner, train, labels, parts.get("validation"), parts.get("test"), probe)
 
 
@@ -145,6 +148,24 @@ def prepare_inputs(
             inputs = {part: embedded if part == "train" else known for part in inputs}
             learner = LinearProbe(model)
     return {part: select_clips(features, getattr(split, part)) for part, features in inputs.items()}, learner
+
+
+def streamed_inputs(
+    config: RunConfig, clips: datasets.Dataset, split: Split, extractor: FeatureExtractor, model: PreTrainedModel
+) -> tuple[dict[str, Any], torch.nn.Module]:
+    """As `prepare_inputs`, but each part reads, decodes and extracts its clips when they are asked for."""
+    recipe, window = config.recipe, window_samples(config.data.clip_seconds, extractor)
+    filled = "none" if recipe.changes_waveforms else filling(extractor, window, recipe.fill)
+    learned = Waveforms(extractor.sampling_rate) if recipe.changes_waveforms else extractor
+    cut = Cut(window, shortest=family_of(model.config.model_type).lengths.shortest_samples(model.config),
+              limits=Limits(config.data.min_rate, config.data.max_seconds))  # fmt: skip
+    scored = cut._replace(shifts=recipe.test_time_shifts)
+    parts = {
+        "train": StreamedClips(clips, split.train, learned, cut._replace(filled=filled), config.data.shuffle_buffer)
+    }
+    held_out = {"validation": split.validation, "test": split.test}
+    parts |= {part: StreamedClips(clips, rows, extractor, scored) for part, rows in held_out.items() if len(rows)}
+    return parts, model
 
 
 def training_embeddings(
