@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": ("urbansound_hf.reports.__main__:compare_main", "compare two runs, paired by clip"),
     "leaderboard": ("urbansound_hf.reports.leaderboard:main", "rank finished runs, each protocol on its own"),
     "crossval": ("urbansound_hf.reports.__main__:crossval_main", "gather the finished folds of one experiment"),
+    "ensemble": ("urbansound_hf.reports.__main__:ensemble_main", "combine runs of the same folds, and compare"),
     "leaks": ("urbansound_hf.data.leaks:main", "report what the folds of a metadata table share"),
     "data": ("urbansound_hf.data.__main__:main", "prepare UrbanSound8K, write shards or the synthetic data set"),
     "figures": ("urbansound_hf.plots.__main__:main", "draw a sound, a data set or runs"),

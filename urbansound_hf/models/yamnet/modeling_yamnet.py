@@ -284,7 +284,8 @@ class YamnetForAudioClassification(PreTrainedModel):
             mean = (patches * weights).sum(1)
             offset = mean[:, None] if name == "std" else 0.0
             square = ((patches - offset).square() * weights).sum(1)
-            pooled.append(mean if name == "mean" else square.clamp(min=1e-12).sqrt())  # else no gradient at 0
+            root = square.clamp(min=1e-12).sqrt() * (square > 0)  # 0 stays 0; its gradient would be infinite
+            pooled.append(mean if name == "mean" else root)
         if self.config.normalize_embedding:
             pooled = [nn.functional.normalize(each, dim=1) * each.shape[1] ** 0.5 for each in pooled]
         return torch.cat(pooled, dim=1)
