@@ -78,5 +78,5 @@ def test_shards_without_their_sounds_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"the shard holds the name 0\.wav, not the sound"):
         load_sounds(str(tmp_path), streaming=True).dataset[0]
     (tmp_path / "0.parquet").write_bytes(b"PAR1 cut")
-    with pytest.raises(UserError, match="the shard cannot be read"):
+    with pytest.raises(UserError, match="the shards cannot be read"):
         load_sounds(str(tmp_path), streaming=True)

@@ -12,7 +12,8 @@ import os
 import re
 import tarfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,7 +83,7 @@ class ShardReader:
         return found
 
     def _load(self, path: str, piece: int, span: int) -> Any:
-        try:
+        with _reading(path):
             if self.opened[0] != path:
                 file: Any = fsspec.open(path, "rb").open()
                 self.opened = path, file if span else pq.ParquetFile(file)
@@ -91,8 +92,18 @@ class ShardReader:
                 shard.seek(piece)
                 return shard.read(span)
             return _sounds(shard, piece, self.column)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise UserError(f"the shard cannot be read: {error}", path, "bring it again") from error
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turns the errors of file systems, each with those of its own libraries, into one that names the place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"the shards cannot be read: {str(error) or type(error).__name__}"
+        raise UserError(what, where, "check that they are there, and complete") from error
 
 
 def _sounds(shard: pq.ParquetFile, row_group: int, column: str) -> pa.Array:
@@ -107,10 +118,8 @@ def find_shards(name: str, config: str | None = None, revision: str | None = Non
     if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(?<!parquet)(?<!tar)", name) and not folder.exists():
         at = f"@{revision.replace('/', '%2F')}" if revision else ""
         pattern = f"hf://datasets/{name}{at}/{config or ''}/**".replace("//**", "/**")
-    try:
+    with _reading(f"--dataset {name}"):
         paths = [str(path) for path in sorted(folder.rglob("*"))] if folder.is_dir() else _listed(pattern)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"the shards cannot be listed: {error}", f"--dataset {name}") from error
     if not (paths := [path for path in paths if path.endswith((".parquet", ".tar"))]):
         fix = "write some: urbansound-hf data shard SOURCE DIR"
         raise UserError("--streaming reads shards (.parquet, .tar), found none", f"--dataset {name}", fix)
@@ -169,7 +178,7 @@ def shard_columns(path: str, audio_column: str | None) -> tuple[pa.Table, str]:
 
     Where the shard does not tell the `seconds` of its sounds, all of them are read once.
     """
-    try:
+    with _reading(path):
         files, inner = url_to_fs(path)
         state = repr((path, sorted(map(str, files.info(inner).items())), audio_column))
         kept = Path(datasets.config.HF_DATASETS_CACHE, "shards", f"{hashlib.sha256(state.encode()).hexdigest()[:24]}")
@@ -181,8 +190,6 @@ def shard_columns(path: str, audio_column: str | None) -> tuple[pa.Table, str]:
             pq.write_table(table, partial := kept.with_suffix(f".{os.getpid()}"))
             partial.replace(kept)
         table = pq.read_table(kept)
-    except (OSError, ValueError, tarfile.TarError, pa.ArrowException) as error:
-        raise UserError(f"the shard cannot be read: {error}", path, "bring it again, or leave it out") from error
     return table, table.schema.metadata[b"column"].decode()
 
 
