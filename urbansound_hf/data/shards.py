@@ -162,13 +162,18 @@ def read_shards(
         info = datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(table.schema))
         parts.append(Part(words[0] if words else "train", datasets.Dataset(table, info)))
     _, labels, columns = described(parts, "audio", label_column, f"--dataset {name}", notes)
-    columns |= {each: [cell for part in parts for cell in part.table[each]] for each in ("audio", "seconds")}
-    _, names, columns = labelled([each["path"] for each in columns["audio"]], columns, labels, notes)
-    columns["audio"] = [each | {"path": known} for each, known in zip(columns["audio"], names, strict=True)]
-    features = {each: datasets.Value(dtype) for each, dtype in columns_of([columns]).items()}
-    features |= {"audio": ADDRESS, "label": datasets.ClassLabel(names=labels), "seconds": datasets.Value("float64")}
-    state = repr((labels, columns)).encode("utf-8", "surrogatepass")
-    found = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    table = pa.concat_tables(part.table.data.table.select(["audio", "seconds"]) for part in parts).combine_chunks()
+    places = [pa.compute.struct_field(table.column("audio"), each) for each in ADDRESS]
+    kept, names, columns = labelled(places[0].to_pylist(), columns, labels, notes)
+    places = [each.take(pa.array(kept)).combine_chunks() for each in places]
+    columns["seconds"] = table.column("seconds").take(pa.array(kept)).to_pylist()
+    kinds: dict[str, Any] = {each: datasets.Value(dtype) for each, dtype in columns_of([columns]).items()}
+    kinds |= {"label": datasets.ClassLabel(names=labels), "seconds": datasets.Value("float64")}
+    features = datasets.Features({"audio": ADDRESS, **kinds})
+    state = repr((labels, names, columns)).encode("utf-8", "surrogatepass")
+    audio = pa.StructArray.from_arrays([pa.array(names), *places[1:]], list(ADDRESS))  # no dictionary for each sound
+    addressed = pa.table({"audio": audio, **{each: columns[each] for each in kinds}}, features.arrow_schema)
+    found = datasets.Dataset(addressed, datasets.DatasetInfo(features=features))
     found = found.with_transform(ShardReader(column), columns=["audio"], output_all_columns=True)
     return found, labels, notes, hashlib.sha256(state).hexdigest()[:16]
 

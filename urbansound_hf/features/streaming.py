@@ -52,8 +52,9 @@ class StreamedClips(torch.utils.data.Dataset):
         self.rows = np.repeat(np.arange(len(table)), counts)
         self.parts = np.arange(len(self.rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # of its clip, from 0
         self.kept = {"labels": np.array(table["label"][:])[self.rows], "clip": np.asarray(clips)[self.rows]}
-        places = [f"{each['shard']} {each['piece']:020}" for each in self.addresses["audio"]]
-        self.pieces = np.unique(places, return_inverse=True)[1][self.rows]
+        places = self.addresses.with_format("arrow")[:].column("audio").combine_chunks()
+        shard = places.field("shard").dictionary_encode().indices.to_numpy().astype(np.int64)
+        self.pieces = np.unique((shard << 40) + places.field("piece").to_numpy(), return_inverse=True)[1][self.rows]
         self.columns = tuple(extract(feature_extractor, np.zeros(cut.window, np.float32)))
         self.decoded: tuple[int, np.ndarray] | None = None  # the last clip
 
