@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
+from urbansound_hf.evaluation.confidence import mean_interval
 from urbansound_hf.features.dataset import prepare_features
-from urbansound_hf.models.linear_probe import embeddings, regression
+from urbansound_hf.models.linear_probe import PENALTY, choose_penalty, embeddings, regression
 from urbansound_hf.models.loading import load_feature_extractor, load_model
 
 VARIANTS = {
@@ -24,6 +25,19 @@ VARIANTS = {
     "YAMNet, patches side by side": ("yamnet", {"patch_hop_frames": 96}, {}),
     "YAMNet, peak at full scale": ("yamnet", {}, {"peak_normalize": True}),
     "YAMNet, peak at full scale, patches side by side": ("yamnet", {"patch_hop_frames": 96}, {"peak_normalize": True}),
+    "YAMNet, peak, its direction": ("yamnet", {"normalize_embedding": True}, {"peak_normalize": True}),
+    "YAMNet, peak, root mean square": ("yamnet", {"pooling": ["rms"]}, {"peak_normalize": True}),
+    "YAMNet, peak, mean max std": ("yamnet", {"pooling": ["mean", "max", "std"]}, {"peak_normalize": True}),
+    "YAMNet, peak, direction of the root mean square": (
+        "yamnet",
+        {"pooling": ["rms"], "normalize_embedding": True},
+        {"peak_normalize": True},
+    ),
+    "YAMNet, the same, its last two layers": (
+        "yamnet",
+        {"pooling": ["rms"], "normalize_embedding": True, "embedding_layers": [13, 14]},
+        {"peak_normalize": True},
+    ),
     "Whisper, its first layer": ("whisper", {"encoder_layers": 1}, {}),
     "Whisper, its first two layers": ("whisper", {"encoder_layers": 2}, {}),
     "Whisper, its first three layers": ("whisper", {"encoder_layers": 3}, {}),
@@ -34,24 +48,35 @@ VARIANTS = {
 
 def embedded(
     name: str, model_config: Mapping[str, Any], extractor_config: Mapping[str, Any], sounds: Sounds
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each clip the embedding `(clips, hidden)`, the class and the fold."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each clip the embedding `(clips, hidden)` and the class."""
     extractor = load_feature_extractor(name, overrides=extractor_config)
     model = load_model(name, sounds.labels, overrides=model_config)
     rows = embeddings(model, prepare_features(sounds.dataset, extractor, clip_seconds=4.0), batch_size=8)
     rows = rows.select(np.unique(rows["clip"][:], return_index=True)[1])  # of a longer clip the first window
-    folds = np.asarray(sounds.dataset["fold"][:])[rows["clip"][:]]
-    return rows["embedding"][:], np.asarray(rows["labels"][:]), folds
+    return rows["embedding"][:], np.asarray(rows["labels"][:])
 
 
-def rotations(inputs: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> list[float]:
-    """The accuracy on each fold, trained on all others."""
-    scores = []
+def rotations(inputs: np.ndarray, labels: np.ndarray, sounds: Sounds, chosen: bool) -> np.ndarray:
+    """Which clips are right `(clips,)`, each fold in turn the test; `chosen`: the penalty by cross-validation."""
+    folds, recordings = np.asarray(sounds.dataset["fold"][:]), np.asarray(sounds.dataset["group"][:])
+    right, classes = np.zeros(len(labels), bool), int(labels.max()) + 1
     for fold in np.unique(folds):
         train, test = folds != fold, folds == fold
-        weight, bias = regression(inputs[train], labels[train], int(labels.max()) + 1)
-        scores.append(float(((inputs[test] @ weight.T + bias).argmax(axis=1) == labels[test]).mean()))
-    return scores
+        known = (inputs[train], labels[train])
+        penalty = choose_penalty(*known, recordings[train], classes)["penalty"] if chosen else PENALTY
+        weight, bias = regression(*known, classes, penalty)
+        right[test] = (inputs[test] @ weight.T + bias).argmax(axis=1) == labels[test]
+    return right
+
+
+def line(right: np.ndarray, sounds: Sounds) -> str:
+    """The mean over folds with its interval by recording, each fold, and the background sounds."""
+    folds, salience = (np.asarray(sounds.dataset[name][:]) for name in ("fold", "salience"))
+    of_folds = [right[folds == fold].mean() for fold in np.unique(folds)]
+    low, high = mean_interval(right, np.asarray(sounds.dataset["group"][:]))
+    listed = " ".join(f"{score:.3f}" for score in of_folds)
+    return f"{np.mean(of_folds):.3f} ({low:.3f} to {high:.3f})  {listed}  background {right[salience == 2].mean():.3f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,8 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     sounds = load_sounds(SoundRequest(data_dir=args.data_dir))
     print(f"{len(sounds.dataset)} clips, folds {', '.join(map(str, np.unique(sounds.dataset['fold'][:])))}")
     for name, (weights, config, extractor) in VARIANTS.items():
-        scores = rotations(*embedded(getattr(args, weights), config, extractor, sounds))
-        print(f"{np.mean(scores):.3f}  {' '.join(f'{score:.3f}' for score in scores)}  {name}", flush=True)
+        known = embedded(getattr(args, weights), config, extractor, sounds)
+        for chosen in (False, True):
+            penalty = "penalty chosen" if chosen else f"penalty {PENALTY}"
+            print(f"{line(rotations(*known, sounds, chosen), sounds)}  {name}, {penalty}", flush=True)
     return 0
 
 

@@ -103,3 +103,8 @@ def test_commands_that_need_no_run_work_in_an_empty_folder(run):
     assert "yamnet" in run("models")[1]
     clip = next(Path("made/audio/fold1").glob("*.wav"))
     assert run("figures", str(clip), "--output", "drawn")[0] == 0 and list(Path("drawn").rglob("*.png"))
+
+
+def test_the_help_names_every_command_once_in_a_group():
+    assert sorted(name for names in cli.GROUPS.values() for name in names) == sorted(cli.COMMANDS)
+    assert len(cli.overview().splitlines()) <= 24

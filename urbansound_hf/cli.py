@@ -35,8 +35,9 @@ COMMANDS = {
     "compare": ("urbansound_hf.reports.__main__:compare_main", "compare two runs, paired by clip"),
     "leaderboard": ("urbansound_hf.reports.leaderboard:main", "rank finished runs, each protocol on its own"),
     "crossval": ("urbansound_hf.reports.__main__:crossval_main", "gather the finished folds of one experiment"),
+    "ensemble": ("urbansound_hf.reports.__main__:ensemble_main", "combine runs of the same folds, and compare"),
     "leaks": ("urbansound_hf.data.leaks:main", "report what the folds of a metadata table share"),
-    "data": ("urbansound_hf.data.__main__:main", "prepare UrbanSound8K, or write the synthetic data set"),
+    "data": ("urbansound_hf.data.__main__:main", "prepare UrbanSound8K, write shards or the synthetic data set"),
     "figures": ("urbansound_hf.plots.__main__:main", "draw a sound, a data set or runs"),
     "export": ("urbansound_hf.models.onnx_export:main", "write a checkpoint as ONNX, to serve it without torch"),
     "models": ("urbansound_hf.models.__main__:main", "list the model families, or convert published weights"),
@@ -44,7 +45,7 @@ COMMANDS = {
     "hub": ("urbansound_hf.hub.__main__:main", "push a run, the data set or the page to the Hub"),
 }
 GROUPS = {
-    "Train and compare": ("train", "crossval", "report", "compare", "leaderboard"),
+    "Train and compare": ("train", "crossval", "report", "compare", "ensemble", "leaderboard"),
     "Classify": ("infer", "app", "export", "figures"),
     "Data, models, sharing": ("data", "leaks", "models", "hub"),
 }

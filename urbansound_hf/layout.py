@@ -35,6 +35,7 @@ REPORT = "report.md"
 REPORT_PAGE = "report.html"
 REPORT_CLIPS = "report_clips.json"  # the sounds and spectrograms of report.html; holds audio, never published
 CARD = "README.md"
+COMPARISON = "comparison.md"  # of an ensemble with each of its members
 
 
 def finished(folder: Path) -> bool:

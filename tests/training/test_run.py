@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.run import train_and_evaluate
 
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json",
-         "metrics.json", "predictions.csv", "log_history.json"}  # fmt: skip
+         "metrics.json", "predictions.csv", "validation_predictions.csv", "log_history.json"}  # fmt: skip
 ROWS = np.arange(100).reshape(10, 10)  # the synthetic set is sorted by fold: one clip of each class in each row
 
 
@@ -82,6 +83,20 @@ def test_the_files_of_a_run(train):
     files = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
     assert {name for name in files if not name.startswith("checkpoints/")} == FILES  # those go with the receipt
     assert json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")) == run.metrics
+
+
+def test_nothing_is_chosen_on_the_test_clips(train, sounds):
+    """With the labels of the test clips shuffled, penalty, temperature, checkpoint and weights stay the same."""
+    data, changed = sounds.dataset, np.array(sounds.dataset["label"][:])
+    changed[ROWS[9]] = np.random.default_rng(0).permutation(changed[ROWS[9]])
+    columns = data.remove_columns("label").add_column("label", changed.tolist(), feature=data.features["label"])
+    flags = ["--probe_first", "--calibrate", "--num_train_epochs", "2", "--load_best_model_at_end", "true"]
+    run, shuffled = train(*flags), train(*flags, name="shuffled", data=replace(sounds, dataset=columns))
+    assert run.metrics["test_loss"] != shuffled.metrics["test_loss"], "the labels have not been shuffled"
+    for chosen in ("probe", "calibration", "checkpoint", "best_validation_accuracy"):
+        assert run.metrics[chosen] == shuffled.metrics[chosen]
+    assert "40 training clips" in run.metrics["probe"]["chosen_on"]
+    assert_same_weights(run.folder, shuffled.folder)
 
 
 @pytest.mark.parametrize("flags", [[], ["--freeze", "backbone"], ["--test_time_shifts", "1"]], ids=" ".join)

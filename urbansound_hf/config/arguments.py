@@ -97,6 +97,8 @@ class DataArguments:
     annotations: str | None = None
     background_class: str | None = None
     label_map: str | None = None
+    streaming: bool = False
+    shuffle_buffer: int = 1000
     split: Literal["auto", "official", "grouped", "random"] = "auto"
     test_fold: str | None = None
     folds: int | None = None
@@ -124,6 +126,9 @@ class ModelArguments:
     weighted_layer_sum: bool = False
     head_from: list[str] | None = None
     probe_first: bool = False
+    probe_penalty: float | None = None
+    probe_pooling: list[str] | None = None
+    probe_layers: list[int] | None = None
     head_learning_rate: float | None = None
     layer_decay: float = 1.0
 

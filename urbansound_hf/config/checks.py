@@ -57,8 +57,11 @@ RANGES = {
     **_ranges("save_total_limit early_stopping_patience search", 1, 10**6),
     **_ranges("preprocessing_num_workers dataloader_prefetch_factor", 1, 1024),
     **_ranges("dataloader_num_workers", 0, 1024),
+    **_ranges("shuffle_buffer", 0, 10**7),
     **_ranges("folds", 2, 1000),
     **_ranges("lora_rank", 1, 65536),
+    **_ranges("probe_layers", 0, 1000),
+    **_ranges("probe_penalty", 0, 1e6, True),
     **_ranges("unfreeze_last_n test_time_shifts mixup_alpha cutmix_alpha focal_gamma weight_decay", 0, 1000),
     **_ranges("max_grad_norm neftune_noise_alpha", 0, 10**9),
     **_ranges("spec_augment frequency_mask time_mask mix_probability adam_epsilon", 0, 1),
@@ -132,7 +135,8 @@ Broken = Iterator[tuple[list[str], str, str]]
 def ranges(settings: Mapping[str, Any]) -> Broken:
     """Numbers outside their range; NaN and infinity always are."""
     for name in (name for name in settings if name in RANGES and settings[name] is not None):
-        if rule := RANGES[name].rule(settings[name]):
+        values = settings[name] if isinstance(settings[name], list) else [settings[name]]
+        if rule := next(filter(None, map(RANGES[name].rule, values)), None):
             yield [name], f"`{name}` must be {rule}, found {shortened(str(settings[name]), 60)}", ""
 
 
@@ -199,11 +203,19 @@ CONFLICTS: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str, str], ...] 
 """Values that are valid alone but not together or not here: the flags, when it is so, what is wrong, and the fix."""
 
 
+STREAMED = ("balanced_sampling", "mixup_alpha", "cutmix_alpha", "probe_first", "cache_frozen", "search")
+"""What needs random access to the clips, or computes something of all of them first."""
+
+
 def conflicts(settings: Mapping[str, Any]) -> Broken:
     """The rules of `CONFLICTS` that are broken, and those on validation scores."""
     for names, is_broken, what, fix in CONFLICTS:
         if is_broken(settings):
             yield names.split(), what.format(**settings), fix
+    for name in STREAMED if settings["streaming"] else ():
+        if settings[name] not in (None, 0, "auto", "false"):  # False is 0
+            what = f"`{name}` needs random access to all clips, found `{name}: {settings[name]}` and `streaming`"
+            yield [name, "streaming"], what, f"leave out one of the two ({name}: 0 or false in a config)"
     evaluated, saved, best = (settings[name] for name in ("eval_strategy", "save_strategy", "load_best_model_at_end"))
     without = "validation" if settings["validation"] == "none" else "eval_strategy"
     if settings[without] in ("none", "no"):

@@ -103,16 +103,10 @@ def read_stored(
     parts, notes = _parts(name, config, revision, where)
     if beside := find_audio_files(Path(name)).sounds if Path(name).is_dir() else []:
         notes.append(f"{counted(len(beside), 'sound file')} beside the stored data set, left out")
-    roles = _roles(parts, audio_column, label_column, where)
-    labels, ids = _labels(parts, roles["label"], where, notes)
-    columns: dict[str, list] = {"label": ids, **_optional(parts, roles, where)}
+    roles, labels, columns = described(parts, audio_column, label_column, where, notes)
     sounds = datasets.concatenate_datasets([_sounds(part.table, roles["audio"], where) for part in parts])
     names = pyarrow.compute.struct_field(sounds.data.column("audio"), "path").to_pylist()
-    kept = [number for number, label in enumerate(ids) if label is not None]
-    if len(kept) < len(ids):
-        notes.append(f"{len(ids) - len(kept):,} of {len(ids):,} sounds have no label and are left out")
-    columns = {name: [values[number] for number in kept] for name, values in columns.items()}
-    unique = _unique_names([names[number] for number in kept], columns, labels)
+    kept, unique, columns = labelled(names, columns, labels, notes)
     rows = StoredRows(sounds.select(kept), unique, columns)
     state = repr((roles, labels, columns, [part.table._fingerprint for part in parts], _folder_state(Path(name))))
     return Stored(rows, labels, notes, hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16])
@@ -232,6 +226,31 @@ def _unused(folder: Path, files: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 # ---- their columns
+
+
+def described(
+    parts: Sequence[Part], audio_column: str | None, label_column: str | None, where: str, notes: list[str]
+) -> tuple[dict[str, str], list[str], dict[str, list]]:
+    """The column of each role, the labels, and the columns of all rows: `label`, and the optional ones that there are.
+
+    Raises:
+        UserError: columns or splits are not what they must be.
+    """
+    roles = _roles(parts, audio_column, label_column, where)
+    labels, ids = _labels(parts, roles["label"], where, notes)
+    return roles, labels, {"label": ids, **_optional(parts, roles, where)}
+
+
+def labelled(
+    names: Sequence[str | None], columns: Mapping[str, list], labels: Sequence[str], notes: list[str]
+) -> tuple[list[int], list[str], dict[str, list]]:
+    """The rows that have a label: their numbers, a name for each sound that no other has, and their columns."""
+    ids = columns["label"]
+    kept = [number for number, label in enumerate(ids) if label is not None]
+    if len(kept) < len(ids):
+        notes.append(f"{len(ids) - len(kept):,} of {len(ids):,} sounds have no label and are left out")
+    columns = {name: [values[number] for number in kept] for name, values in columns.items()}
+    return kept, _unique_names([names[number] for number in kept], columns, labels), columns
 
 
 def _roles(parts: Sequence[Part], audio_column: str | None, label_column: str | None, where: str) -> dict[str, str]:

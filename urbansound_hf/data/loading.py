@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
 from urbansound_hf.data.known import KnownDataset
 from urbansound_hf.data.segments import named_segments
+from urbansound_hf.data.shards import read_shards
 from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import expand_user
@@ -54,6 +55,8 @@ NAMED = ("urbansound8k", "synthetic")
 KNOWN = (esc50.DATASET, fsd50k.DATASET, speech_commands.DATASET)
 """Data sets that are recognised as they unpack."""
 SYNTHETIC_NOTE = "synthetic sounds: these scores say nothing about real ones"
+Found = tuple[PreparedSounds, str, list[str]]
+"""The builder of a data set, its name, and notes."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class SoundRequest:
     seed: int = 0  # of the synthetic set
     max_seconds: float | None = None  # longer sounds are refused, when they are prepared
     min_rate: int = LOWEST_RATE  # Hz; those of a lower sampling rate are refused, too
+    streaming: bool = False  # the sounds stay in their shards, encoded, and are read when a row is asked for
 
 
 @dataclass(frozen=True)
@@ -116,16 +120,23 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
     (100, 'dog_bark', ['audio', 'label', 'fold', 'group'])
     """
     request = dataset if isinstance(dataset, SoundRequest) else SoundRequest(str(dataset), **options)
+    if request.streaming:
+        return _streamed(request)
+    return _loaded(*find_builder(request), request)
+
+
+def find_builder(request: SoundRequest) -> Found:
+    """Lists the sounds of a data set; nothing is decoded yet. Raises UserError as `load_sounds`."""
     folder, kind = expand_user(request.dataset), kind_of_dataset(request.dataset)
     if kind == "urbansound8k":
         data_dir = Path(request.data_dir) if request.data_dir else None
         named = data_dir if request.dataset == kind else folder
         builder = UrbanSound8K(named, request.sampling_rate, request.allow_missing_files, download=request.download)
-        return _loaded(builder, "UrbanSound8K", builder.notes, request)
+        return builder, "UrbanSound8K", builder.notes
     if kind == "synthetic":
         root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
         builder = UrbanSound8K(synthetic.synthetic_dataset(root, seed=request.seed), request.sampling_rate)
-        return _loaded(builder, "synthetic", [SYNTHETIC_NOTE], request)
+        return builder, "synthetic", [SYNTHETIC_NOTE]
     return _folder(request, folder) if kind == "folder" and folder.is_dir() else _stored(request, folder)
 
 
@@ -144,7 +155,7 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 
-def _folder(request: SoundRequest, folder: Path) -> Sounds:
+def _folder(request: SoundRequest, folder: Path) -> Found:
     for known in KNOWN:
         if root := known.root(folder):
             return _known(request, known, root)
@@ -161,7 +172,7 @@ def _folder(request: SoundRequest, folder: Path) -> Sounds:
     return _prepared(request, rows, folder.resolve().name, notes)
 
 
-def _known(request: SoundRequest, known: KnownDataset, root: Path) -> Sounds:
+def _known(request: SoundRequest, known: KnownDataset, root: Path) -> Found:
     name, variant = known.title(request.dataset_variant or ""), request.dataset_variant or ""
     rows, notes = known.read(root, variant, request.allow_missing_files, request.background_class)
     if any(isinstance(row["label"], list) for row in rows):
@@ -170,7 +181,7 @@ def _known(request: SoundRequest, known: KnownDataset, root: Path) -> Sounds:
     return _prepared(request, named_segments(rows), name, notes)
 
 
-def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str]) -> Sounds:
+def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str]) -> Found:
     for text in (row[column] for row in rows for column in ("label", "path")):
         try:  # Python reads UTF-8 names in an ASCII locale as something else
             str(text).encode("utf-8")
@@ -181,10 +192,10 @@ def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
     features = sound_features(names, columns_of(rows), request.sampling_rate)
     builder = PreparedSounds(rows, features, cache_key(rows, names), name, request.sampling_rate)
-    return _loaded(builder, name, notes, request)
+    return builder, name, notes
 
 
-def _stored(request: SoundRequest, folder: Path) -> Sounds:
+def _stored(request: SoundRequest, folder: Path) -> Found:
     source = name = request.dataset
     near = difflib.get_close_matches(name.lower(), NAMED, n=1, cutoff=0.8)
     if folder.is_dir():
@@ -197,21 +208,38 @@ def _stored(request: SoundRequest, folder: Path) -> Sounds:
     )
     features = sound_features(found.labels, columns_of([found.rows.columns]), request.sampling_rate)
     builder = PreparedSounds(found.rows, features, found.key, name, request.sampling_rate)
-    return _loaded(builder, name, found.notes, request)
+    return builder, name, found.notes
 
 
 def _loaded(builder: PreparedSounds, name: str, notes: list[str], request: SoundRequest) -> Sounds:
     labels = builder.info.features["label"].names
+    new = _new_labels(labels, name, request)  # a mistake there is reported before an hour of decoding
+    builder.limits = Limits(request.min_rate, request.max_seconds)
+    dataset, key = builder.load(request.num_proc), builder.fingerprint()
+    return _relabelled(Sounds(name, dataset, labels, notes + builder.sound_notes(), key), new, request)
+
+
+def _streamed(request: SoundRequest) -> Sounds:
+    words = request.dataset, request.dataset_config, request.dataset_revision
+    dataset, labels, notes, key = read_shards(*words, request.audio_column, request.label_column)
+    sounds = Sounds(request.dataset.rstrip("/").rpartition("/")[2], dataset, labels, notes, key)
+    return _relabelled(sounds, _new_labels(labels, sounds.name, request), request)
+
+
+def _new_labels(labels: list[str], name: str, request: SoundRequest) -> list[str | None]:
     label_map = read_label_map(request.label_map)
     new = mapped_labels(labels, label_map, f"--label_map {request.label_map}")
     left = list(dict.fromkeys(label for label in new if label is not None))
     if len(left) < 2:
         what = f"a classifier tells classes apart, found {len(left)}: {', '.join(left)}"
         raise UserError(what, name, "bring another")
-    builder.limits = Limits(request.min_rate, request.max_seconds)
-    dataset, key = builder.load(request.num_proc), builder.fingerprint()
-    notes = notes + builder.sound_notes()
-    if label_map:
+    return new
+
+
+def _relabelled(sounds: Sounds, new: list[str | None], request: SoundRequest) -> Sounds:
+    name, dataset, left, notes, key = (getattr(sounds, field.name) for field in fields(sounds))
+    if request.label_map:
+        left = list(dict.fromkeys(label for label in new if label is not None))
         ids = [None if label is None else left.index(label) for label in new]
         values = [ids[label] for label in dataset["label"]]
         kept = [row for row, value in enumerate(values) if value is not None]

@@ -145,9 +145,11 @@ class Run:
         vars(self).pop("metrics", None)
         write_json(self.folder / layout.HISTORY, history)
 
-    def write_predictions(self, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str]) -> None:
-        """Writes predictions.csv, see `write_predictions`."""
-        write_predictions(self.folder / PREDICTIONS, clips, probabilities, labels)
+    def write_predictions(
+        self, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str], name: str = PREDICTIONS
+    ) -> None:
+        """Writes predictions.csv, or that of the validation clips, see `write_predictions`."""
+        write_predictions(self.folder / name, clips, probabilities, labels)
         vars(self).pop("predictions", None)
 
     def write_report(self, numbers: Mapping[str, Any], text: str) -> None:
@@ -236,10 +238,27 @@ def write_predictions(path: Path, clips: datasets.Dataset, probabilities: np.nda
     ):
         writer = csv.writer(file)
         writer.writerow(map(in_csv, ["path", *CLIP_FACTS, "seconds", "true", "predicted", *labels]))
-        for clip, true, scores, *known in zip(clips["audio"], clips["label"], probabilities, *facts, strict=True):
-            seconds = f"{audio_seconds(clip['bytes']):.3f}"
+        lengths = clips["seconds"][:] if "seconds" in clips.column_names else []
+        sounds = (clips.with_format(None) if lengths else clips)["audio"]  # streamed ones are not read again
+        scored = zip(sounds, clips["label"], probabilities, *facts, strict=True)
+        for row, (clip, true, scores, *known) in enumerate(scored):
+            seconds = f"{lengths[row] if lengths else audio_seconds(clip['bytes']):.3f}"
             names = (labels[true], labels[int(scores.argmax())])
             writer.writerow(map(in_csv, [clip["path"], *known, seconds, *names, *(f"{score:.6g}" for score in scores)]))
+
+
+def copy_with_scores(source: Path, path: Path, predictions: Predictions) -> None:
+    """Copies a predictions.csv with other scores, and predicted classes, of the same clips and classes."""
+    with source.open(newline="", encoding="utf-8") as file:
+        header, *lines = csv.reader(file)
+    place, rows = header.index("predicted"), {str(name): row for row, name in enumerate(predictions.paths)}
+    with complete_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for line in lines:
+            row = rows[from_csv(line[0])]
+            best = in_csv(predictions.labels[predictions.predicted[row]])
+            writer.writerow([*line[:place], best, *(f"{score:.6g}" for score in predictions.probabilities[row])])
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -86,6 +86,11 @@ class PreparedClips(torch.utils.data.Dataset):
         return len(self) * sum(column[int(self.rows[0])].nbytes for column in self.columns.values())
 
 
+def readable(dataset: Any) -> Any:
+    """The data set as Trainer's data loaders read it."""
+    return PreparedClips(dataset) if isinstance(dataset, datasets.Dataset) else dataset
+
+
 class WithFrozen(torch.utils.data.Dataset):
     """Rows together with the stored output of a model's frozen part, a tensor each."""
 

@@ -60,6 +60,8 @@ def layers(model: PreTrainedModel) -> nn.ModuleList:
 
 def pooled(model: PreTrainedModel, outputs: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """The `outputs` of the backbone, pooled as the model pools them; see `linear_probe.embed`."""
+    if pool_patches := getattr(model, "pool_patches", None):
+        return pool_patches(outputs, inputs.get("attention_mask"))
     layered = hasattr(model, "layer_weights")
     if layered:
         outputs = torch.stack(outputs.hidden_states, dim=1)

@@ -84,7 +84,7 @@ def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
 def frozen_parts(model: nn.Module) -> Iterator[FrozenPart]:
     """The parts that may be constant, the longest first: the frozen layers, the convolutional feature encoder.
 
-    Not the layers where the model masks hidden states, drops whole layers, or sums up the outputs of all of them.
+    Not the layers where the model masks hidden states, drops whole layers, or uses the outputs of several of them.
     """
     if not isinstance(model, PreTrainedModel):
         return  # the head of a probe
@@ -93,7 +93,7 @@ def frozen_parts(model: nn.Module) -> Iterator[FrozenPart]:
     masks = masks and config.apply_spec_augment and bool(config.mask_time_prob or config.mask_feature_prob)
     drops = any(getattr(config, name, 0) for name in LAYER_DROPS)
     below = list(takewhile(_is_frozen, adapt.layers(model)))
-    if below and not (masks or drops or hasattr(model, "layer_weights")):
+    if below and not (masks or drops or hasattr(model, "layer_weights") or getattr(config, "embedding_layers", None)):
         yield FrozenPart(below)
     front = getattr(adapt.backbone(model), "feature_extractor", None)
     if isinstance(front, nn.Module) and _is_frozen(front):

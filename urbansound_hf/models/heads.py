@@ -96,3 +96,36 @@ def start_evenly(model: PreTrainedModel, stored: PreTrainedConfig) -> None:
     weights: Any = getattr(model, "layer_weights", None)
     if weights is not None and not getattr(stored, SWITCH, False):
         nn.init.constant_(weights, 1 / len(weights))
+
+
+@torch.no_grad()
+def choose_head_inputs(model: PreTrainedModel, pooling: Sequence[str] = (), layers: Sequence[int] = ()) -> None:
+    """Chooses what the head sees, in place: how frames are pooled, and which layers it sees.
+
+    Where a family can save it in its own head (YAMNet), the chosen layers stand side by side. Under a weighted sum of
+    layers, the chosen ones share the weight and the others start with none.
+
+    Args:
+        pooling: names of the family's own; () leaves it as it is.
+        layers: from 1, input side first; 0 is what comes before the first layer of a sum. () leaves it as it is.
+
+    Raises:
+        UserError: the family cannot save this, or has no such pooling or layer.
+    """
+    weights: Any = getattr(model, "layer_weights", None)
+    if layers and weights is not None and not pooling:
+        if not {*layers} <= {*range(len(weights))}:
+            what = f"this model has the layers 0 to {len(weights) - 1}, found {[*layers]}"
+            raise UserError(what, "--probe_layers", "give some of them")
+        weights.fill_(-10.0)  # under the softmax 1 / 20,000 of a chosen layer, and still learnable
+        weights[[*layers]] = 0.0
+    elif pooling or layers:
+        flag, own = "--probe_pooling" if pooling else "--probe_layers", getattr(model, "choose_embedding", None)
+        if own is None:
+            what = f"{model.config.model_type} models cannot save this in their head"
+            fix = "leave it out; YAMNet takes both flags, --probe_layers goes with --weighted_layer_sum too"
+            raise UserError(what, flag, fix)
+        try:
+            own(pooling, layers)
+        except ValueError as error:
+            raise UserError(str(error), flag, "leave it out for the default") from error

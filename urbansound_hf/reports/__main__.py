@@ -1,15 +1,18 @@
-"""The commands `report`, `compare` and `crossval`."""
+"""The commands `report`, `compare`, `crossval` and `ensemble`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from urbansound_hf.errors import exit_code
+from urbansound_hf.inference.ensemble import MEANS
 from urbansound_hf.layout import METRICS, PREDICTIONS
 from urbansound_hf.reports.comparison import compare_runs
+from urbansound_hf.reports.ensemble import WEIGHTS, write_ensemble
 from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, report, run_summary
 
 
@@ -34,6 +37,20 @@ def compare_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--common", action="store_true", help="compare only the clips on which both were tested")
     args = parser.parse_args(argv)
     print(compare_runs(args.run, args.other, args.common), end="")
+    return 0
+
+
+def ensemble_main(argv: Sequence[str] | None = None) -> int:
+    """Combines finished runs or cross-validations of the same folds, and prints the comparison with each of them."""
+    parser = argparse.ArgumentParser("urbansound-hf ensemble", description=ensemble_main.__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run, or of a cross-validation")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the ensemble")
+    parser.add_argument("--mean", choices=MEANS, default=MEANS[0], help=f"of the probabilities (default: {MEANS[0]})")
+    help_text = "of the members: equal, or fitted on the validation clips of each fold (default: equal)"
+    parser.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0], help=help_text)
+    args = parser.parse_args(argv)
+    command = ["urbansound-hf", "ensemble", *map(str, sys.argv[2:] if argv is None else argv)]
+    print(write_ensemble(args.runs, args.output_dir, args.mean, args.weights, command), end="")
     return 0
 
 

@@ -80,7 +80,8 @@ def amount(measured: Mapping[str, Any]) -> str:
 def protocol(metrics: Mapping[str, Any]) -> str:
     """One sentence on the parts of the data for training, validation and test."""
     clips, fold = metrics["clips"], metrics["validation_fold"]
-    chosen = "the last checkpoint was used"
+    ensemble = metrics.get("checkpoint") == "ensemble"
+    chosen = "the scores of its members were combined" if ensemble else "the last checkpoint was used"
     if clips["validation"] and metrics.get("checkpoint", "best") == "best":
         part = f"{clips['validation']:,} clips" if fold is None else f"fold {fold}"
         chosen = f"the checkpoint was selected on {part}"

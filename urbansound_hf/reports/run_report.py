@@ -25,7 +25,7 @@ from urbansound_hf.evaluation.runs import (
     write_json,
 )
 from urbansound_hf.evaluation.summary import fold_summary, measure
-from urbansound_hf.layout import CARD, METRICS, PREDICTIONS, REPORT, REPORT_PAGE, finished
+from urbansound_hf.layout import CARD, METRICS, MODEL_CONFIG, PREDICTIONS, REPORT, REPORT_PAGE, finished
 from urbansound_hf.plots import evaluation
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.html import encode_mistakes, write_page
@@ -64,7 +64,8 @@ def write_run(
     run.write_report(measured, text)
     if clips is not None:
         run.write_report_clips(encode_mistakes(run.predictions, clips))
-    write_text(folder / CARD, render_card(folder, receipt=receipt))
+    if (folder / MODEL_CONFIG).is_file():  # not of an ensemble, which has no weights of its own
+        write_text(folder / CARD, render_card(folder, receipt=receipt))
     write_page(folder, text, [run], run.report_clips)
     return measured
 

@@ -18,8 +18,9 @@ from urbansound_hf.augment.mixing import mix
 from urbansound_hf.augment.spec_augment import mask_spectrogram
 from urbansound_hf.config.arguments import RecipeArguments
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.batches import PreparedClips
+from urbansound_hf.features.batches import PreparedClips, readable
 from urbansound_hf.features.extract import KEPT, WAVEFORM, Features, Spectrogram, extract, fill, filling
+from urbansound_hf.features.streaming import StreamedClips
 
 
 class AugmentedDataset(torch.utils.data.Dataset):
@@ -34,7 +35,7 @@ class AugmentedDataset(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        prepared: datasets.Dataset,
+        prepared: datasets.Dataset | StreamedClips,
         recipe: RecipeArguments,
         feature_extractor: Any,
         window: int,
@@ -42,11 +43,12 @@ class AugmentedDataset(torch.utils.data.Dataset):
         seed: int,
         spectrogram: Spectrogram | None = None,
     ) -> None:
-        self.clips, self.recipe, self.extractor, self.seed = PreparedClips(prepared), recipe, feature_extractor, seed
+        self.clips: PreparedClips | StreamedClips = readable(prepared)
+        self.recipe, self.extractor, self.seed = recipe, feature_extractor, seed
         self.window, self.targets = window, np.eye(classes, dtype=np.float32)
         self.effects = parse_effects(recipe.augment or [])
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # shared with data-loader workers
-        self.from_waveforms = WAVEFORM in prepared.column_names
+        self.from_waveforms = WAVEFORM in self.clips.columns
         self.filled = filling(feature_extractor, window, recipe.fill)
         example = extract(feature_extractor, np.zeros(window, np.float32)) if self.from_waveforms else self._stored(0)
         self.spectrogram = spectrogram

@@ -172,7 +172,7 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
             "split": {"kind": split.kind, "test_fold": split.test_fold, "seed": config.training.seed},
             "continued": continued,  # `seconds` then covers the part after the interruption
             "micro_batch": metrics["micro_batch"],
-            **{name: metrics[name] for name in ("calibration",) if name in metrics},
+            **{name: values for name, values in metrics.items() if name in ("calibration", "probe")},
             "seconds": round(watch.seconds, 1),
             "peak_memory_gib": round(watch.peak_memory_gib, 2),
         }

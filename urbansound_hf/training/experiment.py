@@ -54,8 +54,10 @@ class Experiment:
         return Path(str(self.config.training.output_dir))
 
     @cached_property
-    def fingerprints(self) -> Fingerprints:
-        """Of every clip, for the leak reports of all splits."""
+    def fingerprints(self) -> Fingerprints | None:
+        """Of every clip, for the leak reports of all splits; None where sounds are streamed."""
+        if self.config.data.streaming:
+            return None
         with self.config.training.main_process_first(desc="the leak report"):
             return audio_fingerprints(self.sounds.dataset, self.config.data.preprocessing_num_workers)
 
@@ -111,6 +113,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         num_proc=data.preprocessing_num_workers,
         max_seconds=data.max_seconds,
         min_rate=data.min_rate,
+        streaming=data.streaming,
     )
     with stage("decode"), config.training.main_process_first(desc="preparing the sounds"):
         sounds = load_sounds(request)

@@ -14,15 +14,18 @@ import numpy as np
 import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from urbansound_hf.audio.io import audio_seconds
+from urbansound_hf.audio.io import Limits, audio_seconds
 from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
 from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
+from urbansound_hf.features.batches import readable
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
+from urbansound_hf.features.streaming import Cut, StreamedClips
 from urbansound_hf.models import adapt, masking
+from urbansound_hf.models.heads import choose_head_inputs
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head
 from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.models.registry import family_of
@@ -40,27 +43,30 @@ class Prepared(NamedTuple):
     train_labels: np.ndarray  # (len(train),) class ids
     validation: datasets.Dataset | None  # model inputs of the clips as serving computes them; None without clips
     test: datasets.Dataset | None
+    probe: dict[str, Any]
 
 
 def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepared:
     """Loads and adapts the model, and computes the inputs of the three parts. Raises UserError."""
     extractor = configured_extractor(config)
     model = configured_model(config, sounds.labels)
+    probe = {}
     if config.model.probe_first:
-        start_from_probe(config, sounds.dataset, split.train, extractor, model)
+        probe = start_from_probe(config, sounds.dataset, split.train, extractor, model)
     if config.recipe.spec_augment and mask_hidden_states(model, extractor, config.recipe, config.data.clip_seconds):
         config = config.with_values({"spec_augment": 0.0})  # the model masks hidden states, its inputs stay unmasked
     adapt_model(model, config.model, config.recipe.test_time_shifts)
     with stage("extract"):
-        parts, learner = prepare_inputs(config, sounds.dataset, split, extractor, model)
+        compute = streamed_inputs if config.data.streaming else prepare_inputs
+        parts, learner = compute(config, sounds.dataset, split, extractor, model)
     train: Any = parts["train"]
     if config.recipe.changes_inputs:  # augmented anew in each epoch
         window, classes = window_samples(config.data.clip_seconds, extractor), model.config.num_labels or 0
         spectrogram = family_of(model.config.model_type).spectrogram
         recipe, seed = config.recipe, config.training.seed
         train = AugmentedDataset(train, recipe, extractor, window, classes, seed, spectrogram)
-    labels = np.array(parts["train"]["labels"][:])
-    return Prepared(model, extractor, learner, train, labels, parts.get("validation"), parts.get("test"))
+    labels = np.array(readable(parts["train"]).kept["labels"])
+    return Prepared(model, extractor, learner, train, labels, parts.get("validation"), parts.get("test"), probe)
 
 
 def configured_extractor(config: RunConfig) -> FeatureExtractionMixin:
@@ -78,7 +84,7 @@ def configured_extractor(config: RunConfig) -> FeatureExtractionMixin:
 def configured_model(config: RunConfig, labels: Sequence[str]) -> PreTrainedModel:
     """The model with a head for `labels`, before anything is frozen. Raises UserError as `load_model` does."""
     model = config.model
-    return load_model(
+    loaded = load_model(
         model.model_name_or_path,
         labels,
         clip_seconds=config.data.clip_seconds,
@@ -88,6 +94,8 @@ def configured_model(config: RunConfig, labels: Sequence[str]) -> PreTrainedMode
         weighted_layer_sum=model.weighted_layer_sum,
         head_from=key_values(model.head_from or (), "--head_from"),
     )
+    choose_head_inputs(loaded, model.probe_pooling or (), model.probe_layers or ())
+    return loaded
 
 
 def adapt_model(model: PreTrainedModel, arguments: ModelArguments, test_time_shifts: int) -> None:
@@ -142,6 +150,24 @@ def prepare_inputs(
     return {part: select_clips(features, getattr(split, part)) for part, features in inputs.items()}, learner
 
 
+def streamed_inputs(
+    config: RunConfig, clips: datasets.Dataset, split: Split, extractor: FeatureExtractor, model: PreTrainedModel
+) -> tuple[dict[str, Any], torch.nn.Module]:
+    """As `prepare_inputs`, but each part reads, decodes and extracts its clips when they are asked for."""
+    recipe, window = config.recipe, window_samples(config.data.clip_seconds, extractor)
+    filled = "none" if recipe.changes_waveforms else filling(extractor, window, recipe.fill)
+    learned = Waveforms(extractor.sampling_rate) if recipe.changes_waveforms else extractor
+    cut = Cut(window, shortest=family_of(model.config.model_type).lengths.shortest_samples(model.config),
+              limits=Limits(config.data.min_rate, config.data.max_seconds))  # fmt: skip
+    scored = cut._replace(shifts=recipe.test_time_shifts)
+    parts = {
+        "train": StreamedClips(clips, split.train, learned, cut._replace(filled=filled), config.data.shuffle_buffer)
+    }
+    held_out = {"validation": split.validation, "test": split.test}
+    parts |= {part: StreamedClips(clips, rows, extractor, scored) for part, rows in held_out.items() if len(rows)}
+    return parts, model
+
+
 def training_embeddings(
     config: RunConfig,
     clips: datasets.Dataset,
@@ -176,8 +202,10 @@ def is_probe(arguments: ModelArguments, recipe: RecipeArguments) -> bool:
 
 def start_from_probe(
     config: RunConfig, clips: datasets.Dataset, train: np.ndarray, extractor: FeatureExtractor, model: PreTrainedModel
-) -> None:
+) -> dict[str, Any]:
     """Fits the head, in place, to the embeddings of the training clips, before anything is trained or adapted.
+
+    Returns how its penalty was chosen, as `fit_head` does.
 
     Raises:
         UserError: the head is no linear function of the pooled embedding, or does not end in a linear layer.
@@ -189,7 +217,11 @@ def start_from_probe(
             what = f"the head of {model.config.model_type} models is no linear function of the pooled embedding"
             raise UserError(what, "--probe_first", "leave it out for this family")
         embedded = embeddings(model, features, arguments.per_device_eval_batch_size)  # for the other folds, too
-        fit_head(model, select_clips(embedded, train))
+        part = select_clips(embedded, train)
+        groups = clips["group"][:] if "group" in clips.column_names else [None] * len(clips)
+        names = [group or f"clip {number}" for number, group in enumerate(groups)]
+        recordings = np.unique(names, return_inverse=True)[1]  # of every clip
+        return fit_head(model, part, recordings[part["clip"][:]], config.model.probe_penalty)
 
 
 def feature_step(

@@ -25,7 +25,7 @@ from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
 from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
-from urbansound_hf.layout import TRACE
+from urbansound_hf.layout import TRACE, VALIDATION
 from urbansound_hf.models import adapt
 from urbansound_hf.models.linear_probe import LinearProbe
 from urbansound_hf.models.onnx_export import export_onnx
@@ -85,6 +85,7 @@ def train_and_evaluate(
         except UserError as error:  # the run itself is complete
             say(f"no ONNX export: {error}")
     test = clip_scores(*predict_windows(trainer, prepared.test))
+    known = clip_scores(*predict_windows(trainer, prepared.validation)) if prepared.validation else None
     metric = AudioClassificationMetric(sounds.labels)
     scores = metric.compute(predictions=test["probabilities"], references=test["true"])
     metrics = {
@@ -92,6 +93,7 @@ def train_and_evaluate(
         **scores,  # per_class, confusion_matrix
         **split_facts(sounds, split),
         **calibration,
+        **({"probe": prepared.probe} if prepared.probe else {}),
         **adapt.count_parameters(model),
         "trained_parameters": trained,  # before LoRA's were merged into the others
         "train_peak_memory_gib": round(watch.peak_memory_gib, 2),
@@ -101,6 +103,9 @@ def train_and_evaluate(
     if trainer.is_world_process_zero():
         run = Run(folder)
         run.write_predictions(sounds.dataset.select(split.test), test["probabilities"], sounds.labels)
+        if known:  # an ensemble fits its weights on them
+            clips = sounds.dataset.select(split.validation)
+            run.write_predictions(clips, known["probabilities"], sounds.labels, VALIDATION)
         run.write_results(metrics, trainer.state.log_history)
     return metrics
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
-import datasets
 import numpy as np
 import torch
 from torch import nn
@@ -24,7 +23,9 @@ from urbansound_hf.features.batches import (
     WithFrozen,
     collate_evaluation,
     collate_training,
+    readable,
 )
+from urbansound_hf.features.streaming import StreamedClips, StreamOrder
 from urbansound_hf.models import adapt
 from urbansound_hf.models.frozen import FrozenPart
 from urbansound_hf.profiling import stage
@@ -268,6 +269,7 @@ class SoundTrainer(Trainer):
             args_.dataloader_num_workers, args_.dataloader_pin_memory = 0, False
         elif args_.chooses_workers:
             loads = description == "Training" and args_.device.type != "cpu"
+            loads |= streamed(clips) is not None
             args_.dataloader_num_workers = min(4, progress.worker_count()) if loads else 0
         try:
             return super()._get_dataloader(clips, description, *args, **kwargs)
@@ -277,12 +279,20 @@ class SoundTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Clips of equal length together, which make batches of one shape; the results go by their rows."""
+        if clips := streamed(eval_dataset):
+            return self._stream_order(clips, self.args.eval_batch_size)
         return eval_dataset.by_size() if hasattr(eval_dataset, "by_size") else range(len(eval_dataset))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if self.recipe.balanced_sampling:
             return BalancedSampler(self.labels, self.args.seed)
+        if clips := streamed(self.train_dataset):
+            return self._stream_order(clips, self._train_batch_size)
         return super()._get_train_sampler(train_dataset)
+
+    def _stream_order(self, clips: StreamedClips, batch: int) -> StreamOrder:
+        streams = self.args.world_size * max(1, self.args.dataloader_num_workers)
+        return clips.order(batch, streams, self.args.seed)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the weights that will be saved: their moving average with `ema_decay`."""
@@ -332,6 +342,7 @@ class SoundTrainer(Trainer):
         return groups + groups[:1] * (int(most) - len(groups))
 
 
-def readable(dataset: Any) -> Any:
-    """The data set as Trainer's data loaders read it."""
-    return PreparedClips(dataset) if isinstance(dataset, datasets.Dataset) else dataset
+def streamed(dataset: Any) -> StreamedClips | None:
+    """The streamed clips of a data set, augmented or not; None where they are prepared."""
+    clips = getattr(dataset, "clips", dataset)
+    return clips if isinstance(clips, StreamedClips) else None

@@ -1,0 +1,298 @@
+"""Shards: Parquet files or WebDataset archives (.tar) of encoded sounds, read by pieces and never copied to the disk.
+
+At the start only the columns beside the sounds are read. A piece is a row group, or a run of members of an archive.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import datasets
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+import soundfile
+from fsspec.core import url_to_fs
+
+from urbansound_hf import progress
+from urbansound_hf.audio.files import SUFFIXES
+from urbansound_hf.audio.io import audio_seconds, read_audio, to_float_wav
+from urbansound_hf.data.builder import NOTE, PreparedSounds, Row, cut_segment
+from urbansound_hf.data.columns import SPLIT_NAMES, columns_of, find_columns
+from urbansound_hf.data.hub_dataset import Part, described, labelled
+from urbansound_hf.errors import UserError, check_free_space
+from urbansound_hf.layout import expand_user
+
+CLIPS_PER_SHARD, CLIPS_PER_PIECE = 1000, 64
+ADDRESS = dict.fromkeys(("path", "shard"), datasets.Value("string"))
+ADDRESS |= dict.fromkeys(("piece", "span", "place", "size"), datasets.Value("int64"))
+"""Where a sound lies: its name, its shard, and there its row group and row; or, in bytes, a run of an archive and its
+span, and the sound's place and size in the run (`span` is 0 for a row group)."""
+
+
+class ShardReader:
+    """Reads sounds by their addresses; as the transform of a table, gives `{"bytes", "path"}` for each.
+
+    Args:
+        column: the column of Parquet files that holds the sounds.
+        keep: how many of the pieces that it has read stay in memory.
+    """
+
+    def __init__(self, column: str, keep: int = 2) -> None:
+        self.column, self.keep, self.process = column, keep, 0
+
+    def keeping(self, pieces: int) -> ShardReader:
+        """A reader of the same sounds that keeps so many pieces."""
+        reader = copy.copy(self)
+        reader.keep, reader.process = pieces, 0
+        return reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"column": self.column, "keep": self.keep, "process": 0}
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {"audio": [{"bytes": self.read(each), "path": each["path"]} for each in batch["audio"]]}
+
+    def read(self, address: Mapping[str, Any]) -> bytes:
+        """The bytes of a sound file. Raises UserError if its shard cannot be read."""
+        if self.process != os.getpid():  # a forked data-loader worker must not share an open file
+            self.process, self.opened, self.known = os.getpid(), ("", None), OrderedDict[tuple[str, int], Any]()
+        key, start = (address["shard"], address["piece"]), address["place"]
+        if key not in self.known:
+            self.known[key] = self._load(*key, address["span"])
+            while len(self.known) > self.keep:
+                self.known.popitem(last=False)
+        self.known.move_to_end(key)
+        piece = self.known[key]
+        found = piece[start : start + address["size"]] if address["span"] else piece[start].as_py()
+        if not found:
+            what = f"the shard holds the name {address['path']}, not the sound"
+            raise UserError(what, address["shard"], "write it again with the sounds in it")
+        return found
+
+    def _load(self, path: str, piece: int, span: int) -> Any:
+        with _reading(path):
+            if self.opened[0] != path:
+                file: Any = fsspec.open(path, "rb").open()
+                self.opened = path, file if span else pq.ParquetFile(file)
+            shard: Any = self.opened[1]
+            if span:
+                shard.seek(piece)
+                return shard.read(span)
+            return _sounds(shard, piece, self.column)
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turns the errors of file systems, each with those of its own libraries, into one that names the place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"the shards cannot be read: {str(error) or type(error).__name__}"
+        raise UserError(what, where, "check that they are there, and complete") from error
+
+
+def _sounds(shard: pq.ParquetFile, row_group: int, column: str) -> pa.Array:
+    sounds = shard.read_row_group(row_group, columns=[column]).column(0).combine_chunks()
+    sounds = getattr(sounds, "storage", sounds)
+    return pa.compute.struct_field(sounds, "bytes") if pa.types.is_struct(sounds.type) else sounds
+
+
+def find_shards(name: str, config: str | None = None, revision: str | None = None) -> list[str]:
+    """The shards of a folder, glob, address (`https://…/{000..012}.tar`) or Hub id. Raises UserError without any."""
+    folder, pattern = expand_user(name), name
+    if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(?<!parquet)(?<!tar)", name) and not folder.exists():
+        at = f"@{revision.replace('/', '%2F')}" if revision else ""
+        pattern = f"hf://datasets/{name}{at}/{config or ''}/**".replace("//**", "/**")
+    with _reading(f"--dataset {name}"):
+        paths = [str(path) for path in sorted(folder.rglob("*"))] if folder.is_dir() else _listed(pattern)
+    if not (paths := [path for path in paths if path.endswith((".parquet", ".tar"))]):
+        fix = "write some: urbansound-hf data shard SOURCE DIR"
+        raise UserError("--streaming reads shards (.parquet, .tar), found none", f"--dataset {name}", fix)
+    return paths
+
+
+def _listed(pattern: str) -> list[str]:
+    if span := re.search(r"\{(\d+)\.\.(\d+)\}", pattern):
+        numbers = (str(each).zfill(len(span[1])) for each in range(int(span[1]), int(span[2]) + 1))
+        return [path for each in numbers for path in _listed(pattern.replace(span[0], each))]
+    files, inner = url_to_fs(pattern)
+    return [files.unstrip_protocol(path) for path in sorted(files.glob(inner))] if "*" in pattern else [pattern]
+
+
+def read_shards(
+    name: str,
+    config: str | None = None,
+    revision: str | None = None,
+    audio_column: str | None = None,
+    label_column: str | None = None,
+) -> tuple[datasets.Dataset, list[str], list[str], str]:
+    """The sounds of shards as a table whose column `audio` reads a sound when it is asked for.
+
+    Args:
+        name: see `find_shards`.
+        config: the folder of a Hub data set that holds the shards.
+
+    Returns:
+        The table (`audio`, `label`, `seconds`; fold, group, split, start and end where the data have them), the
+        labels, notes, and a key that changes with the data.
+
+    Raises:
+        UserError: there are no shards, they cannot be read, or their columns are not what they must be.
+    """
+    paths, column, parts, notes = find_shards(name, config, revision), "audio", list[Part](), list[str]()
+    root = len(os.path.commonpath([*paths, str(Path(paths[0]).parent)]))
+    for path in progress.Bar(paths, "Reading the columns of shards", unit="shards"):
+        table, column = shard_columns(path, audio_column)
+        words = [word for word in re.split(r"[^a-z]+", path[root:].lower()) if word in SPLIT_NAMES]
+        info = datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(table.schema))
+        parts.append(Part(words[0] if words else "train", datasets.Dataset(table, info)))
+    _, labels, columns = described(parts, "audio", label_column, f"--dataset {name}", notes)
+    table = pa.concat_tables(part.table.data.table.select(["audio", "seconds"]) for part in parts).combine_chunks()
+    places = [pa.compute.struct_field(table.column("audio"), each) for each in ADDRESS]
+    kept, names, columns = labelled(places[0].to_pylist(), columns, labels, notes)
+    places = [each.take(pa.array(kept)).combine_chunks() for each in places]
+    columns["seconds"] = table.column("seconds").take(pa.array(kept)).to_pylist()
+    kinds: dict[str, Any] = {each: datasets.Value(dtype) for each, dtype in columns_of([columns]).items()}
+    kinds |= {"label": datasets.ClassLabel(names=labels), "seconds": datasets.Value("float64")}
+    features = datasets.Features({"audio": ADDRESS, **kinds})
+    state = repr((labels, names, columns)).encode("utf-8", "surrogatepass")
+    audio = pa.StructArray.from_arrays([pa.array(names), *places[1:]], list(ADDRESS))  # no dictionary for each sound
+    addressed = pa.table({"audio": audio, **{each: columns[each] for each in kinds}}, features.arrow_schema)
+    found = datasets.Dataset(addressed, datasets.DatasetInfo(features=features))
+    found = found.with_transform(ShardReader(column), columns=["audio"], output_all_columns=True)
+    return found, labels, notes, hashlib.sha256(state).hexdigest()[:16]
+
+
+def shard_columns(path: str, audio_column: str | None) -> tuple[pa.Table, str]:
+    """The columns of a shard, kept in the cache, with addresses in place of sounds; and the name of that column.
+
+    Where the shard does not tell the `seconds` of its sounds, all of them are read once.
+    """
+    with _reading(path):
+        files, inner = url_to_fs(path)
+        state = repr((path, sorted(map(str, files.info(inner).items())), audio_column))
+        kept = Path(datasets.config.HF_DATASETS_CACHE, "shards", f"{hashlib.sha256(state.encode()).hexdigest()[:24]}")
+        if not kept.is_file():
+            with fsspec.open(path, "rb") as file:
+                archive = path.endswith(".tar")
+                table = _tar_columns(file, path) if archive else _parquet_columns(file, path, audio_column)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, partial := kept.with_suffix(f".{os.getpid()}"))
+            partial.replace(kept)
+        table = pq.read_table(kept)
+    return table, table.schema.metadata[b"column"].decode()
+
+
+def _parquet_columns(file: BinaryIO, path: str, audio_column: str | None) -> pa.Table:
+    shard = pq.ParquetFile(file)
+    features = datasets.Features.from_arrow_schema(shard.schema_arrow)
+    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
+    column = find_columns(list(features), {"audio": audio_column or next(iter(typed), None)}, path, ["audio"])["audio"]
+    groups = range(shard.num_row_groups)
+    sizes = [shard.metadata.row_group(group).num_rows for group in groups]
+    table = shard.read([name for name in features if name != column])
+    names = [f"row {row}" for row in range(len(table))]
+    if pa.types.is_struct(shard.schema_arrow.field(column).type):
+        names = pa.compute.struct_field(shard.read([f"{column}.path"]).column(0), "path").to_pylist()
+    places = ((group, row) for group in groups for row in range(sizes[group]))
+    sounds = [dict(zip(ADDRESS, (name, path, group, 0, row, 0), strict=True))
+              for name, (group, row) in zip(names, places, strict=True)]  # fmt: skip
+    if "seconds" not in features:
+        found = (sound.as_py() for group in groups for sound in _sounds(shard, group, column))
+        lengths = [_seconds(sound, str(name)) for sound, name in zip(found, names, strict=True)]
+        table = table.append_column("seconds", pa.array(lengths))
+        features["seconds"] = datasets.Value("float64")
+    return _addressed(table, {name: each for name, each in features.items() if name != column}, sounds, column)
+
+
+def _addressed(table: pa.Table, features: Mapping[str, Any], sounds: list[Row], column: str) -> pa.Table:
+    schema = datasets.Features({"audio": ADDRESS}).arrow_schema
+    table = table.append_column("audio", pa.array(sounds, schema.field("audio").type))
+    metadata = datasets.Features({**features, "audio": ADDRESS}).arrow_schema.metadata
+    return table.replace_schema_metadata({**metadata, b"column": column.encode()})
+
+
+def _seconds(sound: bytes | None, name: str) -> float:
+    try:
+        return audio_seconds(sound or b"")
+    except soundfile.LibsndfileError:
+        waveform, rate = read_audio(sound or b"", name)
+        return len(waveform) / rate
+
+
+def _tar_columns(file: BinaryIO, path: str) -> pa.Table:
+    """Members of one stem are one sound: the audio file, and its label (`cls` or `txt`) or its columns (`json`)."""
+    rows: dict[str, Row] = {}
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in filter(tarfile.TarInfo.isfile, archive):
+            folder, _, base = member.name.rpartition("/")
+            stem, _, suffix = base.partition(".")
+            row, suffix = rows.setdefault(f"{folder}/{stem}", {}), suffix.lower()
+            if f".{suffix}" not in SUFFIXES and suffix not in ("json", "cls", "txt"):
+                continue
+            content = archive.extractfile(member).read()  # type: ignore[union-attr]
+            if suffix == "json":
+                row |= {name: cell for name, cell in json.loads(content).items() if name != "audio"}
+            elif f".{suffix}" in SUFFIXES:
+                row["audio"] = {"path": member.name, "shard": path, "place": member.offset_data, "size": member.size}
+                row["seconds"] = _seconds(content, member.name)
+            else:
+                row["label"] = content.decode("utf-8").strip()
+    found = sorted((row for row in rows.values() if "audio" in row), key=lambda row: row["audio"]["place"])
+    sounds = [row.pop("audio") for row in found]
+    for first in range(0, len(sounds), CLIPS_PER_PIECE):
+        run = sounds[first : first + CLIPS_PER_PIECE]
+        piece, end = run[0]["place"], run[-1]["place"] + run[-1]["size"]
+        for sound in run:
+            sound |= {"piece": piece, "span": end - piece, "place": sound["place"] - piece}
+    names = dict.fromkeys(name for row in found for name in row)
+    table = pa.table({name: [row.get(name) for row in found] for name in names})
+    return _addressed(table, datasets.Features.from_arrow_schema(table.schema), sounds, "audio")
+
+
+def write_shards(builder: PreparedSounds, folder: Path, clips_per_shard: int = CLIPS_PER_SHARD, seed: int = 0) -> int:
+    """Writes the sounds of a data set, as their files are, in an order drawn by `seed`; returns the number of shards.
+
+    Raises:
+        UserError: the folder holds shards already, the disk is full, or a sound cannot be read.
+    """
+    if list(folder.glob("*.parquet")):
+        raise UserError("the folder holds shards already", str(folder), "give another one")
+    kinds = {**builder.features, "audio": datasets.Audio(), "seconds": datasets.Value("float64")}
+    features = datasets.Features({name: each for name, each in kinds.items() if name != NOTE})
+    rows, order = builder.rows, np.random.default_rng(seed).permutation(len(builder.rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = -(-len(rows) // clips_per_shard)
+    for number in progress.Bar(range(shards), "Writing shards", unit="shards"):
+        chosen = [rows[int(row) : int(row) + 1][0] for row in order[number * clips_per_shard :][:clips_per_shard]]
+        columns: dict[str, list] = {name: [row.get(name) for row in chosen] for name in features}
+        columns["audio"] = [{"bytes": _encoded(row), "path": row["path"]} for row in chosen]
+        columns["seconds"] = [_seconds(sound["bytes"], sound["path"]) for sound in columns["audio"]]
+        check_free_space(folder, "DIR", sum(len(sound["bytes"]) for sound in columns["audio"]))
+        path = folder / f"train-{number:05d}-of-{shards:05d}.parquet"
+        pq.write_table(pa.table(columns, features.arrow_schema), path, row_group_size=CLIPS_PER_PIECE)
+    return shards
+
+
+def _encoded(row: Row) -> bytes:
+    """The bytes of a row's file; of a segment, a float WAV at its rate."""
+    content = row["source"] if isinstance(row["source"], bytes) else Path(row["source"]).read_bytes()
+    if "segment" not in row:
+        return content
+    waveform, rate = read_audio(content, row["path"])
+    return to_float_wav(cut_segment(waveform, rate, row["segment"], row["path"]), rate)

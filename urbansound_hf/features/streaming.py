@@ -1,0 +1,131 @@
+"""Model inputs of sounds in shards: read, decoded and extracted by the data loader, in a shuffled order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import torch
+
+from urbansound_hf.audio.io import LIMITS, Limits, load_audio, window_bounds
+from urbansound_hf.features.extract import FeatureExtractor, extract, extract_or_refuse, fill, shifted
+
+
+class Cut(NamedTuple):
+    """How clips become windows; see `prepare_features`. `window` and `shortest` are in samples."""
+
+    window: int
+    filled: str = "none"
+    shifts: int = 0
+    shortest: int = 1
+    limits: Limits = LIMITS
+
+
+class StreamedClips(torch.utils.data.Dataset):
+    """The rows of `prepare_features`, in its order, each computed when it is read.
+
+    Args:
+        sounds: the table of `data.shards.read_shards`, or a selection of its rows.
+        clips: the rows of `sounds` to read.
+        shuffle_buffer: clips that `order` shuffles together; 0: their order is that of the shards.
+    """
+
+    def __init__(
+        self,
+        sounds: datasets.Dataset,
+        clips: np.ndarray,
+        feature_extractor: FeatureExtractor,
+        cut: Cut,
+        shuffle_buffer: int = 0,
+    ) -> None:
+        table = sounds.select(clips)
+        self.addresses = table.with_format(None).select_columns(["audio"])
+        self.reader = table.format["format_kwargs"]["transform"].keeping(2)
+        self.extractor, self.cut, self.shuffle_buffer = feature_extractor, cut, shuffle_buffer
+        rate = feature_extractor.sampling_rate
+        lengths = [ceil(round(seconds * rate, 6)) for seconds in table["seconds"]]  # as resampled
+        windows = [len(window_bounds(samples, cut.window, cut.window // 2)) for samples in lengths]
+        counts = np.array(windows, np.int64) * (cut.shifts + 1)
+        self.rows = np.repeat(np.arange(len(table)), counts)
+        self.parts = np.arange(len(self.rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # of its clip, from 0
+        self.kept = {"labels": np.array(table["label"][:])[self.rows], "clip": np.asarray(clips)[self.rows]}
+        places = self.addresses.with_format("arrow")[:].column("audio").combine_chunks()
+        shard = places.field("shard").dictionary_encode().indices.to_numpy().astype(np.int64)
+        self.pieces = np.unique((shard << 40) + places.field("piece").to_numpy(), return_inverse=True)[1][self.rows]
+        self.columns = tuple(extract(feature_extractor, np.zeros(cut.window, np.float32)))
+        self.decoded: tuple[int, np.ndarray] | None = None  # the last clip
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The model inputs of one row, and its `labels` and `clip`. Raises AudioError for a clip that is not audio."""
+        row, part, cut = int(self.rows[index]), int(self.parts[index]), self.cut
+        address = self.addresses[row]["audio"]
+        if self.decoded is None or self.decoded[0] != row:
+            sound = self.reader.read(address)
+            waveform = load_audio(sound, self.extractor.sampling_rate, address["path"], limits=cut.limits)
+            self.decoded = row, fill(waveform, cut.window, cut.filled)
+        waveform = self.decoded[1]
+        bounds = window_bounds(len(waveform), cut.window, cut.window // 2)
+        start, end = bounds[min(part // (cut.shifts + 1), len(bounds) - 1)]
+        sound = shifted(waveform[start:end], cut.shifts)[part % (cut.shifts + 1)]
+        inputs = extract_or_refuse(self.extractor, sound, address["path"], cut.shortest)
+        return {**inputs, **{name: int(values[index]) for name, values in self.kept.items()}}
+
+    def order(self, batch: int, streams: int, seed: int) -> StreamOrder:
+        """The order for a data loader: batch `i` is read by process `i % processes`, there by its workers in turn.
+
+        Args:
+            streams: processes × workers; each reads pieces of its own, and shuffles its share of `shuffle_buffer`.
+        """
+        per_piece = len(self) / max(1, len(np.unique(self.pieces)))
+        together = max(1, int(self.shuffle_buffer / per_piece / streams)) if self.shuffle_buffer else 0
+        self.reader.keep = together + 1
+        return StreamOrder(self.pieces, batch, streams, together, seed)
+
+
+class StreamOrder(torch.utils.data.Sampler[int]):
+    """Orders rows so that each of several readers, which take batches in turn, reads every piece of a shard once.
+
+    The order depends on (seed, epoch) and holds each row once. A training that is resumed skips what it had read
+    without reading it again.
+
+    Args:
+        pieces: the piece of each row.
+        together: pieces whose rows are shuffled together, after the order of all pieces was; 0: nothing is shuffled.
+    """
+
+    def __init__(self, pieces: np.ndarray, batch: int, streams: int, together: int, seed: int) -> None:
+        self.pieces, self.batch, self.streams, self.together = pieces, batch, streams, together
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        by_piece = np.argsort(self.pieces, kind="stable")
+        own = np.split(by_piece, np.flatnonzero(np.diff(self.pieces[by_piece])) + 1)
+        if self.together:
+            own = [own[number] for number in generator.permutation(len(own))]
+        batches, left = [], []
+        for stream in range(self.streams):
+            mine, size = own[stream :: self.streams], self.together or len(own)
+            blocks = [np.concatenate(mine[first : first + size]) for first in range(0, len(mine), size)]
+            rows = np.concatenate(
+                [generator.permutation(block) if self.together else block for block in blocks] or [own[0][:0]]
+            )
+            full = len(rows) - len(rows) % self.batch
+            batches.append(rows[:full].reshape(-1, self.batch))
+            left.append(rows[full:])
+        for turn in range(max(map(len, batches))):
+            for mine in (mine[turn] for mine in batches if turn < len(mine)):
+                yield from mine.tolist()
+        yield from np.concatenate(left).tolist()
