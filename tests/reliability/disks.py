@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.conftest import TINY
+from tests.conftest import TINY, YAMNET
 from tests.helpers import tiny
 from tests.helpers.processes import exit_status, fork
 from tests.helpers.runs import finish, write_run
@@ -62,7 +62,6 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
     """By name, a command that writes below the folder it gets; its inputs are made in `root`."""
     from urbansound_hf.data import synthetic
     from urbansound_hf.data.download import fetch
-    from urbansound_hf.hub.dataset import write_parquet
     from urbansound_hf.hub.space import write_space
 
     sounds = synthetic.synthetic_dataset(root / "sounds", clips_per_class_and_fold=1)
@@ -99,13 +98,13 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
         with serve(bytes(range(256)) * 2000) as files:
             fetch(files.url, to / "sounds.tar.gz", files.md5, attempts=1, backoff_seconds=0.01)
 
-    def parquet(to: Path) -> None:
-        from urbansound_hf.data.loading import SoundRequest, load_sounds
-
-        dataset = load_sounds(SoundRequest("urbansound8k", data_dir=str(sounds), num_proc=1)).dataset
+    def export(to: Path) -> int:
         with writing(to):
-            write_parquet(dataset, to)
+            shutil.copytree(model, to / "model", dirs_exist_ok=True)
+        return cli.run(["export", str(to / "model")])
 
+    published = YAMNET / "model.onnx"
+    real = {"models convert": lambda to: cli.run(["models", "yamnet", "convert", str(published), str(to / "yamnet")])}
     return {
         "train": train,
         "a linear probe": partial(train, freeze="backbone"),
@@ -115,7 +114,6 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
         "data prepare": prepare,
         "data synthetic": lambda to: cli.run(["data", "synthetic", str(to / "set"), "--clips", "1"]),
         "download": download,
-        "parquet files of a push": parquet,
         "a Space": lambda to: write_space(to / "space", str(model), "title"),
         "infer to CSV": lambda to: infer(to, "--output", "{to}/scores.csv"),
         "infer to JSON lines": lambda to: infer(to, "--output", "{to}/scores.jsonl"),
@@ -125,6 +123,8 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
         "label files": lambda to: infer(to, "--format", "audacity", "--output", "{to}/labels"),
         "plots of infer": lambda to: infer(to, "--plot", "{to}/plots"),
         "figures": lambda to: cli.run(["figures", str(clips[0]), "--output", str(to / "figures")]),
+        "ONNX export": export,
+        **(real if published.is_file() else {}),
     }
 
 
