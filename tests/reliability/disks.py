@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -85,7 +86,8 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
             if not (run / "run.json").exists():
                 shutil.rmtree(run, ignore_errors=True)
                 with writing(to):
-                    finish(write_run(run, fold))
+                    shutil.rmtree(partial := run.with_suffix(".part"), ignore_errors=True)
+                    finish(write_run(partial, fold)).rename(run)
         return cli.run(["crossval", str(to / "cv")])
 
     def prepare(to: Path) -> int:
@@ -100,7 +102,9 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
 
     def export(to: Path) -> int:
         with writing(to):
-            shutil.copytree(model, to / "model", dirs_exist_ok=True)
+            if not (to / "model").exists():
+                shutil.rmtree(to / "model.part", ignore_errors=True)
+                shutil.copytree(model, to / "model.part").rename(to / "model")
         return cli.run(["export", str(to / "model")])
 
     published = YAMNET / "model.onnx"
@@ -128,19 +132,26 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
     }
 
 
+def logged(command: Callable[[], int | None], log: Path, temporary: Path) -> None:
+    """Runs a command with its output in a file, and leaves with its exit code."""
+    with log.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 2)
+        os.dup2(file.fileno(), 1)
+        sys.stderr = sys.stdout = file
+        os.environ["TMPDIR"] = str(temporary)
+        code = 1
+        try:
+            code = exit_code(command)
+        except Exception:
+            traceback.print_exc()
+        file.flush()
+        os._exit(code)
+
+
 def once(command: Callable[[Path], int | None], to: Path, log: Path) -> tuple[int, str]:
     """Runs a command in a fork; returns its exit code and what it wrote to standard error."""
 
-    def work() -> None:
-        with log.open("w", encoding="utf-8") as file:
-            os.dup2(file.fileno(), 2)
-            os.dup2(file.fileno(), 1)
-            sys.stderr = sys.stdout = file
-            os.environ["TMPDIR"] = str(to)
-            code = exit_code(lambda: command(to))
-            file.flush()
-            os._exit(code)
-
+    work = partial(logged, lambda: command(to), log, to)
     return exit_status(fork(work)), log.read_text(encoding="utf-8", errors="replace")
 
 
