@@ -72,7 +72,8 @@ def commands(root: Path) -> dict[str, tuple[Command, Result]]:
     def trials(to: Path) -> object:
         with next(to.glob("run/search/trials.csv")).open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["state"] == "complete"]
-        return [(row["learning_rate"], row["validation loss"]) for row in rows]
+        kept = ("learning_rate", "validation ")
+        return [[value for name, value in row.items() if name.startswith(kept)] for row in rows]
 
     def rows(to: Path) -> object:
         lines = (to / "rows.jsonl").read_text(encoding="utf-8").splitlines()

@@ -32,12 +32,12 @@ Not promised:
 
 ## For operators of the page
 
-- **Limits**: `urbansound-hf app --upload_mb 500 --max_seconds 3600 --queue 256 --request_seconds 600` are the defaults: the
-  largest request, the longest sound, the number of waiting requests, the longest time of one. Lower them for a page that
-  strangers reach. A sound has at most 32 channels and at least 1,000 Hz. `infer` has `--max_seconds` and `--min_rate`.
+- **Limits**: `urbansound-hf app --upload_mb 500 --max_seconds 3600 --queue 256 --request_seconds 600` are the defaults:
+  the largest request, the longest sound, the number of waiting requests, the longest time of one. Lower them for a page
+  that strangers reach. A sound has at most 32 channels and at least 1,000 Hz. `infer` has `--max_seconds` and `--min_rate`.
 - **Host and origin**: the page answers under the address it listens on, and on a Space under the Space's; behind a proxy
-  add the public name with `--allow_host`. Requests that other sites make a browser send are refused. Programs may call
-  the page's functions only with `--api`.
+  add the public name with `--allow_host`. Requests that other sites make a browser send are refused. Programs call the
+  page's functions only with `--api`.
 - **Temporary files**: uploads and tables are in one folder, `urbansound-app-…` below TMPDIR; uploads older than an hour
   are deleted, the folder when the page ends (not after `kill -9`). A page gives out files of that folder only.
 - **Memory**: one sound at a time is classified. The figures below are of a page with a tiny model.
