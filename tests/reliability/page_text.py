@@ -34,8 +34,8 @@ Not promised:
 
 - **Limits**: `urbansound-hf app --upload_mb 500 --max_seconds 3600 --queue 256 --request_seconds 600` are the defaults:
   the largest request, the longest sound, the number of waiting requests, the longest time of one. Lower them for a page
-  that strangers reach. A sound has at most 32 channels and at least 1,000 Hz. `infer` has `--max_seconds` and `--min_rate`.
-- **Host and origin**: the page answers under the address it listens on, and on a Space under the Space's; behind a proxy
+  that strangers reach. A sound has 1 to 32 channels and 1,000 Hz or more. `infer` has `--max_seconds` and `--min_rate`.
+- **Host and origin**: the page answers under the address it listens on, on a Space under the Space's; behind a proxy
   add the public name with `--allow_host`. Requests that other sites make a browser send are refused. Programs call the
   page's functions only with `--api`.
 - **Temporary files**: uploads and tables are in one folder, `urbansound-app-…` below TMPDIR; uploads older than an hour
