@@ -242,6 +242,8 @@ def storage_problem(error: BaseException, place: str | Path = "") -> UserError |
         path = getattr(cause, "filename2", None) or getattr(cause, "filename", None)  # 2: where a copy goes
         if number is None and (found := OS_ERROR.search(str(cause))):  # safetensors, worker processes of `datasets`
             number = int(found[1])
+        if number is None and (full := SQLITE_ERROR.search(str(cause))):  # the study of a search
+            number = errno.EROFS if full[1] else errno.ENOSPC
         if number is None and "PytorchStreamWriter" in str(cause):  # torch.save gives no reason
             number = errno.ENOSPC if _free_bytes(place) < 2**24 else errno.EIO
         if number in STORAGE:
@@ -253,6 +255,7 @@ def storage_problem(error: BaseException, place: str | Path = "") -> UserError |
 
 
 OS_ERROR = re.compile(r"(?:os error |[Ee]rrno )(\d+)")
+SQLITE_ERROR = re.compile(r"database or disk is full|disk I/O error|(readonly database|unable to open database)")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 STORAGE = {
     *FULL, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,

@@ -14,12 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.conftest import TINY
+from tests.conftest import TINY, YAMNET
 from tests.helpers import tiny
 from tests.helpers.processes import exit_status, fork
 from tests.helpers.runs import finish, write_run
@@ -62,7 +63,6 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
     """By name, a command that writes below the folder it gets; its inputs are made in `root`."""
     from urbansound_hf.data import synthetic
     from urbansound_hf.data.download import fetch
-    from urbansound_hf.hub.dataset import write_parquet
     from urbansound_hf.hub.space import write_space
 
     sounds = synthetic.synthetic_dataset(root / "sounds", clips_per_class_and_fold=1)
@@ -86,7 +86,8 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
             if not (run / "run.json").exists():
                 shutil.rmtree(run, ignore_errors=True)
                 with writing(to):
-                    finish(write_run(run, fold))
+                    shutil.rmtree(partial := run.with_suffix(".part"), ignore_errors=True)
+                    finish(write_run(partial, fold)).rename(run)
         return cli.run(["crossval", str(to / "cv")])
 
     def prepare(to: Path) -> int:
@@ -99,13 +100,15 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
         with serve(bytes(range(256)) * 2000) as files:
             fetch(files.url, to / "sounds.tar.gz", files.md5, attempts=1, backoff_seconds=0.01)
 
-    def parquet(to: Path) -> None:
-        from urbansound_hf.data.loading import SoundRequest, load_sounds
-
-        dataset = load_sounds(SoundRequest("urbansound8k", data_dir=str(sounds), num_proc=1)).dataset
+    def export(to: Path) -> int:
         with writing(to):
-            write_parquet(dataset, to)
+            if not (to / "model").exists():
+                shutil.rmtree(to / "model.part", ignore_errors=True)
+                shutil.copytree(model, to / "model.part").rename(to / "model")
+        return cli.run(["export", str(to / "model")])
 
+    published = YAMNET / "model.onnx"
+    real = {"models convert": lambda to: cli.run(["models", "yamnet", "convert", str(published), str(to / "yamnet")])}
     return {
         "train": train,
         "a linear probe": partial(train, freeze="backbone"),
@@ -115,7 +118,6 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
         "data prepare": prepare,
         "data synthetic": lambda to: cli.run(["data", "synthetic", str(to / "set"), "--clips", "1"]),
         "download": download,
-        "parquet files of a push": parquet,
         "a Space": lambda to: write_space(to / "space", str(model), "title"),
         "infer to CSV": lambda to: infer(to, "--output", "{to}/scores.csv"),
         "infer to JSON lines": lambda to: infer(to, "--output", "{to}/scores.jsonl"),
@@ -125,22 +127,31 @@ def commands(root: Path) -> dict[str, Callable[[Path], int | None]]:
         "label files": lambda to: infer(to, "--format", "audacity", "--output", "{to}/labels"),
         "plots of infer": lambda to: infer(to, "--plot", "{to}/plots"),
         "figures": lambda to: cli.run(["figures", str(clips[0]), "--output", str(to / "figures")]),
+        "ONNX export": export,
+        **(real if published.is_file() else {}),
     }
+
+
+def logged(command: Callable[[], int | None], log: Path, temporary: Path) -> None:
+    """Runs a command with its output in a file, and leaves with its exit code."""
+    with log.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 2)
+        os.dup2(file.fileno(), 1)
+        sys.stderr = sys.stdout = file
+        os.environ["TMPDIR"] = str(temporary)
+        code = 1
+        try:
+            code = exit_code(command)
+        except Exception:
+            traceback.print_exc()
+        file.flush()
+        os._exit(code)
 
 
 def once(command: Callable[[Path], int | None], to: Path, log: Path) -> tuple[int, str]:
     """Runs a command in a fork; returns its exit code and what it wrote to standard error."""
 
-    def work() -> None:
-        with log.open("w", encoding="utf-8") as file:
-            os.dup2(file.fileno(), 2)
-            os.dup2(file.fileno(), 1)
-            sys.stderr = sys.stdout = file
-            os.environ["TMPDIR"] = str(to)
-            code = exit_code(lambda: command(to))
-            file.flush()
-            os._exit(code)
-
+    work = partial(logged, lambda: command(to), log, to)
     return exit_status(fork(work)), log.read_text(encoding="utf-8", errors="replace")
 
 

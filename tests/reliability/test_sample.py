@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from itertools import islice
 
 import pytest
@@ -16,10 +17,30 @@ def test_a_sample_of_each_kind_is_answered_rightly_or_refused(kind, step, tmp_pa
 
 
 @pytest.mark.skipif(bool(disks.reason()), reason=disks.reason() or "disks can be mounted")
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, synthetic_root):
+    (tmp_path / "sounds").symlink_to(synthetic_root)
     fast = ("a Space", "figures")
     monkeypatch.setattr(disks, "SHARES", (0.3,))
     every = disks.commands(tmp_path)
     monkeypatch.setattr(disks, "commands", lambda root: {name: every[name] for name in fast})
     tally = Tally().run(disks.cases(tmp_path))
     assert not tally.faults and tally.tried == 6
+
+
+@pytest.mark.skipif(not find_spec("gradio"), reason="needs Gradio: pip install 'urbansound-hf[app]'")
+def test_a_sample_of_hostile_requests(tmp_path, monkeypatch):
+    from tests.helpers import tiny
+    from tests.reliability import page
+    from urbansound_hf.app.__main__ import launch_app
+    from urbansound_hf.app.views import short_name
+
+    model, port = tiny.save("yamnet", tmp_path / "model", clip_seconds=1.0), page.free_port()
+    blocks = launch_app([model], port=port, upload_mb=4)
+    (tmp_path / "secret.txt").write_text(page.SECRET, encoding="utf-8")
+    (tmp_path / "good.wav").write_bytes(audio.encoded("WAV", "PCM_16"))
+    (tmp_path / "log").touch()
+    here = page.Served(f"http://127.0.0.1:{port}", [short_name(str(model))], 0, tmp_path / "log", tmp_path)
+    monkeypatch.setattr(page, "served", lambda: here)
+    tally = Tally().run(islice(page.requests(tmp_path), 0, None, 40))
+    blocks.close()
+    assert not tally.faults and tally.tried > 10

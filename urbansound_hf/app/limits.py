@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import queue
 import re
@@ -86,7 +87,7 @@ class OwnSite:
         self.names = {*LOOPBACK, host.lower(), *self.public}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        received = 0
+        received, begun = 0, False
 
         async def counted() -> Message:
             nonlocal received
@@ -96,19 +97,30 @@ class OwnSite:
                 raise HTTPException(413, self._too_large())
             return message
 
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         status, reason = self.refusal(scope) if scope["type"] in ("http", "websocket") else (0, "")
         answer: Any = PlainTextResponse(reason, status) if status else self.app
-        await answer(scope, counted, send)
+        try:
+            await answer(scope, counted, noted)
+        except Exception as error:  # Gradio lets wrong requests fail anywhere
+            logging.getLogger(__name__).warning("%s: %s: %s", scope.get("path"), type(error).__name__, error)
+            if not begun and scope["type"] == "http":
+                refused = PlainTextResponse(f"this request cannot be answered ({type(error).__name__})", 400)
+                await refused(scope, receive, send)
 
     def refusal(self, scope: Scope) -> tuple[int, str]:
         """Status and reason of a request that is refused; 0 for one that is answered."""
         headers = Headers(scope=scope)
         host, origin = headers.get("host", "").lower(), headers.get("origin")
-        if not self._is_own(urlsplit(f"//{host}").hostname or ""):
+        if not self._is_own(_hostname(f"//{host}")):
             return 403, f"this page is not served as {host!r}; --allow_host adds a name"
         if origin is not None:
-            site = urlsplit(origin.lower())
-            if site.netloc != host and site.hostname not in self.public:
+            netloc = origin.lower().partition("://")[2]
+            if netloc != host and _hostname(origin.lower()) not in self.public:
                 return 403, f"requests from other sites are refused, this one came from {origin!r}"
         if int(re.sub(r"\D", "", headers.get("content-length", "")) or 0) > self.max_bytes:
             return 413, self._too_large()
@@ -126,3 +138,10 @@ class OwnSite:
 
     def _too_large(self) -> str:
         return f"a request has at most {self.max_bytes / 1e6:,.0f} MB (--upload_mb)"
+
+
+def _hostname(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:  # such as half an IPv6 address
+        return ""

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from urbansound_hf.errors import exit_code
+from urbansound_hf.errors import exit_code, writing
 from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families
 from urbansound_hf.models.registry import Conversion, conversions
 from urbansound_hf.text import table
@@ -40,7 +41,13 @@ def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
     command.add_argument("source", type=Path, metavar=conversion.source, help="the published weights")
     command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the folder to write")
     chosen = parser.parse_args(argv)
-    module.convert(chosen.source, chosen.out_dir)
+    target: Path = chosen.out_dir
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".") as partial:
+            module.convert(chosen.source, Path(partial))
+            for path in sorted(Path(partial).iterdir(), reverse=True):  # the config last
+                path.replace(target / path.name)
     print(f"wrote {chosen.out_dir}: urbansound-hf infer --model {chosen.out_dir} clip.wav")
     return 0
 

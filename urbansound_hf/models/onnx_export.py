@@ -25,7 +25,7 @@ import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf import progress
-from urbansound_hf.errors import UserError, write_text
+from urbansound_hf.errors import UserError, write_text, writing
 from urbansound_hf.features.extract import Features, as_tensors, extract
 from urbansound_hf.features.numpy_extractors import NumpyExtractor
 from urbansound_hf.layout import EXTRACTOR_CONFIG, ONNX_EXPORT, ONNX_INT8, ONNX_MODEL
@@ -180,7 +180,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--int8", action="store_true", help="write a model with matrices in 8 bits as well")
     args = parser.parse_args(argv)
-    target = export_onnx(args.run, args.int8)
+    with writing(args.run):
+        target = export_onnx(args.run, args.int8)
     for path in sorted(target.glob("*.onnx*")):
         print(f"{path}  {path.stat().st_size / 2**20:,.1f} MiB")
     return 0

@@ -35,7 +35,7 @@ from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import flag_parser
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError, interruption, printable, write_text
+from urbansound_hf.errors import UserError, interruption, printable, write_text, writing
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
 from urbansound_hf.reports.search import finished_trials, ranked, write_search_report
@@ -67,7 +67,7 @@ def run_search(config: RunConfig) -> int:
     (split,) = planned_splits(experiment)
     report_leaks(experiment, split)
     folder, first = experiment.output_dir / FOLDER, config.training.process_index == 0
-    with locked_folder(experiment, folder, "searching"):
+    with locked_folder(experiment, folder, "searching"), writing(folder):
         try:
             _search(experiment, split, folder, open_study(experiment, split, folder) if first else None)
         except KeyboardInterrupt as error:
