@@ -22,13 +22,13 @@ def mix(
 
     Args:
         one, other: float32 of the same shape: waveforms `(samples,)` or a spectrogram each; they stay as they are.
-        target_one, target_other: `(classes,)` float32 that sum to 1.
+        target_one, target_other: `(classes,)` float32.
         alpha: the weight of `one` is drawn from Beta(alpha, alpha): below 1 mostly one clip, above 1 mostly both.
         how: "mixup" adds them up; "cutmix" replaces a stretch of `one` by the same stretch of `other`.
         time_axis: along which CutMix cuts.
 
     Returns:
-        the mixture, of the same shape, and its `(classes,)` float32 target, which sums to 1. A mixup of waveforms may
+        the mixture, of the same shape, and its `(classes,)` float32 target. A mixup of waveforms may
         exceed full scale by up to √2.
 
     Raises:

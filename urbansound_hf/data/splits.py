@@ -266,7 +266,7 @@ def grouped(
     return Split(kind, train, np.flatnonzero(dealt == validation), held_out, warning=warning, kind=kind)
 
 
-def random(labels: Sequence[int], seed: int = 0, groups: Sequence[str] | None = None) -> Split:
+def random(labels: Sequence[Any] | np.ndarray, seed: int = 0, groups: Sequence[str] | None = None) -> Split:
     """80/10/10 stratified by class, regardless of recordings, as in many tutorials.
 
     Args:
@@ -284,6 +284,8 @@ def random(labels: Sequence[int], seed: int = 0, groups: Sequence[str] | None = 
     """
     from sklearn.model_selection import train_test_split
 
+    if np.ndim(labels) == 2:
+        return grouped(labels, groups, seed, "random")
     rows, by_class = np.arange(len(labels)), np.asarray(labels)
     rare = int(np.bincount(by_class)[np.unique(by_class)].min())
     if rare < 10:
@@ -306,12 +308,14 @@ def _random_warning(groups: Sequence[str] | None, train: np.ndarray, test: np.nd
     return f"random split: {fact}"
 
 
-def split_notes(split: Split, labels: Sequence[int], names: Sequence[str]) -> list[str]:
+def split_notes(split: Split, labels: Sequence[int] | np.ndarray, names: Sequence[str]) -> list[str]:
     """What every score of this split must say: its warning, and the classes of which a part has no clip."""
     notes = [split.warning] * bool(split.warning)
     parts = {"training": split.train, "validation": split.validation, "test": split.test}
     for part, rows in parts.items():
-        absent = np.setdiff1d(np.arange(len(names)), np.asarray(labels)[rows])
+        of_part = np.asarray(labels)[rows]
+        present = np.flatnonzero(of_part.any(axis=0)) if of_part.ndim == 2 else of_part
+        absent = np.setdiff1d(np.arange(len(names)), present)
         if len(rows) and len(absent):
             notes.append(f"the {part} part has no clip of {first_ten([names[number] for number in absent])}")
     return notes

@@ -112,7 +112,8 @@ def load_model(
             its extractor is `load_feature_extractor(name, clip_seconds=clip_seconds)`.
         revision: branch, tag or commit of a Hub id.
         trust_remote_code: run the model code that comes with a Hub model.
-        overrides: values that replace those of the model's config.
+        overrides: values that replace those of the model's config; `problem_type` "multi_label_classification" for
+            clips with several labels.
         weighted_layer_sum: put the head on a learned sum of all layers; False: as the checkpoint has it.
         head_from: new class → class of the checkpoint whose weights in the head it starts with.
 
@@ -212,9 +213,9 @@ def _pretrained_model(
     weighted_layer_sum: bool,
     head_from: Mapping[str, str] | None,
 ) -> PreTrainedModel:
-    config = _taken_over(source.open(AutoConfig, **names))
+    config = _taken_over(source.open(AutoConfig, **names, mean_scores=False))  # of YAMNet: logits suit a new head
     _check_keys(overrides, config.to_dict(), "--model_config")
-    config.update({**overrides, "problem_type": "single_label_classification"})
+    config.update({"problem_type": "single_label_classification", **overrides})
     configure_layer_sum(config, weighted_layer_sum)
     options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     model, report = _without_report(lambda: source.open(
