@@ -391,6 +391,11 @@ class EnsembleClassifier(SoundClassifier):
         for other in others:
             _check(first, other)
         self.columns = [[member.labels.index(label) for label in self.labels] for member in self.members]
+        if self.thresholds:
+            by_member = [
+                np.array(each.thresholds)[columns] for each, columns in zip(self.members, self.columns, strict=True)
+            ]
+            self.thresholds = np.mean(by_member, axis=0).tolist()
         longest = [member.longest_seconds for member in self.members if member.longest_seconds]
         self.longest_seconds, self.shifts = min(longest, default=None), 0
 
