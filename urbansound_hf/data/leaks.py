@@ -224,8 +224,9 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
     if validation["clips"]:
         share = _share(validation["shared_recording_clips"], validation["clips"])
         lines.append(f"  validation clips from a recording also in training: {share}")
-        share = _share(report["validation_test"]["shared_recording_clips"], total)
-        lines.append(f"  test clips from a recording also in validation: {share}")
+        if between := report.get("validation_test"):  # runs of earlier versions lack it
+            share = _share(between["shared_recording_clips"], total)
+            lines.append(f"  test clips from a recording also in validation: {share}")
     return "\n".join(lines)
 
 
