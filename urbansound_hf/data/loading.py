@@ -259,8 +259,8 @@ def _new_labels(labels: list[str], name: str, request: SoundRequest) -> list[str
 
 def _relabelled(sounds: Sounds, new: list[str | None], request: SoundRequest) -> Sounds:
     name, dataset, left, notes, key = (getattr(sounds, field.name) for field in fields(sounds))
+    several = isinstance((dataset.features or {}).get("label"), datasets.List)
     if request.label_map:
-        several = isinstance(dataset.features["label"], datasets.List)
         left = list(dict.fromkeys(label for label in new if label is not None))
         ids = [None if label is None else left.index(label) for label in new]
         values: list[Any] = dataset["label"][:]
