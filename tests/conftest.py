@@ -87,6 +87,14 @@ def sounds(synthetic_root) -> Sounds:
     return load_sounds(SoundRequest("urbansound8k", data_dir=str(synthetic_root), num_proc=1))
 
 
+@pytest.fixture(scope="session")
+def pairs(synthetic_root, tmp_path_factory) -> Path:
+    """A folder of sounds with two labels each: the synthetic clips mixed in pairs, with their folds."""
+    from benchmarks.pairs import write_pairs
+
+    return write_pairs(synthetic_root, tmp_path_factory.mktemp("pairs"))
+
+
 @pytest.fixture
 def configure(tmp_path) -> Callable[..., RunConfig]:
     """Parses flags over the config of a tiny, deterministic wav2vec2 that trains for four steps on the CPU."""

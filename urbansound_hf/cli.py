@@ -278,8 +278,8 @@ def _infer(args: argparse.Namespace) -> int:
             file = stack.enter_context(results.ResultFile(args.output, args.format, names, made_with, args.resume))
         model = _model(args) if sounds else None
         top_k = min(args.top_k, len(model.labels)) if model else args.top_k
-        highest = model.sampling_rate / 2 if model else 8000.0
-        options = WriteOptions(top_k, args.events, rules, highest, bool(args.embeddings))
+        highest_hz, several = (model.sampling_rate / 2, bool(model.thresholds)) if model else (8000.0, False)
+        options = WriteOptions(top_k, args.events, rules, highest_hz, bool(args.embeddings), several)
         found = _results(sounds, problems, figures, args, model, file)
         return file.write(found, options) if file else results.write_results(found, args.format, options, sys.stdout)
 

@@ -28,11 +28,12 @@ class UserError(Exception):
         where: the file, line, flag or clip concerned ("" if there is none).
         fix: what to do about it, nearest valid name included ("" if there is nothing to add).
 
-    >>> try:
-    ...     ush.load_audio("clop.wav")
-    ... except ush.UserError as error:
-    ...     print(error.what, error.where, sep=": ")
-    does not exist: clop.wav
+    Examples:
+        >>> try:
+        ...     ush.load_audio("clop.wav")
+        ... except ush.UserError as error:
+        ...     print(error.what, error.where, sep=": ")
+        does not exist: clop.wav
     """
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:

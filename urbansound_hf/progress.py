@@ -82,8 +82,9 @@ class Nowhere(io.TextIOBase):
 def quietly(quiet: bool = True) -> Iterator[None]:
     """No progress bars and no progress lines within; with `quiet` False nothing changes.
 
-    >>> with ush.quietly():
-    ...     folder = ush.synthetic_dataset("sounds", clips_per_class_and_fold=1)
+    Examples:
+        >>> with ush.quietly():
+        ...     folder = ush.synthetic_dataset("sounds", clips_per_class_and_fold=1)
     """
     token = QUIET.set(quiet or QUIET.get())
     try:

@@ -9,7 +9,15 @@ from sklearn.metrics import f1_score
 
 from urbansound_hf.errors import UserErrors
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
-from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores, macro_f1, mean_over_windows, metric, softmax
+from urbansound_hf.evaluation.metrics import (
+    ALL_METRICS,
+    clip_scores,
+    macro_f1,
+    mean_over_windows,
+    metric,
+    metrics_of,
+    softmax,
+)
 from urbansound_hf.evaluation.runs import read_run
 from urbansound_hf.reports.run_report import write_cross_validation
 from urbansound_hf.training.cross_validation import run_experiment
@@ -30,9 +38,9 @@ def scores() -> dict:
 
 
 def test_every_registered_metric_is_computed(scores):
-    assert list(scores) == [*ALL_METRICS, "per_class", "confusion_matrix"]
-    assert list(ALL_METRICS) == ["accuracy", "macro_f1", "loss"]
-    assert [each.greater_is_better for each in ALL_METRICS.values()] == [True, True, False]
+    assert list(scores) == ["accuracy", "macro_f1", "loss", "per_class", "confusion_matrix"]
+    assert [each.name for each in metrics_of(np.array(TRUE))] == ["accuracy", "macro_f1", "loss"]
+    assert [each.name for each in ALL_METRICS.values() if not each.greater_is_better] == ["loss"]
     assert scores["loss"] == pytest.approx(-(4 * np.log(0.7) + 2 * np.log(0.1)) / 6)
 
 
@@ -141,7 +149,10 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name(configure):
     with pytest.raises(UserErrors) as caught:
         configure("--metric_for_best_model", "macro_f")
     (problem,) = caught.value.problems
-    assert "must be one of accuracy, macro_f1, loss, found 'macro_f'" in problem.what
+    assert (
+        "must be one of mean_average_precision, roc_auc, accuracy, macro_f1, micro_f1, loss, found 'macro_f'"
+        in problem.what
+    )
     assert problem.fix == "did you mean macro_f1?"
 
 

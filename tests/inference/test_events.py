@@ -26,7 +26,15 @@ def recording(scores, hop: float = 1.0, window: float = 2.0, multi_label: bool =
     levels = levels or [0.0] * len(scores)
     windows = [Prediction(n * hop, n * hop + window, ((LABELS[np.argmax(row)], max(row)),), level)
                for n, (row, level) in enumerate(zip(scores, levels, strict=True))]  # fmt: skip
-    return Classification("x.wav", tuple(windows), None, "", LABELS, np.array(scores, np.float32), multi_label)
+    return Classification(
+        "x.wav",
+        tuple(windows),
+        None,
+        "",
+        LABELS,
+        np.array(scores, np.float32),
+        [0.5] * len(LABELS) if multi_label else None,
+    )
 
 
 def found(events: list[Event]) -> list[tuple]:

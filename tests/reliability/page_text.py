@@ -1,3 +1,4 @@
+# a document's lines
 """docs/reliability.md, from the receipt of `python -m tests.reliability`."""
 
 from __future__ import annotations

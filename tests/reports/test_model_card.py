@@ -315,7 +315,7 @@ def test_a_gathered_cross_validation_stands_on_the_cards_of_its_own_runs(run):
 
 
 def test_only_what_is_weak_is_called_so():
-    row = {"f1": 1.0, "f1_interval": None, "recordings": 6}
+    row = {"f1": 1.0, "f1_interval": None, "recordings": 6, "support": 5}
     perfect = {
         "labels": ["a", "b"], "per_class": {"a": row, "b": row}, "macro_f1": 1.0, "confusion_matrix": [[5, 0], [0, 5]],
         "by_length": {"< 1 s": {"accuracy": 1.0}}, "by_salience": {}, "accuracy": 1.0, "ece": 0.0,

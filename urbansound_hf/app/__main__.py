@@ -46,10 +46,11 @@ def launch_app(
     Raises:
         UserError: Gradio is missing, a model or the examples cannot be opened, or the port is in use.
 
-    >>> page = ush.launch_app(["outputs/base/fold10"], port=PORT)  # doctest: +ELLIPSIS
-    What is this sound? base/fold10 at http://127.0.0.1:...
-    >>> page.close()  # doctest: +ELLIPSIS
-    Closing server running on port: ...
+    Examples:
+        >>> page = ush.launch_app(["outputs/base/fold10"], port=PORT)  # doctest: +ELLIPSIS
+        What is this sound? base/fold10 at http://127.0.0.1:...
+        >>> page.close()  # doctest: +ELLIPSIS
+        Closing server running on port: ...
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported; it would contact its makers
     try:

@@ -85,9 +85,10 @@ def load_audio(
     Raises:
         AudioError: it does not exist, is not audio, is empty or truncated, or holds NaN or infinite samples.
 
-    >>> waveform = ush.load_audio("clip.wav")
-    >>> waveform.shape, waveform.dtype  # four seconds
-    ((64000,), dtype('float32'))
+    Examples:
+        >>> waveform = ush.load_audio("clip.wav")
+        >>> waveform.shape, waveform.dtype  # four seconds
+        ((64000,), dtype('float32'))
     """
     return _read(source, sampling_rate, name, notes, limits)[0]
 

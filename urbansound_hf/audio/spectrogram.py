@@ -33,9 +33,10 @@ def spectrogram(samples: np.ndarray, rate: int) -> Spectrum:
         samples: `(samples,)` waveform in [-1, 1].
         rate: its sampling rate in Hz.
 
-    >>> spectrum = ush.spectrogram(ush.load_audio("clip.wav"), 16_000)
-    >>> spectrum.levels.shape, float(spectrum.bands[-1]), float(spectrum.times[-1])  # (bands, columns), Hz, s
-    ((513, 401), 8000.0, 4.0)
+    Examples:
+        >>> spectrum = ush.spectrogram(ush.load_audio("clip.wav"), 16_000)
+        >>> spectrum.levels.shape, float(spectrum.bands[-1]), float(spectrum.times[-1])  # (bands, columns), Hz, s
+        ((513, 401), 8000.0, 4.0)
     """
     power, times, _ = _power(samples, rate)
     bins = len(power)
@@ -50,9 +51,10 @@ def mel_spectrogram(samples: np.ndarray, rate: int) -> Spectrum:
         samples: `(samples,)` waveform in [-1, 1].
         rate: its sampling rate in Hz.
 
-    >>> mel = ush.mel_spectrogram(ush.load_audio("clip.wav"), 16_000)
-    >>> mel.levels.shape, int((mel.bands[1:] <= 1000).sum())  # a third of the bands lies below 1,000 Hz
-    ((64, 401), 22)
+    Examples:
+        >>> mel = ush.mel_spectrogram(ush.load_audio("clip.wav"), 16_000)
+        >>> mel.levels.shape, int((mel.bands[1:] <= 1000).sum())  # a third of the bands lies below 1,000 Hz
+        ((64, 401), 22)
     """
     power, times, noise_bins = _power(samples, rate)
     points = (np.arange(N_MELS + 1) + 0.5) * to_mel(rate / 2) / (N_MELS + 1)
@@ -69,8 +71,9 @@ def mfcc(samples: np.ndarray, rate: int) -> Spectrum:
         samples: `(samples,)` waveform in [-1, 1].
         rate: its sampling rate in Hz.
 
-    >>> ush.mfcc(ush.load_audio("clip.wav"), 16_000).levels.shape  # (coefficients, columns)
-    (20, 401)
+    Examples:
+        >>> ush.mfcc(ush.load_audio("clip.wav"), 16_000).levels.shape  # (coefficients, columns)
+        (20, 401)
     """
     from scipy.fft import dct
 

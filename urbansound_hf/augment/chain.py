@@ -42,9 +42,10 @@ def parse_effects(specs: Sequence[str]) -> list[Effect]:
         UserErrors: every mistake: unknown effects, probabilities outside 0 to 1, ranges that are reversed or not
             possible, folders without sounds.
 
-    >>> noise, slower = ush.augment.parse_effects(["pink_noise:1:10..10", "time_stretch:1:0.7..0.7"])
-    >>> noise.name, noise.probability, noise.low, noise.high  # 10 dB signal-to-noise ratio
-    ('pink_noise', 1.0, 10.0, 10.0)
+    Examples:
+        >>> noise, slower = ush.augment.parse_effects(["pink_noise:1:10..10", "time_stretch:1:0.7..0.7"])
+        >>> noise.name, noise.probability, noise.low, noise.high  # 10 dB signal-to-noise ratio
+        ('pink_noise', 1.0, 10.0, 10.0)
     """
     found: list[Effect] = []
     problems: list[UserError] = []
@@ -76,10 +77,11 @@ def apply_effects(
     Returns:
         `(samples,)` float32, at most full scale or the input's peak; speed, time_stretch and crop change its length.
 
-    >>> effects = ush.augment.parse_effects(["speed:1:2..2"])
-    >>> waveform = ush.load_audio("clip.wav")
-    >>> waveform.shape, ush.augment.apply_effects(effects, waveform, 16_000, np.random.default_rng(0)).shape
-    ((64000,), (32000,))
+    Examples:
+        >>> effects = ush.augment.parse_effects(["speed:1:2..2"])
+        >>> waveform = ush.load_audio("clip.wav")
+        >>> waveform.shape, ush.augment.apply_effects(effects, waveform, 16_000, np.random.default_rng(0)).shape
+        ((64000,), (32000,))
     """
     highest = max(1.0, float(np.abs(waveform).max(initial=0)))
     for effect in chain:

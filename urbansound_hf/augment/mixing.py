@@ -22,23 +22,24 @@ def mix(
 
     Args:
         one, other: float32 of the same shape: waveforms `(samples,)` or a spectrogram each; they stay as they are.
-        target_one, target_other: `(classes,)` float32 that sum to 1.
+        target_one, target_other: `(classes,)` float32.
         alpha: the weight of `one` is drawn from Beta(alpha, alpha): below 1 mostly one clip, above 1 mostly both.
         how: "mixup" adds them up; "cutmix" replaces a stretch of `one` by the same stretch of `other`.
         time_axis: along which CutMix cuts.
 
     Returns:
-        the mixture, of the same shape, and its `(classes,)` float32 target, which sums to 1. A mixup of waveforms may
+        the mixture, of the same shape, and its `(classes,)` float32 target. A mixup of waveforms may
         exceed full scale by up to √2.
 
     Raises:
         ValueError: the shapes differ.
 
-    >>> bark, noise = ush.load_audio("clip.wav"), np.random.default_rng(0).uniform(-1, 1, 64_000).astype(np.float32)
-    >>> targets = np.eye(2, dtype=np.float32)  # the first class, the second class
-    >>> mixed, target = ush.augment.mix(bark, noise, *targets, 0.4, "mixup", 0, np.random.default_rng(0))
-    >>> mixed.shape, round(float(target.sum()), 6)
-    ((64000,), 1.0)
+    Examples:
+        >>> bark, noise = ush.load_audio("clip.wav"), np.random.default_rng(0).uniform(-1, 1, 64_000).astype(np.float32)
+        >>> targets = np.eye(2, dtype=np.float32)  # the first class, the second class
+        >>> mixed, target = ush.augment.mix(bark, noise, *targets, 0.4, "mixup", 0, np.random.default_rng(0))
+        >>> mixed.shape, round(float(target.sum()), 6)
+        ((64000,), 1.0)
     """
     if one.shape != other.shape:
         raise ValueError(f"clips to mix must have the same shape, found {one.shape} and {other.shape}")

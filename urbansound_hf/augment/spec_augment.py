@@ -32,10 +32,11 @@ def mask_spectrogram(
     Returns:
         a masked copy, of the same shape and dtype.
 
-    >>> levels = ush.mel_spectrogram(ush.load_audio("clip.wav"), 16_000).levels
-    >>> masked = ush.augment.mask_spectrogram(levels, np.random.default_rng(4), widths=(0.3, 0.3))
-    >>> masked.shape == levels.shape, bool((masked != levels).any())
-    (True, True)
+    Examples:
+        >>> levels = ush.mel_spectrogram(ush.load_audio("clip.wav"), 16_000).levels
+        >>> masked = ush.augment.mask_spectrogram(levels, np.random.default_rng(4), widths=(0.3, 0.3))
+        >>> masked.shape == levels.shape, bool((masked != levels).any())
+        (True, True)
     """
     masked = spectrogram.copy()
     mean = masked.mean()

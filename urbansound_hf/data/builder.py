@@ -140,7 +140,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
             return kept.read_text(encoding="utf-8")
         table = undecoded(self.as_dataset(split="train"))
         columns = sorted(set(table.column_names) - {"audio"})
-        digest = hashlib.sha256(repr((columns, table.features["label"].names)).encode())
+        digest = hashlib.sha256(repr((columns, one_label(table.features["label"]).names)).encode())
         for row in progress.Bar(table, "Fingerprinting", unit="clips", leave=False):
             facts = [row["audio"]["path"], *(row[name] for name in columns)]
             digest.update(repr(facts).encode("utf-8", "surrogatepass") + row["audio"]["bytes"])
@@ -240,14 +240,20 @@ def cut_segment(waveform: np.ndarray, sampling_rate: int, segment: tuple[float, 
 
 
 def sound_features(
-    labels: Sequence[str], columns: Mapping[str, str], sampling_rate: int = SAMPLING_RATE
+    labels: Sequence[str], columns: Mapping[str, str], sampling_rate: int = SAMPLING_RATE, multi_label: bool = False
 ) -> datasets.Features:
     """The features of a table of sounds: `audio`, `label` (class ids are positions in `labels`) and `columns`."""
+    label = datasets.ClassLabel(names=list(labels))
     return datasets.Features(
         audio=datasets.Audio(sampling_rate=sampling_rate),
-        label=datasets.ClassLabel(names=list(labels)),
+        label=datasets.List(label) if multi_label else label,
         **{name: datasets.Value(dtype) for name, dtype in columns.items()},
     )
+
+
+def one_label(feature: Any) -> Any:
+    """The feature of a single label, of a column of labels or of lists of them."""
+    return feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else feature
 
 
 def undecoded(dataset: Any) -> Any:

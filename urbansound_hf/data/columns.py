@@ -147,6 +147,13 @@ def mapped_labels(names: Sequence[str], label_map: Mapping[str, str | None], whe
     return [label_map.get(name, name) for name in names]
 
 
+def encode_lists(values: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
+    """Labels and their ids as `encode`, where each sound has a list of labels: ids in ascending order, each once."""
+    names, _ = encode([name for several in values for name in several])
+    ids = {name: number for number, name in enumerate(names)}
+    return names, [sorted({ids[name] for name in several}) for several in values]
+
+
 def split_name(name: str, where: str) -> str:
     """train, validation or test, whatever the data set calls them. Raises UserError for any other name."""
     known = clean_text(name).lower()

@@ -51,8 +51,8 @@ def read_folder(
         label_map: labels that are merged or dropped later, so that segments of theirs may overlap.
 
     Returns:
-        The rows (source, path, label as text; fold, group, split, start and end where the data has them), and a note
-        on everything in the folder that is not used.
+        The rows (source, path, label as text, or a list of texts where a column `labels` has `;`; fold, group, split,
+        start and end where the data has them), and a note on everything in the folder that is not used.
 
     Raises:
         UserError: no labelled sounds, an ambiguous or unfit CSV, or missing files.
@@ -160,8 +160,12 @@ def listed_sounds(
     """The rows of a CSV with their files, the place of each, and notes."""
     content = read_csv(table)
     columns = find_columns(content.columns, wanted, str(table))
+    records: list[tuple[int, dict[str, Any]]]
     records = [(line, {role: record[name] for role, name in columns.items()}) for line, record in content.records]
     files = ListedFiles(found, [record["audio"] for _, record in records])
+    if clean_text(columns["label"]).lower() == "labels" and any(";" in record["label"] for _, record in records):
+        for _, record in records:  # of an empty cell none: the sound has none of the labels
+            record["label"] = list(filter(None, map(clean_text, record["label"].split(";"))))
     rows, lines, problems = [], [], []
     for line, record in records:
         try:
@@ -184,10 +188,10 @@ def listed_sounds(
     return there, places, [left_out] * bool(missing) + unlisted
 
 
-def _row(record: Mapping[str, str], files: ListedFiles, where: str) -> Row:
+def _row(record: Mapping[str, Any], files: ListedFiles, where: str) -> Row:
     """One line; its source is None where the file is missing."""
     name, label = record["audio"], record["label"]
-    if not name or not label:
+    if not name or label == "":
         what = f"{name} has no label" if name else f"the line names no file (its label: {label!r})"
         raise UserError(what, where, "complete the line, or take it out")
     source = files.find(name, where)

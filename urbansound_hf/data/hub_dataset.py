@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from huggingface_hub.errors import HFValidationError
 
 from urbansound_hf import progress
 from urbansound_hf.audio.files import find_audio_files, is_hidden
-from urbansound_hf.data.builder import Row, file_state
+from urbansound_hf.data.builder import Row, file_state, one_label
 from urbansound_hf.data.columns import clean_text, encode, find_column, find_columns, fold_number, split_name
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten
@@ -65,9 +66,18 @@ class Part:
     split: str
     table: datasets.Dataset
 
-    def texts(self, column: str, where: str) -> list[str | None]:
-        """The cleaned text of each cell, class names for class ids; None for null, blank, and -1 as on the Hub."""
-        feature, values = self.table.features[column], self.table.select_columns([column])[:][column]
+    def texts(self, column: str, where: str) -> list[Any]:
+        """The cleaned text of each cell, class names for class ids; None for null, blank, and -1 as on the Hub.
+
+        Of a column of lists, the list of each cell, or None.
+        """
+        feature, cells = self.table.features[column], self.table.select_columns([column])[:][column]
+        if one_label(feature) is feature:
+            return self._texts(feature, cells, column, where)
+        flat = iter(self._texts(one_label(feature), [each for cell in cells for each in cell or ()], column, where))
+        return [None if cell is None else [text for text in islice(flat, len(cell)) if text] for cell in cells]
+
+    def _texts(self, feature: Any, values: Sequence[Any], column: str, where: str) -> list[str | None]:
         if isinstance(feature, datasets.ClassLabel):
             names = [clean_text(name) for name in feature.names]
             if values and max(value or 0 for value in values) >= len(names):
@@ -213,7 +223,7 @@ def _agree(card: datasets.Features | None, files: Sequence[datasets.Features]) -
 
 
 def _names(feature: Any) -> tuple[str, ...] | None:
-    return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    return tuple(one_label(feature).names) if isinstance(one_label(feature), datasets.ClassLabel) else None
 
 
 def _unused(folder: Path, files: Mapping[str, Sequence[str]]) -> list[str]:
@@ -282,18 +292,22 @@ def _unique_names(
 ) -> list[str]:
     """The names of the sounds; where they repeat, with their class before them, if need be their split or their row."""
     names = [path or f"row {number}" for number, path in enumerate(paths)]
-    classes = [f"{labels[label]}/{name}" for label, name in zip(columns["label"], names, strict=True)]
+    of_row = [[label] if isinstance(label, int) else label for label in columns["label"]]
+    classes = [f"{'+'.join(labels[each] for each in ids)}/{name}" for ids, name in zip(of_row, names, strict=True)]
     splits = [f"{split}/{name}" for split, name in zip(columns.get("split", classes), classes, strict=True)]
     rows = [f"{number}/{name}" for number, name in enumerate(names)]
     return next(each for each in (names, classes, splits, rows) if len(set(each)) == len(each))
 
 
-def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) -> tuple[list[str], list[int | None]]:
-    """The classes, and the class id of every sound; None for a sound without a label.
+def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) -> tuple[list[str], list[Any]]:
+    """The classes, and the class id of every sound, or its list of ids; None for a sound without a label.
 
     Parts that list the classes in another order, or have others, are mapped by name.
     """
-    features = [part.table.features[column] for part in parts]
+    features = [one_label(part.table.features[column]) for part in parts]
+    kinds = {part.table.features[column] == feature for part, feature in zip(parts, features, strict=True)}
+    if len(kinds) > 1:
+        raise UserError(f"the column {column} holds lists in some files or splits only", where, "store it alike in all")
     lists = [names for feature in features if (names := _names(feature))]
     for feature in features:
         if isinstance(feature, datasets.ClassLabel):
@@ -307,9 +321,12 @@ def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) ->
     if len(set(lists)) > 1:
         notes.append(f"the parts of the data list the classes of {column} differently: mapped by name")
     named = {clean_text(name): None for names in lists for name in names}  # in order, each once
-    others, _ = encode([text for text in texts if text is not None and text not in named])
+    flat = texts if True in kinds else [text for each in texts for text in each or ()]
+    others, _ = encode([text for text in flat if text is not None and text not in named])
     ids = {name: number for number, name in enumerate([*named, *others])}
-    return list(ids), [None if text is None else ids[text] for text in texts]
+    if True in kinds:
+        return list(ids), [None if text is None else ids[text] for text in texts]
+    return list(ids), [None if each is None else sorted({ids[text] for text in each}) for each in texts]
 
 
 def _optional(parts: Sequence[Part], roles: Mapping[str, str], where: str) -> dict[str, list]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import numpy as np
 
 from urbansound_hf.audio.io import LOWEST_RATE, SAMPLING_RATE, Limits
 from urbansound_hf.data import esc50, fsd50k, speech_commands, synthetic
-from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, sound_features
-from urbansound_hf.data.columns import columns_of, encode, mapped_labels, read_label_map
+from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, one_label, sound_features
+from urbansound_hf.data.columns import columns_of, encode, encode_lists, mapped_labels, read_label_map
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
 from urbansound_hf.data.known import KnownDataset
@@ -25,6 +27,7 @@ from urbansound_hf.data.shards import read_shards
 from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import expand_user
+from urbansound_hf.text import first_ten
 
 
 def load_urbansound8k(
@@ -44,9 +47,10 @@ def load_urbansound8k(
     Raises:
         UserError: as `UrbanSound8K`.
 
-    >>> dataset = ush.load_urbansound8k("sounds")
-    >>> len(dataset), ush.load_audio(dataset[0]["audio"]["bytes"]).dtype
-    (100, dtype('float32'))
+    Examples:
+        >>> dataset = ush.load_urbansound8k("sounds")
+        >>> len(dataset), ush.load_audio(dataset[0]["audio"]["bytes"]).dtype
+        (100, dtype('float32'))
     """
     return UrbanSound8K(data_dir, sampling_rate, allow_missing_files, download=download).load(num_proc)
 
@@ -90,11 +94,12 @@ class Sounds:
 
     `dataset` has the columns `audio` (`{"bytes": a float WAV, "path": its name in the data}`) and `label`, and,
     where the data has them, `fold`, `group` (the recording or speaker) and `split` (train, validation, test). A label
-    is a position in `labels`.
+    is a position in `labels`; of sounds with several labels, a list of positions.
 
-    >>> sounds = ush.load_sounds("sounds")
-    >>> isinstance(sounds, ush.Sounds), sounds.labels[sounds.dataset[0]["label"]], sounds.notes[0].partition(";")[0]
-    (True, 'air_conditioner', 'subset: 100 of 8,732 official clips (folds 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)')
+    Examples:
+        >>> sounds = ush.load_sounds("sounds")
+        >>> isinstance(sounds, ush.Sounds), sounds.labels[sounds.dataset[0]["label"]], sounds.notes[0].partition(";")[0]
+        (True, 'air_conditioner', 'subset: 100 of 8,732 official clips (folds 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)')
     """
 
     name: str
@@ -102,6 +107,17 @@ class Sounds:
     labels: list[str]
     notes: list[str]  # what every score from these sounds must say
     fingerprint: str  # identifies what was prepared: labels, columns, names and samples
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a sound may have several labels, or none."""
+        return isinstance(self.dataset.features["label"], datasets.List)
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """The class id of every sound, `(sounds,)` int64; with several labels, `(sounds, classes)` of 0 and 1."""
+        ids, classes = self.dataset["label"][:], range(len(self.labels))
+        return np.array([np.isin(classes, each) for each in ids] if self.multi_label else ids, np.int64)
 
 
 def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: Any) -> Sounds:
@@ -115,9 +131,10 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
     Raises:
         UserError: the data do not exist, cannot be read, or contradict themselves.
 
-    >>> sounds = ush.load_sounds("sounds")
-    >>> len(sounds.dataset), sounds.labels[3], sounds.dataset.column_names[:4]
-    (100, 'dog_bark', ['audio', 'label', 'fold', 'group'])
+    Examples:
+        >>> sounds = ush.load_sounds("sounds")
+        >>> len(sounds.dataset), sounds.labels[3], sounds.dataset.column_names[:4]
+        (100, 'dog_bark', ['audio', 'label', 'fold', 'group'])
     """
     request = dataset if isinstance(dataset, SoundRequest) else SoundRequest(str(dataset), **options)
     if request.streaming:
@@ -188,9 +205,11 @@ def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str
         except UnicodeEncodeError:
             what = f"the name is not text in this locale: {text!r}"
             raise UserError(what, "--dataset", "set PYTHONUTF8=1 or LANG=C.UTF-8, or rename the file") from None
-    names, ids = encode([row["label"] for row in rows])
+    several = isinstance(rows[0]["label"], list)
+    ids: list[Any]
+    names, ids = (encode_lists if several else encode)([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
-    features = sound_features(names, columns_of(rows), request.sampling_rate)
+    features = sound_features(names, columns_of(rows), request.sampling_rate, several)
     builder = PreparedSounds(rows, features, cache_key(rows, names), name, request.sampling_rate)
     return builder, name, notes
 
@@ -206,13 +225,18 @@ def _stored(request: SoundRequest, folder: Path) -> Found:
     found = read_stored(
         source, request.dataset_config, request.dataset_revision, request.audio_column, request.label_column
     )
-    features = sound_features(found.labels, columns_of([found.rows.columns]), request.sampling_rate)
+    several = any(isinstance(label, list) for label in found.rows.columns["label"][:1])
+    features = sound_features(found.labels, columns_of([found.rows.columns]), request.sampling_rate, several)
     builder = PreparedSounds(found.rows, features, found.key, name, request.sampling_rate)
     return builder, name, found.notes
 
 
 def _loaded(builder: PreparedSounds, name: str, notes: list[str], request: SoundRequest) -> Sounds:
-    labels = builder.info.features["label"].names
+    feature = builder.info.features["label"]
+    labels = one_label(feature).names
+    if one_label(feature) is not feature and (odd := [each for each in labels if ";" in each]):
+        what = "the labels of a sound are separated by ; in predictions.csv, and these names have one"
+        raise UserError(f"{what}: {first_ten(odd)}", name, "rename them")
     new = _new_labels(labels, name, request)  # a mistake there is reported before an hour of decoding
     builder.limits = Limits(request.min_rate, request.max_seconds)
     dataset, key = builder.load(request.num_proc), builder.fingerprint()
@@ -238,16 +262,22 @@ def _new_labels(labels: list[str], name: str, request: SoundRequest) -> list[str
 
 def _relabelled(sounds: Sounds, new: list[str | None], request: SoundRequest) -> Sounds:
     name, dataset, left, notes, key = (getattr(sounds, field.name) for field in fields(sounds))
+    several = isinstance((dataset.features or {}).get("label"), datasets.List)
     if request.label_map:
         left = list(dict.fromkeys(label for label in new if label is not None))
         ids = [None if label is None else left.index(label) for label in new]
-        values = [ids[label] for label in dataset["label"]]
+        values: list[Any] = dataset["label"][:]
+        values = [sorted({ids[i] for i in each} - {None}) if several else ids[each] for each in values]
         kept = [row for row, value in enumerate(values) if value is not None]
-        feature = datasets.ClassLabel(names=left)
-        dataset = dataset.remove_columns("label").add_column("label", [each or 0 for each in values], feature=feature)
+        feature = datasets.List(datasets.ClassLabel(names=left)) if several else datasets.ClassLabel(names=left)
+        values = [0 if each is None else each for each in values]
+        dataset = dataset.remove_columns("label").add_column("label", values, feature=feature)
         dataset = dataset.select(kept)  # last: a column cannot be added to a selection without copying the sounds
         notes.append(
             f"labels changed by {Path(str(request.label_map)).name}: {len(kept):,} of {len(values):,} clips left"
         )
         key = hashlib.sha256(f"{key} {new}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Sounds(name, dataset, left, notes, key)
+    sounds = Sounds(name, dataset, left, notes, key)
+    if several and (none := int((sounds.targets.sum(axis=1) == 0).sum())):
+        notes.append(f"{none:,} of {len(dataset):,} sounds have none of the labels")
+    return sounds

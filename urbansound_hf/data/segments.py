@@ -152,7 +152,8 @@ def segment_mistakes(
     by_file: dict[str, list[tuple[float, float, Any, str]]] = defaultdict(list)
     for row, where in zip(rows, places, strict=True):
         if "segment" in row and row["source"]:
-            by_file[row["source"]].append((*row["segment"], row["label"], where))
+            label = None if isinstance(row["label"], list) else row["label"]  # segments of several labels may overlap
+            by_file[row["source"]].append((*row["segment"], label, where))
     for source, segments in by_file.items():
         length, name = file_seconds(source), Path(source).name
         for start, end, _, where in segments:

@@ -162,6 +162,9 @@ def read_shards(
         info = datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(table.schema))
         parts.append(Part(words[0] if words else "train", datasets.Dataset(table, info)))
     _, labels, columns = described(parts, "audio", label_column, f"--dataset {name}", notes)
+    if any(isinstance(label, list) for label in columns["label"][:1]):
+        what = "--streaming takes one label a clip, found a list of labels"
+        raise UserError(what, f"--dataset {name}", "leave out --streaming: several labels train from prepared clips")
     table = pa.concat_tables(part.table.data.table.select(["audio", "seconds"]) for part in parts).combine_chunks()
     places = [pa.compute.struct_field(table.column("audio"), each) for each in ADDRESS]
     kept, names, columns = labelled(places[0].to_pylist(), columns, labels, notes)

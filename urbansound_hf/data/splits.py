@@ -132,9 +132,10 @@ def stratified_folds(
     Raises:
         UserError: there are fewer recordings than folds.
 
-    >>> folds = ush.splits.stratified_folds([0] * 10 + [1] * 20, folds=5)
-    >>> np.bincount(folds).tolist()
-    [0, 6, 6, 6, 6, 6]
+    Examples:
+        >>> folds = ush.splits.stratified_folds([0] * 10 + [1] * 20, folds=5)
+        >>> np.bincount(folds).tolist()
+        [0, 6, 6, 6, 6, 6]
     """
     codes = np.unique(_recordings(groups, len(labels)), return_inverse=True)[1]
     classes = np.asarray(labels)
@@ -201,9 +202,10 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
     Raises:
         UserError: the fold is absent, or too few folds are left to train on.
 
-    >>> split = ush.splits.official(ush.load_sounds("sounds").dataset["fold"], test_fold=3)
-    >>> split.test_fold, split.validation_fold, len(split.train), len(split.validation), len(split.test)
-    (3, 4, 80, 10, 10)
+    Examples:
+        >>> split = ush.splits.official(ush.load_sounds("sounds").dataset["fold"], test_fold=3)
+        >>> split.test_fold, split.validation_fold, len(split.train), len(split.validation), len(split.test)
+        (3, 4, 80, 10, 10)
     """
     of_row = np.asarray(folds)
     present = sorted(int(fold) for fold in np.unique(of_row))
@@ -247,11 +249,12 @@ def grouped(
     Raises:
         UserError: there are fewer than three recordings.
 
-    >>> sounds = ush.load_sounds("sounds")
-    >>> groups = np.array(sounds.dataset["group"])
-    >>> split = ush.splits.grouped(sounds.dataset["label"], groups)
-    >>> set(groups[split.train]) & set(groups[split.test])
-    set()
+    Examples:
+        >>> sounds = ush.load_sounds("sounds")
+        >>> groups = np.array(sounds.dataset["group"])
+        >>> split = ush.splits.grouped(sounds.dataset["label"], groups)
+        >>> set(groups[split.train]) & set(groups[split.test])
+        set()
     """
     kept = groups if kind == "grouped" else None
     parts = min(MOST_PARTS, len(set(_recordings(kept, len(labels)))))
@@ -266,7 +269,7 @@ def grouped(
     return Split(kind, train, np.flatnonzero(dealt == validation), held_out, warning=warning, kind=kind)
 
 
-def random(labels: Sequence[int], seed: int = 0, groups: Sequence[str] | None = None) -> Split:
+def random(labels: Sequence[Any] | np.ndarray, seed: int = 0, groups: Sequence[str] | None = None) -> Split:
     """80/10/10 stratified by class, regardless of recordings, as in many tutorials.
 
     Args:
@@ -278,12 +281,15 @@ def random(labels: Sequence[int], seed: int = 0, groups: Sequence[str] | None = 
     Raises:
         UserError: a class has fewer than ten clips.
 
-    >>> split = ush.splits.random(ush.load_sounds("sounds").dataset["label"], seed=0)
-    >>> len(split.train), len(split.validation), len(split.test), split.warning.partition(":")[0]
-    (80, 10, 10, 'random split')
+    Examples:
+        >>> split = ush.splits.random(ush.load_sounds("sounds").dataset["label"], seed=0)
+        >>> len(split.train), len(split.validation), len(split.test), split.warning.partition(":")[0]
+        (80, 10, 10, 'random split')
     """
     from sklearn.model_selection import train_test_split
 
+    if np.ndim(labels) == 2:
+        return grouped(labels, groups, seed, "random")
     rows, by_class = np.arange(len(labels)), np.asarray(labels)
     rare = int(np.bincount(by_class)[np.unique(by_class)].min())
     if rare < 10:
@@ -306,12 +312,14 @@ def _random_warning(groups: Sequence[str] | None, train: np.ndarray, test: np.nd
     return f"random split: {fact}"
 
 
-def split_notes(split: Split, labels: Sequence[int], names: Sequence[str]) -> list[str]:
+def split_notes(split: Split, labels: Sequence[int] | np.ndarray, names: Sequence[str]) -> list[str]:
     """What every score of this split must say: its warning, and the classes of which a part has no clip."""
     notes = [split.warning] * bool(split.warning)
     parts = {"training": split.train, "validation": split.validation, "test": split.test}
     for part, rows in parts.items():
-        absent = np.setdiff1d(np.arange(len(names)), np.asarray(labels)[rows])
+        of_part = np.asarray(labels)[rows]
+        present = np.flatnonzero(of_part.any(axis=0)) if of_part.ndim == 2 else of_part
+        absent = np.setdiff1d(np.arange(len(names)), present)
         if len(rows) and len(absent):
             notes.append(f"the {part} part has no clip of {first_ten([names[number] for number in absent])}")
     return notes
@@ -322,9 +330,10 @@ def predefined(
 ) -> Split:
     """The data set's own train, validation and test parts; without a validation part, a tenth of train serves.
 
-    >>> split = ush.splits.predefined(["train"] * 40 + ["test"] * 10, [0, 1] * 25)
-    >>> len(split.train), len(split.validation), len(split.test)
-    (36, 4, 10)
+    Examples:
+        >>> split = ush.splits.predefined(["train"] * 40 + ["test"] * 10, [0, 1] * 25)
+        >>> len(split.train), len(split.validation), len(split.test)
+        (36, 4, 10)
     """
     part_of = np.asarray(splits)
     parts = {part: np.flatnonzero(part_of == part) for part in ("train", "validation", "test")}

@@ -65,9 +65,10 @@ def synthetic_dataset(root: str | Path, clips_per_class_and_fold: int = 4, seed:
     Raises:
         UserError: an argument is out of range, or `root` holds something else.
 
-    >>> folder = ush.synthetic_dataset("sounds", clips_per_class_and_fold=1)
-    >>> len(list(folder.glob("audio/fold*/*.wav")))
-    100
+    Examples:
+        >>> folder = ush.synthetic_dataset("sounds", clips_per_class_and_fold=1)
+        >>> len(list(folder.glob("audio/fold*/*.wav")))
+        100
     """
     root = Path(root)
     if clips_per_class_and_fold < 1 or seed < 0:

@@ -48,20 +48,25 @@ def resampled_interval(
         score: row numbers `(n,)` of the clips in a resample, with repetitions → the score.
         groups: `(clips,)` the recording of each clip.
     """
-    names, recording = np.unique(groups, return_inverse=True)
-    chances = np.full(len(names), 1 / len(names))
-    drawn = np.random.default_rng(seed).multinomial(len(names), chances, size=resamples)  # (resamples, recordings)
+    drawn, recording = resampled(groups, resamples, seed)
     rows = np.arange(len(groups))
     values = [score(np.repeat(rows, times[recording])) for times in drawn]
     low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return float(low), float(high)
 
 
+def resampled(groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """How often each recording is drawn, `(resamples, recordings)`, and the recording of each clip, `(clips,)`."""
+    names, recording = np.unique(groups, return_inverse=True)
+    chances = np.full(len(names), 1 / len(names))
+    return np.random.default_rng(seed).multinomial(len(names), chances, size=resamples), recording
+
+
 def count_by_recording(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
     """Counts each recording's clips for accuracy, precision, recall and F1.
 
     Args:
-        true, predicted: `(clips,)` class ids.
+        true, predicted: `(clips,)` class ids, or `(clips, classes)` of 0 and 1.
         groups: `(clips,)` the recording of each clip.
 
     Returns:
@@ -69,6 +74,9 @@ def count_by_recording(true: np.ndarray, predicted: np.ndarray, groups: np.ndarr
     """
     names, recording = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), 3, classes), dtype=np.int64)
+    if true.ndim == 2:
+        np.add.at(counts, recording, np.stack([true * predicted, true, predicted], axis=1))
+        return counts
     right = true == predicted
     np.add.at(counts[:, 0], (recording[right], true[right]), 1)
     np.add.at(counts[:, 1], (recording, true), 1)
@@ -112,11 +120,13 @@ class Reliability:
 
 
 def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> Reliability:
-    """Bins `(clips, classes)` probabilities by their highest one into equal widths, each with its upper edge.
+    """Bins `(clips, classes)` probabilities by their highest one, or by each of several labels, into equal widths.
 
     Source: Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017.
     """
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
+    confidence, correct = probabilities.ravel(), true.ravel()
+    if true.ndim == 1:
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
     position = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
     counts, confidences, hits = (
         np.bincount(position, weights=weights, minlength=bins) for weights in (None, confidence, correct)

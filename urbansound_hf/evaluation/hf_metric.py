@@ -9,36 +9,43 @@ import datasets
 import evaluate
 import numpy as np
 
-from urbansound_hf.evaluation.metrics import compute_metrics, confusion_counts, per_class_scores
+from urbansound_hf.evaluation.metrics import (
+    Thresholds,
+    compute_metrics,
+    confusion_counts,
+    per_class_scores,
+    predicted_classes,
+)
 
 
 class AudioClassificationMetric(evaluate.Metric):
-    """All metrics of single-label classification; computed offline.
+    """All metrics of classification; computed offline.
 
-    `compute(predictions=…, references=…)` takes probabilities `(clips, classes)` and class ids `(clips,)`. It returns
-    the value of each registered metric by its name, `per_class` ({class: precision, recall, f1, support}) and
-    `confusion_matrix` (rows: true, columns: predicted).
+    `compute(predictions=…, references=…)` takes probabilities `(clips, classes)` and class ids `(clips,)`, or several
+    labels `(clips, classes)`. It returns the value of each registered metric by its name, `per_class` ({class:
+    precision, recall, f1, support}) and `confusion_matrix` (rows: true, columns: predicted).
 
     Args:
         labels: the class names in the order of their ids.
     """
 
-    def __init__(self, labels: Sequence[str], **kwargs: Any) -> None:
-        self.labels = list(labels)
+    def __init__(self, labels: Sequence[str], thresholds: Thresholds = None, **kwargs: Any) -> None:
+        self.labels, self.thresholds = list(labels), thresholds
         super().__init__(**{"keep_in_memory": True, **kwargs})  # on disk, several processes would share one file
 
     def _info(self) -> evaluate.MetricInfo:
         probabilities = datasets.Sequence(datasets.Value("float32"))
+        references = datasets.Value("int64") if self.thresholds is None else datasets.Sequence(datasets.Value("int64"))
         return evaluate.MetricInfo(
-            description="Metrics of single-label audio classification",
+            description="Metrics of audio classification",
             citation="",
             inputs_description="predictions: probabilities of all classes; references: class ids",
-            features=datasets.Features({"predictions": probabilities, "references": datasets.Value("int64")}),
+            features=datasets.Features({"predictions": probabilities, "references": references}),
         )
 
     def _compute(self, predictions: Sequence[Sequence[float]], references: Sequence[int]) -> dict[str, Any]:
         true, probabilities = np.asarray(references), np.asarray(predictions, dtype=np.float32)
-        predicted = probabilities.argmax(axis=1)
+        predicted = predicted_classes(probabilities, self.thresholds)
         return {
             **compute_metrics(true, predicted, probabilities),
             "per_class": per_class_scores(true, predicted, self.labels),

@@ -17,6 +17,7 @@ from urbansound_hf import layout
 from urbansound_hf.audio.io import audio_seconds
 from urbansound_hf.data.urbansound8k import CLASSES, CLIPS_PER_FOLD
 from urbansound_hf.errors import UserError, complete_file, redacted, write_text
+from urbansound_hf.evaluation.metrics import Thresholds, predicted_classes, right
 from urbansound_hf.evaluation.receipts import peak_process_gib
 from urbansound_hf.layout import METRICS, PREDICTIONS
 from urbansound_hf.text import from_csv, in_csv
@@ -29,6 +30,8 @@ UNKNOWN_RECORDINGS = (
     "it is unknown which clips share a recording: each counts as a recording of its own, and the intervals are too "
     "narrow if some share one"
 )
+SEVERAL = ("true_labels", "predicted_labels")
+"""The columns `true` and `predicted` of a predictions.csv of clips with several labels, which are separated by `;`."""
 CLIP_FACTS = ("fold", "group", "salience")
 """Columns of the data that predictions.csv repeats where they exist."""
 
@@ -42,8 +45,8 @@ class Predictions:
     groups: np.ndarray  # the recordings (clips,) str; a clip of unknown recording has its path here
     salience: np.ndarray  # (clips,) int; 1 foreground, 2 background, 0 unknown
     seconds: np.ndarray  # the clips' lengths (clips,) float; NaN if unknown
-    true: np.ndarray  # class ids (clips,)
-    predicted: np.ndarray  # class ids (clips,)
+    true: np.ndarray  # class ids (clips,); of clips with several labels (clips, classes) of 0 and 1
+    predicted: np.ndarray  # the same
     probabilities: np.ndarray  # (clips, classes)
     labels: list[str]  # in the order of their ids
 
@@ -52,8 +55,19 @@ class Predictions:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether the predicted class is the true one, `(clips,)` bool."""
-        return self.true == self.predicted
+        """Whether the predicted class is the true one, or all labels are, `(clips,)` bool."""
+        return right(self.true, self.predicted)
+
+    def names(self, classes: np.ndarray) -> list[str]:
+        """The class, or the labels, of a row of `true` or `predicted`; "none" without any."""
+        return [self.labels[each] for each in (np.flatnonzero(classes) if classes.ndim else [classes])] or ["none"]
+
+    @property
+    def mistake_scores(self) -> np.ndarray:
+        """How confident a mistake in each clip is, `(clips,)`: the highest score; of several labels, the worst miss."""
+        if self.true.ndim == 1:
+            return self.probabilities.max(axis=1)
+        return np.where(self.true != self.predicted, np.abs(self.probabilities - self.true), 0).max(axis=1)
 
     @property
     def recordings_known(self) -> bool:
@@ -85,9 +99,10 @@ class Run:
     Raises:
         UserError: when an attribute is asked for whose file is missing or damaged.
 
-    >>> run = ush.read_run("outputs/base/fold10")
-    >>> bool(run.predictions.correct.mean() == run.metrics["test_accuracy"])
-    True
+    Examples:
+        >>> run = ush.read_run("outputs/base/fold10")
+        >>> bool(run.predictions.correct.mean() == run.metrics["test_accuracy"])
+        True
     """
 
     folder: Path
@@ -146,11 +161,16 @@ class Run:
         write_json(self.folder / layout.HISTORY, history)
 
     def write_predictions(
-        self, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str], name: str = PREDICTIONS
+        self,
+        clips: datasets.Dataset,
+        probabilities: np.ndarray,
+        labels: Sequence[str],
+        thresholds: Thresholds = None,
+        name: str = PREDICTIONS,
     ) -> None:
         """Writes predictions.csv, or that of the validation clips, see `write_predictions`."""
-        write_predictions(self.folder / name, clips, probabilities, labels)
         vars(self).pop("predictions", None)
+        write_predictions(self.folder / name, clips, probabilities, labels, thresholds)
 
     def write_report(self, numbers: Mapping[str, Any], text: str) -> None:
         """Writes report.json and report.md."""
@@ -206,9 +226,10 @@ def read_run(folder: str | Path) -> Run:
     Raises:
         UserError: metrics.json or predictions.csv is missing or damaged, or they belong to different runs.
 
-    >>> run = ush.read_run("outputs/base/fold10")
-    >>> run.metrics["test_fold"], run.predictions.probabilities.shape  # (clips, classes)
-    (10, (10, 10))
+    Examples:
+        >>> run = ush.read_run("outputs/base/fold10")
+        >>> run.metrics["test_fold"], run.predictions.probabilities.shape  # (clips, classes)
+        (10, (10, 10))
     """
     run = Run(Path(folder))
     expected, accuracy = run.metrics["test_accuracy"], run.predictions.correct.mean()
@@ -224,26 +245,31 @@ def run_folder(run: Run | str | Path) -> Path:
     return run.folder if isinstance(run, Run) else Path(run)
 
 
-def write_predictions(path: Path, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str]) -> None:
+def write_predictions(
+    path: Path, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str], thresholds: Thresholds = None
+) -> None:
     """Writes a predictions.csv: a line per clip with its facts, true and predicted class, and every class's score.
 
     Args:
         clips: columns audio and label, and those of `CLIP_FACTS` that the data have.
         probabilities: `(clips, classes)`; six significant digits are kept.
     """
+    several, predicted = thresholds is not None, predicted_classes(probabilities, thresholds)
     facts = [clips[name] if name in clips.column_names else [""] * len(clips) for name in CLIP_FACTS]
     with (
         complete_file(path) as partial,
         partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(map(in_csv, ["path", *CLIP_FACTS, "seconds", "true", "predicted", *labels]))
+        titles = SEVERAL if several else ("true", "predicted")
+        writer.writerow(map(in_csv, ["path", *CLIP_FACTS, "seconds", *titles, *labels]))
         lengths = clips["seconds"][:] if "seconds" in clips.column_names else []
         sounds = (clips.with_format(None) if lengths else clips)["audio"]  # streamed ones are not read again
-        scored = zip(sounds, clips["label"], probabilities, *facts, strict=True)
-        for row, (clip, true, scores, *known) in enumerate(scored):
+        scored = zip(sounds, clips["label"], predicted, probabilities, *facts, strict=True)
+        for row, (clip, true, best, scores, *known) in enumerate(scored):
             seconds = f"{lengths[row] if lengths else audio_seconds(clip['bytes']):.3f}"
-            names = (labels[true], labels[int(scores.argmax())])
+            ids: Any = (true, np.flatnonzero(best)) if several else ([true], [best])
+            names = (";".join(labels[each] for each in one) for one in ids)
             writer.writerow(map(in_csv, [clip["path"], *known, seconds, *names, *(f"{score:.6g}" for score in scores)]))
 
 
@@ -251,13 +277,17 @@ def copy_with_scores(source: Path, path: Path, predictions: Predictions) -> None
     """Copies a predictions.csv with other scores, and predicted classes, of the same clips and classes."""
     with source.open(newline="", encoding="utf-8") as file:
         header, *lines = csv.reader(file)
-    place, rows = header.index("predicted"), {str(name): row for row, name in enumerate(predictions.paths)}
+    titles = "predicted" if predictions.predicted.ndim == 1 else SEVERAL[1]
+    place, rows = header.index(titles), {str(name): row for row, name in enumerate(predictions.paths)}
     with complete_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for line in lines:
             row = rows[from_csv(line[0])]
-            best = in_csv(predictions.labels[predictions.predicted[row]])
+            best = predictions.predicted[row]
+            best = in_csv(
+                ";".join(predictions.labels[each] for each in (np.flatnonzero(best) if best.ndim else [best]))
+            )
             writer.writerow([*line[:place], best, *(f"{score:.6g}" for score in predictions.probabilities[row])])
 
 
@@ -271,6 +301,8 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"there is no {path.name}", str(path.parent), "give the folder of a finished run")
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = [[from_csv(cell) for cell in row] for row in csv.reader(file)] or [[]]
+    several = SEVERAL[0] in header
+    header = [name.removesuffix("_labels") if name in SEVERAL else name for name in header]
     missing = [name for name in ("path", "fold", "true", "predicted") if name not in header]
     if missing or not rows:
         what = f"has no column {', '.join(missing)}" if missing else "has no clips"
@@ -281,27 +313,29 @@ def read_predictions(path: Path) -> Predictions:
     for line, row in enumerate(rows, start=2):
         try:
             facts = dict(zip(header[:first_score], row[:first_score], strict=True))
-            clips.append(_clip(facts, row[first_score:], labels))
+            clips.append(_clip(facts, row[first_score:], labels, several))
         except ValueError as error:
             raise UserError(f"is not a line of predictions: {error}", f"{path}:{line}", "train again") from error
     columns = dict(zip(COLUMNS, map(np.array, zip(*clips, strict=True)), strict=True))
     return Predictions(**columns, labels=labels)
 
 
-def _clip(facts: dict[str, str], scores: list[str], labels: list[str]) -> tuple[Any, ...]:
+def _clip(facts: dict[str, str], scores: list[str], labels: list[str], several: bool) -> tuple[Any, ...]:
     """One line as a row of `COLUMNS`; raises ValueError if it is damaged."""
     if len(scores) != len(labels):
         raise ValueError(f"{len(scores)} scores for {len(labels)} classes")
-    if unknown := {facts["true"], facts["predicted"]} - set(labels):
+    of = [list(filter(None, facts[key].split(";"))) if several else [facts[key]] for key in ("true", "predicted")]
+    if unknown := {*of[0], *of[1]} - set(labels):
         raise ValueError(f"{unknown.pop()} is not one of the classes in the header ({', '.join(labels)})")
+    true, predicted = ([int(label in names) for label in labels] if several else labels.index(names[0]) for names in of)
     return (
         facts["path"],
         int(facts["fold"] or 0),
         facts.get("group") or facts["path"],
         int(facts.get("salience") or 0),
         float(facts.get("seconds") or "nan"),
-        labels.index(facts["true"]),
-        labels.index(facts["predicted"]),
+        true,
+        predicted,
         [float(score) for score in scores],
     )
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from urbansound_hf.evaluation import confidence
-from urbansound_hf.evaluation.metrics import ALL_METRICS, Metric, compute_metrics, confusion_counts
+from urbansound_hf.evaluation.metrics import ALL_METRICS, Metric, compute_metrics, confusion_counts, ranking_scores
 from urbansound_hf.evaluation.runs import Predictions, Run
 
 LENGTHS = {"< 1 s": 0.0, "1–2 s": 1.0, "2–4 s": 2.0, "≥ 4 s": 3.99}  # lower ends in seconds; full slices have 3.99… s
 SALIENCES = {"foreground": 1, "background": 2}
 MISTAKES = 10
+RESAMPLES_AT_ONCE = 250  # of which the clips of a class are ranked together: 20 MB for 10,000 clips
 
 
 def measure(predictions: Predictions) -> dict[str, Any]:
@@ -27,7 +29,9 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     counts = confidence.count_by_recording(true, predicted, groups, len(predictions.labels))
     values = np.nan_to_num(confidence.classification_scores(counts.sum(axis=0)))
     intervals = [known(ends) for ends in confidence.bootstrap_interval(confidence.classification_scores, counts).T]
-    from_counts = dict(zip(("accuracy", "macro_f1"), intervals, strict=False))
+    per_class = _per_class(predictions.labels, counts, values[2:], intervals[2:])
+    ranked = _rankings(predictions, per_class) if true.ndim == 2 else {"accuracy": intervals[0]}
+    from_counts = {**ranked, "macro_f1": intervals[1]}
     diagram = confidence.reliability(predictions.probabilities, true)
     bins = {key: getattr(diagram, key) for key in ("counts", "confidence", "accuracy")}
     seconds, salience = predictions.seconds, predictions.salience
@@ -36,7 +40,7 @@ def measure(predictions: Predictions) -> dict[str, Any]:
         "clips": len(predictions),
         "recordings": len(counts),
         **_metrics(predictions, from_counts),
-        "per_class": _per_class(predictions.labels, counts, values[2:], intervals[2:]),
+        "per_class": per_class,
         "confusion_matrix": confusion_counts(true, predicted, len(predictions.labels)).tolist(),
         "labels": predictions.labels,
         "ece": diagram.error,
@@ -47,11 +51,28 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     }
 
 
+def _rankings(predictions: Predictions, per_class: Mapping[str, dict[str, Any]]) -> dict[str, list[float] | None]:
+    """Adds the average precision of each class to `per_class`; returns the intervals of its mean and of the AUC."""
+    true, scores = predictions.true, predictions.probabilities
+    drawn, recording = confidence.resampled(predictions.groups)
+    parts = np.array_split(drawn, len(drawn) // RESAMPLES_AT_ONCE)
+    sampled = np.concatenate([ranking_scores(true, scores, times[:, recording]) for times in parts], axis=2)
+    ends = [(1 - confidence.COVERAGE) / 2, (1 + confidence.COVERAGE) / 2]
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a class that no clip has
+        means, of_class = (np.nanquantile(each, ends, axis=-1) for each in (np.nanmean(sampled, axis=1), sampled[0]))
+    values = np.nan_to_num(ranking_scores(true, scores)[0])
+    for row, value, interval in zip(per_class.values(), values, of_class.T, strict=True):
+        row |= {"average_precision": float(value), "average_precision_interval": known(interval)}
+    return {"mean_average_precision": known(means[:, 0]), "roc_auc": known(means[:, 1])}
+
+
 def fold_summary(run: Run) -> dict[str, Any]:
-    """The metrics of one fold of a cross-validation, with the interval of its accuracy and its recordings."""
-    groups = run.predictions.groups
-    ends = list(confidence.mean_interval(run.predictions.correct, groups))
-    return {**run.metrics, "test_accuracy_interval": ends, "recordings": len(np.unique(groups))}
+    """The metrics of one fold of a cross-validation, with the intervals of its accuracy and mAP, and its recordings."""
+    groups, name = run.predictions.groups, "mean_average_precision"
+    ends = {"test_accuracy_interval": list(confidence.mean_interval(run.predictions.correct, groups))}
+    if f"test_{name}" in run.metrics:
+        ends[f"test_{name}_interval"] = run.report[f"{name}_interval"]
+    return {**run.metrics, **ends, "recordings": len(np.unique(groups))}
 
 
 def _metrics(predictions: Predictions, intervals: dict[str, list[float] | None]) -> dict[str, Any]:
@@ -105,12 +126,12 @@ def _by(predictions: Predictions, conditions: Mapping[str, np.ndarray]) -> dict[
 def confident_mistakes(predictions: Predictions, most: int = MISTAKES) -> list[dict[str, Any]]:
     """The wrong predictions of highest score: path, true, predicted, score."""
     wrong = predictions.select(~predictions.correct)
-    scores = wrong.probabilities.max(axis=1)
+    scores = wrong.mistake_scores
     return [
         {
             "path": str(wrong.paths[i]),
-            "true": wrong.labels[wrong.true[i]],
-            "predicted": wrong.labels[wrong.predicted[i]],
+            "true": ";".join(wrong.names(wrong.true[i])),
+            "predicted": ";".join(wrong.names(wrong.predicted[i])),
             "score": float(scores[i]),
         }
         for i in np.argsort(-scores, kind="stable")[:most]

@@ -60,7 +60,7 @@ class PreparedClips(torch.utils.data.Dataset):
         self.prepared = prepared
         table, indices = prepared.data, prepared._indices
         self.rows = np.arange(len(table)) if indices is None else indices.column(0).to_numpy()
-        self.kept = {name: table.column(name).to_numpy()[self.rows] for name in KEPT}
+        self.kept = {name: np.array(list(table.column(name).to_numpy()))[self.rows] for name in KEPT}
         names = [name for name in prepared.column_names if name not in KEPT]
         self.columns = {name: Column(table.column(name)) for name in names}
 
@@ -74,7 +74,7 @@ class PreparedClips(torch.utils.data.Dataset):
         """The model inputs of one row, and its `labels` and `clip`."""
         row = int(self.rows[index])
         inputs = {name: column[row] for name, column in self.columns.items()}
-        return {**inputs, **{name: int(values[index]) for name, values in self.kept.items()}}
+        return {**inputs, **{name: values[index] for name, values in self.kept.items()}}
 
     def by_size(self) -> list[int]:
         """The indices of all rows, the longest first, rows of equal length in their order."""
@@ -136,7 +136,7 @@ class OnDevice(torch.utils.data.Dataset):
 
 
 def collate_training(rows: list[dict[str, Any]] | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A training batch: inputs `(batch, …)` of one shape each; `labels` `(batch,)`, or soft `(batch, classes)`."""
+    """A training batch: inputs `(batch, …)` of one shape each; `labels` `(batch,)`, or `(batch, classes)`."""
     if isinstance(rows, dict):  # a batch already
         return rows
     ((_, batch),) = equal_shapes(map(_inputs, rows))
@@ -148,7 +148,7 @@ def collate_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """An evaluation batch: `labels`, `clip` `(batch,)`, and `groups` of equal shape with their `positions`."""
     groups = list(equal_shapes(map(_inputs, rows)))
     return {
-        "labels": torch.tensor([int(row["labels"]) for row in rows]),
+        "labels": torch.from_numpy(np.stack([row["labels"] for row in rows])),
         "clip": torch.tensor([int(row["clip"]) for row in rows]),
         "positions": [torch.tensor(positions) for positions, _ in groups],
         "groups": [as_tensors(batch) | _stored([rows[i] for i in positions]) for positions, batch in groups],

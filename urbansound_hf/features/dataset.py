@@ -41,18 +41,22 @@ def prepare_features(
         shifts: number of further rows for each window, of the sound shifted in a circle.
 
     Returns:
-        Rows of the extractor's outputs plus `labels` and `clip` (the clip's row in `dataset`), as numpy arrays.
+        Rows of the extractor's outputs plus `labels` (a class id or, of several labels, 0 or 1 for each class) and
+        `clip` (the clip's row in `dataset`), as numpy arrays.
 
     Raises:
         AudioError: a clip is too short for the extractor or the model.
     """
     window = round(clip_seconds * feature_extractor.sampling_rate)
+    label = dataset.features["label"]
+    classes = label.feature.num_classes if isinstance(label, datasets.List) else 0
     options = {
         "feature_extractor": feature_extractor,
         "window": window,
         "filled": filled,
         "shifts": shifts,
         "shortest": shortest_samples,
+        "classes": classes,
         "code": source_code(extract, type(feature_extractor)),
     }
     prepared = progress.mapped(
@@ -64,7 +68,7 @@ def prepare_features(
         writer_batch_size=64,
         num_proc=num_proc,
         remove_columns=dataset.column_names,
-        features=_schema(extract(feature_extractor, np.zeros(window, np.float32))),
+        features=_schema(extract(feature_extractor, np.zeros(window, np.float32)), classes),
         fn_kwargs=options,
         desc="Extracting features",
     )
@@ -85,6 +89,7 @@ def _extract_rows(
     filled: str,
     shifts: int,
     shortest: int,
+    classes: int,
     code: str,  # is not used here: it makes edited code extract anew
 ) -> dict[str, list]:
     if rank is not None:  # one of several forked processes: OpenMP's threads did not survive the fork, and would hang
@@ -95,15 +100,16 @@ def _extract_rows(
         waveform = fill(waveform, window, filled)
         for start, end in window_bounds(len(waveform), window, window // 2):
             for sound in shifted(waveform[start:end], shifts):
-                rows["labels"].append(label)
+                rows["labels"].append(np.isin(range(classes), label).astype(np.float32) if classes else label)
                 rows["clip"].append(index)
                 for name, values in extract_or_refuse(feature_extractor, sound, clip["path"], shortest).items():
                     rows.setdefault(name, []).append(values)
     return rows
 
 
-def _schema(example: Features) -> datasets.Features:
-    columns: dict[str, Any] = {"labels": datasets.Value("int64"), "clip": datasets.Value("int64")}
+def _schema(example: Features, classes: int) -> datasets.Features:
+    label = datasets.List(datasets.Value("float32"), length=classes) if classes else datasets.Value("int64")
+    columns: dict[str, Any] = {"labels": label, "clip": datasets.Value("int64")}
     for name, values in example.items():
         dtype = str(values.dtype)
         array = {2: datasets.Array2D, 3: datasets.Array3D}.get(values.ndim)

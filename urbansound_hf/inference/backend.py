@@ -35,6 +35,7 @@ class Facts:
     shifts: int  # number of circular shifts of a clip whose scores are averaged
     longest_seconds: float | None  # the length to which its feature extractor brings every clip, if it does
     shortest_samples: int  # fewest samples that it accepts
+    thresholds: list[float] | None = None  # of a multi-label model, the score of each class from which a sound has it
 
     @classmethod
     def of(cls, config: Mapping[str, Any], rate: int, longest_seconds: float | None, shortest_samples: int) -> Facts:
@@ -42,7 +43,8 @@ class Facts:
         names = {int(number): str(label) for number, label in (config.get("id2label") or {}).items()}
         labels = [label for _, label in sorted(names.items())]
         seconds, shifts = config.get("clip_seconds"), config.get("test_time_shifts", 0)
-        return cls(labels, rate, config.get("problem_type"), seconds, shifts, longest_seconds, shortest_samples)
+        kind, thresholds = config.get("problem_type"), config.get("thresholds")
+        return cls(labels, rate, kind, seconds, shifts, longest_seconds, shortest_samples, thresholds)
 
 
 class Backend(Protocol):

@@ -24,6 +24,7 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, equal_shapes, extract_or_refuse, shifted
 from urbansound_hf.inference.backend import Backend, chosen_backend
 from urbansound_hf.inference.ensemble import combined, members_of
+from urbansound_hf.inference.events import MULTI_LABEL_SCORE
 from urbansound_hf.inference.inputs import THREADS, Cut, Window, read_windows
 from urbansound_hf.inference.output import Classification, Prediction
 from urbansound_hf.profiling import stage
@@ -43,19 +44,24 @@ class SoundClassifier:
         sampling_rate: of the model's input, in Hz.
         window_seconds: the length it was trained on; longer recordings are cut into windows of it.
         limits: what is refused of sounds (`audio.io.Limits`); may be set.
+        thresholds: of a multi-label model, the score of each class from which a sound has it; else None.
 
-    >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")  # the folder of a run, or a Hub id
-    >>> result = model.classify("clip.wav")
-    >>> len(result.windows), result.windows[0].label in model.labels
-    (1, True)
-    >>> model.probabilities([ush.load_audio("clip.wav", model.sampling_rate)]).shape
-    (1, 10)
+    Examples:
+        >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")  # the folder of a run, or a Hub id
+        >>> result = model.classify("clip.wav")
+        >>> len(result.windows), result.windows[0].label in model.labels
+        (1, True)
+        >>> model.probabilities([ush.load_audio("clip.wav", model.sampling_rate)]).shape
+        (1, 10)
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend, facts, self.limits = backend, backend.facts, LIMITS
         self.feature_extractor = backend.feature_extractor
         self.labels, self.sampling_rate, self.problem_type = facts.labels, facts.sampling_rate, facts.problem_type
+        self.thresholds: list[float] | None = None  # of each class, where several may be true at a time
+        if self.problem_type == "multi_label_classification":
+            self.thresholds = facts.thresholds or [MULTI_LABEL_SCORE] * len(self.labels)
         trained_on, longest = facts.clip_seconds, facts.longest_seconds
         self.longest_seconds = longest and max(longest, trained_on or 0.0)  # the window of training is always accepted
         self.window_seconds: float = trained_on or self.longest_seconds or DEFAULT_WINDOW_SECONDS
@@ -140,9 +146,10 @@ class SoundClassifier:
         Raises:
             AudioError: the sound cannot be read, or is too short for the model.
 
-        >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
-        >>> model.embed("long.wav").shape, model.embed([ush.load_audio("clip.wav", model.sampling_rate)]).shape
-        ((3, 16), (1, 16))
+        Examples:
+            >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
+            >>> model.embed("long.wav").shape, model.embed([ush.load_audio("clip.wav", model.sampling_rate)]).shape
+            ((3, 16), (1, 16))
         """
         if isinstance(source, list):
             return self._clips(source, embed=True, **options)[:, len(self.labels) :]
@@ -159,9 +166,10 @@ class SoundClassifier:
     def classify(self, source: Source, **options: Any) -> Classification:
         """Classifies one sound; options as for `classify_many`. Raises AudioError if it cannot be read.
 
-        >>> result = ush.SoundClassifier.from_pretrained("outputs/base/fold10").classify("long.wav", top_k=3)
-        >>> [(window.start, window.end) for window in result.windows]  # seconds; a window every two
-        [(0.0, 4.0), (2.0, 6.0), (4.0, 8.0)]
+        Examples:
+            >>> result = ush.SoundClassifier.from_pretrained("outputs/base/fold10").classify("long.wav", top_k=3)
+            >>> [(window.start, window.end) for window in result.windows]  # seconds; a window every two
+            [(0.0, 4.0), (2.0, 6.0), (4.0, 8.0)]
         """
         (result,) = self.classify_many([source], **options)
         if result.error:
@@ -348,16 +356,19 @@ class SoundClassifier:
             on_window(window.name, windows[-1])
         whole = Window(window.sound, window.name, 0, window.end, max(each.level_db for each in windows))
         summary = self.prediction(whole, np.mean(scores, axis=0), top_k) if len(windows) > 1 else None
-        multi_label = self.problem_type == "multi_label_classification"
-        return Classification(window.name, tuple(windows), summary, "", self.labels, np.stack(scores), multi_label)
+        return Classification(window.name, tuple(windows), summary, "", self.labels, np.stack(scores), self.thresholds)
 
     def prediction(
         self, window: Window, scores: np.ndarray, top_k: int, embedding: np.ndarray | None = None
     ) -> Prediction:
         best = np.argsort(-scores, kind="stable")[:top_k]
         top = tuple((self.labels[number], float(scores[number])) for number in best)
+        labels = None
+        if self.thresholds:
+            reached = np.flatnonzero(scores >= np.asarray(self.thresholds, np.float32))
+            labels = tuple(self.labels[number] for number in reached[np.argsort(-scores[reached], kind="stable")])
         start, end = window.start / self.sampling_rate, window.end / self.sampling_rate
-        return Prediction(start, end, top, window.level_db, embedding)
+        return Prediction(start, end, top, window.level_db, embedding, labels)
 
 
 class EnsembleClassifier(SoundClassifier):
@@ -383,6 +394,11 @@ class EnsembleClassifier(SoundClassifier):
         for other in others:
             _check(first, other)
         self.columns = [[member.labels.index(label) for label in self.labels] for member in self.members]
+        if self.thresholds:
+            by_member = [
+                np.array(each.thresholds)[columns] for each, columns in zip(self.members, self.columns, strict=True)
+            ]
+            self.thresholds = np.mean(by_member, axis=0).tolist()
         longest = [member.longest_seconds for member in self.members if member.longest_seconds]
         self.longest_seconds, self.shifts = min(longest, default=None), 0
 

@@ -40,7 +40,7 @@ class Event:
 
 def merge_windows(
     bounds: np.ndarray, scores: np.ndarray, silent: np.ndarray, labels: Sequence[str], multi_label: bool,
-    min_score: float | None = None, min_seconds: float = 0.0, smooth: int = 1,
+    min_score: float | Sequence[float] | None = None, min_seconds: float = 0.0, smooth: int = 1,
 ) -> list[Event]:  # fmt: skip
     """The events of a recording by the rule above, in order of their starts; for the last three see `Classification`.
 

@@ -43,6 +43,7 @@ class WriteOptions:
     rules: Mapping[str, Any] = field(default_factory=dict)  # arguments of `Classification.events`
     highest_hz: float = 8000.0  # the upper end of the frequencies that the model hears, for Raven
     embeddings: bool = False  # whether windows have an embedding, which goes into a column of Parquet
+    multi_label: bool = False  # whether windows have a list of `labels`
 
 
 def records(result: Classification, form: str, options: WriteOptions) -> list[Record]:
@@ -94,7 +95,8 @@ def sound_by_sound(start: Callable[[TextIO, WriteOptions], Write]) -> Format:
 def _csv(stream: TextIO, options: WriteOptions) -> Write:
     numbers = range(2, options.top_k + 1)
     others = [f"{name}_{place}" for place in numbers for name in ("label", "score")]
-    windows = ["path", "start", "end", "label", "score", *others, "level_db", "silence", "windows", "error"]
+    several = ["labels"] * options.multi_label
+    windows = ["path", "start", "end", "label", "score", *others, *several, "level_db", "silence", "windows", "error"]
     events = ["path", "start", "end", "label", "score", "silence", "error"]
     table = csv.DictWriter(stream, events if options.events else windows, lineterminator="\n")
     table.writeheader()
@@ -105,6 +107,7 @@ def _csv_row(record: Record) -> Record:
     others = enumerate(record.get("top", [])[1:], start=2)
     row = record | {f"{name}_{place}": value for place, answer in others for name, value in answer.items()}
     row.pop("top", None)
+    row |= {"labels": ";".join(record["labels"])} if "labels" in record else {}
     return {name: in_csv(value) for name, value in row.items()}
 
 
@@ -115,7 +118,8 @@ def _parquet(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptio
     top = pa.list_(pa.struct({"label": pa.string(), "score": pa.float64()}))
     kinds = {"path": pa.string(), "start": pa.float64(), "end": pa.float64(), "label": pa.string(),
              "score": pa.float64()}  # fmt: skip
-    kinds |= {} if options.events else {"top": top, "level_db": pa.float64(), "windows": pa.int64()}
+    several = {"labels": pa.list_(pa.string())} if options.multi_label else {}
+    kinds |= {} if options.events else {"top": top, **several, "level_db": pa.float64(), "windows": pa.int64()}
     kinds |= {"embedding": pa.list_(pa.float32())} if options.embeddings else {}
     schema = pa.schema(kinds | {"silence": pa.bool_(), "error": pa.string()})
     rows = (_parquet_row(record) for sound in sounds for record in sound)
@@ -188,6 +192,8 @@ def _print_table(sound: list[Record], stream: TextIO, rules: Mapping[str, Any]) 
     if "top" in overall:
         lines += [f"  mean of {overall.get('windows')} windows"] * ("windows" in overall)
         lines += [f"  {_line(answer, width, blocks)}" for answer in overall["top"]]
+        if "labels" in overall:
+            lines.append(f"  labels: {', '.join(overall['labels']) or 'none reaches its threshold'}")
         if overall["score"] < (least := rules.get("min_score") or 0):
             lines.append(f"  {UNKNOWN}: no score reaches {least:g}")
         if overall["silence"]:

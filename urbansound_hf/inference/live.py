@@ -55,11 +55,12 @@ def listen(
         UserError: the window or the hop is impossible for this model, or the sampling rate for sound.
         AudioError: the sound ends before a window that the model accepts.
 
-    >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
-    >>> sound = ush.load_audio("long.wav")
-    >>> blocks = (sound[start : start + 1600] for start in range(0, len(sound), 1600))  # 0.1 s each
-    >>> [prediction.end for prediction in ush.listen(model, blocks, 16_000)]
-    [4.0, 6.0, 8.0]
+    Examples:
+        >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
+        >>> sound = ush.load_audio("long.wav")
+        >>> blocks = (sound[start : start + 1600] for start in range(0, len(sound), 1600))  # 0.1 s each
+        >>> [prediction.end for prediction in ush.listen(model, blocks, 16_000)]
+        [4.0, 6.0, 8.0]
     """
     if not LOWEST_RATE <= sampling_rate <= HIGHEST_RATE:
         what = f"a sampling rate of {sampling_rate:,} Hz is none of sound"

@@ -25,6 +25,7 @@ class Prediction:
     top: tuple[tuple[str, float], ...]  # labels and their scores, highest score first
     level_db: float = 0.0  # RMS level of the model's input in dBFS (full scale 1.0); of a summary, the loudest window's
     embedding: np.ndarray | None = field(default=None, repr=False, compare=False)  # (hidden,) float32, if asked for
+    labels: tuple[str, ...] | None = None  # of a multi-label model, those that reach their thresholds, highest first
 
     @property
     def label(self) -> str:
@@ -45,7 +46,7 @@ class Classification:
     error: str = ""  # why the input could not be read
     labels: Sequence[str] = field(default=(), repr=False)  # class names in the order of the columns of `scores`
     scores: np.ndarray | None = field(default=None, repr=False, compare=False)  # (windows, classes) float32
-    multi_label: bool = field(default=False, repr=False)  # whether several labels may be true at a time
+    thresholds: Sequence[float] | None = field(default=None, repr=False)  # of a multi-label model, one for each class
 
     @classmethod
     def failed(cls, error: UserError) -> Classification:
@@ -67,7 +68,7 @@ class Classification:
 
         Args:
             min_score: of a model with one label for each sound, stretches below it are labelled `unknown` (default:
-                none are); of a multi-label model, the score from which a label is an event (default: 0.5).
+                none are); of a multi-label model, the score from which a label is an event (default: its thresholds).
             min_seconds: shorter events are left out.
             smooth: median of each class's scores over so many cells (an odd number; 1: none); a cell is a hop where
                 the window is a multiple of it.
@@ -76,10 +77,11 @@ class Classification:
         Raises:
             UserError: an even `smooth`, or a negative `min_seconds`.
 
-        >>> result = ush.SoundClassifier.from_pretrained("outputs/base/fold10").classify("long.wav", hop_seconds=0.5)
-        >>> events = result.events(min_score=0.3, min_seconds=0.5, smooth=3)
-        >>> all(event.start < event.end for event in events)
-        True
+        Examples:
+            >>> result = ush.SoundClassifier.from_pretrained("outputs/base/fold10").classify("long.wav", hop_seconds=0.5)
+            >>> events = result.events(min_score=0.3, min_seconds=0.5, smooth=3)
+            >>> all(event.start < event.end for event in events)
+            True
         """
         import numpy as np
 
@@ -95,7 +97,9 @@ class Classification:
             scores = np.array([[dict(window.top).get(label, 0.0) for label in labels] for window in self.windows])
         bounds = np.array([(window.start, window.end) for window in self.windows])
         silent = np.array([window.level_db < silence_db for window in self.windows])
-        return merge_windows(bounds, scores, silent, labels, self.multi_label, min_score, min_seconds, smooth)
+        least = self.thresholds if min_score is None and self.scores is not None else min_score
+        several = self.thresholds is not None
+        return merge_windows(bounds, scores, silent, labels, several, least, min_seconds, smooth)
 
 
 def window_records(result: Classification, silence_db: float) -> Iterator[Record]:
@@ -124,4 +128,5 @@ def window_record(path: str, prediction: Prediction, silence_db: float) -> Recor
     level = {"level_db": round(prediction.level_db, 1), "silence": prediction.level_db < silence_db}
     vector = prediction.embedding
     embedded = {} if vector is None else {"embedding": b64encode(vector.astype("<f4").tobytes()).decode()}
-    return {"path": path, **times, **top[0], "top": top, **level, **embedded}
+    labels = {} if prediction.labels is None else {"labels": list(prediction.labels)}
+    return {"path": path, **times, **top[0], "top": top, **labels, **level, **embedded}

@@ -37,8 +37,9 @@ def list_families() -> Iterator[dict[str, Any]]:
     `parameters` is a number, of the checkpoint with a head for ten classes; it and `input` are None where a family's
     extra is not installed. Licences and pretraining are those of the checkpoints' model cards.
 
-    >>> {row["family"]: row["start_from"] for row in ush.list_families()}["wav2vec2"]
-    'facebook/wav2vec2-base'
+    Examples:
+        >>> {row["family"]: row["start_from"] for row in ush.list_families()}["wav2vec2"]
+        'facebook/wav2vec2-base'
     """
     for family in families():
         texts = (family.model_type, family.start_from, family.licence, family.pretraining, None, None)

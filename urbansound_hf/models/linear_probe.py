@@ -44,12 +44,14 @@ class LinearProbe(nn.Module):
         """`embedding` (batch, hidden), or (batch, layers, hidden) under a weighted sum of layers.
 
         Returns:
-            `logits` (batch, classes) and, with `labels` (batch,), the cross entropy.
+            `logits` (batch, classes) and, with `labels` (batch,), the cross entropy; of several, the binary one.
         """
         if self.layer_weights is not None:
             embedding = (embedding * self.layer_weights.softmax(dim=0)[:, None]).sum(dim=1)  # (batch, hidden)
         logits = self.head(embedding)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        several = labels is not None and labels.ndim == 2 and labels.is_floating_point()
+        of_labels = nn.functional.binary_cross_entropy_with_logits if several else nn.functional.cross_entropy
+        loss = None if labels is None else of_labels(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
@@ -90,7 +92,7 @@ def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: in
     shape = _embed_rows(dataset[:1], model)["embedding"][0].shape
     numbers = datasets.Value("float32")
     columns = {
-        "labels": datasets.Value("int64"),
+        "labels": dataset.features["labels"],
         "clip": datasets.Value("int64"),
         "embedding": datasets.Array2D(shape, "float32") if len(shape) > 1 else datasets.List(numbers, length=shape[0]),
     }
@@ -125,6 +127,8 @@ def _embed_rows(batch: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]
 PENALTY = 0.1  # on half the squared weights, beside the mean loss of a clip
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)  # from which cross-validation chooses
 PARTS = 5  # of it
+
+LEAST_DEVIATION = 0.3  # of several labels: of an input, against the mean; rarely active ones would give huge scores
 
 
 @torch.no_grad()
@@ -218,11 +222,20 @@ def linear_layers(model: PreTrainedModel, flag: str = "--probe_first") -> list[n
 def regression(
     inputs: np.ndarray, labels: np.ndarray, classes: int, penalty: float = PENALTY
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression on standardised inputs, for inputs as they are.
+    """Multinomial logistic regression on standardised inputs, for inputs as they are; of several labels, one a class.
 
-    Of inputs `(clips, width)` and class numbers `(clips,)`: `(classes, width)` weights and `(classes,)` biases. A class
-    without a clip gets the lowest bias and no weights.
+    Of inputs `(clips, width)` and class ids `(clips,)`, or `(clips, classes)` of 0 and 1: `(classes, width)` weights
+    and `(classes,)` biases. A class without a clip gets the lowest bias and no weights.
     """
+    if labels.ndim == 2:
+        centre, scale = inputs.mean(axis=0), inputs.std(axis=0)
+        scale = np.maximum(scale, LEAST_DEVIATION * scale.mean() + 1e-12)
+        weights, biases = np.zeros((classes, inputs.shape[1])), 8 * labels[0] - 4  # scores of 0.98 and 0.02 where
+        for number in np.flatnonzero(labels.min(axis=0) < labels.max(axis=0)):  # all clips are alike
+            fit = LogisticRegression(C=1 / len(labels), max_iter=1000).fit((inputs - centre) / scale, labels[:, number])
+            weights[number] = fit.coef_[0] / scale
+            biases[number] = fit.intercept_[0] - weights[number] @ centre
+        return weights, biases
     scaler = StandardScaler().fit(inputs)
     found = LogisticRegression(C=1 / (penalty * len(labels)), max_iter=1000).fit(scaler.transform(inputs), labels)
     rows, shifts = found.coef_, found.intercept_

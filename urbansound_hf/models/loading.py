@@ -69,10 +69,11 @@ def load_feature_extractor(
         UserError: there is no such model or folder, an override that the extractor does not have, or a length that
             the family does not support.
 
-    >>> extractor = ush.load_feature_extractor("cnn")
-    >>> inputs = extractor(ush.load_audio("clip.wav"), sampling_rate=extractor.sampling_rate, return_tensors="pt")
-    >>> inputs["input_features"].shape  # (batch, coefficients, frames)
-    torch.Size([1, 40, 174])
+    Examples:
+        >>> extractor = ush.load_feature_extractor("cnn")
+        >>> inputs = extractor(ush.load_audio("clip.wav"), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        >>> inputs["input_features"].shape  # (batch, coefficients, frames)
+        torch.Size([1, 40, 174])
     """
     register()
     source = Source(str(name), revision, trust_remote_code)
@@ -112,7 +113,8 @@ def load_model(
             its extractor is `load_feature_extractor(name, clip_seconds=clip_seconds)`.
         revision: branch, tag or commit of a Hub id.
         trust_remote_code: run the model code that comes with a Hub model.
-        overrides: values that replace those of the model's config.
+        overrides: values that replace those of the model's config; `problem_type` "multi_label_classification" for
+            clips with several labels.
         weighted_layer_sum: put the head on a learned sum of all layers; False: as the checkpoint has it.
         head_from: new class → class of the checkpoint whose weights in the head it starts with.
 
@@ -120,11 +122,12 @@ def load_model(
         UserError: there is no such model, it is no audio classifier, its config lacks or refuses an override, or a
             fixed-length family does not support clips of `clip_seconds`.
 
-    >>> model = ush.load_model("cnn", labels=["dog", "siren", "street"])
-    >>> extractor = ush.load_feature_extractor("cnn")
-    >>> inputs = extractor(ush.load_audio("clip.wav"), sampling_rate=extractor.sampling_rate, return_tensors="pt")
-    >>> model(**inputs).logits.shape, model.config.id2label[1]  # (batch, classes)
-    (torch.Size([1, 3]), 'siren')
+    Examples:
+        >>> model = ush.load_model("cnn", labels=["dog", "siren", "street"])
+        >>> extractor = ush.load_feature_extractor("cnn")
+        >>> inputs = extractor(ush.load_audio("clip.wav"), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        >>> model(**inputs).logits.shape, model.config.id2label[1]  # (batch, classes)
+        (torch.Size([1, 3]), 'siren')
     """
     register()
     source = Source(str(name), revision, trust_remote_code)
@@ -212,9 +215,9 @@ def _pretrained_model(
     weighted_layer_sum: bool,
     head_from: Mapping[str, str] | None,
 ) -> PreTrainedModel:
-    config = _taken_over(source.open(AutoConfig, **names))
+    config = _taken_over(source.open(AutoConfig, **names, mean_scores=False))  # of YAMNet: logits suit a new head
     _check_keys(overrides, config.to_dict(), "--model_config")
-    config.update({**overrides, "problem_type": "single_label_classification"})
+    config.update({"problem_type": "single_label_classification", **overrides})
     configure_layer_sum(config, weighted_layer_sum)
     options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     model, report = _without_report(lambda: source.open(

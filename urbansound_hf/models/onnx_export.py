@@ -17,6 +17,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ def export_onnx(run: str | Path, int8: bool = False) -> Path:
         UserError: there is no such folder, the packages of the extra are not installed, the model or its feature
             extractor cannot be exported, or the scores differ by more than 1e-4.
 
-    >>> ush.export_onnx("outputs/base/fold10").name
-    'onnx'
+    Examples:
+        >>> ush.export_onnx("outputs/base/fold10").name
+        'onnx'
     """
     folder = Path(run)
     if not folder.is_dir():
@@ -127,14 +129,16 @@ def check(
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    several = model.config.problem_type == "multi_label_classification"
+    activation = torch.sigmoid if several else partial(torch.softmax, dim=-1)
     worst = 0.0
     for clip in clips:
         with torch.inference_mode():
-            expected = model(**as_tensors(stacked(extractor, [clip]))).logits.softmax(-1).numpy()
+            expected = activation(model(**as_tensors(stacked(extractor, [clip]))).logits).numpy()
         batch = {name: np.repeat(values, 3, axis=0) for name, values in numpy_extractor(clip).items()}
         batch = {each.name: batch[each.name] for each in session.get_inputs()}
         logits = session.run(["logits"], batch)[0]
-        worst = max(worst, float(np.abs(torch.from_numpy(logits).softmax(-1).numpy() - expected).max()))
+        worst = max(worst, float(np.abs(activation(torch.from_numpy(logits)).numpy() - expected).max()))
     if not worst <= TOLERANCE:
         what = f"the scores of the export differ from PyTorch's by {worst:.2g}, at most {TOLERANCE:g} is right"
         raise UserError(what, str(target), "serve it with PyTorch (--backend torch)")

@@ -83,9 +83,7 @@ def of_runs(runs: Sequence[Run], changes: Mapping[str, Any]) -> Figures:
     yield "confusion_rates", partial(evaluation.confusion_matrix, counts, predictions.labels, note=note, rates=True)
     yield from _curves({run.folder.name: run for run in runs}, note)
     if len(runs) > 1:
-        values = [run.metrics["test_accuracy"] for run in runs]
-        mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
-        yield "folds", partial(evaluation.folds, [fold_summary(run) for run in runs], mean, std, note=note)
+        yield "folds", partial(evaluation.folds, [fold_summary(run) for run in runs], note=note)
     else:
         yield from _map(runs[0], changes, note)
 
@@ -171,6 +169,8 @@ def _map(run: Run, changes: Mapping[str, Any], note: str) -> Figures:
     from urbansound_hf.plots import embeddings
 
     try:
+        if run.predictions.true.ndim == 2:
+            raise UserError("it has one colour a clip, and these have several labels")
         places = embeddings.project(embeddings.embed(run, changes))
     except UserError as reason:
         print(f"no embedding map: {reason}", file=sys.stderr)

@@ -23,7 +23,7 @@ class Inventory:
     """Facts of every clip of a data set, as the figures need them."""
 
     labels: Sequence[str]
-    classes: np.ndarray  # (clips,) class ids
+    classes: np.ndarray  # (clips, classes) of 0 and 1: the labels of each clip
     parts: np.ndarray | None  # (clips,) folds or splits as text; None if the data have neither
     parted_by: str  # fold or split
     seconds: np.ndarray  # (clips,) lengths
@@ -45,7 +45,7 @@ def take_stock(sounds: Sounds, root: Path | None = None) -> Inventory:
             rates.append(soundfile.info(root / sound["path"]).samplerate)
     return Inventory(
         labels=sounds.labels,
-        classes=np.array(table["label"]),
+        classes=sounds.targets if sounds.multi_label else np.eye(len(sounds.labels))[sounds.targets],
         parts=np.array([str(part) for part in table[parted_by]]) if parted_by else None,
         parted_by=parted_by,
         seconds=np.array(seconds),
@@ -57,7 +57,7 @@ def take_stock(sounds: Sounds, root: Path | None = None) -> Inventory:
 
 def classes(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws the number of clips of each class, and in each fold or split where the data have them."""
-    counts = np.bincount(stock.classes, minlength=len(stock.labels))
+    counts = stock.classes.sum(axis=0).astype(int)
     shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_NAMED])
     hidden = f" ({len(shown)} largest of {len(counts)})" * (len(shown) < len(counts))
     names = [] if stock.parts is None else sorted(set(stock.parts), key=lambda name: (len(name), name))
@@ -113,11 +113,7 @@ def counted_bars(axes: Axes, names: Sequence[str], counts: np.ndarray) -> None:
 
 def _parts(axes: Axes, stock: Inventory, shown: np.ndarray, names: Sequence[str]) -> None:
     """Draws the number of clips of each class (downwards) in each fold or split."""
-    numbers = {name: number for number, name in enumerate(names)}
-    assert stock.parts is not None
-    table = np.zeros((len(stock.labels), len(names)), dtype=int)
-    np.add.at(table, (stock.classes, np.array([numbers[part] for part in stock.parts])), 1)
-    table = table[shown]
+    table = np.stack([stock.classes[stock.parts == name].sum(axis=0) for name in names], axis=1)[shown].astype(int)
     axes.imshow(table, cmap="Blues", vmin=0, aspect="auto")
     axes.spines[:].set_visible(False)
     axes.set_xlabel(f"clips in each {stock.parted_by}")

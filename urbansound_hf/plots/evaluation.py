@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from urbansound_hf.evaluation.confidence import mean_interval
+from urbansound_hf.evaluation.metrics import ALL_METRICS, present_metrics
 from urbansound_hf.evaluation.runs import NOT_COMPARABLE, Run, pooled, scope, scope_caution
 from urbansound_hf.plots.style import (
     BLUE,
@@ -43,10 +44,11 @@ def confusion_matrix(
         note: the text below the figure.
         rates: write the share instead of the count.
 
-    >>> metrics = ush.read_run("outputs/base/fold10").metrics
-    >>> figure = ush.plots.confusion_matrix(np.array(metrics["confusion_matrix"]), metrics["labels"])
-    >>> figure.axes[0].get_xlabel()
-    'predicted class'
+    Examples:
+        >>> metrics = ush.read_run("outputs/base/fold10").metrics
+        >>> figure = ush.plots.confusion_matrix(np.array(metrics["confusion_matrix"]), metrics["labels"])
+        >>> figure.axes[0].get_xlabel()
+        'predicted class'
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = min(max(2.2, 0.5 * len(labels)), 14)  # inches
@@ -77,10 +79,11 @@ def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path |
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 
-    >>> numbers = ush.read_run("outputs/base/fold10").report
-    >>> figure = ush.plots.reliability(numbers["reliability"], numbers["ece"])
-    >>> figure.axes[0].get_ylabel()
-    'accuracy'
+    Examples:
+        >>> numbers = ush.read_run("outputs/base/fold10").report
+        >>> figure = ush.plots.reliability(numbers["reliability"], numbers["ece"])
+        >>> figure.axes[0].get_ylabel()
+        'accuracy'
     """
     counts, confidence, accuracy = (
         np.array(diagram[key], dtype=np.float64) for key in ("counts", "confidence", "accuracy")
@@ -102,27 +105,30 @@ def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path |
 
 
 def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None, note: str = "") -> Figure:
-    """Draws precision, recall and F1 of each class with their intervals, the hardest class at the top.
+    """Draws (average precision,) F1, precision and recall by class with their intervals, the hardest class at the top.
 
     Args:
         scores: by class, `f1`, `precision`, `recall` with their `…_interval`, and `support`; as in report.json.
 
-    >>> figure = ush.plots.per_class(ush.read_run("outputs/base/fold10").report["per_class"])
-    >>> [axes.get_xlabel().partition(",")[0] for axes in figure.axes]
-    ['F1', 'precision', 'recall']
+    Examples:
+        >>> figure = ush.plots.per_class(ush.read_run("outputs/base/fold10").report["per_class"])
+        >>> [axes.get_xlabel().partition(",")[0] for axes in figure.axes]
+        ['F1', 'precision', 'recall']
     """
-    ranked = sorted(scores.items(), key=lambda item: item[1]["f1"])[:MOST_NAMED]
+    titles = {"average_precision": "average precision", "f1": "F1", "precision": "precision", "recall": "recall"}
+    keys = [key for key in titles if all(key in row for row in scores.values())]
+    ranked = sorted(scores.items(), key=lambda item: item[1][keys[0]])[:MOST_NAMED]
     hidden = f" ({len(ranked)} hardest of {len(scores)} classes)" * (len(ranked) < len(scores))
     names = [f"{name} ({row['support']:,})" for name, row in zip(readable(scores), scores.values(), strict=True)]
     name_of = dict(zip(scores, names, strict=True))
     with drawing(path, f"Scores by class{hidden}", note, (9.5, 1.6 + 0.36 * len(ranked))) as figure:
-        panels = figure.subplots(1, 3, sharey=True)
-        for axes, key, title in zip(panels, ("f1", "precision", "recall"), ("F1", "precision", "recall"), strict=True):
+        panels = figure.subplots(1, len(keys), sharey=True)
+        for axes, key in zip(panels, keys, strict=True):
             values = [row[key] for _, row in ranked]
             ends = whiskers(values, [row[f"{key}_interval"] for _, row in ranked])
             axes.barh(range(len(ranked)), values, height=0.68, color=LIGHT_BLUE)
             axes.errorbar(values, range(len(ranked)), xerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
-            axes.set(xlabel=f"{title}, 95 % interval", xlim=(0, 1), ylim=(len(ranked) - 0.5, -0.5))
+            axes.set(xlabel=f"{titles[key]}, 95 % interval", xlim=(0, 1), ylim=(len(ranked) - 0.5, -0.5))
             axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
             axes.grid(axis="x")
         panels[0].set_yticks(range(len(ranked)), [name_of[name] for name, _ in ranked])
@@ -130,14 +136,15 @@ def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None,
     return figure
 
 
-def folds(
-    scores: Sequence[Mapping[str, Any]], mean: float, std: float | None, path: Path | None = None, note: str = ""
-) -> Figure:
-    """Draws each fold's accuracy with its interval, over the mean ± standard deviation of the folds."""
+def folds(scores: Sequence[Mapping[str, Any]], path: Path | None = None, note: str = "") -> Figure:
+    """Draws the first metric of each fold with its interval, over the mean ± standard deviation of the folds."""
+    metric = present_metrics(scores[0], "test_")[0]
     numbers = [str(row["test_fold"]) for row in scores]
-    values = [row["test_accuracy"] for row in scores]
-    ends = whiskers(values, [row["test_accuracy_interval"] for row in scores])
-    title = f"Accuracy by test fold: mean {mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
+    values = [row[f"test_{metric.name}"] for row in scores]
+    mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    ends = whiskers(values, [row[f"test_{metric.name}_interval"] for row in scores])
+    name = metric.title[0].upper() + metric.title[1:]
+    title = f"{name} by test fold: mean {mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
     with drawing(path, title, note, (max(6.4, 2.6 + 0.5 * len(scores)), 4)) as figure:
         axes = figure.add_subplot()
         axes.axhline(mean, color=ORANGE, linewidth=1.4, label="mean over folds")
@@ -146,7 +153,7 @@ def folds(
         places = range(len(scores))
         axes.errorbar(places, values, yerr=ends, fmt="o", color=BLUE, capsize=3, label="fold, 95 % interval")
         axes.set_xticks(places, numbers)
-        axes.set(xlabel="test fold", ylabel="accuracy", xlim=(-0.6, len(scores) - 0.4))
+        axes.set(xlabel="test fold", ylabel=metric.title, xlim=(-0.6, len(scores) - 0.4))
         axes.grid(axis="y")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     return figure
@@ -196,7 +203,13 @@ def shared(measured: Mapping[str, Any]) -> dict[str, Callable[..., Figure]]:
 def plotted_history(run: Run) -> History:
     """The log of a run if it has the two points that a curve needs; else empty."""
     history = run.history
-    return history if max(len(curve(history, key)[0]) for key in ("loss", "eval_accuracy")) > 1 else []
+    return history if max(len(curve(history, key)[0]) for key in ("loss", validation_key([history]))) > 1 else []
+
+
+def validation_key(histories: Iterable[History]) -> str:
+    """The validation metric in a log that is drawn: the mAP of several labels a clip, else the accuracy."""
+    several = any("eval_mean_average_precision" in row for rows in histories for row in rows)
+    return "eval_mean_average_precision" if several else "eval_accuracy"
 
 
 def curve(rows: History, key: str) -> tuple[list[float], list[float]]:
@@ -211,11 +224,13 @@ def learning_curves(histories: Mapping[str, History], path: Path | None = None, 
     Args:
         histories: the log of each run by its name; the name of a single run may be empty.
 
-    >>> figure = ush.plots.learning_curves({"": ush.read_run("outputs/base/fold10").history})
-    >>> [axes.get_ylabel() for axes in figure.axes]
-    ['loss (dashed: validation)', 'validation accuracy']
+    Examples:
+        >>> figure = ush.plots.learning_curves({"": ush.read_run("outputs/base/fold10").history})
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['loss (dashed: validation)', 'validation accuracy']
     """
-    validated = any(curve(rows, "eval_accuracy")[0] for rows in histories.values())
+    key = validation_key(histories.values())
+    validated = any(curve(rows, key)[0] for rows in histories.values())
     with drawing(path, "Learning curves", note, (8, 5.6 if validated else 3.8)) as figure:
         panels = figure.subplots(1 + validated, 1, sharex=True, squeeze=False)[:, 0]
         for number, (name, rows) in enumerate(histories.items()):
@@ -224,11 +239,11 @@ def learning_curves(histories: Mapping[str, History], path: Path | None = None, 
             panels[0].plot(*curve(rows, "loss"), **style, label=shortened(name, 40) or "training")
             panels[0].plot(*curve(rows, "eval_loss"), **style, linestyle="--", marker="o")
             if validated:
-                panels[1].plot(*curve(rows, "eval_accuracy"), **style, marker=MARKERS[number % len(MARKERS)])
+                panels[1].plot(*curve(rows, key), **style, marker=MARKERS[number % len(MARKERS)])
         dashed = any(curve(rows, "eval_loss")[0] for rows in histories.values())
         panels[0].set(ylabel="loss (dashed: validation)" if dashed else "training loss", ylim=(0, None))
         if validated:
-            panels[1].set_ylabel("validation accuracy")
+            panels[1].set_ylabel(f"validation {ALL_METRICS[key.removeprefix('eval_')].title}")
         panels[-1].set_xlabel("epoch")
         panels[-1].xaxis.get_major_locator().set_params(integer=True)
         for axes in panels:

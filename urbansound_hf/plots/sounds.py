@@ -38,8 +38,9 @@ def waveform(samples: np.ndarray, rate: int, title: str = "Waveform", path: str 
         rate: its sampling rate in Hz.
         path: where to save the figure: .png, .svg or .pdf.
 
-    >>> ush.plots.waveform(ush.load_audio("clip.wav"), 16_000, path="waveform.png").axes[0].get_xlabel()
-    'time (s)'
+    Examples:
+        >>> ush.plots.waveform(ush.load_audio("clip.wav"), 16_000, path="waveform.png").axes[0].get_xlabel()
+        'time (s)'
     """
     with drawing(path, title, "", (SIZE[0], 2.8)) as figure:
         axes = figure.add_subplot()
@@ -56,8 +57,9 @@ def spectrogram(
     Args:
         scale: of the frequency axis, "linear" or "log".
 
-    >>> ush.plots.spectrogram(ush.load_audio("clip.wav"), 16_000, scale="log").axes[0].get_yscale()
-    'log'
+    Examples:
+        >>> ush.plots.spectrogram(ush.load_audio("clip.wav"), 16_000, scale="log").axes[0].get_yscale()
+        'log'
     """
     return _spectrum(spectra.spectrogram(samples, rate), scale, title, path)
 
@@ -67,8 +69,9 @@ def mel_spectrogram(
 ) -> Figure:
     """Draws the short-time spectrum in dBFS on HTK's mel scale; arguments as for `waveform`.
 
-    >>> ush.plots.mel_spectrogram(ush.load_audio("clip.wav"), 16_000).axes[0].get_ylabel()
-    'frequency (Hz)'
+    Examples:
+        >>> ush.plots.mel_spectrogram(ush.load_audio("clip.wav"), 16_000).axes[0].get_ylabel()
+        'frequency (Hz)'
     """
     return _spectrum(spectra.mel_spectrogram(samples, rate), "mel", title, path)
 
@@ -76,8 +79,9 @@ def mel_spectrogram(
 def mfcc(samples: np.ndarray, rate: int, title: str = "MFCC", path: str | Path | None = None) -> Figure:
     """Draws the cepstral coefficients, each scaled by its own mean and deviation; arguments as for `waveform`.
 
-    >>> ush.plots.mfcc(ush.load_audio("clip.wav"), 16_000).axes[0].get_ylabel()
-    'coefficient'
+    Examples:
+        >>> ush.plots.mfcc(ush.load_audio("clip.wav"), 16_000).axes[0].get_ylabel()
+        'coefficient'
     """
     spectrum = spectra.mfcc(samples, rate)
     with drawing(path, title, "", SIZE) as figure:
@@ -99,9 +103,10 @@ def before_after(
     Args:
         before, after: `(samples,)` waveforms in [-1, 1] at `rate` Hz; their lengths may differ.
 
-    >>> clip = ush.load_audio("clip.wav")
-    >>> [axes.get_title(loc="left") for axes in ush.plots.before_after(clip, clip / 2, 16_000, "6 dB less").axes[:2]]
-    ['before', 'after']
+    Examples:
+        >>> clip = ush.load_audio("clip.wav")
+        >>> [axes.get_title(loc="left") for axes in ush.plots.before_after(clip, clip / 2, 16_000, "6 dB less").axes[:2]]
+        ['before', 'after']
     """
     pair = [spectra.mel_spectrogram(samples, rate) for samples in (before, after)]
     limits = level_limits(*(spectrum.levels for spectrum in pair))
@@ -239,10 +244,11 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
         result: what `SoundClassifier.classify` returned for it.
         path: where to save the figure: .png, .svg or .pdf.
 
-    >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
-    >>> figure = ush.plots.timeline(ush.load_audio("long.wav"), 16_000, model.classify("long.wav"))
-    >>> figure.axes[2].get_xlabel()
-    'time (s)'
+    Examples:
+        >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
+        >>> figure = ush.plots.timeline(ush.load_audio("long.wav"), 16_000, model.classify("long.wav"))
+        >>> figure.axes[2].get_xlabel()
+        'time (s)'
     """
     shown = shown_classes(result)
     rows = 0.28 * len(shown) + 0.5

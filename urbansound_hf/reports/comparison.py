@@ -9,7 +9,7 @@ import numpy as np
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import confidence
-from urbansound_hf.evaluation.metrics import ALL_METRICS, Metric
+from urbansound_hf.evaluation.metrics import Metric, metrics_of, right
 from urbansound_hf.evaluation.runs import (
     Predictions,
     Run,
@@ -45,9 +45,10 @@ def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False)
     Raises:
         UserError: they were not tested on the same clips, or have different classes.
 
-    >>> a, b = ush.read_run("outputs/base/fold10"), ush.read_run("outputs/new/fold10")
-    >>> ush.compare_runs(a, b).splitlines()[0]
-    '# new/fold10 against base/fold10'
+    Examples:
+        >>> a, b = ush.read_run("outputs/base/fold10"), ush.read_run("outputs/new/fold10")
+        >>> ush.compare_runs(a, b).splitlines()[0]
+        '# new/fold10 against base/fold10'
     """
     a, b = run_folder(a), run_folder(b)
     runs = [find_runs(folder) for folder in (a, b)]
@@ -59,7 +60,7 @@ def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False)
         *[f"> {in_markdown(text)}" for text in notes([*runs[0], *runs[1]])],
         f"A is {names[0]} ({scopes[0]}), B is {names[1]} ({scopes[1]}); differences are B − A, over the {len(of_a):,} "
         f"clips of {len(np.unique(of_a.groups)):,} recordings on which both were tested.",
-        table(("", "A", "B", "B − A"), [_difference(metric, of_a, of_b) for metric in ALL_METRICS.values()], note),
+        table(("", "A", "B", "B − A"), [_difference(metric, of_a, of_b) for metric in metrics_of(of_a.true)], note),
         _verdict(of_a, of_b),
     ]
     if len(np.unique(of_a.folds)) > 1:
@@ -88,13 +89,12 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
     a, b = a.select(rows_a), b.select(rows_b)
     own = np.array([b.labels.index(label) for label in a.labels])
     new = np.argsort(own)  # class id of B → of A
-    scores = b.probabilities[:, own]
-    b = dataclasses.replace(b, true=new[b.true], predicted=new[b.predicted], probabilities=scores, labels=a.labels)
-    if (differ := a.true != b.true).any():
-        first = int(np.flatnonzero(differ)[0])
-        classes = f"{a.labels[a.true[first]]} in A, {a.labels[b.true[first]]} in B"
-        what = f"{differ.sum():,} clips have another true class in B than in A, first {a.paths[first]}: {classes}"
-        raise UserError(what, fix="compare runs on the same data")
+    true, predicted = (each[:, own] if each.ndim == 2 else new[each] for each in (b.true, b.predicted))
+    b = dataclasses.replace(b, true=true, predicted=predicted, probabilities=b.probabilities[:, own], labels=a.labels)
+    if len(differ := np.flatnonzero(~right(a.true, b.true))):
+        of_a, of_b = (";".join(of.names(of.true[differ[0]])) for of in (a, b))
+        what = f"{len(differ):,} clips have another true class in B than in A, first {a.paths[differ[0]]}"
+        raise UserError(f"{what}: {of_a} in A, {of_b} in B", fix="compare runs on the same data")
     return a, b
 
 

@@ -55,7 +55,7 @@ def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str,
     title, _, lead = head.partition("\n")
     sections = [(name, body) for name, _, body in (part.partition("\n") for part in parts)]
     sections.insert(-1, ("Protocol and leaks", protocol_table(runs)))  # before the section on uncertainty
-    shown = {name for card in cards for name in (card["true"], card["predicted"])}
+    shown = {name for card in cards for name in card["classes"]}
     page = rendered(
         Path(__file__).parent / "templates/report.html.jinja",
         title=re.sub(r"\\(\W)", r"\1", title.removeprefix("# ")),
@@ -76,7 +76,7 @@ def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str,
 
 def select_mistakes(predictions: Predictions) -> list[int]:
     """Row numbers of the wrong predictions with the highest scores, `MAX_OF_ONE_RECORDING` at most of a recording."""
-    scores = np.where(predictions.correct, -1, predictions.probabilities.max(axis=1))
+    scores = np.where(predictions.correct, -1, predictions.mistake_scores)
     selected: list[int] = []
     counts: dict[str, int] = {}
     for row in np.argsort(-scores, kind="stable")[: (~predictions.correct).sum()]:
@@ -89,15 +89,18 @@ def select_mistakes(predictions: Predictions) -> list[int]:
 
 def mistake_card(predictions: Predictions, row: int, clip: EncodedClip | None) -> dict[str, Any]:
     """The values that the page shows of one clip."""
-    true, predicted = int(predictions.true[row]), int(predictions.predicted[row])
+    true, predicted, scores = predictions.true[row], predictions.predicted[row], predictions.probabilities[row]
+    of_true = scores[true.astype(bool) if true.ndim else [true]]
+    names = predictions.names(true), predictions.names(predicted)
     return {
         "path": str(predictions.paths[row]),
         "fold": int(predictions.folds[row]),
         "seconds": float(predictions.seconds[row]),
-        "true": predictions.labels[true],
-        "predicted": predictions.labels[predicted],
-        "score": float(predictions.probabilities[row, predicted]),
-        "score_of_true": float(predictions.probabilities[row, true]),
+        "true": ";".join(names[0]),
+        "predicted": ";".join(names[1]),
+        "classes": [*names[0], *names[1]],
+        "score": float(predictions.mistake_scores[row]),
+        "score_of_true": float(of_true.min(initial=1.0)),
         **(clip or {}),
     }
 

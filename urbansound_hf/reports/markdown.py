@@ -23,6 +23,12 @@ UNCERTAINTY = (
     "0 means that all recordings agree, not that the score is certain."
 )
 
+SEVERAL_LABELS = (
+    "Clips have several labels. A row counts the clips of a true label: on the diagonal those where it is predicted, "
+    "elsewhere those where it is missed and another label is wrongly predicted. Accuracy is the share of clips with "
+    "all labels right, by the thresholds in the checkpoint's config.json."
+)
+
 
 def figure(name: str) -> str:
     """The paragraph that shows a figure of `FIGURES`."""
@@ -115,11 +121,14 @@ def page(
     if learned:
         parts += ["## Learning", figure("learning_curves.png")]
     parts += ["## Classes", class_table(measured["per_class"], note), figure("per_class.png")]
-    parts += ["## Confusion", figure("confusion_matrix.png")]
+    several = any("average_precision" in row for row in measured["per_class"].values())
+    parts += ["## Confusion", *[SEVERAL_LABELS] * several, figure("confusion_matrix.png")]
+    gap = "confidence (the highest class score) and accuracy"
+    gap = "the score of a label and the share of clips that have it" if several else gap
     parts += [
         "## Calibration",
         f"Expected calibration error **{measured['ece']:.3f}** over 15 bins{f' ({note})' if note else ''}: the "
-        "mean gap between confidence (the highest class score) and accuracy.",
+        f"mean gap between {gap}.",
         figure("reliability.png"),
     ]
     conditions = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
@@ -152,11 +161,13 @@ def fold_table(folds: Sequence[Mapping[str, Any]], note: str) -> str:
 
 def class_table(per_class: Mapping[str, Mapping[str, Any]], note: str) -> str:
     """A line per class, in the order of the data set."""
+    titles = {"average_precision": "AP", "precision": "precision", "recall": "recall", "f1": "F1"}
+    keys = [key for key in titles if all(key in row for row in per_class.values())]
     rows = []
     for name, row in per_class.items():
-        shown = (score(row[key], row[f"{key}_interval"]) for key in ("precision", "recall", "f1"))
+        shown = (score(row[key], row[f"{key}_interval"]) for key in keys)
         rows.append((in_markdown(name), *shown, f"{row['support']:,}", f"{row['recordings']:,}"))
-    return table(("class", "precision", "recall", "F1", "clips", "recordings"), rows, note)
+    return table(("class", *(titles[key] for key in keys), "clips", "recordings"), rows, note)
 
 
 def condition_table(name: str, rows: Mapping[str, Mapping[str, Any]], note: str) -> str:

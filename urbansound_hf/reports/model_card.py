@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 from urbansound_hf.data import urbansound8k
 from urbansound_hf.data.leaks import describe_leaks
 from urbansound_hf.errors import redacted
-from urbansound_hf.evaluation.metrics import ALL_METRICS, present_metrics
+from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import Run, scope_caution
 from urbansound_hf.layout import METRICS, expand_user
 from urbansound_hf.reports import markdown
@@ -53,6 +53,7 @@ def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, 
         notes=[in_markdown(note) for note in measured["notes"]],
         data_name=in_markdown(receipt["data"]["name"]) if receipt else "",
         config=config,
+        thresholds=", ".join(f"{each:.2f}" for each in config.get("thresholds") or ()),
         receipt=receipt,
         packages=packages(folder),
         trust=", trust_remote_code=True" if "auto_map" in config else "",
@@ -90,7 +91,7 @@ def card_metadata(
         pipeline_tag="audio-classification",
         base_model=origin_of(receipt).get("base_model"),
         datasets=[dataset] if dataset else None,
-        metrics=[each.hub_type for each in ALL_METRICS.values() if each.hub_type],
+        metrics=[each.hub_type for each in present_metrics(measured) if each.hub_type],
         tags=["audio-classification", *["urbansound8k"] * urbansound, model_type],
         model_name=repo_id or model_type,
         eval_results=card_results(metrics, measured, receipt),
@@ -232,11 +233,13 @@ CALIBRATED = 0.02  # largest gap between mean confidence and accuracy that count
 def weaknesses(measured: Mapping[str, Any]) -> list[str]:
     """Sentences on the closed set of classes and on the weaknesses that a report (report.json) shows."""
     names = [in_markdown(name) for name in measured["labels"]]
+    outcome = "may be given" if "mean_average_precision" in measured else "is assigned to"
     closed = (
-        f"It has {len(names)} classes and no class for other sounds: any other sound is assigned to one of these, "
+        f"It has {len(names)} classes and no class for other sounds: any other sound {outcome} one of these, "
         "sometimes with a high score."
     )
-    return [closed, *_classes(measured), *_confusions(names, np.array(measured["confusion_matrix"])),
+    clips = [row["support"] for row in measured["per_class"].values()]
+    return [closed, *_classes(measured), *_confusions(names, np.array(measured["confusion_matrix"]), clips),
             *_conditions(measured), _calibration(measured), *_hardly_tested(measured["per_class"])]  # fmt: skip
 
 
@@ -254,12 +257,12 @@ def _is_below(interval: Sequence[float] | None, overall: float) -> bool:
     return interval is not None and interval[1] < overall
 
 
-def _confusions(names: Sequence[str], counts: np.ndarray) -> Iterator[str]:
-    """The most frequent confusions; `counts` is `(classes, classes)`, a row per true class."""
+def _confusions(names: Sequence[str], counts: np.ndarray, clips: Sequence[int]) -> Iterator[str]:
+    """The most frequent confusions; `counts` is `(classes, classes)`, a row per true class; `clips`: those of each."""
     wrong = counts - np.diag(np.diag(counts))
     pairs = [np.unravel_index(at, wrong.shape) for at in np.argsort(-wrong, axis=None, kind="stable")[:MOST]]
     shown = [
-        f"{names[true]} as {names[predicted]} ({wrong[true, predicted]} of {counts[true].sum()} clips)"
+        f"{names[true]} as {names[predicted]} ({wrong[true, predicted]} of {clips[true]} clips)"
         for true, predicted in pairs
         if wrong[true, predicted]
     ]
@@ -278,6 +281,8 @@ def _conditions(measured: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _calibration(measured: Mapping[str, Any]) -> str:
+    if "mean_average_precision" in measured:
+        return f"The expected calibration error of its scores, label by label, is {measured['ece']:.3f}."
     diagram = measured["reliability"]
     bins = [pair for pair in zip(diagram["counts"], diagram["confidence"], strict=True) if pair[0]]
     confidence = sum(count * mean for count, mean in bins) / sum(count for count, _ in bins)

@@ -77,8 +77,7 @@ def write_cross_validation(folder: Path, runs: Sequence[Run], cautions: Sequence
     """
     runs = by_fold(runs)
     metrics = gather_metrics(runs, cautions)
-    mean, std = metrics["mean_accuracy"], metrics["std_accuracy"]
-    evaluation.folds(metrics["folds"], mean, std, folder / "folds.png", scope_caution(metrics["scope"]))
+    evaluation.folds(metrics["folds"], folder / "folds.png", scope_caution(metrics["scope"]))
     draw_figures(metrics, folder)
     spreads = markdown.spreads(metrics)
     headline = [
@@ -157,9 +156,10 @@ def report(run: Run | str | Path, force: bool = False) -> str:
     Raises:
         UserError: as `read_run` or `gather_folds` does.
 
-    >>> text = ush.report(ush.read_run("outputs/base/fold10"))
-    >>> text.splitlines()[0]
-    '# Run: fold10'
+    Examples:
+        >>> text = ush.report(ush.read_run("outputs/base/fold10"))
+        >>> text.splitlines()[0]
+        '# Run: fold10'
     """
     folder = run_folder(run)
     if (folder / PREDICTIONS).is_file():
@@ -205,6 +205,7 @@ def cross_validation_summary(metrics: Mapping[str, Any], folder: Path) -> str:
         "  ".join([f"{row['test_fold']:>4}", *(f"{row[f'test_{each.name}']:{width}.4f}" for each, width in columns)])
         for row in metrics["folds"]
     ]
-    spread = "" if metrics["std_accuracy"] is None else f" ± {metrics['std_accuracy']:.4f} (std over folds, ddof=1)"
-    lines.append(f"mean  {metrics['mean_accuracy']:8.4f}{spread}; pooled {metrics['pooled_accuracy']:.4f}")
+    mean, std, pooled_value = (metrics[f"{of}_{columns[0][0].name}"] for of in ("mean", "std", "pooled"))
+    spread = "" if std is None else f" ± {std:.4f} (std over folds, ddof=1)"
+    lines.append(f"mean  {mean:8.4f}{spread}; pooled {pooled_value:.4f}")
     return "\n".join([*lines, metrics["scope"], *metrics["notes"], f"report: {folder / REPORT_PAGE}"])

@@ -61,7 +61,7 @@ class AugmentedDataset(torch.utils.data.Dataset):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The model inputs of one clip, and `labels`: a class id or, if the recipe mixes, a soft label `(classes,)`."""
+        """The model inputs of one clip, and `labels`: a class id or, of several or mixed labels, `(classes,)`."""
         generator = np.random.default_rng((self.seed, int(self.epoch), index))
         inputs, sound, label = self._example(index, generator)
         if self.recipe.mixes and generator.random() < self.recipe.mix_probability:
@@ -78,8 +78,8 @@ class AugmentedDataset(torch.utils.data.Dataset):
 
     def _example(self, index: int, generator: np.random.Generator) -> tuple[Features, np.ndarray, Any]:
         """The stored inputs, the array to mix (the main input, or the augmented waveform), and the label."""
-        label = int(self.clips.kept["labels"][index])
-        label = self.targets[label] if self.recipe.mixes else label
+        label = self.clips.kept["labels"][index]
+        label = self.targets[label] if self.recipe.mixes and label.ndim == 0 else label
         inputs = self._stored(index)
         if not self.from_waveforms:
             return inputs, inputs[self.main], label

@@ -183,8 +183,8 @@ def locked_folder(experiment: Experiment, folder: Path, doing: str) -> Iterator[
 def planned_splits(experiment: Experiment) -> list[Split]:
     """The splits that the config asks for: one, or one for each test fold. Raises UserError as `wanted_splits`."""
     clips, data = experiment.sounds.dataset, experiment.config.data
-    columns = {name: clips[name][:] for name in ("label", "fold", "group", "split") if name in clips.column_names}
-    seed = experiment.config.training.seed
+    columns = {name: clips[name][:] for name in ("fold", "group", "split") if name in clips.column_names}
+    columns["label"], seed = experiment.sounds.targets, experiment.config.training.seed
     wanted = wanted_splits(columns, data.split, data.test_fold, data.validation, seed, data.folds)
     experiment.say(f"split: {KINDS[wanted[0].kind]}")
     return wanted
@@ -256,10 +256,11 @@ def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:
         UserError: a recording is in several parts of a split that should keep recordings apart.
     """
     data = experiment.sounds.dataset
-    columns = {name: data[name][:] for name in ("group", "label", "start", "end") if name in data.column_names}
+    columns = {name: data[name][:] for name in ("group", "start", "end") if name in data.column_names}
+    columns["label"] = [str(label) for label in data["label"]] if experiment.sounds.multi_label else data["label"][:]
     found = leak_report(split, columns, experiment.fingerprints)
     experiment.say(f"{split.name}: {describe_leaks(found)}")
-    for note in split_notes(split, data["label"], experiment.sounds.labels):
+    for note in split_notes(split, experiment.sounds.targets, experiment.sounds.labels):
         experiment.say(f"{split.name}: {note}")
     known = KNOWN if experiment.sounds.name == "UrbanSound8K" else frozenset()
     check_leaks(found, split.kind, known)

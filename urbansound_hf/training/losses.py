@@ -6,14 +6,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
     """Class weights `(classes,)` inverse to the number of clips of each label, with a mean of 1 over the clips.
 
-    A class without a training clip has weight 0: it is a target through label smoothing only.
+    A class without a training clip has weight 0: it is a target through label smoothing only. Of several labels, the
+    weight of having the label is the number of clips without it for each with it, as torch's `pos_weight`.
     """
+    if labels.ndim == 2:
+        positives = labels.sum(axis=0)
+        return torch.tensor((len(labels) - positives) / np.maximum(positives, 1), dtype=torch.float32)
     counts = np.bincount(labels, minlength=classes)
     present = counts > 0
     return torch.tensor(np.where(present, len(labels) / present.sum() / np.maximum(counts, 1), 0), dtype=torch.float32)
@@ -49,15 +53,37 @@ def classification_loss(
     return -(parts if weights is None else parts * weights).sum(dim=-1).mean()
 
 
+def multi_label_loss(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, smoothing: float, focal_gamma: float
+) -> torch.Tensor:
+    """Binary cross entropy in float32, averaged over clips and classes; arguments as of `classification_loss`.
+
+    `labels` are `(batch, classes)` from 0 to 1, `weights` those of having a label; smoothing brings labels nearer to
+    1/2; focal_gamma multiplies both terms of a label by (1 - score of the term) ** gamma.
+    """
+    logits, labels = logits.float(), labels.float() * (1 - smoothing) + smoothing / 2
+    if not focal_gamma:
+        return binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
+    scores = logits.sigmoid()
+    having = labels * (1 - scores) ** focal_gamma * logsigmoid(logits)
+    lacking = (1 - labels) * scores**focal_gamma * logsigmoid(-logits)
+    return -(lacking + (having if weights is None else having * weights)).mean()
+
+
 class BalancedSampler(torch.utils.data.Sampler[int]):
     """Draws `len(labels)` examples per epoch with replacement, all classes with equal probability.
 
-    The random numbers depend on (seed, epoch); Accelerate sets the epoch and distributes the indices to processes.
+    A clip of several labels is drawn for each of them; to have none is a class, too. The random numbers depend on
+    (seed, epoch); Accelerate sets the epoch and distributes the indices to processes.
     """
 
     def __init__(self, labels: Sequence[int] | np.ndarray, seed: int) -> None:
-        counts = np.bincount(np.asarray(labels))
-        self.weights = torch.from_numpy(1.0 / counts[np.asarray(labels)])
+        labels = np.asarray(labels)
+        if labels.ndim == 1:
+            classes = np.eye(labels.max() + 1)[labels]
+        else:
+            classes = np.column_stack([labels, ~labels.any(axis=1)])
+        self.weights = torch.from_numpy(classes @ (1.0 / np.maximum(classes.sum(axis=0), 1)))
         self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -49,7 +49,7 @@ class Prepared(NamedTuple):
 def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepared:
     """Loads and adapts the model, and computes the inputs of the three parts. Raises UserError."""
     extractor = configured_extractor(config)
-    model = configured_model(config, sounds.labels)
+    model = configured_model(config, sounds.labels, sounds.multi_label)
     probe = {}
     if config.model.probe_first:
         probe = start_from_probe(config, sounds.dataset, split.train, extractor, model)
@@ -81,16 +81,16 @@ def configured_extractor(config: RunConfig) -> FeatureExtractionMixin:
     )
 
 
-def configured_model(config: RunConfig, labels: Sequence[str]) -> PreTrainedModel:
+def configured_model(config: RunConfig, labels: Sequence[str], multi_label: bool = False) -> PreTrainedModel:
     """The model with a head for `labels`, before anything is frozen. Raises UserError as `load_model` does."""
-    model = config.model
+    model, kind = config.model, "multi_label_classification" if multi_label else "single_label_classification"
     loaded = load_model(
         model.model_name_or_path,
         labels,
         clip_seconds=config.data.clip_seconds,
         revision=model.model_revision,
         trust_remote_code=model.trust_remote_code,
-        overrides=key_values(model.model_config or (), "--model_config"),
+        overrides=key_values(model.model_config or (), "--model_config") | {"problem_type": kind},
         weighted_layer_sum=model.weighted_layer_sum,
         head_from=key_values(model.head_from or (), "--head_from"),
     )

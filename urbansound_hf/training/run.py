@@ -22,7 +22,13 @@ from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split, split_notes
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
-from urbansound_hf.evaluation.metrics import ALL_METRICS, clip_scores
+from urbansound_hf.evaluation.metrics import (
+    ALL_METRICS,
+    UNTUNED,
+    best_thresholds,
+    clip_scores,
+    compute_metrics,
+)
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import TRACE, VALIDATION
@@ -77,6 +83,8 @@ def train_and_evaluate(
     calibration = {}
     if config.training.calibrate:
         calibration["calibration"] = calibrate(model, *predict_windows(trainer, prepared.validation))
+    thresholds = choose_thresholds(trainer, prepared.validation, len(sounds.labels)) if sounds.multi_label else None
+    model.config.update({"thresholds": thresholds} if thresholds else {})
     with stage("write"):
         save_run(trainer, folder, model, prepared.extractor)
     if config.training.export_onnx and trainer.is_world_process_zero():
@@ -86,10 +94,10 @@ def train_and_evaluate(
             say(f"no ONNX export: {error}")
     test = clip_scores(*predict_windows(trainer, prepared.test))
     known = clip_scores(*predict_windows(trainer, prepared.validation)) if prepared.validation else None
-    metric = AudioClassificationMetric(sounds.labels)
+    metric = AudioClassificationMetric(sounds.labels, thresholds)
     scores = metric.compute(predictions=test["probabilities"], references=test["true"])
     metrics = {
-        **{f"test_{name}": scores.pop(name) for name in ALL_METRICS},
+        **{f"test_{name}": scores.pop(name) for name in ALL_METRICS if name in scores},
         **scores,  # per_class, confusion_matrix
         **split_facts(sounds, split),
         **calibration,
@@ -102,10 +110,10 @@ def train_and_evaluate(
     }
     if trainer.is_world_process_zero():
         run = Run(folder)
-        run.write_predictions(sounds.dataset.select(split.test), test["probabilities"], sounds.labels)
+        run.write_predictions(sounds.dataset.select(split.test), test["probabilities"], sounds.labels, thresholds)
         if known:  # an ensemble fits its weights on them
             clips = sounds.dataset.select(split.validation)
-            run.write_predictions(clips, known["probabilities"], sounds.labels, VALIDATION)
+            run.write_predictions(clips, known["probabilities"], sounds.labels, thresholds, VALIDATION)
         run.write_results(metrics, trainer.state.log_history)
     return metrics
 
@@ -119,7 +127,7 @@ def split_facts(sounds: Sounds, split: Split) -> dict[str, Any]:
         "test_fold": split.test_fold,
         "validation_fold": split.validation_fold,
         "train_folds": split.train_folds,
-        "notes": [*sounds.notes, *split_notes(split, sounds.dataset["label"], sounds.labels)],
+        "notes": [*sounds.notes, *split_notes(split, sounds.targets, sounds.labels)],
         "clips": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
     }
 
@@ -147,15 +155,15 @@ def make_trainer(
     config: RunConfig, prepared: Prepared, labels: Sequence[str], folder: Path, begun: str | None = None
 ) -> SoundTrainer:
     """The Trainer of the run in `folder`; `begun`: the checkpoint that an interrupted training continues from."""
-    metric = AudioClassificationMetric(labels)
+    several = prepared.train_labels.ndim == 2
     # Trainer changes its arguments; uploads and TensorBoard logs are left to callbacks
     trackers = [name for name in config.training.report_to or [] if name != "tensorboard"]
     changed = {"output_dir": str(folder / "checkpoints"), "push_to_hub": False, "report_to": trackers}
+    if several and config.training.metric_for_best_model == "accuracy":  # the default
+        changed["metric_for_best_model"] = "mean_average_precision"
 
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        clips = clip_scores(prediction.predictions, prediction.label_ids)
-        result = metric.compute(predictions=clips["probabilities"], references=clips["true"])
-        return {name: result[name] for name in ALL_METRICS}
+    def of_prediction(prediction: EvalPrediction) -> dict[str, float]:
+        return compute_metrics(**clip_scores(prediction.predictions, prediction.label_ids))
 
     return SoundTrainer(
         recipe=config.recipe,
@@ -169,7 +177,7 @@ def make_trainer(
         train_dataset=prepared.train,
         eval_dataset=prepared.validation,
         processing_class=prepared.extractor,
-        compute_metrics=compute_metrics,
+        compute_metrics=of_prediction,
         callbacks=trainer_callbacks(config.training, folder),
     )
 
@@ -206,3 +214,11 @@ def predict_windows(trainer: SoundTrainer, dataset: Any) -> tuple[np.ndarray, An
     trainer.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     prediction = trainer.predict(dataset)
     return np.asarray(prediction.predictions), prediction.label_ids
+
+
+def choose_thresholds(trainer: SoundTrainer, validation: Any, classes: int) -> list[float]:
+    """The threshold of each class with the highest F1 on the validation clips; 0.5 without any."""
+    if validation is None:
+        return [UNTUNED] * classes
+    clips = clip_scores(*predict_windows(trainer, validation))
+    return best_thresholds(clips["true"], clips["probabilities"])

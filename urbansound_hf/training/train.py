@@ -34,10 +34,11 @@ def train(config: str | Path = "wav2vec2_base", /, **flags: Any) -> list[Run]:
         UserError: the data, the folds or the output folder do not allow it, the only run is finished already (unless
             `overwrite=True`), or a fold failed; the message says where the finished ones are.
 
-    >>> model = {"hidden_sizes": [4, 8, 8, 8]}
-    >>> runs = ush.train("cnn", dataset="sounds", test_fold=3, num_train_epochs=1, model_config=model, quiet=True)
-    >>> runs[0].folder.as_posix(), runs[0].metrics["test_fold"], len(runs[0].predictions)
-    ('outputs/cnn/fold3', 3, 10)
+    Examples:
+        >>> model = {"hidden_sizes": [4, 8, 8, 8]}
+        >>> runs = ush.train("cnn", dataset="sounds", test_fold=3, num_train_epochs=1, model_config=model, quiet=True)
+        >>> runs[0].folder.as_posix(), runs[0].metrics["test_fold"], len(runs[0].predictions)
+        ('outputs/cnn/fold3', 3, 10)
     """
     run_config = keyword_run_config(config, flags, [_call(config, flags)])
     arguments = run_config.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
@@ -33,7 +34,7 @@ from urbansound_hf.training import memory
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.callbacks import SetEpoch, TrainingBar, WeightAverage
 from urbansound_hf.training.finite import FiniteGuard, check_scores
-from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss
+from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss, multi_label_loss
 
 
 class SoundTrainer(Trainer):
@@ -41,7 +42,7 @@ class SoundTrainer(Trainer):
 
     Args:
         recipe: loss, sampling and weight averaging.
-        labels: `(examples,)` class ids of `train_dataset`.
+        labels: `(examples,)` class ids of `train_dataset`, or `(examples, classes)` of 0 and 1.
         classes: the number of classes.
         head_learning_rate: of the head; None: `learning_rate`.
         layer_decay: factor of the learning rate from each layer to the one below it.
@@ -59,7 +60,9 @@ class SoundTrainer(Trainer):
         continued: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(data_collator=collate_training, **kwargs)
+        with warnings.catch_warnings():  # of a smoother of Trainer's own, which is not used
+            warnings.filterwarnings("ignore", "Label smoothing is not compatible")
+            super().__init__(data_collator=collate_training, **kwargs)
         self.classes, self.continued = classes, continued
         self.frozen: FrozenPart | None = None  # the part of the model that is left out, its output being stored
         self.label_names = ["labels", "clip"]
@@ -244,7 +247,7 @@ class SoundTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The model's own loss (ECAPA-TDNN's has a margin), or a cross entropy with soft labels, weights or gamma."""
+        """The model's own loss (ECAPA-TDNN's has a margin), or one with several or soft labels, weights or gamma."""
         inputs = self._without_frozen(inputs)
         labels, smoothing, gamma = inputs["labels"], self.args.label_smoothing_factor, self.recipe.focal_gamma
         own = labels.ndim == 1 and self.class_weights is None and not smoothing and not gamma
@@ -252,7 +255,8 @@ class SoundTrainer(Trainer):
             outputs = model(**{name: values for name, values in inputs.items() if own or name != "labels"})
             loss = outputs.loss
             if not own:
-                loss = classification_loss(outputs.logits, labels, self.class_weights, smoothing, gamma)
+                of_labels = multi_label_loss if self.labels.ndim == 2 else classification_loss
+                loss = of_labels(outputs.logits, labels, self.class_weights, smoothing, gamma)
         return (loss, outputs) if return_outputs else loss
 
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **kwargs: Any) -> Any:

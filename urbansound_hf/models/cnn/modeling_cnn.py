@@ -231,7 +231,9 @@ class CnnForAudioClassification(PreTrainedModel):
     def forward(self, input_features: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
         """Scores spectrograms `(batch, bands, frames)`; `labels`: numbers, or `(batch, classes)` probabilities."""
         logits = self.classifier(self.backbone(input_features))
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        several = self.config.problem_type == "multi_label_classification"
+        of_labels = F.binary_cross_entropy_with_logits if several else F.cross_entropy
+        loss = None if labels is None else of_labels(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 

@@ -53,6 +53,7 @@ class YamnetConfig(PreTrainedConfig):
             generalized mean with exponent 2: Radenović et al., arXiv 1711.02512).
         normalize_embedding: brings each pooled embedding to a mean square of 1, so that only its direction counts.
         embedding_layers: layers, from 1, whose mean outputs are the embedding of a patch (default: the last).
+        mean_scores: of several labels a clip, average the scores of the patches, as the original; else their logits.
     """
 
     model_type = "yamnet"
@@ -64,6 +65,7 @@ class YamnetConfig(PreTrainedConfig):
     pooling: list[str] | tuple[str, ...] = ("mean",)
     normalize_embedding: bool = False
     embedding_layers: list[int] | tuple[int, ...] | None = None
+    mean_scores: bool = True
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -222,9 +224,9 @@ class YamnetBackbone(nn.Module):
 class YamnetForAudioClassification(PreTrainedModel):
     """YAMNet with a linear layer on top of each patch, pooled over the patches of a clip, or on the pooled patches.
 
-    With one label a clip, the logits of the patches are averaged (the same as a classifier of the mean embedding).
-    With several (`problem_type="multi_label_classification"`, as published), the *scores* are, as in the original; the
-    logit of that mean is returned, so that a sigmoid gives it back.
+    The logits of the patches are averaged (the same as a classifier of the mean embedding). With `mean_scores` and
+    several labels a clip (as published), the *scores* are, as in the original; the logit of that mean is returned, so
+    that a sigmoid gives it back.
     """
 
     config_class = YamnetConfig
@@ -302,7 +304,7 @@ class YamnetForAudioClassification(PreTrainedModel):
 
     def _pool(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """`(batch, patches, labels)` → `(batch, labels)`: the mean logit, or the logit of the mean score."""
-        if self.config.problem_type != "multi_label_classification":
+        if self.config.problem_type != "multi_label_classification" or not self.config.mean_scores:
             return (logits * weights).sum(1)
         score = (nn.functional.logsigmoid(logits) + weights.log()).logsumexp(1)
         rest = (nn.functional.logsigmoid(-logits) + weights.log()).logsumexp(1)
