@@ -78,7 +78,8 @@ class Classification:
             UserError: an even `smooth`, or a negative `min_seconds`.
 
         Examples:
-            >>> result = ush.SoundClassifier.from_pretrained("outputs/base/fold10").classify("long.wav", hop_seconds=0.5)
+            >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")
+            >>> result = model.classify("long.wav", hop_seconds=0.5)
             >>> events = result.events(min_score=0.3, min_seconds=0.5, smooth=3)
             >>> all(event.start < event.end for event in events)
             True

@@ -105,7 +105,8 @@ def before_after(
 
     Examples:
         >>> clip = ush.load_audio("clip.wav")
-        >>> [axes.get_title(loc="left") for axes in ush.plots.before_after(clip, clip / 2, 16_000, "6 dB less").axes[:2]]
+        >>> figure = ush.plots.before_after(clip, clip / 2, 16_000, "6 dB less")
+        >>> [axes.get_title(loc="left") for axes in figure.axes[:2]]
         ['before', 'after']
     """
     pair = [spectra.mel_spectrogram(samples, rate) for samples in (before, after)]
