@@ -40,7 +40,7 @@ constraints: $(BIN)/uv  ## renew constraints.txt: the newest allowed versions on
 
 audit: $(BIN)/python  ## known vulnerabilities in the versions of constraints.txt; needs a network
 	$(BIN)/pip install --quiet pip-audit
-	$(BIN)/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip
+	$(BIN)/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip --strict
 
 test-lowest: $(BIN)/uv  ## the test suite on the lowest allowed versions of what pyproject.toml names
 	$(BIN)/uv venv --quiet --clear --seed --python $(BIN)/python $(LOWEST)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -105,8 +107,14 @@ def test_a_trial_that_diverges_fails_and_the_search_goes_on(configure, synthetic
     if rates == "1e38|1e37":
         with pytest.raises(UserError, match="no trial was completed"):
             run_experiment(config)
-    else:
-        assert run_experiment(config) == 0
+        return
+    assert run_experiment(config) == 0
+    flags[-1] = tmp_path / "resumed"
+    for trials in (1, 2, 4):  # the trials of the uninterrupted search, those that diverged too
+        assert run_experiment(configure(*data, *flags, "--seed", 3, "--search", trials)) == 0 or trials < 4
+    texts = [(tmp_path / name / "search/trials.csv").read_text(encoding="utf-8") for name in ("out", "resumed")]
+    whole, resumed = ([(row["state"], row["learning_rate"]) for row in csv.DictReader(io.StringIO(t))] for t in texts)
+    assert whole == resumed and {state for state, _ in whole} == {"complete", "fail"}
 
 
 # The scaler of fp16

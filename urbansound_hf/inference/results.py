@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
-from urbansound_hf.errors import Interrupted, UserError, complete_file, storage_problem, writing
+from urbansound_hf.errors import UserError, complete_file, interruption, storage_problem, writing
 from urbansound_hf.inference.events import SILENCE_DB
 from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, records
 from urbansound_hf.inference.inputs import name_of
@@ -103,7 +103,9 @@ class ResultFile:
             self.part.unlink(missing_ok=True)
         kept = f"{self.done:,} of {len(self.names):,} sounds are kept in {self.part}; --resume continues from there"
         if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"interrupted; {kept}" if self.done else "interrupted; nothing was finished") from error
+            raise interruption(
+                error, f"interrupted; {kept}" if self.done else "interrupted; nothing was finished"
+            ) from error
         if isinstance(error, MemoryError):
             raise UserError("the memory is used up", kept, "give a smaller --batch_size, and --resume") from error
         if self.done:
@@ -198,7 +200,7 @@ class ResultFile:
         self.file.truncate(end)
         if not found:
             self._write(header)
-        self.end = self.file.tell()
+        self.end = self.file.seek(0, os.SEEK_END)  # not where it was before the truncation: that would append zeros
         if self.suspects:
             self._write({"begun": begun - 1})
 
