@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from urbansound_hf.lazy import lazy_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Run", "SoundClassifier", "Sounds", "UserError", "augment", "compare_runs", "describe_leaks", "export_onnx",
