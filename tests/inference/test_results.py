@@ -19,6 +19,7 @@ import torch
 from tests.conftest import ROOT
 from urbansound_hf.audio import io as audio_io
 from urbansound_hf.audio.io import AudioError
+from urbansound_hf.errors import Terminated
 from urbansound_hf.inference import classifier as classifier_module
 from urbansound_hf.inference import inputs, results
 from urbansound_hf.inference.classifier import SoundClassifier
@@ -236,3 +237,15 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_sound_that_does_not_is_unread
     classified = [row for row in found if row[2]]
     assert classified and classified == [row for row in whole if row[0] in {row[0] for row in classified}]
     assert "does not fit into the memory" in Path("small.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_second_interruption_after_a_torn_line_keeps_the_file_and_its_kind(tmp_path):
+    made = str(tmp_path / "rows.jsonl"), "jsonl", ["a", "b"], {"model": "m"}
+    with pytest.raises(Terminated), results.ResultFile(*made, resume=False) as file:
+        file.add([{"path": "a"}])
+        raise Terminated
+    with file.part.open("ab") as part:
+        part.write(b'{"torn": ' + b"x" * 5000)
+    with pytest.raises(Terminated, match="1 of 2 sounds are kept"), results.ResultFile(*made, resume=True):
+        raise Terminated
+    assert b"\0" not in file.part.read_bytes()
