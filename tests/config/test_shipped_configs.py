@@ -40,6 +40,7 @@ STAND_INS = {
 """Models that need a download, and the same architecture, tiny and with random weights."""
 MINIATURES = {
     "esc50": (miniatures.esc50, "fold5", {"train": 48, "validation": 0, "test": 12}),
+    "fsd50k": (miniatures.fsd50k, "split", {"train": 2, "validation": 2, "test": 2}),
     "speech_commands_v2": (miniatures.speech_commands, "split", {"train": 16, "validation": 2, "test": 2}),
 }
 """Configs of other data sets: what makes a miniature, the run's folder, and its clips."""

@@ -192,9 +192,6 @@ def _folder(request: SoundRequest, folder: Path) -> Found:
 def _known(request: SoundRequest, known: KnownDataset, root: Path) -> Found:
     name, variant = known.title(request.dataset_variant or ""), request.dataset_variant or ""
     rows, notes = known.read(root, variant, request.allow_missing_files, request.background_class)
-    if any(isinstance(row["label"], list) for row in rows):
-        fix = "bring one label a clip: a CSV with the columns file and label"
-        raise UserError(f"{name} has several labels a clip, which is not supported yet", str(root), fix)
     return _prepared(request, named_segments(rows), name, notes)
 
 
