@@ -83,9 +83,8 @@ def sheet(clips: Mapping[str, np.ndarray], path: Path, columns: int = 5) -> None
     from PIL import Image
 
     levels = {name: spectrogram.mel_spectrogram(clip, RATE) for name, clip in clips.items()}
-    masked = {"levels": levels["before"].levels}
-    masked = spec_augment.spec_augment(masked, ("levels", 0, 1), np.random.default_rng(1), 0.3, 0.3)
-    levels["spec_augment"] = dataclasses.replace(levels["before"], **masked)
+    masked = spec_augment.mask_spectrogram(levels["before"].levels, np.random.default_rng(1), widths=(0.3, 0.3))
+    levels["spec_augment"] = dataclasses.replace(levels["before"], levels=masked)
     shown = {**clips, "spec_augment": clips["before"]}
     seconds, peak = max(map(len, clips.values())) / RATE, max(float(np.abs(clip).max()) for clip in clips.values())
     rows = -(-len(shown) // columns)

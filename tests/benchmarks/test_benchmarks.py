@@ -92,7 +92,7 @@ def test_the_ablation_compares_whole_rotations_and_tells_what_is_missing(monkeyp
     assert [row[0] for row in cells[3:]] == ["final", "recipe", "final", "final + masks"]
     assert cells[4][4] == "against final" and cells[6][4].startswith("-0.250 (")
     assert [cell.strip() for cell in recipe_table.outcome().splitlines()[2].split("|")[1:5]] == [
-        "[CNN](../configs/cnn_logmel.yaml)", "1", "**0.375**", "**1.000**",
+        "CNN (`configs/cnn_logmel.yaml`)", "1", "**0.375**", "**1.000**",
     ]  # fmt: skip
     missing = next(line for line in told[told.index("### CNN") :] if line.startswith("Not run: "))
     assert missing.startswith("Not run: + mixup; ") and "+ masks" not in missing

@@ -48,7 +48,8 @@ IN_FILE = [
     ("freeze: 7", "`freeze` must be one of none, feature_encoder, backbone, found '7'",
      "leave it out for the default, feature_encoder"),
     ("eval_strategy: epochs", "`eval_strategy` must be one of no, steps, epoch, found 'epochs'", "did you mean epoch?"),
-    ("metric_for_best_model: f1", "`metric_for_best_model` must be one of accuracy, macro_f1, loss, found 'f1'",
+    ("metric_for_best_model: f1", "`metric_for_best_model` must be one of mean_average_precision, roc_auc, "
+     "accuracy, macro_f1, micro_f1, loss, found 'f1'",
      "leave it out for the default, accuracy"),
     ("seed: [1, 2]", "`seed` takes one value, found '1', '2'", "leave it out for the default, 42"),
     ("model_config: []", "`model_config` must be text, found no value", "leave it out for the default"),

@@ -20,7 +20,15 @@ from urbansound_hf import cli
 from urbansound_hf.errors import exit_code
 
 CHECKPOINT = {"config.json", "model.safetensors", "preprocessor_config.json"}
-RUN = {"metrics.json", "predictions.csv", "log_history.json", "run.yaml", "run.json", "README.md"}
+RUN = {
+    "metrics.json",
+    "predictions.csv",
+    "validation_predictions.csv",
+    "log_history.json",
+    "run.yaml",
+    "run.json",
+    "README.md",
+}
 FIGURES = {"confusion_matrix.png", "per_class.png", "reliability.png", "conditions.png", "learning_curves.png"}
 REPORT = {"report.md", "report.json", "report.html", "report_clips.json"}
 SAME_UPDATE = {1: ["--per_device_train_batch_size", "8"], 2: ["--per_device_train_batch_size", "4"]}

@@ -50,6 +50,7 @@ def test_processes_that_must_stay_in_step_score_the_same(configure, sounds, tmp_
 def test_tf32_is_for_training_alone_where_there_is_a_gpu_that_has_it(
     asked, within, configure, sounds, tmp_path, monkeypatch
 ):
+    torch.set_float32_matmul_precision("highest")  # SpeechBrain's import changes it
     trainer = trainer_of(configure("--max_steps", 1), sounds, tmp_path)
     found: list[str] = []
     trainer.model.register_forward_pre_hook(lambda *_: found.append(torch.get_float32_matmul_precision()))

@@ -43,9 +43,10 @@ def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
     chosen = parser.parse_args(argv)
     target: Path = chosen.out_dir
     with writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".") as partial:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as partial:
             module.convert(chosen.source, Path(partial))
+            target.mkdir(exist_ok=True)
             for path in sorted(Path(partial).iterdir(), reverse=True):  # the config last
                 path.replace(target / path.name)
     print(f"wrote {chosen.out_dir}: urbansound-hf infer --model {chosen.out_dir} clip.wav")

@@ -120,7 +120,7 @@ class WeightAverage(TrainerCallback):
             self._exchange(model)
 
     def _load(self, checkpoint: str, args: TrainingArguments) -> None:
-        self.average = load_file(Path(checkpoint) / AVERAGE, str(args.device))
+        self.average = {name: each.to(args.device) for name, each in load_file(Path(checkpoint) / AVERAGE).items()}
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:
