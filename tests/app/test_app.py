@@ -209,7 +209,7 @@ def test_the_space_runs_with_the_wheel_that_it_carries(models, sounds, yamnet, t
             found = scores_over_http(f"http://127.0.0.1:{port}", sounds / "siren.wav", "space/model")
         finally:
             process.terminate()
-    assert found == pytest.approx(dict(yamnet.classify(sounds / "siren.wav", top_k=10).windows[0].top), abs=1e-6)
+    assert found == pytest.approx(dict(yamnet.classify(sounds / "siren.wav", top_k=10).windows[0].top[:5]), abs=1e-6)
 
 
 def test_the_space_names_what_it_needs(models, tmp_path):
