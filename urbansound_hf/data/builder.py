@@ -24,6 +24,7 @@ import pyarrow as pa
 from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 from multiprocess.connection import Connection
+from threadpoolctl import threadpool_limits
 
 from urbansound_hf import progress
 from urbansound_hf.audio.io import LIMITS, SAMPLING_RATE, AudioError, Limits, load_audio, to_float_wav
@@ -321,6 +322,7 @@ def in_processes(work: Callable[..., Iterator[Any]], arguments: Sequence[tuple[A
 
 def _send_all(sender: Connection, work: Callable[..., Iterator[Any]], words: tuple[Any, ...]) -> None:
     """In a worker: sends what `work` yields, each with no error; then (None, None), or its error."""
+    threadpool_limits(1)  # of BLAS: with as many threads in each as there are cores, all wait for one another
     try:
         for item in work(*words):
             sender.send((item, None))
