@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 
 from urbansound_hf.app import views
 from urbansound_hf.app.limits import OwnSite, PageLimits, Report, watched
-from urbansound_hf.app.views import Heard, Segment, clock
+from urbansound_hf.app.views import Live, Segment, clock
 from urbansound_hf.audio import files
 from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, SAMPLING_RATE, to_wav
 from urbansound_hf.errors import UserError
@@ -243,25 +243,25 @@ class LiveSound:
         self.models, names = models, list(models)
         sound = gr.Audio(label="Microphone", sources=["microphone"], streaming=True, type="numpy")
         asked = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
-        heard = gr.State(None, time_to_live=KEPT_SECONDS)
+        live = gr.State(None, time_to_live=KEPT_SECONDS)
         self.message = gr.Markdown(f"Record: every {models[names[0]].window_seconds / 2:g} s, the sound is classified.")
         self.classes = gr.Label(label="Now", num_top_classes=TOP, visible=False)
-        shown = [heard, self.message, self.classes]
-        sound.stream(self.hear, [sound, heard, asked], shown, show_progress="hidden", **listeners)
-        sound.start_recording(lambda: None, None, heard, api_visibility="private")
+        shown = [live, self.message, self.classes]
+        sound.stream(self.listen, [sound, live, asked], shown, show_progress="hidden", **listeners)
+        sound.start_recording(lambda: None, None, live, api_visibility="private")
 
-    def hear(self, block: tuple[int, np.ndarray] | None, heard: Heard | None, name: str) -> tuple[Any, ...]:
+    def listen(self, block: tuple[int, np.ndarray] | None, live: Live | None, name: str) -> tuple[Any, ...]:
         """Adds a block of sound; shows the classes of the last window when there is a new one."""
         if block is None or not len(block[1]):
-            return heard, gr.skip(), gr.skip()
+            return live, gr.skip(), gr.skip()
         if not LOWEST_RATE <= block[0] <= HIGHEST_RATE:
             raise gr.Error(f"a sampling rate of {block[0]:,} Hz is none of sound")
-        heard, prediction = views.hear(self.models[name], heard, *block)
+        live, prediction = views.score_block(self.models[name], live, *block)
         if prediction is None:
-            return heard, gr.skip(), gr.skip()
+            return live, gr.skip(), gr.skip()
         silence = " **silence**" * (prediction.level_db < views.SILENCE_DB)
-        told = f"{clock(prediction.start)}–{clock(prediction.end)}: {prediction.level_db:.0f} dBFS{silence}"
-        return heard, told, gr.Label(dict(prediction.top), visible=True)
+        text = f"{clock(prediction.start)}–{clock(prediction.end)}: {prediction.level_db:.0f} dBFS{silence}"
+        return live, text, gr.Label(dict(prediction.top), visible=True)
 
 
 class ManySounds:
@@ -289,14 +289,14 @@ class ManySounds:
         results: list[Classification] = []
         sounds = [Path(path) for path in paths or ()]
         work = partial(views.classify_all, self.models[name], sounds)
-        told = ""
+        text = ""
         try:
             yield from reported(self.message, lambda report: results.extend(work(report)), self.seconds)
         except UserError as error:
-            told = f"**Only {len(results):,} of {len(sounds):,} files:** {in_markdown(error.what)}"
+            text = f"**Only {len(results):,} of {len(sounds):,} files:** {in_markdown(error.what)}"
         file = gr.DownloadButton(value=str(views.write_csv(results)) if results else None, visible=bool(results))
         yield {
-            self.message: gr.Markdown(told, visible=bool(told)),
+            self.message: gr.Markdown(text, visible=bool(text)),
             self.table: gr.Dataframe(views.table(results) or None, visible=bool(results)),
             self.download: file,
         }

@@ -158,7 +158,7 @@ def spells(result: Classification) -> list[list[str]]:
     return [[clock(each.start), clock(each.end), each.text, f"{each.score:.2f}"] for each in events]
 
 
-class Heard(NamedTuple):
+class Live(NamedTuple):
     """What a microphone recorded last: up to a window of `samples`, `new` of them since the last prediction."""
 
     samples: np.ndarray
@@ -166,14 +166,14 @@ class Heard(NamedTuple):
     total: int = 0
 
 
-def hear(
-    classifier: SoundClassifier, heard: Heard | None, rate: int, block: np.ndarray
-) -> tuple[Heard, Prediction | None]:
+def score_block(
+    classifier: SoundClassifier, live: Live | None, rate: int, block: np.ndarray
+) -> tuple[Live, Prediction | None]:
     """Adds a block of a microphone, int16 `(samples[, channels])` at `rate` Hz; every hop there is a prediction."""
     block = block.reshape(len(block), -1).mean(axis=1, dtype=np.float32) / 32768
-    old = heard or Heard(np.zeros(0, np.float32))
+    old = live or Live(np.zeros(0, np.float32))
     window = round(classifier.window_seconds * rate)
-    now = Heard(np.concatenate([old.samples, block])[-window:], old.new + len(block), old.total + len(block))
+    now = Live(np.concatenate([old.samples, block])[-window:], old.new + len(block), old.total + len(block))
     if len(now.samples) < window or now.new < window // 2:
         return now, None
     waveform = resample(now.samples, rate, classifier.sampling_rate)

@@ -253,6 +253,8 @@ def write_predictions(
     Args:
         clips: columns audio and label, and those of `CLIP_FACTS` that the data have.
         probabilities: `(clips, classes)`; six significant digits are kept.
+        labels: names of the classes.
+        thresholds: of clips with several labels, the score of each class from which it is predicted.
     """
     several, predicted = thresholds is not None, predicted_classes(probabilities, thresholds)
     facts = [clips[name] if name in clips.column_names else [""] * len(clips) for name in CLIP_FACTS]
@@ -274,20 +276,16 @@ def write_predictions(
 
 
 def copy_with_scores(source: Path, path: Path, predictions: Predictions) -> None:
-    """Copies a predictions.csv with other scores, and predicted classes, of the same clips and classes."""
+    """Copies a predictions.csv with other scores, and predicted classes, of the same clips and classes, one a clip."""
     with source.open(newline="", encoding="utf-8") as file:
         header, *lines = csv.reader(file)
-    titles = "predicted" if predictions.predicted.ndim == 1 else SEVERAL[1]
-    place, rows = header.index(titles), {str(name): row for row, name in enumerate(predictions.paths)}
+    place, rows = header.index("predicted"), {str(name): row for row, name in enumerate(predictions.paths)}
     with complete_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for line in lines:
             row = rows[from_csv(line[0])]
-            best = predictions.predicted[row]
-            best = in_csv(
-                ";".join(predictions.labels[each] for each in (np.flatnonzero(best) if best.ndim else [best]))
-            )
+            best = in_csv(predictions.labels[predictions.predicted[row]])
             writer.writerow([*line[:place], best, *(f"{score:.6g}" for score in predictions.probabilities[row])])
 
 

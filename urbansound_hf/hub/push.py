@@ -57,8 +57,8 @@ def with_retries(where: str, attempt: Callable[[], Answer], once: bool = False) 
             if wait is None or not is_temporary(cause):
                 what, fix = explain_http_error(cause)
                 raise NotPushed(what, where, fix) from error
-            told = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
-            seconds = max(wait, float(told) if told.isdecimal() else 0.0)
+            after = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
+            seconds = max(wait, float(after) if after.isdecimal() else 0.0)
             logger.warning("%s; next attempt in %g s", explain_http_error(cause)[0], seconds)
             time.sleep(seconds)
     raise AssertionError("the last attempt returns or raises")

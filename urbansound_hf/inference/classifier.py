@@ -9,10 +9,10 @@ model at once, and some models ignore all but its beginning. Test-time shifts ar
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, groupby, islice
-from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from urbansound_hf.audio.io import LIMITS, AudioError, Source
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, equal_shapes, extract_or_refuse, shifted
 from urbansound_hf.inference.backend import Backend, chosen_backend
-from urbansound_hf.inference.ensemble import combined, members_of
+from urbansound_hf.inference.ensemble import check_alike, combined, members_of
 from urbansound_hf.inference.events import MULTI_LABEL_SCORE
 from urbansound_hf.inference.inputs import THREADS, Cut, Window, read_windows
 from urbansound_hf.inference.output import Classification, Prediction
@@ -91,7 +91,7 @@ class SoundClassifier:
             how = (revision, device, trust_remote_code, backend, dtype)
             members = [SoundClassifier.from_pretrained(name, *how) for name in ensemble.pop("members")]
             return EnsembleClassifier(members, **ensemble)
-        assert not isinstance(name_or_path, Sequence) or isinstance(name_or_path, str)
+        assert isinstance(name_or_path, str | Path)  # a list is an ensemble
         if chosen_backend(name_or_path, device, backend, dtype) == "onnx":
             from urbansound_hf.inference.onnx_backend import OnnxBackend
 
@@ -214,12 +214,12 @@ class SoundClassifier:
         def stream() -> Iterator[Classification]:
             pool = ThreadPoolExecutor(THREADS)
             try:
-                if self.backend.on_accelerator and progress.worker_count() > 2 and "fork" in get_all_start_methods():
+                if self.backend.on_accelerator and progress.worker_count() > 2 and sys.platform == "linux":
                     from urbansound_hf.inference.workers import WholeClips, prepared_in_processes
 
                     clips = WholeClips(self.sampling_rate, window, hop, self._prepare, self.limits)
                     prepared = prepared_in_processes(clips, pool, sources)
-                else:  # two calls of torch at a time would only get into each other's way
+                else:  # on a CPU, calls of torch at a time would compete; elsewhere than on Linux, a fork is not safe
                     read = read_windows(pool, sources, self.sampling_rate, window, hop, self.limits)
                     prepared = map(self._prepare, read)
                 scored = self._score(prepared, size, embeddings, track)
@@ -387,12 +387,11 @@ class EnsembleClassifier(SoundClassifier):
     def __init__(
         self, members: Sequence[SoundClassifier], weights: Sequence[float] | None = None, mean: str = "geometric"
     ) -> None:
-        first, *others = self.members = sorted(members, key=lambda member: member.window_seconds)
+        check_alike(members)
+        self.members = sorted(members, key=lambda member: member.window_seconds)
         order = [list(members).index(member) for member in self.members]
-        super().__init__(first.backend)
+        super().__init__(self.members[0].backend)
         self.weights, self.mean = weights and [weights[place] for place in order], mean
-        for other in others:
-            _check(first, other)
         self.columns = [[member.labels.index(label) for label in self.labels] for member in self.members]
         if self.thresholds:
             by_member = [
@@ -425,21 +424,6 @@ class EnsembleClassifier(SoundClassifier):
             return np.concatenate([mean, *(each[:, classes:] for each in outputs)], axis=1).astype(np.float32)
 
         return finish
-
-
-def _check(first: SoundClassifier, other: SoundClassifier) -> None:
-    differ = [
-        f"{name}: {one} and {two}"
-        for name, one, two in (
-            ("labels", sorted(first.labels), sorted(other.labels)),
-            ("sampling rate in Hz", first.sampling_rate, other.sampling_rate),
-            ("kind of scores", first.problem_type or "one label", other.problem_type or "one label"),
-        )
-        if one != two
-    ]
-    if differ or first.problem_type == "regression":
-        what = f"the models of an ensemble share labels, sampling rate and kind of scores; {'; '.join(differ)}"
-        raise UserError(what, "--model", "give models that were trained on the same data")
 
 
 class NotFiniteScores(UserError):

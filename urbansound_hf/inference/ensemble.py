@@ -53,3 +53,22 @@ def members_of(folder: str | Path | Sequence[str | Path]) -> dict[str, Any] | No
                 "weights": [float(each) for each in found["weights"]], "mean": str(found["mean"])}  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot be read: {error}", str(path), "make the ensemble again") from error
+
+
+def check_alike(members: Sequence[Any]) -> None:
+    """Raises UserError where classifiers differ in labels, sampling rate or kind of scores, or are none."""
+    facts = [
+        {
+            "labels": sorted(each.labels),
+            "sampling rate in Hz": each.sampling_rate,
+            "kind of scores": each.problem_type or "one label",
+        }
+        for each in members
+    ]
+    what = "the models of an ensemble share labels, sampling rate and kind of scores"
+    differ = [
+        f"{name}: {facts[0][name]} and {each[name]}" for each in facts for name in each if each[name] != facts[0][name]
+    ]
+    if differ or not members or members[0].problem_type == "regression":
+        found = "; ".join(differ[:3]) or "found none, or a regression"
+        raise UserError(f"{what}; {found}", "--model", "give models that were trained on the same data")

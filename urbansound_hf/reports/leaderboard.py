@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, complete_file, write_text
 from urbansound_hf.evaluation import confidence
 from urbansound_hf.evaluation.runs import Predictions, Run, by_fold, pooled, read_run, scope
 from urbansound_hf.layout import RECEIPT
@@ -141,12 +141,10 @@ def leaderboard(folder: str | Path) -> str:
         pages.append(f"<h2>{html.escape(title)}</h2>\n<p>Data {fingerprint}</p>\n<table border=1>\n{shown}\n</table>")
         rows += [(name, fingerprint, ", ".join(filter(None, protocol)), *line) for line in lines]
     text = "\n\n".join([*parts, markdown.UNCERTAINTY]) + "\n"
-    (folder / "leaderboard.md").write_text(text, encoding="utf-8")
-    page = '<!doctype html>\n<meta charset="utf-8">\n<title>Leaderboard</title>\n<h1>Leaderboard</h1>\n' + "\n".join(
-        pages
-    )
-    (folder / "leaderboard.html").write_text(page + "\n", encoding="utf-8")
-    with (folder / "leaderboard.csv").open("w", encoding="utf-8", newline="") as file:
+    write_text(folder / "leaderboard.md", text)
+    head = '<!doctype html>\n<meta charset="utf-8">\n<title>Leaderboard</title>\n<h1>Leaderboard</h1>'
+    write_text(folder / "leaderboard.html", "\n".join([head, *pages, ""]))
+    with complete_file(folder / "leaderboard.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("data", "fingerprint", "protocol", *HEADER), *(map(in_csv, row) for row in rows)])
     return text
 
