@@ -369,6 +369,14 @@ def test_a_recording_from_the_microphone_is_heard(visit):
 
 
 @in_browser
+def test_live_sound_is_classified_while_it_is_recorded(visit):
+    page = visit()
+    page.get_by_role("tab", name="Live").click()
+    page.get_by_role("button", name="Record", exact=True).locator("visible=true").click()
+    page.get_by_text(re.compile(r"0:00.0–0:0\d.\d: -?\d+ dBFS")).wait_for(timeout=30_000)
+
+
+@in_browser
 def test_many_files_become_a_table_to_take_away(visit, yamnet, sounds):
     page = visit()
     page.get_by_role("tab", name="Many sounds").click()
