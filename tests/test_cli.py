@@ -84,6 +84,8 @@ def test_infer_help_imports_nothing_heavy():
         (["train", "mine.yaml"], "the config does not exist or cannot be read\n  where: mine.yaml"),
         (["train", "ast", "--test_fold", "all", "--freeze", "al"], "`freeze` must be one of none, feature_encoder"),
         (["infer", "clip.wav"], "urbansound-hf train demo"),
+        (["infer", "clip.wav", "--modle", "x"], "did you mean --model?"),
+        (["leaks", "table.csv", "--sed", "3"], "did you mean --seed?"),
         (["report", "outputs"], "outputs"),
         (["compare", "one", "two"], "one"),
         (["crossval", "outputs"], "found no finished fold"),

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from urbansound_hf.errors import UserError, exit_code
+from urbansound_hf.errors import CommandParser, UserError, exit_code
 from urbansound_hf.layout import TRACE
 from urbansound_hf.profiling import profiling, stage
 
@@ -58,7 +58,7 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     from urbansound_hf.inference.backend import BACKENDS, DTYPES
     from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, format_of
 
-    parser = argparse.ArgumentParser(prog, description="Classify sounds with a checkpoint.", epilog=EXIT_CODES)
+    parser = CommandParser(prog, description="Classify sounds with a checkpoint.", epilog=EXIT_CODES)
     add = parser.add_argument
     sources = "file, folder (recursive), glob, address (https, s3, hf), or - for stdin"
     add("inputs", nargs="*", metavar="INPUT", help=sources)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import errno
 import json
 import logging
@@ -17,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -283,6 +285,17 @@ def _free_bytes(place: str | Path) -> int:
         return shutil.disk_usage(next(above)).free
     except OSError:
         return 0
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser of a command line whose mistakes are `UserError`s; an unknown flag is answered with the nearest one."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.findall(r"--\w+", message) if "unrecognized" in message else []
+        near = [each for flag in unknown for each in difflib.get_close_matches(flag, self._option_string_actions, n=1)]
+        raise UserError(
+            message, self.prog, f"did you mean {', '.join(near)}?" if near else "--help lists what it takes"
+        )
 
 
 def exit_code(main: Callable[[], int | None]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from urbansound_hf.audio.io import Limits
-from urbansound_hf.errors import UserError, exit_code
+from urbansound_hf.errors import CommandParser, UserError, exit_code
 from urbansound_hf.inference.inputs import newest_run
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ evidence for a prediction. The page loads nothing from other hosts. Needs Gradio
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("urbansound-hf app", description=ABOUT)
+    parser = CommandParser("urbansound-hf app", description=ABOUT)
     add = parser.add_argument
     newest = "a checkpoint; repeat it to compare several (default: the newest finished run under outputs/)"
     add("--model", action="append", default=[], metavar="DIR_OR_HUB_ID", help=newest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from urbansound_hf import progress
 from urbansound_hf.data import shards, synthetic
 from urbansound_hf.data.loading import SoundRequest, find_builder
 from urbansound_hf.data.urbansound8k import UrbanSound8K, fold_table
-from urbansound_hf.errors import exit_code
+from urbansound_hf.errors import CommandParser, exit_code
 from urbansound_hf.text import counted
 
 
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return synthetic.main(argv[1:])
     if argv[:1] == ["shard"]:
         return shard(argv[1:])
-    parser = argparse.ArgumentParser(prog="urbansound-hf data", description=main.__doc__)
+    parser = CommandParser(prog="urbansound-hf data", description=main.__doc__)
     parser.add_argument("--data_dir", default="data", help="folder of UrbanSound8K, downloaded there if it is missing")
     parser.add_argument("--allow_missing_files", action="store_true", help="leave out clips without a file")
     parser.add_argument("--num_proc", type=int, help="processes (default: one a core)")
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def shard(argv: Sequence[str]) -> int:
     """Writes a data set as Parquet shards, each sound as its file is, for `--streaming` and for the Hub."""
-    parser = argparse.ArgumentParser(prog="urbansound-hf data shard", description=shard.__doc__)
+    parser = CommandParser(prog="urbansound-hf data shard", description=shard.__doc__)
     parser.add_argument("source", metavar="SOURCE", help="urbansound8k, synthetic, or a folder, as --dataset takes it")
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to write")
     parser.add_argument("--clips_per_shard", type=int, default=shards.CLIPS_PER_SHARD, help="default: %(default)s")

@@ -6,7 +6,6 @@ functions take row numbers and columns, for any data set and any split.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from urbansound_hf.data.columns import find_columns, fold_number, read_csv, seco
 from urbansound_hf.data.fingerprints import Fingerprints, audio_leaks
 from urbansound_hf.data.splits import Split, random
 from urbansound_hf.data.urbansound8k import RECORDINGS_IN_TWO_FOLDS
-from urbansound_hf.errors import UserError, joined
+from urbansound_hf.errors import CommandParser, UserError, joined
 from urbansound_hf.text import counted, first_ten, listed
 
 KNOWN = frozenset(str(recording) for recording in RECORDINGS_IN_TWO_FOLDS)
@@ -293,7 +292,7 @@ def _shares(found: dict[str, Any], total: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the leak report of a table; returns 1 if it has more than UrbanSound8K's five known recordings."""
-    parser = argparse.ArgumentParser(prog="urbansound-hf leaks", description="The leak report of a table.")
+    parser = CommandParser(prog="urbansound-hf leaks", description="The leak report of a table.")
     parser.add_argument(
         "table", type=Path, metavar="CSV", help="UrbanSound8K.csv, or: label, fold, group[, start, end]"
     )

@@ -8,7 +8,6 @@ in one fold, as in UrbanSound8K. Scores on it prove that the machinery works and
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
@@ -22,7 +21,7 @@ from numpy.random import Generator
 from urbansound_hf.audio.dsp import filtered, highpass, lowpass, noise, resonances, tone
 from urbansound_hf.audio.resampling import resample
 from urbansound_hf.data.urbansound8k import CLASSES, CLIP_SECONDS
-from urbansound_hf.errors import UserError, write_text, writing
+from urbansound_hf.errors import CommandParser, UserError, write_text, writing
 from urbansound_hf.progress import Bar, quietly
 
 VERSION = 1  # part of the marker: count it up when the sounds change, so that old copies are written anew
@@ -159,7 +158,7 @@ def _encode(frames: np.ndarray, rate: int, subtype: str) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="urbansound-hf data synthetic", description=TITLE)
+    parser = CommandParser(prog="urbansound-hf data synthetic", description=TITLE)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to write; about 0.5 MB a clip")
     parser.add_argument("--clips", type=int, default=4, help="per class and fold (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other recordings (default %(default)s)")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from urbansound_hf.errors import exit_code
+from urbansound_hf.errors import CommandParser, exit_code
 from urbansound_hf.hub import dataset
 from urbansound_hf.hub.push import Target, push_run, push_space
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Pushes a finished run, the data set, or the browser page of a model to the Hub."""
-    parser = argparse.ArgumentParser(prog="urbansound-hf hub", description=main.__doc__)
+    parser = CommandParser(prog="urbansound-hf hub", description=main.__doc__)
     commands = parser.add_subparsers(required=True, dest="what")
     model = commands.add_parser("push", help="push a finished run")
     model.add_argument("run", type=Path, metavar="RUN_DIR", help="the folder of a finished run")

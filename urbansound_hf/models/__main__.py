@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from urbansound_hf.errors import exit_code, writing
+from urbansound_hf.errors import CommandParser, exit_code, writing
 from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families
 from urbansound_hf.models.registry import Conversion, conversions
 from urbansound_hf.text import table
@@ -35,7 +34,7 @@ def as_table(rows: Iterable[dict[str, Any]]) -> str:
 
 def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
     module = importlib.import_module(conversion.module)
-    parser = argparse.ArgumentParser(f"urbansound-hf models {conversion.name}", description=module.__doc__)
+    parser = CommandParser(f"urbansound-hf models {conversion.name}", description=module.__doc__)
     about = f"{conversion.source} → checkpoint folder"
     command = parser.add_subparsers(required=True).add_parser("convert", help=about)
     command.add_argument("source", type=Path, metavar=conversion.source, help="the published weights")
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] in conversions():
         return _convert(conversions()[argv[0]], argv[1:])
     commands = " · ".join(conversion.command() for conversion in conversions().values())
-    parser = argparse.ArgumentParser("urbansound-hf models", description=__doc__, epilog=f"conversions: {commands}")
+    parser = CommandParser("urbansound-hf models", description=__doc__, epilog=f"conversions: {commands}")
     parser.add_argument("--format", choices=("table", "markdown", "json"), default="table", help="default: table")
     chosen = parser.parse_args(argv).format
     logging.set_verbosity_error()

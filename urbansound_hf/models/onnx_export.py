@@ -8,7 +8,6 @@ hidden), what the backbone gives, pooled over time. The batch is dynamic, and th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -26,7 +25,7 @@ import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf import progress
-from urbansound_hf.errors import UserError, write_text, writing
+from urbansound_hf.errors import CommandParser, UserError, write_text, writing
 from urbansound_hf.features.extract import Features, as_tensors, extract
 from urbansound_hf.features.numpy_extractors import NumpyExtractor
 from urbansound_hf.layout import EXTRACTOR_CONFIG, ONNX_EXPORT, ONNX_INT8, ONNX_MODEL
@@ -180,7 +179,7 @@ def write_facts(folder: Path, model: PreTrainedModel, extractor: FeatureExtracti
 
 def main(argv: Sequence[str]) -> int:
     """The command `urbansound-hf export`."""
-    parser = argparse.ArgumentParser("urbansound-hf export", description="Write a checkpoint as ONNX, beside it.")
+    parser = CommandParser("urbansound-hf export", description="Write a checkpoint as ONNX, beside it.")
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--int8", action="store_true", help="write a model with matrices in 8 bits as well")
     args = parser.parse_args(argv)

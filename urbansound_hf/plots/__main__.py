@@ -23,7 +23,7 @@ from urbansound_hf.audio.io import read_audio
 from urbansound_hf.data.folder import find_csv
 from urbansound_hf.data.loading import NAMED, SoundRequest, load_sounds
 from urbansound_hf.data.urbansound8k import find_root
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import CommandParser, UserError
 from urbansound_hf.evaluation.runs import Run, find_runs, pooled, scope
 from urbansound_hf.evaluation.summary import fold_summary, measure
 from urbansound_hf.layout import PREDICTIONS
@@ -179,9 +179,7 @@ def _map(run: Run, changes: Mapping[str, Any], note: str) -> Figures:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "urbansound-hf figures", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = CommandParser("urbansound-hf figures", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="a sound, a data set (folder, its CSV, Hub id, synthetic), a run")
     add("--output", type=Path, default=Path("figures"), metavar="DIR", help="each input gets a folder in it (figures)")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from urbansound_hf.errors import exit_code
+from urbansound_hf.errors import CommandParser, exit_code
 from urbansound_hf.inference.ensemble import MEANS
 from urbansound_hf.layout import METRICS, PREDICTIONS
 from urbansound_hf.reports.comparison import compare_runs
@@ -18,7 +17,7 @@ from urbansound_hf.reports.run_report import cross_validation_summary, gather_fo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report of a run or of a cross-validation, and prints its summary and where it is."""
-    parser = argparse.ArgumentParser("urbansound-hf report", description=main.__doc__)
+    parser = CommandParser("urbansound-hf report", description=main.__doc__)
     parser.add_argument("run", type=Path, help="folder of a run, or of a cross-validation")
     parser.add_argument("--force", action="store_true", help="report folds of different experiments, and say so")
     args = parser.parse_args(argv)
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare_main(argv: Sequence[str] | None = None) -> int:
     """Compares two runs or cross-validations, paired by clip, and prints the comparison."""
-    parser = argparse.ArgumentParser("urbansound-hf compare", description=compare_main.__doc__)
+    parser = CommandParser("urbansound-hf compare", description=compare_main.__doc__)
     parser.add_argument("run", type=Path, help="folder of a run, or of a cross-validation")
     parser.add_argument("other", type=Path, help="folder of another one")
     parser.add_argument("--common", action="store_true", help="compare only the clips on which both were tested")
@@ -42,7 +41,7 @@ def compare_main(argv: Sequence[str] | None = None) -> int:
 
 def ensemble_main(argv: Sequence[str] | None = None) -> int:
     """Combines finished runs or cross-validations of the same folds, and prints the comparison with each of them."""
-    parser = argparse.ArgumentParser("urbansound-hf ensemble", description=ensemble_main.__doc__)
+    parser = CommandParser("urbansound-hf ensemble", description=ensemble_main.__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run, or of a cross-validation")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the ensemble")
     parser.add_argument("--mean", choices=MEANS, default=MEANS[0], help=f"of the probabilities (default: {MEANS[0]})")
@@ -56,7 +55,7 @@ def ensemble_main(argv: Sequence[str] | None = None) -> int:
 
 def crossval_main(argv: Sequence[str] | None = None) -> int:
     """Gathers the finished folds of one experiment: a table, metrics.json, report and figures."""
-    parser = argparse.ArgumentParser("urbansound-hf crossval", description=crossval_main.__doc__)
+    parser = CommandParser("urbansound-hf crossval", description=crossval_main.__doc__)
     parser.add_argument("output_dir", type=Path, help="folder that contains fold1, fold2, …")
     parser.add_argument("--force", action="store_true", help="gather folds of different experiments, and say so")
     args = parser.parse_args(argv)

@@ -6,7 +6,6 @@ every model is compared with the best one, paired by clip, by a bootstrap over r
 
 from __future__ import annotations
 
-import argparse
 import csv
 import html
 from collections import defaultdict
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from urbansound_hf.errors import UserError, complete_file, write_text
+from urbansound_hf.errors import CommandParser, UserError, complete_file, write_text
 from urbansound_hf.evaluation import confidence
 from urbansound_hf.evaluation.runs import Predictions, Run, by_fold, pooled, read_run, scope
 from urbansound_hf.layout import RECEIPT
@@ -151,7 +150,7 @@ def leaderboard(folder: str | Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Gathers the finished runs below a folder into leaderboard.md, .csv and .html, and prints it."""
-    parser = argparse.ArgumentParser("urbansound-hf leaderboard", description=main.__doc__)
+    parser = CommandParser("urbansound-hf leaderboard", description=main.__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("outputs"), help="default: %(default)s")
     args = parser.parse_args(argv)
     print(leaderboard(args.folder), end="")
