@@ -87,7 +87,7 @@ def mfcc(samples: np.ndarray, rate: int) -> Spectrum:
 
 def loudness(samples: np.ndarray) -> float:
     """The root mean square of a `(samples,)` waveform in dBFS (0 is a full-scale square wave); silence is `FLOOR`."""
-    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    power = float(samples @ samples) / max(len(samples), 1)
     return max(10 * float(np.log10(max(power, 1e-30))), FLOOR)
 
 

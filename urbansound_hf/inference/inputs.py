@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import io
-import math
 import os
 import re
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 from urbansound_hf import progress
 from urbansound_hf.audio.files import SOUND_NAMES, find_audio_files
 from urbansound_hf.audio.io import LIMITS, AudioError, Limits, Source, cut_windows, is_address, stream_audio
+from urbansound_hf.audio.spectrogram import loudness
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG, RECEIPT, expand_user
 from urbansound_hf.profiling import stage
@@ -137,11 +137,6 @@ def read_windows(
         yield from recording.windows(pool, number, window, hop)
 
 
-def level_db(waveform: np.ndarray) -> float:
-    """The RMS level of a `(samples,)` waveform in dBFS: 0 for a square wave of full scale 1.0, at least -120."""
-    return 10 * math.log10(max(float(waveform @ waveform) / max(len(waveform), 1), 1e-12))
-
-
 def ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
 ) -> Iterator[Result]:
@@ -187,7 +182,7 @@ class Recording:
         start = end = 0
         try:
             for start, end, waveform in cut_windows(self._blocks(pool), window, hop):
-                yield Window(number, self.name, start, end, level_db(waveform)), waveform
+                yield Window(number, self.name, start, end, loudness(waveform)), waveform
         except AudioError as error:
             yield Window(number, self.name, start, end), error
         for note in self.notes:

@@ -17,9 +17,10 @@ import numpy as np
 from urbansound_hf import progress
 from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, cut_windows
 from urbansound_hf.audio.resampling import Resampler
+from urbansound_hf.audio.spectrogram import loudness
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference.formats import FORMATS, WriteOptions, records, window_line
-from urbansound_hf.inference.inputs import Window, level_db
+from urbansound_hf.inference.inputs import Window
 from urbansound_hf.inference.output import Classification, Prediction
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def listen(
 
 def score_window(classifier: SoundClassifier, start: int, end: int, waveform: np.ndarray, top_k: int) -> Prediction:
     """The prediction of a `(samples,)` window from sample `start` to `end` of live sound, at the model's rate."""
-    window = Window(0, LIVE, start, end, level_db(waveform))
+    window = Window(0, LIVE, start, end, loudness(waveform))
     return classifier.prediction(window, classifier.probabilities([waveform])[0], top_k)
 
 

@@ -12,7 +12,6 @@ import datasets
 import numpy as np
 import torch
 from datasets.fingerprint import Hasher
-from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -24,6 +23,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
+from urbansound_hf.evaluation.confidence import fit_temperature
 from urbansound_hf.features.dataset import source_code
 from urbansound_hf.features.extract import KEPT, as_tensors, equal_shapes
 from urbansound_hf.models.adapt import backbone, pooled
@@ -192,14 +192,13 @@ def choose_penalty(inputs: np.ndarray, labels: np.ndarray, recordings: np.ndarra
     accuracies = (logits.argmax(axis=2) == labels).mean(axis=1)
     best = int(np.flatnonzero(accuracies == accuracies.max())[-1])  # of equal ones the strongest
 
-    def loss(log_temperature: float) -> float:
-        return log_loss(labels, softmax(logits[best] / np.exp(log_temperature), axis=1), labels=np.arange(classes))
+    def loss(temperature: float) -> float:
+        return log_loss(labels, softmax(logits[best] / temperature, axis=1), labels=np.arange(classes))
 
-    fitted_log = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x
     count = f"{len(np.unique(recordings)):,} recordings"
     return {
         "penalty": PENALTIES[best],
-        "temperature": float(np.exp(fitted_log)),
+        "temperature": fit_temperature(loss),
         "accuracies": {str(penalty): float(each) for penalty, each in zip(PENALTIES, accuracies, strict=True)},
         "chosen_on": f"{len(labels):,} training clips, {parts} parts of {count}, no validation or test clip",
     }

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from transformers import PreTrainedModel
 
-from urbansound_hf.evaluation.confidence import reliability
+from urbansound_hf.evaluation.confidence import fit_temperature, reliability
 from urbansound_hf.evaluation.metrics import clip_scores, compute_metrics
 from urbansound_hf.models.linear_probe import linear_layers
-
-TEMPERATURES = (0.05, 20.0)  # between which it is looked for
 
 
 @torch.no_grad()
 def calibrate(model: PreTrainedModel, logits: np.ndarray, targets: Any) -> dict[str, float]:
     """Divides a model's logits by the temperature with the lowest loss on validation clips, in place.
 
-    The label of a window stays the same. Source: Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural
-    Networks, ICML 2017.
+    The label of a window stays the same. See `fit_temperature`.
 
     Args:
         logits, targets: of the validation clips, as for `clip_scores`.
@@ -39,12 +34,8 @@ def calibrate(model: PreTrainedModel, logits: np.ndarray, targets: Any) -> dict[
         clips = clip_scores(logits / temperature, targets)
         return compute_metrics(**clips)["loss"], reliability(clips["probabilities"], clips["true"]).error
 
-    bounds = tuple(map(math.log, TEMPERATURES))
-    fitted = minimize_scalar(lambda log: measured(math.exp(log))[0], bounds=bounds, method="bounded")
-    before, temperature = measured(1.0), math.exp(fitted.x)
-    if measured(temperature)[0] >= before[0]:
-        temperature = 1.0
-    after = measured(temperature)
+    temperature = fit_temperature(lambda each: measured(each)[0])
+    before, after = measured(1.0), measured(temperature)
     for values in last.parameters():
         values.div_(temperature)
     return {"temperature": temperature, "loss_before": before[0], "loss_after": after[0],
