@@ -47,7 +47,7 @@ def test_one_small_file_never_loses_the_good_ones(bombs, tmp_path, capsys):
     told = capsys.readouterr()
     assert "bark.wav,0.0,1.0" in told.out and "siren.wav,0.0,1.0" in told.out
     assert "longer than 60 s" in told.out + told.err and "--min_rate 500" in told.out + told.err
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError):
         infer([*command, "--max_seconds", "0"])
 
 
