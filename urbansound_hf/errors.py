@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import traceback
+from _thread import interrupt_main, start_new_thread
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -149,7 +150,11 @@ class Signals:
 
 @contextmanager
 def catching_signals() -> Iterator[None]:
-    """Lets SIGTERM end a command as Ctrl-C does, and a second signal end it at once."""
+    """Lets SIGTERM end a command as Ctrl-C does, and a second signal end it at once.
+
+    Python drops what is raised in a `__del__` or the callback of a weak reference: a signal that comes there is sent
+    again a moment later.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -167,10 +172,19 @@ def catching_signals() -> Iterator[None]:
         if not Signals.saving:
             raise Terminated
 
+    def dropped(what: Any) -> None:
+        if Signals.received and issubclass(what.exc_type, KeyboardInterrupt):
+            number, Signals.received = Signals.received, None
+            start_new_thread(lambda: (time.sleep(0.01), interrupt_main(number)), ())  # it takes no lock
+        else:
+            report_dropped(what)
+
+    report_dropped, sys.unraisablehook = sys.unraisablehook, dropped
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        sys.unraisablehook = report_dropped
         for number, handler in before.items():
             signal.signal(number, handler)
         Signals.received, Signals.saving = None, False

@@ -30,7 +30,7 @@ from urbansound_hf.data import synthetic
 
 KILLS, CHAIN = 104, 4
 """Signals in all, and how many of them before a command may run to its end."""
-SECONDS = 1500
+SECONDS = 5400
 """Then no further chain is begun."""
 Command = Callable[[Path], int]
 Result = Callable[[Path], object]

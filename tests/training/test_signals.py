@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 from safetensors.torch import load_file
@@ -53,6 +54,21 @@ def test_signals_end_a_command_and_a_second_one_at_once(number, code):
     assert exit_code(lambda: os.kill(os.getpid(), number)) == code
     assert exit_status(fork(lambda: exit_code(swallow))) == code
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_not_lost_where_python_drops_exceptions(number, code, capsys):
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+
+    def work():
+        Dying()
+        time.sleep(5)
+        return 0
+
+    assert exit_code(work) == code
+    assert "Exception ignored" not in capsys.readouterr().err
 
 
 def test_an_interrupted_search_equals_the_uninterrupted_one():
