@@ -172,10 +172,14 @@ def catching_signals() -> Iterator[None]:
         if not Signals.saving:
             raise Terminated
 
+    def send_again(number: int) -> None:
+        time.sleep(0.01)
+        Signals.received = None
+        interrupt_main(signal.Signals(number))
+
     def dropped(what: Any) -> None:
         if Signals.received and issubclass(what.exc_type, KeyboardInterrupt):
-            number, Signals.received = Signals.received, None
-            start_new_thread(lambda: (time.sleep(0.01), interrupt_main(number)), ())  # it takes no lock
+            start_new_thread(send_again, (Signals.received,))  # which takes no lock
         else:
             report_dropped(what)
 
