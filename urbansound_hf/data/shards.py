@@ -5,13 +5,12 @@ At the start only the columns beside the sounds are read. A piece is a row group
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
 import re
 import tarfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,12 +26,12 @@ import soundfile
 from fsspec.core import url_to_fs
 
 from urbansound_hf import progress
-from urbansound_hf.audio.files import SUFFIXES
+from urbansound_hf.audio.files import SUFFIXES, is_hidden
 from urbansound_hf.audio.io import audio_seconds, read_audio, to_float_wav
 from urbansound_hf.data.builder import NOTE, PreparedSounds, Row, cut_segment
 from urbansound_hf.data.columns import SPLIT_NAMES, columns_of, find_columns
 from urbansound_hf.data.hub_dataset import Part, described, labelled
-from urbansound_hf.errors import UserError, check_free_space
+from urbansound_hf.errors import UserError, check_free_space, complete_file
 from urbansound_hf.layout import expand_user
 
 CLIPS_PER_SHARD, CLIPS_PER_PIECE = 1000, 64
@@ -40,6 +39,8 @@ ADDRESS = dict.fromkeys(("path", "shard"), datasets.Value("string"))
 ADDRESS |= dict.fromkeys(("piece", "span", "place", "size"), datasets.Value("int64"))
 """Where a sound lies: its name, its shard, and there its row group and row; or, in bytes, a run of an archive and its
 span, and the sound's place and size in the run (`span` is 0 for a row group)."""
+ADDRESS_TYPE = datasets.Features({"audio": ADDRESS}).arrow_schema.field("audio").type
+NUMBERED = re.compile(r"-\d{5,}-of-(\d{5,})(?=\.)")
 
 
 class ShardReader:
@@ -55,9 +56,7 @@ class ShardReader:
 
     def keeping(self, pieces: int) -> ShardReader:
         """A reader of the same sounds that keeps so many pieces."""
-        reader = copy.copy(self)
-        reader.keep, reader.process = pieces, 0
-        return reader
+        return ShardReader(self.column, pieces)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"column": self.column, "keep": self.keep, "process": 0}
@@ -113,16 +112,27 @@ def _sounds(shard: pq.ParquetFile, row_group: int, column: str) -> pa.Array:
 
 
 def find_shards(name: str, config: str | None = None, revision: str | None = None) -> list[str]:
-    """The shards of a folder, glob, address (`https://…/{000..012}.tar`) or Hub id. Raises UserError without any."""
-    folder, pattern = expand_user(name), name
+    """The shards of a folder, glob, address (`https://…/{000..012}.tar`) or Hub id.
+
+    Raises:
+        UserError: there are none, or a folder lacks some of those whose names count them (`-00000-of-00012`).
+    """
+    folder, pattern, where = expand_user(name), name, f"--dataset {name}"
     if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(?<!parquet)(?<!tar)", name) and not folder.exists():
         at = f"@{revision.replace('/', '%2F')}" if revision else ""
         pattern = f"hf://datasets/{name}{at}/{config or ''}/**".replace("//**", "/**")
-    with _reading(f"--dataset {name}"):
-        paths = [str(path) for path in sorted(folder.rglob("*"))] if folder.is_dir() else _listed(pattern)
+    with _reading(where):
+        below = sorted(folder.rglob("*")) if folder.is_dir() else []
+        visible = [str(path) for path in below if not any(map(is_hidden, path.relative_to(folder).parts))]
+        paths = visible if folder.is_dir() else _listed(pattern)
     if not (paths := [path for path in paths if path.endswith((".parquet", ".tar"))]):
         fix = "write some: urbansound-hf data shard SOURCE DIR"
-        raise UserError("--streaming reads shards (.parquet, .tar), found none", f"--dataset {name}", fix)
+        raise UserError("--streaming reads shards (.parquet, .tar), found none", where, fix)
+    sets = Counter((path[: of.start()], int(of[1])) for path in paths if (of := NUMBERED.search(path)))
+    for (stem, expected), count in sets.items():
+        if count != expected and folder.is_dir():
+            what = f"all shards of a set are needed, found {count} of the {expected} of {stem}"
+            raise UserError(what, where, "copy the missing ones there, or write them again")
     return paths
 
 
@@ -166,19 +176,21 @@ def read_shards(
         what = "--streaming takes one label a clip, found a list of labels"
         raise UserError(what, f"--dataset {name}", "leave out --streaming: several labels train from prepared clips")
     table = pa.concat_tables(part.table.data.table.select(["audio", "seconds"]) for part in parts).combine_chunks()
-    places = [pa.compute.struct_field(table.column("audio"), each) for each in ADDRESS]
-    kept, names, columns = labelled(places[0].to_pylist(), columns, labels, notes)
-    places = [each.take(pa.array(kept)).combine_chunks() for each in places]
-    columns["seconds"] = table.column("seconds").take(pa.array(kept)).to_pylist()
+    names = pa.compute.struct_field(table.column("audio"), "path").to_pylist()
+    kept, names, columns = labelled(names, columns, labels, notes)
+    table = table.take(pa.array(kept)).combine_chunks()
     kinds: dict[str, Any] = {each: datasets.Value(dtype) for each, dtype in columns_of([columns]).items()}
-    kinds |= {"label": datasets.ClassLabel(names=labels), "seconds": datasets.Value("float64")}
-    features = datasets.Features({"audio": ADDRESS, **kinds})
-    state = repr((labels, names, columns)).encode("utf-8", "surrogatepass")
-    audio = pa.StructArray.from_arrays([pa.array(names), *places[1:]], list(ADDRESS))  # no dictionary for each sound
-    addressed = pa.table({"audio": audio, **{each: columns[each] for each in kinds}}, features.arrow_schema)
+    features = datasets.Features(audio=ADDRESS, **kinds, label=datasets.ClassLabel(names=labels),
+                                 seconds=datasets.Value("float64"))  # fmt: skip
+    key = hashlib.sha256(repr((labels, *columns.values())).encode("utf-8", "surrogatepass"))
+    key.update("\0".join(names).encode("utf-8", "surrogatepass") + table["seconds"].to_numpy().tobytes())
+    places = table["audio"].chunk(0) if len(table) else pa.array([], ADDRESS_TYPE)
+    audio = pa.StructArray.from_arrays([pa.array(names, pa.string()), *places.flatten()[1:]], fields=list(ADDRESS_TYPE))
+    columns |= {"audio": audio, "seconds": table["seconds"]}
+    addressed = pa.table({each: columns[each] for each in features}, features.arrow_schema)
     found = datasets.Dataset(addressed, datasets.DatasetInfo(features=features))
     found = found.with_transform(ShardReader(column), columns=["audio"], output_all_columns=True)
-    return found, labels, notes, hashlib.sha256(state).hexdigest()[:16]
+    return found, labels, notes, key.hexdigest()[:16]
 
 
 def shard_columns(path: str, audio_column: str | None) -> tuple[pa.Table, str]:
@@ -195,8 +207,8 @@ def shard_columns(path: str, audio_column: str | None) -> tuple[pa.Table, str]:
                 archive = path.endswith(".tar")
                 table = _tar_columns(file, path) if archive else _parquet_columns(file, path, audio_column)
             kept.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, partial := kept.with_suffix(f".{os.getpid()}"))
-            partial.replace(kept)
+            with complete_file(kept) as partial:
+                pq.write_table(table, partial)
         table = pq.read_table(kept)
     return table, table.schema.metadata[b"column"].decode()
 
@@ -206,26 +218,26 @@ def _parquet_columns(file: BinaryIO, path: str, audio_column: str | None) -> pa.
     features = datasets.Features.from_arrow_schema(shard.schema_arrow)
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
     column = find_columns(list(features), {"audio": audio_column or next(iter(typed), None)}, path, ["audio"])["audio"]
-    groups = range(shard.num_row_groups)
-    sizes = [shard.metadata.row_group(group).num_rows for group in groups]
+    sizes = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
     table = shard.read([name for name in features if name != column])
-    names = [f"row {row}" for row in range(len(table))]
+    names = pa.array([f"row {row}" for row in range(len(table))], pa.string())
     if pa.types.is_struct(shard.schema_arrow.field(column).type):
-        names = pa.compute.struct_field(shard.read([f"{column}.path"]).column(0), "path").to_pylist()
-    places = ((group, row) for group in groups for row in range(sizes[group]))
-    sounds = [dict(zip(ADDRESS, (name, path, group, 0, row, 0), strict=True))
-              for name, (group, row) in zip(names, places, strict=True)]  # fmt: skip
+        names = pa.compute.struct_field(shard.read([f"{column}.path"]).column(0), "path").combine_chunks()
     if "seconds" not in features:
-        found = (sound.as_py() for group in groups for sound in _sounds(shard, group, column))
-        lengths = [_seconds(sound, str(name)) for sound, name in zip(found, names, strict=True)]
+        found = (sound.as_py() for group in range(len(sizes)) for sound in _sounds(shard, group, column))
+        lengths = [_seconds(sound, str(name)) for sound, name in zip(found, names.to_pylist(), strict=True)]
         table = table.append_column("seconds", pa.array(lengths))
         features["seconds"] = datasets.Value("float64")
-    return _addressed(table, {name: each for name, each in features.items() if name != column}, sounds, column)
+    none = np.zeros(len(table), np.int64)
+    rows = np.concatenate([none[:0], *(np.arange(size) for size in sizes)])
+    places = [pa.repeat(path, len(table)), np.repeat(np.arange(len(sizes)), sizes), none, rows, none]
+    return _addressed(table, {name: each for name, each in features.items() if name != column}, [names, *places], column)
 
 
-def _addressed(table: pa.Table, features: Mapping[str, Any], sounds: list[Row], column: str) -> pa.Table:
-    schema = datasets.Features({"audio": ADDRESS}).arrow_schema
-    table = table.append_column("audio", pa.array(sounds, schema.field("audio").type))
+def _addressed(table: pa.Table, features: Mapping[str, Any], addresses: list[Any], column: str) -> pa.Table:
+    """The table with the columns of `ADDRESS` as its column `audio`."""
+    fields = [pa.array(each, field.type) for each, field in zip(addresses, ADDRESS_TYPE, strict=True)]
+    table = table.append_column("audio", pa.StructArray.from_arrays(fields, fields=list(ADDRESS_TYPE)))
     metadata = datasets.Features({**features, "audio": ADDRESS}).arrow_schema.metadata
     return table.replace_schema_metadata({**metadata, b"column": column.encode()})
 
@@ -241,31 +253,33 @@ def _seconds(sound: bytes | None, name: str) -> float:
 def _tar_columns(file: BinaryIO, path: str) -> pa.Table:
     """Members of one stem are one sound: the audio file, and its label (`cls` or `txt`) or its columns (`json`)."""
     rows: dict[str, Row] = {}
+    sounds: dict[str, tuple[int, int, str]] = {}  # place and size in the archive, and name
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in filter(tarfile.TarInfo.isfile, archive):
             folder, _, base = member.name.rpartition("/")
             stem, _, suffix = base.partition(".")
-            row, suffix = rows.setdefault(f"{folder}/{stem}", {}), suffix.lower()
+            key, suffix = f"{folder}/{stem}", suffix.lower()
             if f".{suffix}" not in SUFFIXES and suffix not in ("json", "cls", "txt"):
                 continue
             content = archive.extractfile(member).read()  # type: ignore[union-attr]
+            row = rows.setdefault(key, {})
             if suffix == "json":
                 row |= {name: cell for name, cell in json.loads(content).items() if name != "audio"}
             elif f".{suffix}" in SUFFIXES:
-                row["audio"] = {"path": member.name, "shard": path, "place": member.offset_data, "size": member.size}
+                sounds[key] = member.offset_data, member.size, member.name
                 row["seconds"] = _seconds(content, member.name)
             else:
                 row["label"] = content.decode("utf-8").strip()
-    found = sorted((row for row in rows.values() if "audio" in row), key=lambda row: row["audio"]["place"])
-    sounds = [row.pop("audio") for row in found]
-    for first in range(0, len(sounds), CLIPS_PER_PIECE):
-        run = sounds[first : first + CLIPS_PER_PIECE]
-        piece, end = run[0]["place"], run[-1]["place"] + run[-1]["size"]
-        for sound in run:
-            sound |= {"piece": piece, "span": end - piece, "place": sound["place"] - piece}
-    names = dict.fromkeys(name for row in found for name in row)
-    table = pa.table({name: [row.get(name) for row in found] for name in names})
-    return _addressed(table, datasets.Features.from_arrow_schema(table.schema), sounds, "audio")
+    addresses = []
+    ordered = sorted(sounds, key=lambda key: sounds[key])
+    for first in range(0, len(ordered), CLIPS_PER_PIECE):
+        run = [sounds[key] for key in ordered[first : first + CLIPS_PER_PIECE]]
+        piece, span = run[0][0], run[-1][0] + run[-1][1] - run[0][0]
+        addresses += [(name, path, piece, span, place - piece, size) for place, size, name in run]
+    names = dict.fromkeys(name for key in ordered for name in rows[key])
+    table = pa.table({name: [rows[key].get(name) for key in ordered] for name in names})
+    columns = list(map(list, zip(*addresses, strict=True))) or [[] for _ in ADDRESS]
+    return _addressed(table, datasets.Features.from_arrow_schema(table.schema), columns, "audio")
 
 
 def write_shards(builder: PreparedSounds, folder: Path, clips_per_shard: int = CLIPS_PER_SHARD, seed: int = 0) -> int:
@@ -274,7 +288,7 @@ def write_shards(builder: PreparedSounds, folder: Path, clips_per_shard: int = C
     Raises:
         UserError: the folder holds shards already, the disk is full, or a sound cannot be read.
     """
-    if list(folder.glob("*.parquet")):
+    if list(folder.glob("[!.]*.parquet")):
         raise UserError("the folder holds shards already", str(folder), "give another one")
     kinds = {**builder.features, "audio": datasets.Audio(), "seconds": datasets.Value("float64")}
     features = datasets.Features({name: each for name, each in kinds.items() if name != NOTE})
@@ -287,8 +301,8 @@ def write_shards(builder: PreparedSounds, folder: Path, clips_per_shard: int = C
         columns["audio"] = [{"bytes": _encoded(row), "path": row["path"]} for row in chosen]
         columns["seconds"] = [_seconds(sound["bytes"], sound["path"]) for sound in columns["audio"]]
         check_free_space(folder, "DIR", sum(len(sound["bytes"]) for sound in columns["audio"]))
-        path = folder / f"train-{number:05d}-of-{shards:05d}.parquet"
-        pq.write_table(pa.table(columns, features.arrow_schema), path, row_group_size=CLIPS_PER_PIECE)
+        with complete_file(folder / f"train-{number:05d}-of-{shards:05d}.parquet") as partial:
+            pq.write_table(pa.table(columns, features.arrow_schema), partial, row_group_size=CLIPS_PER_PIECE)
     return shards
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
 from typing import Any, NamedTuple
 
 import datasets
@@ -41,20 +40,19 @@ class StreamedClips(torch.utils.data.Dataset):
         cut: Cut,
         shuffle_buffer: int = 0,
     ) -> None:
-        table = sounds.select(clips)
-        self.addresses = table.with_format(None).select_columns(["audio"])
-        self.reader = table.format["format_kwargs"]["transform"].keeping(2)
+        self.reader = sounds.format["format_kwargs"]["transform"].keeping(2)
+        table = sounds.with_format("arrow").select(clips)[:]
+        self.addresses = table["audio"].combine_chunks()
         self.extractor, self.cut, self.shuffle_buffer = feature_extractor, cut, shuffle_buffer
-        rate = feature_extractor.sampling_rate
-        lengths = [ceil(round(seconds * rate, 6)) for seconds in table["seconds"]]  # as resampled
-        windows = [len(window_bounds(samples, cut.window, cut.window // 2)) for samples in lengths]
-        counts = np.array(windows, np.int64) * (cut.shifts + 1)
+        lengths = np.ceil(np.round(table["seconds"].to_numpy() * feature_extractor.sampling_rate, 6))  # as resampled
+        windows = 1 + np.ceil(np.maximum(0, lengths - cut.window) / (cut.window // 2))  # as of `window_bounds`
+        counts = windows.astype(np.int64) * (cut.shifts + 1)
         self.rows = np.repeat(np.arange(len(table)), counts)
         self.parts = np.arange(len(self.rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # of its clip, from 0
-        self.kept = {"labels": np.array(table["label"][:])[self.rows], "clip": np.asarray(clips)[self.rows]}
-        places = self.addresses.with_format("arrow")[:].column("audio").combine_chunks()
-        shard = places.field("shard").dictionary_encode().indices.to_numpy().astype(np.int64)
-        self.pieces = np.unique((shard << 40) + places.field("piece").to_numpy(), return_inverse=True)[1][self.rows]
+        self.kept = {"labels": table["label"].to_numpy()[self.rows], "clip": np.asarray(clips)[self.rows]}
+        shard = self.addresses.field("shard").dictionary_encode().indices.to_numpy().astype(np.int64)
+        piece = self.addresses.field("piece").to_numpy()
+        self.pieces = np.unique((shard << 40) + piece, return_inverse=True)[1][self.rows]
         self.columns = tuple(extract(feature_extractor, np.zeros(cut.window, np.float32)))
         self.decoded: tuple[int, np.ndarray] | None = None  # the last clip
 
@@ -64,7 +62,7 @@ class StreamedClips(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The model inputs of one row, and its `labels` and `clip`. Raises AudioError for a clip that is not audio."""
         row, part, cut = int(self.rows[index]), int(self.parts[index]), self.cut
-        address = self.addresses[row]["audio"]
+        address = self.addresses[row].as_py()
         if self.decoded is None or self.decoded[0] != row:
             sound = self.reader.read(address)
             waveform = load_audio(sound, self.extractor.sampling_rate, address["path"], limits=cut.limits)
