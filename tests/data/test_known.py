@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers import miniatures
-from urbansound_hf.data import fsd50k
-from urbansound_hf.data.loading import KNOWN, SoundRequest, load_sounds
+from urbansound_hf.data.known import FSD50K, KNOWN
+from urbansound_hf.data.loading import SoundRequest, load_sounds
 from urbansound_hf.data.splits import wanted_splits
 from urbansound_hf.errors import UserError
 
@@ -46,7 +46,7 @@ def test_speech_commands(tmp_path):
 
 def test_fsd50k(tmp_path):
     root = miniatures.fsd50k(tmp_path)
-    rows, _ = fsd50k.read(root, "", False, None)
+    rows, _ = FSD50K.read(root, "", False, None)
     assert rows[0]["label"] == ["Electric_guitar", "Guitar", "Music"] and rows[0]["path"] == "dev/64760.wav"
     assert [row["split"] for row in rows] == ["train", "validation"] * 2 + ["test"] * 2
     sounds = load_sounds(SoundRequest(str(root)))

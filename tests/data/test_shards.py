@@ -68,7 +68,7 @@ def test_a_folder_of_classes_as_shards_and_back(tmp_path, capsys):
         data_command(argv)
     (tmp_path / "shards/.train-00001-of-00003.77.parquet").write_bytes(b"of a process that was killed")
     (tmp_path / "shards/train-00001-of-00003.parquet").unlink()
-    with pytest.raises(UserError, match="all shards of a set are needed, found 2 of the 3 of .*shards/train"):
+    with pytest.raises(UserError, match=r"all shards of a set are needed, found 2 of the 3 of .*shards/train"):
         load_sounds(str(tmp_path / "shards"), streaming=True)
     with pytest.raises(UserError, match=r"reads shards \(.parquet, .tar\), found none.*\n.*\n.*data shard SOURCE DIR"):
         load_sounds(str(tmp_path / "data"), streaming=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from urbansound_hf.data.esc50 import ESC10
+from urbansound_hf.data.known import ESC10
 
 
 def _sound(path: Path, seconds: float = 0.5) -> None:

@@ -9,26 +9,22 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
-import multiprocess
-import multiprocess.connection
 import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
-from multiprocess.connection import Connection
 from threadpoolctl import threadpool_limits
 
 from urbansound_hf import progress
-from urbansound_hf.audio.io import LIMITS, SAMPLING_RATE, AudioError, Limits, load_audio, to_float_wav
-from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.audio.io import LIMITS, SAMPLING_RATE, AudioError, load_audio, to_float_wav
+from urbansound_hf.errors import UserError, UserErrors, write_text
 
 Row = dict[str, Any]
 """One sound: "source" (a path, or the bytes of a file), "path" (its name within the data set), and its columns.
@@ -41,10 +37,6 @@ MOST_NAMED = 3  # sounds whose notes are quoted
 CLIPS_PER_TABLE = 32  # 4 s each at 16 kHz: 8 MB; all that a process holds of the sounds at any time
 ROUNDING_SECONDS = 0.1  # a segment may end so much after its file
 CLIPS_PER_PROCESS = 256  # fewer are decoded before a second process has started
-
-
-Progress = tuple[int, bool, Any]
-"""Progress that `datasets` shows while it prepares: job, whether it is done, and the result or number of new clips."""
 
 
 class Rows(Protocol):
@@ -108,11 +100,19 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
 
         Raises:
             UnreadableError: names the sounds that cannot be decoded.
+            UserError: a process was killed.
         """
-        self.num_proc = num_proc or max(1, min(progress.worker_count(), len(self.rows) // CLIPS_PER_PROCESS))
+        processes = num_proc or min(progress.worker_count(), len(self.rows) // CLIPS_PER_PROCESS)
+        self.num_proc = max(1, min(processes, -(-len(self.rows) // CLIPS_PER_TABLE)))
 
         def prepared() -> datasets.Dataset:
-            self.download_and_prepare()
+            try:
+                self.download_and_prepare(num_proc=self.num_proc)
+            except RuntimeError as error:
+                if "abruptly died" not in str(error):
+                    raise
+                fix = "is there enough memory? Give fewer --preprocessing_num_workers"
+                raise UserError("a process that decoded sounds was killed", fix=fix) from None
             return self.as_dataset(split="train")
 
         return undecoded(progress.computed("Preparing the sounds", len(self.rows), prepared))
@@ -145,10 +145,8 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         for row in progress.Bar(table, "Fingerprinting", unit="clips", leave=False):
             facts = [row["audio"]["path"], *(row[name] for name in columns)]
             digest.update(repr(facts).encode("utf-8", "surrogatepass") + row["audio"]["bytes"])
-        with suppress(OSError):  # a cache that can only be read
-            partial = kept.with_suffix(f".{os.getpid()}")
-            partial.write_text(digest.hexdigest()[:16], encoding="utf-8")
-            partial.replace(kept)
+        with suppress(UserError):  # a cache that can only be read
+            write_text(kept, digest.hexdigest()[:16])
         return digest.hexdigest()[:16]
 
     def _info(self) -> datasets.DatasetInfo:
@@ -161,71 +159,34 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         split.split_info.num_examples = clips  # so that the progress bar knows where it ends
         return [split]
 
-    def _prepare_split_single(self, gen_kwargs: dict[str, Any], *, fpath: str, **options: Any) -> Iterator[Progress]:
-        """As in `datasets`, in `num_proc` processes; whose own pool and queue cost as much as a few hundred clips.
-
-        Each process writes its contiguous share of the sounds to its own files; their names are then numbered through.
-        """
-        shares = [part.tolist() for part in np.array_split(gen_kwargs["parts"], self.num_proc) if len(part)]
-        if len(shares) == 1:
-            yield from super()._prepare_split_single(gen_kwargs, fpath=fpath, **options)
-            return
-        paths = [fpath.replace("JJJJJ", f"{number:05d}") for number in range(len(shares))]
-        arguments = [({"parts": parts}, path, options) for parts, path in zip(shares, paths, strict=True)]
-        results: dict[int, tuple[Any, ...]] = {}
-        for number, (_, done, content) in in_processes(self._prepare_share, arguments):
-            if done:
-                results[number] = content
-            else:
-                yield 0, False, content
-        clips, size, features, files, lengths, *_ = zip(*(results[number] for number in range(len(paths))), strict=True)
-        written = [
-            path.replace("SSSSS", f"{n:05d}") for path, count in zip(paths, files, strict=True) for n in range(count)
-        ]
-        for number, file in enumerate(written):
-            self._rename(file, paths[0].replace("SSSSS", f"{number:05d}"))
-        yield 0, True, (sum(clips), sum(size), features[0], len(written), list(chain(*lengths)), 1, [sum(clips)])
-
-    def _prepare_share(self, gen_kwargs: dict[str, Any], fpath: str, options: dict[str, Any]) -> Iterator[Progress]:
-        return super()._prepare_split_single(gen_kwargs, fpath=fpath, **options)
-
     def _generate_tables(self, parts: list[tuple[int, int]]) -> Iterator[tuple[Key, pa.Table]]:
         unreadable: list[UserError] = []
+        if self.num_proc > 1:  # with as many threads of BLAS in each as there are cores, all wait for one another
+            threadpool_limits(1)
         for number, (start, stop) in enumerate(parts):
-            try:
-                table = to_table(self.rows[start:stop], self.features, self.config.sampling_rate, self.limits)
-            except UnreadableError as error:  # read on, so that all of them can be mended at once
-                unreadable += error.problems
-                continue
+            table, refused = self._decoded(self.rows[start:stop])
+            unreadable += refused  # read on, so that all of them can be mended at once
             if not unreadable:
                 yield Key(0, number), table
         if unreadable:
             more = [UserError(f"… and {len(unreadable) - 10:,} more sounds that cannot be read")]
             raise UnreadableError(unreadable[:10] + more * (len(unreadable) > 10))
 
-
-def to_table(rows: Sequence[Row], features: datasets.Features, sampling_rate: int, limits: Limits = LIMITS) -> pa.Table:
-    """Decodes rows to a table of `features`; a column that a row lacks is null.
-
-    Raises:
-        UnreadableError: names every row of these that cannot be decoded.
-    """
-    sounds, notes, unreadable = [], [], []
-    for row in rows:
-        found: list[str] = []
-        try:
-            waveform = load_audio(row["source"], sampling_rate, row["path"], found, limits)
-            if "segment" in row:
-                waveform = cut_segment(waveform, sampling_rate, row["segment"], row["path"])
-            sounds.append({"bytes": to_float_wav(waveform, sampling_rate), "path": row["path"]})
-            notes.append("; ".join(found) or None)
-        except AudioError as error:
-            unreadable.append(error)
-    if unreadable:
-        raise UnreadableError(unreadable)
-    columns = {column: [row.get(column) for row in rows] for column in features if column != "audio"}
-    columns |= {NOTE: notes} if NOTE in features else {}
-    return pa.table({"audio": sounds, **columns}, schema=features.arrow_schema)
+    def _decoded(self, rows: Sequence[Row]) -> tuple[pa.Table, list[UserError]]:
+        """The table of some rows, in which a column that a row lacks is null; or the errors of those it cannot read."""
+        sounds, notes, unreadable, rate = [], [], list[UserError](), self.config.sampling_rate
+        for row in rows:
+            found: list[str] = []
+            try:
+                waveform = load_audio(row["source"], rate, row["path"], found, self.limits)
+                if "segment" in row:
+                    waveform = cut_segment(waveform, rate, row["segment"], row["path"])
+                sounds.append({"bytes": to_float_wav(waveform, rate), "path": row["path"]})
+                notes.append("; ".join(found) or None)
+            except AudioError as error:
+                unreadable.append(error)
+        columns = {name: [row.get(name) for row in rows] for name in self.features} | {"audio": sounds, NOTE: notes}
+        return None if unreadable else pa.table(columns, schema=self.features.arrow_schema), unreadable
 
 
 def cut_segment(waveform: np.ndarray, sampling_rate: int, segment: tuple[float, float], name: str) -> np.ndarray:
@@ -282,50 +243,3 @@ def file_state(path: str | Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-def in_processes(work: Callable[..., Iterator[Any]], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-    """Runs `work(*arguments)` in a process for each item of `arguments`; yields its number and what `work` yields.
-
-    Raises:
-        Exception: that of the first process that fails; the others are stopped.
-        UserError: a process was killed.
-    """
-    receivers: dict[Connection, int] = {}
-    workers = []
-    try:
-        for number, words in enumerate(arguments):
-            receiver, sender = multiprocess.Pipe(duplex=False)
-            workers.append(multiprocess.Process(target=_send_all, args=(sender, work, words), daemon=True))
-            workers[-1].start()
-            sender.close()
-            receivers[receiver] = number
-        while receivers:
-            for receiver in multiprocess.connection.wait(list(receivers)):
-                try:
-                    item, error = receiver.recv()
-                except EOFError:
-                    fix = "is there enough memory? Give fewer --preprocessing_num_workers"
-                    raise UserError("a process that decoded sounds was killed", fix=fix) from None
-                if error:
-                    raise error
-                if item is None:
-                    del receivers[receiver]
-                else:
-                    yield receivers[receiver], item
-    finally:
-        for worker in workers:
-            if receivers:
-                worker.terminate()
-            worker.join()
-
-
-def _send_all(sender: Connection, work: Callable[..., Iterator[Any]], words: tuple[Any, ...]) -> None:
-    """In a worker: sends what `work` yields, each with no error; then (None, None), or its error."""
-    threadpool_limits(1)  # of BLAS: with as many threads in each as there are cores, all wait for one another
-    try:
-        for item in work(*words):
-            sender.send((item, None))
-        sender.send((None, None))
-    except Exception as error:
-        sender.send((None, error))

@@ -12,8 +12,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -112,12 +112,16 @@ def find_column(present: Sequence[str], role: str) -> str | None:
     return next((by_lower[name] for name in COLUMN_NAMES[role] if name in by_lower), None)
 
 
-def encode(values: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Labels and their ids: classes in alphabetical order, or by value where all of them are numbers."""
-    numbers = all(value.isdecimal() for value in values)
-    names = sorted(set(values), key=(lambda name: (int(name), name)) if numbers else None)
+def encode(values: Sequence[str | list[str]]) -> tuple[list[str], list[Any]]:
+    """Labels and their ids: classes in alphabetical order, or by value where all of them are numbers.
+
+    The ids of a list of labels are a list, in ascending order, each once.
+    """
+    flat = [name for value in values for name in ([value] if isinstance(value, str) else value)]
+    numbers = all(name.isdecimal() for name in flat)
+    names = sorted(set(flat), key=(lambda name: (int(name), name)) if numbers else None)
     ids = {name: position for position, name in enumerate(names)}
-    return names, [ids[value] for value in values]
+    return names, [ids[each] if isinstance(each, str) else sorted({ids[name] for name in each}) for each in values]
 
 
 def read_label_map(path: str | None) -> dict[str, str | None]:
@@ -147,13 +151,6 @@ def mapped_labels(names: Sequence[str], label_map: Mapping[str, str | None], whe
     return [label_map.get(name, name) for name in names]
 
 
-def encode_lists(values: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
-    """Labels and their ids as `encode`, where each sound has a list of labels: ids in ascending order, each once."""
-    names, _ = encode([name for several in values for name in several])
-    ids = {name: number for number, name in enumerate(names)}
-    return names, [sorted({ids[name] for name in several}) for several in values]
-
-
 def split_name(name: str, where: str) -> str:
     """train, validation or test, whatever the data set calls them. Raises UserError for any other name."""
     known = clean_text(name).lower()
@@ -177,11 +174,9 @@ BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32",
 """What a text file can begin with, and how it is then encoded; UTF-32's marks begin with those of UTF-16."""
 
 
-@dataclass(frozen=True)
-class MetadataCsv:
+class MetadataCsv(NamedTuple):
     """A table as it was read."""
 
-    name: str  # what errors call it
     columns: list[str]  # without nameless ones
     records: list[tuple[int, dict[str, str]]]  # number and cells of each line that is not blank; "" where one lacks
 
@@ -193,11 +188,9 @@ def read_csv(path: Path) -> MetadataCsv:
         UserError: it cannot be read, has another encoding, an open quote, a column twice, or cells beyond its header.
     """
     try:
-        content = path.read_bytes()
+        lines = list(io.StringIO(_decoded(path.read_bytes(), str(path)), newline=""))
     except OSError as error:
         raise UserError(f"not a readable CSV ({error.strerror})", str(path)) from None
-    name = str(path)
-    lines = list(io.StringIO(_decoded(content, name), newline=""))
     header = next((line for line in lines if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip())), "")
     most_columns = max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter))))
     reader = csv.reader(lines, delimiter=most_columns, strict=True)
@@ -209,13 +202,13 @@ def read_csv(path: Path) -> MetadataCsv:
             if not any(cleaned) or (not columns and SEPARATOR_LINE.fullmatch("".join(cleaned))):
                 continue
             if columns:
-                records.append((reader.line_num, _record(columns, cleaned, f"{name}, line {reader.line_num}")))
+                records.append((reader.line_num, _record(columns, cleaned, f"{path}, line {reader.line_num}")))
             else:
-                columns = _header(cleaned, name)
+                columns = _header(cleaned, str(path))
     except csv.Error as error:
         fix = "close the quote, or save the table again as CSV UTF-8"
-        raise UserError(f"the table is no CSV ({error})", f"{name}, line {reader.line_num}", fix) from None
-    return MetadataCsv(name, [column for column in columns if column], records)
+        raise UserError(f"the table is no CSV ({error})", f"{path}, line {reader.line_num}", fix) from None
+    return MetadataCsv([column for column in columns if column], records)
 
 
 def _decoded(content: bytes, name: str) -> str:
@@ -239,8 +232,7 @@ def _header(cells: Sequence[str], name: str) -> list[str]:
     columns = list(cells)
     while not columns[-1]:  # a spreadsheet ends its lines with the delimiters of empty columns
         columns.pop()
-    twice = [column for column, count in Counter(columns).items() if column and count > 1]
-    if twice:
+    if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
         raise UserError(f"a column has one name, found {first_ten(twice)} twice", name, "rename one of them")
     return columns
 

@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +92,19 @@ def find_csv(folder: Path) -> Path | None:
 
 def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
     names = found.names(found.sounds)
-    paths = [name.split("/") for name in names]
-    roles = _folder_roles(paths, str(found.folder))
-    outside = [name for name, parts in zip(names, paths, strict=True) if len(parts) <= len(roles)]
-    rows: list[Row] = [
-        {"source": str(source), "path": name}
-        | {role: READERS[role](part, name) for role, part in zip(roles, parts, strict=False)}
-        for name, source, parts in zip(names, found.sounds, paths, strict=True)
-        if len(parts) > len(roles)
-    ]
+    roles = _folder_roles([name.split("/") for name in names], str(found.folder))
+    rows, outside = list[Row](), []
+    for name, source in zip(names, found.sounds, strict=True):
+        *folders, _ = name.split("/")
+        if len(folders) < len(roles):
+            outside.append(name)
+        else:
+            read = {role: READERS[role](part, name) for role, part in zip(roles, folders, strict=False)}
+            rows.append({"source": str(source), "path": name, **read})
     if len({row["label"] for row in rows}) < 2:
         there = first_ten(sorted(path.name for path in found.folder.iterdir())) or "nothing"
         what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {there}"
-        fix = SOUND_NAMES
-        raise UserError("; ".join([what, *found.notes()]), str(found.folder), fix)
+        raise UserError("; ".join([what, *found.notes()]), str(found.folder), SOUND_NAMES)
     note = f"{counted(len(outside), 'sound')} in no folder of a class, left out: {first_ten(outside)}"
     return rows, [note] * bool(outside)
 
@@ -112,15 +112,14 @@ def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
 def _folder_roles(paths: Sequence[Sequence[str]], where: str) -> list[str]:
     """What the folders of each level are: label, with split and fold above or below it where there are such."""
     roles: list[str] = []
-    while (role := _level_role([parts[len(roles)] for parts in paths if len(parts) > len(roles) + 1], where)) not in (
-        "label",
-        *roles,
-    ):
+    for depth in count():
+        role = _level_role([parts[depth] for parts in paths if len(parts) > depth + 1], where)
+        if role in ("label", *roles):
+            break
         roles.append(role)
-    depth = len(roles) + 1
-    inside = [parts[depth] if len(parts) > depth + 1 else "" for parts in paths if len(parts) > depth]
-    below = _level_role(inside, where)
-    return [*roles, "label", *([below] if below not in ("label", *roles) else [])]
+    roles, depth = [*roles, "label"], len(roles) + 1
+    below = _level_role([parts[depth] if parts[depth + 1 :] else "" for parts in paths if len(parts) > depth], where)
+    return roles if below in roles else [*roles, below]
 
 
 def _level_role(names: Iterable[str], where: str) -> str:
@@ -146,9 +145,10 @@ def _level_role(names: Iterable[str], where: str) -> str:
 
 
 READERS: dict[str, Callable[[str, str], Any]] = {
-    "label": lambda name, where: clean_text(name), "split": split_name, "fold": fold_number,
+    "label": lambda text, where: clean_text(text), "group": lambda text, where: text, "split": split_name,
+    "fold": fold_number,
 }  # fmt: skip
-"""How the name of a folder is read, by its role."""
+"""How the name of a folder or the text of a cell is read, by its role."""
 
 
 # ---- a metadata CSV
@@ -160,48 +160,39 @@ def listed_sounds(
     """The rows of a CSV with their files, the place of each, and notes."""
     content = read_csv(table)
     columns = find_columns(content.columns, wanted, str(table))
-    records: list[tuple[int, dict[str, Any]]]
-    records = [(line, {role: record[name] for role, name in columns.items()}) for line, record in content.records]
+    records = [(line, {role: cells[name] for role, name in columns.items()}) for line, cells in content.records]
     files = ListedFiles(found, [record["audio"] for _, record in records])
-    if clean_text(columns["label"]).lower() == "labels" and any(";" in record["label"] for _, record in records):
-        for _, record in records:  # of an empty cell none: the sound has none of the labels
-            record["label"] = list(filter(None, map(clean_text, record["label"].split(";"))))
-    rows, lines, problems = [], [], []
+    several = clean_text(columns["label"]).lower() == "labels" and any(";" in record["label"] for _, record in records)
+    numbered, problems = list[tuple[int, Row]](), list[UserError]()
     for line, record in records:
         try:
-            rows.append(_row(record, files, f"{table}, line {line}"))
-            lines.append(line)
+            numbered.append((line, _row(record, files, several, f"{table}, line {line}")))
         except UserError as error:
             problems.append(error)
-    problems += _repeated(rows, lines, table)
-    refuse(problems or [UserError("the table lists no sounds", str(table))] * (not rows))
-    unlisted = found.unlisted((row["source"] for row in rows if row["source"]), table.name)
-    missing = [row["path"] for row in rows if not row["source"]]
-    numbered = [each for each in zip(_as_segments(rows), lines, strict=True) if each[0]["source"]]
-    there, places = [row for row, _ in numbered], [f"{table}, line {line}" for _, line in numbered]
-    if missing and (not allow_missing_files or not there):
-        what = f"every row needs its file, {len(missing):,} of {len(rows):,} have none: {first_ten(missing)}"
+    numbered = _as_segments(numbered, table, problems)
+    refuse(problems or [UserError("the table lists no sounds", str(table))] * (not numbered))
+    rows = [row for _, row in numbered if row["source"]]
+    missing = [row["path"] for _, row in numbered if not row["source"]]
+    if missing and not (allow_missing_files and rows):
+        what = f"every row needs its file, {len(missing):,} of {len(numbered):,} have none: {first_ten(missing)}"
         near = files.nearest(missing[0])
         fix = f"did you mean {near}?" if near else "copy them there, or do without them: --allow_missing_files"
         raise UserError(what, str(table), fix)
-    left_out = f"{len(missing):,} of {len(rows):,} listed sounds have no file and are left out"
-    return there, places, [left_out] * bool(missing) + unlisted
+    left_out = [f"{len(missing):,} of {len(numbered):,} listed sounds have no file and are left out"] * bool(missing)
+    places = [f"{table}, line {line}" for line, row in numbered if row["source"]]
+    return rows, places, left_out + found.unlisted((row["source"] for row in rows), table.name)
 
 
-def _row(record: Mapping[str, Any], files: ListedFiles, where: str) -> Row:
-    """One line; its source is None where the file is missing."""
-    name, label = record["audio"], record["label"]
-    if not name or label == "":
-        what = f"{name} has no label" if name else f"the line names no file (its label: {label!r})"
+def _row(record: Mapping[str, str], files: ListedFiles, several: bool, where: str) -> Row:
+    """One line, with `several` labels separated by semicolons; its source is None where the file is missing."""
+    name, text = record["audio"], record["label"]
+    if not name or not (text or several):
+        what = f"{name} has no label" if name else f"the line names no file (its label: {text!r})"
         raise UserError(what, where, "complete the line, or take it out")
+    label = list(filter(None, map(clean_text, text.split(";")))) if several else text
     source = files.find(name, where)
     row: Row = {"source": str(source) if source else None, "path": files.name(source) or name, "label": label}
-    if "fold" in record:
-        row["fold"] = fold_number(record["fold"], where)
-    if "group" in record:
-        row["group"] = record["group"]
-    if "split" in record:
-        row["split"] = split_name(record["split"], where)
+    row |= {role: READERS[role](record[role], where) for role in ("fold", "group", "split") if role in record}
     if {"start", "end"} <= record.keys():
         row |= {role: seconds(record[role], role, where) for role in ("start", "end")}
         if None not in (row["start"], row["end"]) and row["end"] <= row["start"]:
@@ -209,35 +200,23 @@ def _row(record: Mapping[str, Any], files: ListedFiles, where: str) -> Row:
     return row
 
 
-def _repeated(rows: Sequence[Row], lines: Sequence[int], table: Path) -> list[UserError]:
-    """The files that several lines name, unless each of these lines has another start and end."""
-    problems = []
-    for numbers in _by_file(rows).values():
-        times = {(rows[number].get("start"), rows[number].get("end")) for number in numbers}
-        if len(numbers) > 1 and (len(times) < len(numbers) or any(None in each for each in times)):
-            where = f"{table}, lines {', '.join(str(lines[number]) for number in numbers)}"
-            what = f"{rows[numbers[0]]['path']} is listed {len(numbers)} times"
+def _as_segments(numbered: list[tuple[int, Row]], table: Path, problems: list[UserError]) -> list[tuple[int, Row]]:
+    """The rows as segments of their files, in one group, where a file has several lines; each needs its own times."""
+    by_file: dict[str, list[tuple[int, Row]]] = defaultdict(list)
+    for line, row in numbered:
+        by_file[os.path.normpath(row["source"] or row["path"])].append((line, row))
+    for same in by_file.values():
+        times = {(row.get("start"), row.get("end")) for _, row in same}
+        if len(same) > 1 and (len(times) < len(same) or any(None in each for each in times)):
+            where = f"{table}, lines {', '.join(str(line) for line, _ in same)}"
             fix = "list it once, with its folder; or give each line a start and an end of its own"
-            problems.append(UserError(what, where, fix))
-    return problems
-
-
-def _by_file(rows: Sequence[Row]) -> dict[str, list[int]]:
-    same = defaultdict(list)
-    for number, row in enumerate(rows):
-        same[os.path.normpath(row["source"] or row["path"])].append(number)
-    return same
-
-
-def _as_segments(rows: Sequence[Row]) -> list[Row]:
-    """The rows as segments of their files, where a file is listed more than once; its segments are one group."""
-    if len(_by_file(rows)) == len(rows):
-        return list(rows)
+            problems.append(UserError(f"{same[0][1]['path']} is listed {len(same)} times", where, fix))
+    if len(by_file) == len(numbered):
+        return numbered
     cut = []
-    for row in rows:
-        times = (row.get("start"), row.get("end"))
-        segment = {} if None in times else {"segment": times}
-        cut.append({"group": row["path"]} | row | segment)
+    for line, row in numbered:
+        segment = (row.get("start"), row.get("end"))
+        cut.append((line, {"group": row["path"]} | row | ({} if None in segment else {"segment": segment})))
     return cut
 
 
@@ -248,11 +227,8 @@ class ListedFiles:
     """The files below a folder, by the names that a table may have for them.
 
     Names are compared in Unicode form NFC; backslashes separate folders as slashes do; a name may lack the suffix of
-    its sound. A bare file name may lie in any folder below; a name with a folder is never looked for elsewhere.
-
-    Args:
-        found: the files.
-        listed: all names of the table. A bare name that is the end of another listed name is not looked for.
+    its sound. A bare file name may lie in any folder below, unless it is the end of another of the `listed` names; a
+    name with a folder is never looked for elsewhere.
     """
 
     def __init__(self, found: AudioFiles, listed: Sequence[str]) -> None:
@@ -290,7 +266,7 @@ class ListedFiles:
         """What a file is called in the data: its path below the folder, or "" for one that lies elsewhere."""
         if source in self.names:
             return self.names[source]
-        inside = source and source.is_relative_to(self.folder) and ".." not in source.parts
+        inside = source is not None and source.is_relative_to(self.folder) and ".." not in source.parts
         return source.relative_to(self.folder).as_posix() if source and inside else ""
 
     def nearest(self, name: str) -> str | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +37,9 @@ class StoredRows:
         return len(self.sounds)
 
     def __getitem__(self, part: slice, /) -> list[Row]:
-        numbers = range(*part.indices(len(self)))
-        return [
-            {
-                "source": sound["bytes"] or sound["path"] or "",
-                "path": self.names[number],
-                **{name: values[number] for name, values in self.columns.items()},
-            }
-            for number, sound in zip(numbers, self.sounds[part]["audio"], strict=True)
-        ]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A stored data set, read as far as its labels."""
-
-    rows: StoredRows
-    labels: list[str]
-    notes: list[str]
-    key: str  # changes with the source
+        sources = [sound["bytes"] or sound["path"] or "" for sound in self.sounds[part]["audio"]]
+        cells = zip(sources, self.names[part], *(values[part] for values in self.columns.values()), strict=True)
+        return [dict(zip(("source", "path", *self.columns), row, strict=True)) for row in cells]
 
 
 @dataclass(frozen=True)
@@ -72,18 +55,18 @@ class Part:
         Of a column of lists, the list of each cell, or None.
         """
         feature, cells = self.table.features[column], self.table.select_columns([column])[:][column]
-        if one_label(feature) is feature:
-            return self._texts(feature, cells, column, where)
-        flat = iter(self._texts(one_label(feature), [each for cell in cells for each in cell or ()], column, where))
-        return [None if cell is None else [text for text in islice(flat, len(cell)) if text] for cell in cells]
+        names = [clean_text(name) for name in _names(feature) or ()]
 
-    def _texts(self, feature: Any, values: Sequence[Any], column: str, where: str) -> list[str | None]:
-        if isinstance(feature, datasets.ClassLabel):
-            names = [clean_text(name) for name in feature.names]
-            if values and max(value or 0 for value in values) >= len(names):
+        def text(value: Any) -> str | None:
+            if value is None or not names:
+                return None if value is None else clean_text(value) or None
+            if value >= len(names):
                 raise UserError(f"the column {column} has a class id beyond its {len(names)} classes", where)
-            return [names[value] if value is not None and value >= 0 else None for value in values]
-        return [None if value is None else clean_text(value) or None for value in values]
+            return names[value] if value >= 0 else None
+
+        if one_label(feature) is feature:
+            return [text(cell) for cell in cells]
+        return [None if cell is None else list(filter(None, map(text, cell))) for cell in cells]
 
 
 def is_stored(folder: Path) -> bool:
@@ -97,14 +80,17 @@ def read_stored(
     revision: str | None = None,
     audio_column: str | None = None,
     label_column: str | None = None,
-) -> Stored:
-    """Finds the sounds of a stored data set, their labels, and, where it has them, folds, groups, splits and times.
+) -> tuple[StoredRows, list[str], list[str], str]:
+    """The sounds of a stored data set, with folds, groups, splits and times where it has them.
 
     Args:
         name: a Hub id or a folder.
         config: which configuration of it; with the revision `refs/convert/parquet`, the folder of that branch.
         audio_column: default: the one typed `Audio`, or found by its name.
         label_column: default: found by its name, or the only one typed `ClassLabel`.
+
+    Returns:
+        The rows, the labels, notes, and a key that changes with the source.
 
     Raises:
         UserError: there is no such data set, it cannot be read, or its columns or splits are not what they must be.
@@ -119,7 +105,7 @@ def read_stored(
     kept, unique, columns = labelled(names, columns, labels, notes)
     rows = StoredRows(sounds.select(kept), unique, columns)
     state = repr((roles, labels, columns, [part.table._fingerprint for part in parts], _folder_state(Path(name))))
-    return Stored(rows, labels, notes, hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16])
+    return rows, labels, notes, hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 # ---- the parts of a data set
@@ -170,14 +156,16 @@ def _load(name: str, config: str | None, revision: str | None) -> tuple[list[Par
         builder.download_and_prepare()
         parts = [Part(str(split), table) for split, table in builder.as_dataset().items()]
     else:
-        kind = {".parquet": "parquet", ".arrow": "arrow"}
-        whole = {"split": "train", "cache_dir": cache}
-        parts = [
-            Part(split, datasets.load_dataset(kind[Path(path).suffix], data_files=[path], **whole))
-            for split, paths in files.items()
-            for path in paths
-        ]
-    return parts, _unused(Path(name), files)
+        parts = []
+        for split, path in ((split, path) for split, paths in files.items() for path in paths):
+            kind = Path(path).suffix.removeprefix(".")
+            parts.append(Part(split, datasets.load_dataset(kind, data_files=[path], split="train", cache_dir=cache)))
+    if not Path(name).is_dir() or not files:
+        return parts, []
+    used = {Path(path).resolve() for paths in files.values() for path in paths}
+    left = [path.relative_to(name).as_posix() for path in _parquet_files(Path(name)) if path.resolve() not in used]
+    # `datasets` leaves out files beside others whose names tell their split.
+    return parts, [f"{counted(len(left), 'Parquet file')} of no split, left out: {first_ten(left)}"] * bool(left)
 
 
 def _way_out(name: str, error: Exception, reason: str) -> str:
@@ -198,9 +186,8 @@ def _local_files(builder: datasets.DatasetBuilder) -> dict[str, list[str]]:
     suffixes = {Path(file).suffix for files in named.values() for file in files}
     if not suffixes or not suffixes <= {".parquet", ".arrow"}:
         return {}
-    manager = datasets.DownloadManager(
-        dataset_name=builder.dataset_name, download_config=datasets.DownloadConfig(token=builder.token)
-    )
+    options = datasets.DownloadConfig(token=builder.token)
+    manager = datasets.DownloadManager(dataset_name=builder.dataset_name, download_config=options)
     return {split: manager.download(files) for split, files in named.items()}
 
 
@@ -226,15 +213,6 @@ def _names(feature: Any) -> tuple[str, ...] | None:
     return tuple(one_label(feature).names) if isinstance(one_label(feature), datasets.ClassLabel) else None
 
 
-def _unused(folder: Path, files: Mapping[str, Sequence[str]]) -> list[str]:
-    """A note on Parquet files that `datasets` leaves out beside others whose names tell their split."""
-    if not folder.is_dir() or not files:
-        return []
-    used = {Path(path).resolve() for paths in files.values() for path in paths}
-    left = [path.relative_to(folder).as_posix() for path in _parquet_files(folder) if path.resolve() not in used]
-    return [f"{counted(len(left), 'Parquet file')} of no split, left out: {first_ten(left)}"] * bool(left)
-
-
 # ---- their columns
 
 
@@ -246,7 +224,12 @@ def described(
     Raises:
         UserError: columns or splits are not what they must be.
     """
-    roles = _roles(parts, audio_column, label_column, where)
+    first = parts[0].table
+    present = [name for name in first.column_names if all(name in part.table.column_names for part in parts)]
+    if not label_column and not find_column(present, "label"):
+        label_column = _only(first, datasets.ClassLabel)
+    wanted = {"audio": audio_column or _only(first, datasets.Audio), "label": label_column}
+    roles = find_columns(present, wanted, where)
     labels, ids = _labels(parts, roles["label"], where, notes)
     return roles, labels, {"label": ids, **_optional(parts, roles, where)}
 
@@ -254,22 +237,24 @@ def described(
 def labelled(
     names: Sequence[str | None], columns: Mapping[str, list], labels: Sequence[str], notes: list[str]
 ) -> tuple[list[int], list[str], dict[str, list]]:
-    """The rows that have a label: their numbers, a name for each sound that no other has, and their columns."""
+    """The rows that have a label: their numbers, a name for each sound that no other has, and their columns.
+
+    Names that repeat get their class before them, if need be their split too, or their row.
+    """
     ids = columns["label"]
     kept = [number for number, label in enumerate(ids) if label is not None]
     if len(kept) < len(ids):
         notes.append(f"{len(ids) - len(kept):,} of {len(ids):,} sounds have no label and are left out")
     columns = {name: [values[number] for number in kept] for name, values in columns.items()}
-    return kept, _unique_names([names[number] for number in kept], columns, labels), columns
-
-
-def _roles(parts: Sequence[Part], audio_column: str | None, label_column: str | None, where: str) -> dict[str, str]:
-    first = parts[0].table
-    present = [name for name in first.column_names if all(name in part.table.column_names for part in parts)]
-    wanted = {"audio": audio_column or _only(first, datasets.Audio), "label": label_column}
-    if not label_column and not find_column(present, "label"):
-        wanted["label"] = _only(first, datasets.ClassLabel)
-    return find_columns(present, wanted, where)
+    plain = [names[number] or f"row {row}" for row, number in enumerate(kept)]
+    if len(set(plain)) == len(plain):
+        return kept, plain, columns
+    of_row = [[label] if isinstance(label, int) else label for label in columns["label"]]
+    classes = [f"{'+'.join(labels[each] for each in ids)}/{name}" for ids, name in zip(of_row, plain, strict=True)]
+    splits = [f"{split}/{name}" for split, name in zip(columns.get("split", classes), classes, strict=True)]
+    rows = [f"{row}/{name}" for row, name in enumerate(plain)]
+    unique = next(each for each in (classes, splits, rows) if len(set(each)) == len(each))
+    return kept, unique, columns
 
 
 def _only(table: datasets.Dataset, kind: type) -> str | None:
@@ -285,18 +270,6 @@ def _sounds(table: datasets.Dataset, column: str, where: str) -> datasets.Datase
         kinds = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in table.features.items())
         raise UserError(f"the column {column} holds no audio; there are {kinds}", where, "--audio_column") from None
     return sounds if column == "audio" else sounds.rename_column(column, "audio")
-
-
-def _unique_names(
-    paths: Sequence[str | None], columns: Mapping[str, Sequence[Any]], labels: Sequence[str]
-) -> list[str]:
-    """The names of the sounds; where they repeat, with their class before them, if need be their split or their row."""
-    names = [path or f"row {number}" for number, path in enumerate(paths)]
-    of_row = [[label] if isinstance(label, int) else label for label in columns["label"]]
-    classes = [f"{'+'.join(labels[each] for each in ids)}/{name}" for ids, name in zip(of_row, names, strict=True)]
-    splits = [f"{split}/{name}" for split, name in zip(columns.get("split", classes), classes, strict=True)]
-    rows = [f"{number}/{name}" for number, name in enumerate(names)]
-    return next(each for each in (names, classes, splits, rows) if len(set(each)) == len(each))
 
 
 def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) -> tuple[list[str], list[Any]]:
@@ -331,20 +304,15 @@ def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) ->
 
 def _optional(parts: Sequence[Part], roles: Mapping[str, str], where: str) -> dict[str, list]:
     """The columns fold, group, split, start and end; the data set's own splits come before a column that names some."""
-    texts = {
-        role: [text for part in parts for text in part.texts(roles[role], where)]
-        for role in ("fold", "group", "split")
-        if role in roles
-    }
+    readers: dict[str, Callable[[str], Any]]
+    readers = {"fold": lambda text: fold_number(text, f"{where}, column {roles['fold']}"), "group": str,
+               "split": lambda text: split_name(text, where)}  # fmt: skip
     columns: dict[str, list] = {}
-    if "fold" in texts:
-        columns["fold"] = [fold_number(text or "", f"{where}, column {roles['fold']}") for text in texts["fold"]]
-    if "group" in texts:
-        columns["group"] = [text or "" for text in texts["group"]]
-    if len({part.split for part in parts}) > 1:
-        columns["split"] = [split_name(part.split, where) for part in parts for _ in range(len(part.table))]
-    elif "split" in texts:
-        columns["split"] = [split_name(text or "", where) for text in texts["split"]]
+    for role, read in readers.items():
+        if role == "split" and len({part.split for part in parts}) > 1:
+            columns[role] = [read(part.split) for part in parts for _ in range(len(part.table))]
+        elif role in roles:
+            columns[role] = [read(text or "") for part in parts for text in part.texts(roles[role], where)]
     times = [role for role in ("start", "end") if role in roles]
     kinds = [part.table.features[roles[role]].dtype for part in parts for role in times]
     if len(times) == 2 and all("float" in kind or "int" in kind for kind in kinds):

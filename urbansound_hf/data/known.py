@@ -1,4 +1,4 @@
-"""Public data sets that are recognised as they unpack: one record each, in a module of its own."""
+"""Public data sets that are recognised as they unpack: ESC-50 and ESC-10, FSD50K, Speech Commands."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from urbansound_hf.audio.files import find_audio_files
+from urbansound_hf.audio.io import file_seconds
 from urbansound_hf.data.builder import Row
+from urbansound_hf.data.columns import read_csv, split_name
+from urbansound_hf.data.folder import ListedFiles, listed_sounds
+from urbansound_hf.data.segments import equal_pieces
 from urbansound_hf.errors import UserError
-from urbansound_hf.text import listed
+from urbansound_hf.text import first_ten, listed
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,129 @@ class KnownDataset:
             found = f"{self.name} has the variants {listed(self.variants) or 'none'}, found {variant}"
             raise UserError(found, "--dataset_variant", "leave it out for all of it")
         return f"{self.name} ({variant})" if variant else self.name
+
+
+# ---- ESC-50: 2,000 environmental sounds of 5 s in 50 classes, five folds
+
+ESC50_TABLE = "meta/esc50.csv"  # filename, fold, target, category, esc10, src_file, take
+ESC10 = frozenset({"chainsaw", "clock_tick", "crackling_fire", "crying_baby", "dog", "helicopter", "rain", "rooster",
+                   "sea_waves", "sneezing"})  # fmt: skip
+"""The classes whose clips have `esc10` true."""
+
+
+def read_esc50(
+    root: Path, variant: str, allow_missing_files: bool, background_class: str | None
+) -> tuple[list[Row], list[str]]:
+    """The clips with their fold, and the Freesound recording as group; the variant esc10 has ten of the classes."""
+    wanted = {"audio": "filename", "label": "category"}
+    rows, _, notes = listed_sounds(root / ESC50_TABLE, find_audio_files(root / "audio"), wanted, allow_missing_files)
+    return [row for row in rows if variant != "esc10" or row["label"] in ESC10], notes
+
+
+ESC50 = KnownDataset(
+    name="ESC-50",
+    markers=(ESC50_TABLE, "audio"),
+    read=read_esc50,
+    protocol="the mean accuracy over the five folds, each tested once: --test_fold all",
+    licence="CC BY-NC 3.0; ESC-10 CC BY 3.0",
+    citation="K. J. Piczak: ESC: Dataset for Environmental Sound Classification. ACM Multimedia, 2015",
+    homepage="https://github.com/karolpiczak/ESC-50",
+    published={
+        "": (
+            Published("human listeners", "81.3", "Piczak 2015"),
+            Published("AST, pretrained on AudioSet", "95.6", "Gong et al. 2021, arXiv:2104.01778"),
+            Published("BEATs", "98.1", "Chen et al. 2022, arXiv:2212.09058"),
+        ),
+        "esc10": (Published("human listeners", "95.7", "Piczak 2015"),),
+    },
+    variants=("esc10",),
+)
+
+# ---- FSD50K: 51,197 Freesound clips with several of 200 AudioSet classes each
+
+FSD50K_TABLES = {"dev": "FSD50K.ground_truth/dev.csv", "eval": "FSD50K.ground_truth/eval.csv"}
+"""fname, labels (separated by commas), mids; that of the development part has `split`: train or val."""
+
+
+def read_fsd50k(
+    root: Path, variant: str, allow_missing_files: bool, background_class: str | None
+) -> tuple[list[Row], list[str]]:
+    """The clips with their lists of labels, in the parts train, validation (val) and test (eval)."""
+    rows: list[Row] = []
+    missing = []
+    for part, table in FSD50K_TABLES.items():
+        records = read_csv(root / table).records
+        files = ListedFiles(find_audio_files(root / f"FSD50K.{part}_audio"), [cells["fname"] for _, cells in records])
+        for line, cells in records:
+            where = f"{root / table}, line {line}"
+            source = files.find(cells["fname"], where)
+            if source is None:
+                missing.append(f"{part}/{cells['fname']}")
+                continue
+            rows.append({"source": str(source), "path": f"{part}/{source.name}", "label": cells["labels"].split(","),
+                         "split": split_name(cells.get("split", part), where)})  # fmt: skip
+    if missing and not (allow_missing_files and rows):
+        fix = "unpack all parts, or do without them: --allow_missing_files"
+        raise UserError(f"{len(missing):,} listed clips have no file: {first_ten(missing)}", str(root), fix)
+    return rows, [f"{len(missing):,} listed clips have no file and are left out"] * bool(missing)
+
+
+FSD50K = KnownDataset(
+    name="FSD50K",
+    markers=tuple(FSD50K_TABLES.values()),
+    read=read_fsd50k,
+    protocol="mean average precision on the eval part; trained on the train part, selected on the val part",
+    licence="CC BY 4.0 (the collection; each clip has its own Creative Commons licence)",
+    citation="E. Fonseca et al.: FSD50K: an open dataset of human-labeled sound events. IEEE/ACM TASLP 30, 2022",
+    homepage="https://zenodo.org/records/4060432",
+    published={"": (Published("PSLA", "mAP 0.567", "Gong et al. 2021, arXiv:2102.01243"),)},
+)
+
+# ---- Speech Commands v0.02: 105,829 spoken words of one second in 35 classes, split by a hash of the speaker
+
+SPEECH_LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
+NOISE = "_background_noise_"
+
+
+def read_speech_commands(
+    root: Path, variant: str, allow_missing_files: bool, background_class: str | None
+) -> tuple[list[Row], list[str]]:
+    """The words with their part, and the speaker as group.
+
+    The recordings in `_background_noise_` are left out, or cut into clips of a second of the background class: the
+    last recording by name for testing, the one before for validation, the others for training.
+    """
+    found = find_audio_files(root)
+    part_of = {
+        name: part for file, part in SPEECH_LISTS.items() for name in (root / file).read_text(encoding="utf-8").split()
+    }
+    rows: list[Row] = []
+    noise = []
+    for name, path in zip(found.names(found.sounds), found.sounds, strict=True):
+        label, _, file = name.rpartition("/")
+        if label == NOISE:
+            noise.append(path)
+        elif label:
+            speaker = file.partition("_nohash_")[0]
+            part = part_of.get(name, "train")
+            rows.append({"source": str(path), "path": name, "label": label, "group": speaker, "split": part})
+    for number, path in enumerate(reversed(noise if background_class else [])):
+        row = {"source": str(path), "path": f"{NOISE}/{path.name}", "label": background_class, "group": path.name}
+        part = ("test", "validation", "train")[min(number, 2)]
+        rows += [row | {"split": part, "segment": times} for times in equal_pieces(0, file_seconds(path) or 0, 1.0)]
+    left = f"{NOISE} is left out; --background_class silence makes a class of it"
+    return rows, [left] * bool(noise and not background_class)
+
+
+SPEECH_COMMANDS = KnownDataset(
+    name="Speech Commands v0.02",
+    markers=tuple(SPEECH_LISTS),
+    read=read_speech_commands,
+    protocol="accuracy on the words of testing_list.txt; selected on those of validation_list.txt",
+    licence="CC BY 4.0",
+    citation="P. Warden: Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition. arXiv:1804.03209, 2018",
+    homepage="https://www.tensorflow.org/datasets/catalog/speech_commands",
+    published={"": (Published("AST, 35 classes", "98.1", "Gong et al. 2021, arXiv:2104.01778"),)},
+)
+
+KNOWN = (ESC50, FSD50K, SPEECH_COMMANDS)

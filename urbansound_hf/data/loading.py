@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +16,12 @@ import datasets
 import numpy as np
 
 from urbansound_hf.audio.io import LOWEST_RATE, SAMPLING_RATE, Limits
-from urbansound_hf.data import esc50, fsd50k, speech_commands, synthetic
+from urbansound_hf.data import synthetic
 from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, one_label, sound_features
-from urbansound_hf.data.columns import columns_of, encode, encode_lists, mapped_labels, read_label_map
+from urbansound_hf.data.columns import columns_of, encode, mapped_labels, read_label_map
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
-from urbansound_hf.data.known import KnownDataset
+from urbansound_hf.data.known import KNOWN
 from urbansound_hf.data.segments import named_segments
 from urbansound_hf.data.shards import read_shards
 from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
@@ -56,8 +56,6 @@ def load_urbansound8k(
 
 
 NAMED = ("urbansound8k", "synthetic")
-KNOWN = (esc50.DATASET, fsd50k.DATASET, speech_commands.DATASET)
-"""Data sets that are recognised as they unpack."""
 SYNTHETIC_NOTE = "synthetic sounds: these scores say nothing about real ones"
 Found = tuple[PreparedSounds, str, list[str]]
 """The builder of a data set, its name, and notes."""
@@ -138,8 +136,20 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
     """
     request = dataset if isinstance(dataset, SoundRequest) else SoundRequest(str(dataset), **options)
     if request.streaming:
-        return _streamed(request)
-    return _loaded(*find_builder(request), request)
+        name = request.dataset.rstrip("/").rpartition("/")[2]
+        words = request.dataset, request.dataset_config, request.dataset_revision
+        table, labels, notes, key = read_shards(*words, request.audio_column, request.label_column)
+        return _relabelled(Sounds(name, table, labels, notes, key), _new_labels(labels, name, request), request)
+    builder, name, notes = find_builder(request)
+    feature = builder.info.features["label"]
+    labels = one_label(feature).names
+    if one_label(feature) is not feature and (odd := [each for each in labels if ";" in each]):
+        what = "the labels of a sound are separated by ; in predictions.csv, and these names have one"
+        raise UserError(f"{what}: {first_ten(odd)}", name, "rename them")
+    new = _new_labels(labels, name, request)  # a mistake there is reported before an hour of decoding
+    builder.limits = Limits(request.min_rate, request.max_seconds)
+    table, key = builder.load(request.num_proc), builder.fingerprint()
+    return _relabelled(Sounds(name, table, labels, notes + builder.sound_notes(), key), new, request)
 
 
 def find_builder(request: SoundRequest) -> Found:
@@ -175,7 +185,10 @@ def is_path(name: str) -> bool:
 def _folder(request: SoundRequest, folder: Path) -> Found:
     for known in KNOWN:
         if root := known.root(folder):
-            return _known(request, known, root)
+            variant = request.dataset_variant or ""
+            name = known.title(variant)
+            rows, notes = known.read(root, variant, request.allow_missing_files, request.background_class)
+            return _prepared(request, named_segments(rows), name, notes)
     rows, notes = read_folder(
         folder,
         request.audio_column,
@@ -189,12 +202,6 @@ def _folder(request: SoundRequest, folder: Path) -> Found:
     return _prepared(request, rows, folder.resolve().name, notes)
 
 
-def _known(request: SoundRequest, known: KnownDataset, root: Path) -> Found:
-    name, variant = known.title(request.dataset_variant or ""), request.dataset_variant or ""
-    rows, notes = known.read(root, variant, request.allow_missing_files, request.background_class)
-    return _prepared(request, named_segments(rows), name, notes)
-
-
 def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str]) -> Found:
     for text in (row[column] for row in rows for column in ("label", "path")):
         try:  # Python reads UTF-8 names in an ASCII locale as something else
@@ -202,13 +209,10 @@ def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str
         except UnicodeEncodeError:
             what = f"the name is not text in this locale: {text!r}"
             raise UserError(what, "--dataset", "set PYTHONUTF8=1 or LANG=C.UTF-8, or rename the file") from None
-    several = isinstance(rows[0]["label"], list)
-    ids: list[Any]
-    names, ids = (encode_lists if several else encode)([row["label"] for row in rows])
+    names, ids = encode([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
-    features = sound_features(names, columns_of(rows), request.sampling_rate, several)
-    builder = PreparedSounds(rows, features, cache_key(rows, names), name, request.sampling_rate)
-    return builder, name, notes
+    features = sound_features(names, columns_of(rows), request.sampling_rate, isinstance(ids[0], list))
+    return PreparedSounds(rows, features, cache_key(rows, names), name, request.sampling_rate), name, notes
 
 
 def _stored(request: SoundRequest, folder: Path) -> Found:
@@ -219,37 +223,17 @@ def _stored(request: SoundRequest, folder: Path) -> Found:
     elif near or is_path(name):  # the Hub need not be asked
         fix = f"did you mean {near[0]}?" if near else "give urbansound8k, synthetic, a folder or a Hub id"
         raise UserError(f"there is no folder {name}", "--dataset", fix)
-    found = read_stored(
+    rows, labels, notes, key = read_stored(
         source, request.dataset_config, request.dataset_revision, request.audio_column, request.label_column
     )
-    several = any(isinstance(label, list) for label in found.rows.columns["label"][:1])
-    features = sound_features(found.labels, columns_of([found.rows.columns]), request.sampling_rate, several)
-    builder = PreparedSounds(found.rows, features, found.key, name, request.sampling_rate)
-    return builder, name, found.notes
-
-
-def _loaded(builder: PreparedSounds, name: str, notes: list[str], request: SoundRequest) -> Sounds:
-    feature = builder.info.features["label"]
-    labels = one_label(feature).names
-    if one_label(feature) is not feature and (odd := [each for each in labels if ";" in each]):
-        what = "the labels of a sound are separated by ; in predictions.csv, and these names have one"
-        raise UserError(f"{what}: {first_ten(odd)}", name, "rename them")
-    new = _new_labels(labels, name, request)  # a mistake there is reported before an hour of decoding
-    builder.limits = Limits(request.min_rate, request.max_seconds)
-    dataset, key = builder.load(request.num_proc), builder.fingerprint()
-    return _relabelled(Sounds(name, dataset, labels, notes + builder.sound_notes(), key), new, request)
-
-
-def _streamed(request: SoundRequest) -> Sounds:
-    words = request.dataset, request.dataset_config, request.dataset_revision
-    dataset, labels, notes, key = read_shards(*words, request.audio_column, request.label_column)
-    sounds = Sounds(request.dataset.rstrip("/").rpartition("/")[2], dataset, labels, notes, key)
-    return _relabelled(sounds, _new_labels(labels, sounds.name, request), request)
+    several = any(isinstance(label, list) for label in rows.columns["label"][:1])
+    features = sound_features(labels, columns_of([rows.columns]), request.sampling_rate, several)
+    return PreparedSounds(rows, features, key, name, request.sampling_rate), name, notes
 
 
 def _new_labels(labels: list[str], name: str, request: SoundRequest) -> list[str | None]:
-    label_map = read_label_map(request.label_map)
-    new = mapped_labels(labels, label_map, f"--label_map {request.label_map}")
+    """The new name of each label, None where `--label_map` drops it."""
+    new = mapped_labels(labels, read_label_map(request.label_map), f"--label_map {request.label_map}")
     left = list(dict.fromkeys(label for label in new if label is not None))
     if len(left) < 2:
         what = f"a classifier tells classes apart, found {len(left)}: {', '.join(left)}"
@@ -258,23 +242,23 @@ def _new_labels(labels: list[str], name: str, request: SoundRequest) -> list[str
 
 
 def _relabelled(sounds: Sounds, new: list[str | None], request: SoundRequest) -> Sounds:
-    name, dataset, left, notes, key = (getattr(sounds, field.name) for field in fields(sounds))
-    several = isinstance((dataset.features or {}).get("label"), datasets.List)
     if request.label_map:
+        several, dataset = sounds.multi_label, sounds.dataset
         left = list(dict.fromkeys(label for label in new if label is not None))
         ids = [None if label is None else left.index(label) for label in new]
         values: list[Any] = dataset["label"][:]
         values = [sorted({ids[i] for i in each} - {None}) if several else ids[each] for each in values]
         kept = [row for row, value in enumerate(values) if value is not None]
-        feature = datasets.List(datasets.ClassLabel(names=left)) if several else datasets.ClassLabel(names=left)
-        values = [0 if each is None else each for each in values]
-        dataset = dataset.remove_columns("label").add_column("label", values, feature=feature)
-        dataset = dataset.select(kept)  # last: a column cannot be added to a selection without copying the sounds
-        notes.append(
-            f"labels changed by {Path(str(request.label_map)).name}: {len(kept):,} of {len(values):,} clips left"
+        label = datasets.ClassLabel(names=left)
+        dataset = dataset.remove_columns("label").add_column(
+            "label",
+            [0 if each is None else each for each in values],
+            feature=datasets.List(label) if several else label,
         )
-        key = hashlib.sha256(f"{key} {new}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    sounds = Sounds(name, dataset, left, notes, key)
-    if several and (none := int((sounds.targets.sum(axis=1) == 0).sum())):
-        notes.append(f"{none:,} of {len(dataset):,} sounds have none of the labels")
+        dataset = dataset.select(kept)  # last: a column cannot be added to a selection without copying the sounds
+        note = f"labels changed by {Path(request.label_map).name}: {len(kept):,} of {len(values):,} clips left"
+        key = hashlib.sha256(f"{sounds.fingerprint} {new}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        sounds = Sounds(sounds.name, dataset, left, [*sounds.notes, note], key)
+    if sounds.multi_label and (none := int((sounds.targets.sum(axis=1) == 0).sum())):
+        sounds.notes.append(f"{none:,} of {len(sounds.dataset):,} sounds have none of the labels")
     return sounds

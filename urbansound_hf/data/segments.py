@@ -43,24 +43,23 @@ def read_annotations(
     for sound in found.sounds:
         stems[clean_text(sound.stem)].append(sound)
     owners = {path: _owner(path.name, stems) for path in files if not is_hidden(path.name)}
-    marks = {path: _marks(path, label_column) for path in owners if folder or owners[path]}
+    candidates = ((path, _marks(path, label_column)) for path in owners if folder or owners[path])
+    marks = {path: lines for path, lines in candidates if lines is not None}
     if not any(marks.values()):
         if folder:
             fix = "give label tracks of Audacity, or selection tables of Raven, called as their recordings"
             raise UserError("there are no label files", f"--annotations {folder}", fix)
         return None
-    rows, places, problems, annotated = [], [], [], set()
-    for path, lines in marks.items():
-        annotated |= set(owners[path]) if lines is not None else set()
-        for where, start, end, label, named in lines or ():
-            try:
-                owner = stems.get(clean_text(Path(named).stem), owners[path])
-                rows.append(_segment(found, owner, (start, end), label, where))
-                places.append(where)
-            except UserError as error:
-                problems.append(error)
+    rows, places, problems = [], [], []
+    for path, (where, start, end, label, named) in ((path, line) for path, lines in marks.items() for line in lines):
+        try:
+            owner = stems.get(clean_text(Path(named).stem), owners[path])
+            rows.append(_segment(found, owner, (start, end), label, where))
+            places.append(where)
+        except UserError as error:
+            problems.append(error)
     refuse(problems)
-    annotated |= {Path(row["source"]) for row in rows}
+    annotated = {Path(row["source"]) for row in rows}.union(*(owners[path] for path in marks))
     left = found.names(sorted(set(found.sounds) - annotated))
     note = f"{counted(len(left), 'sound')} without a label file, left out: {first_ten(left)}"
     return rows, places, [note] * bool(left)
@@ -96,9 +95,8 @@ def _marks(path: Path, label_column: str | None) -> list[Mark] | None:
     if first and (len(cells) < 2 or not _is_number(cells[0])):
         return None
     # A line that begins with a backslash gives the frequencies of the label above it.
-    numbered = [(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip() and line[0] != "\\"]
-    cells_of = [(where, [*line.split("\t"), "", ""]) for where, line in numbered]
-    return [(where, cells[0], cells[1], cells[2], "") for where, cells in cells_of]
+    rows = [(n, [*line.split("\t"), "", ""]) for n, line in enumerate(lines, 1) if line.strip() and line[0] != "\\"]
+    return [(f"{path}, line {n}", cells[0], cells[1], cells[2], "") for n, cells in rows]
 
 
 def _selections(path: Path, label_column: str | None) -> Iterator[Mark]:
@@ -141,12 +139,9 @@ def _segment(found: AudioFiles, owners: Sequence[Path], bounds: Sequence[str], l
 def segment_mistakes(
     rows: Sequence[Row], places: Sequence[str], label_map: Mapping[str, str | None] | None = None
 ) -> list[UserError]:
-    """The segments that end before they start, lie beyond their file, or overlap one of another label.
+    """Errors for segments that end before they start, lie beyond their file, or overlap one of another label.
 
-    Args:
-        rows: with `segment`, where they are one.
-        places: of each row, for the errors.
-        label_map: the labels that `--label_map` merges or drops.
+    Rows without `segment` are passed over; `label_map` merges or drops labels.
     """
     problems: list[UserError] = []
     by_file: dict[str, list[tuple[float, float, Any, str]]] = defaultdict(list)
@@ -158,9 +153,8 @@ def segment_mistakes(
         length, name = file_seconds(source), Path(source).name
         for start, end, _, where in segments:
             if end <= start:
-                problems.append(
-                    UserError(f"{name}: a segment ends after it starts, found {start:g} to {end:g} s", where)
-                )
+                what = f"{name}: a segment ends after it starts, found {start:g} to {end:g} s"
+                problems.append(UserError(what, where))
             elif length is not None and (start < 0 or end > length + ROUNDING_SECONDS):
                 what = f"the segment {start:g} to {end:g} s is not within the {length:.2f} s of its file {name}"
                 problems.append(UserError(what, where))
@@ -182,26 +176,17 @@ def equal_pieces(start: float, end: float, clip_seconds: float) -> list[tuple[fl
     return list(pairwise(round(start + number * (end - start) / count, 3) for number in range(count + 1) if count))
 
 
-def pieces(path: Path, clip_seconds: float) -> list[tuple[float, float]]:
-    """The bounds of the equal pieces of a sound file."""
-    return equal_pieces(0, file_seconds(path) or 0, clip_seconds)
-
-
 def named_segments(rows: Sequence[Row]) -> list[Row]:
     """The rows, each segment with its times in its name."""
     return [
-        row | {"path": f"{row['path']}#{row['segment'][0]}-{row['segment'][1]}"} if "segment" in row else row
-        for row in rows
+        row | {"path": "{}#{}-{}".format(row["path"], *row["segment"])} if "segment" in row else row for row in rows
     ]
 
 
 def background(rows: Sequence[Row], label: str, clip_seconds: float) -> list[Row]:
     """The stretches without a label of the recordings that have segments, cut into clips of at most `clip_seconds`.
 
-    A clip has the group, fold and part of the first segment of its recording.
-
-    Raises:
-        UserError: no row is a segment.
+    A clip has the group, fold and part of the first segment of its recording. Raises UserError without segments.
     """
     by_file: dict[str, list[Row]] = defaultdict(list)
     for row in rows:

@@ -231,7 +231,9 @@ def _parquet_columns(file: BinaryIO, path: str, audio_column: str | None) -> pa.
     none = np.zeros(len(table), np.int64)
     rows = np.concatenate([none[:0], *(np.arange(size) for size in sizes)])
     places = [pa.repeat(path, len(table)), np.repeat(np.arange(len(sizes)), sizes), none, rows, none]
-    return _addressed(table, {name: each for name, each in features.items() if name != column}, [names, *places], column)
+    return _addressed(
+        table, {name: each for name, each in features.items() if name != column}, [names, *places], column
+    )
 
 
 def _addressed(table: pa.Table, features: Mapping[str, Any], addresses: list[Any], column: str) -> pa.Table:

@@ -102,9 +102,9 @@ def read_records(path: Path) -> list[tuple[int, dict[str, str]]]:
         renamed = [f"rename {names[0]!r} to {column!r}" for column, names in near.items() if names]
         fix = ", ".join(renamed) or f"the columns are {', '.join(CSV_COLUMNS)}"
         what = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} must be there, found "
-        raise UserError(what + ", ".join(content.columns), content.name, fix)
+        raise UserError(what + ", ".join(content.columns), str(path), fix)
     if not content.records:
-        raise UserError("the table lists no clips", content.name, "copy it again from the data set")
+        raise UserError("the table lists no clips", str(path), "copy it again from the data set")
     return [(line, {column: cells[name] for column, name in spelled.items()}) for line, cells in content.records]
 
 

@@ -109,7 +109,7 @@ def leaderboards(entries: Sequence[Entry]) -> list[tuple[tuple[str, ...], list[t
 
 def published(name: str) -> list[str]:
     """The published results of a known data set, which stand beside a table and are not ranked in it."""
-    from urbansound_hf.data.loading import KNOWN  # `datasets` takes a second
+    from urbansound_hf.data.known import KNOWN  # `datasets` takes a second
 
     for known in KNOWN:
         for variant in ("", *known.variants):
