@@ -38,9 +38,9 @@ constraints: $(BIN)/uv  ## renew constraints.txt: the newest allowed versions on
 	grep -vE '^(nvidia-|cuda-|triton)' constraints.all >>$(CONSTRAINTS)
 	rm constraints.all
 
-audit: $(BIN)/python  ## known vulnerabilities in the versions of constraints.txt; needs a network
+audit: $(VENV)/base  ## known vulnerabilities in the versions of constraints.txt; needs pypi.org itself
 	$(BIN)/pip install --quiet pip-audit
-	$(BIN)/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip --strict
+	$(BIN)/python -m tests.helpers.audit $(CONSTRAINTS)
 
 test-lowest: $(BIN)/uv  ## the test suite on the lowest allowed versions of what pyproject.toml names
 	$(BIN)/uv venv --quiet --clear --seed --python $(BIN)/python $(LOWEST)

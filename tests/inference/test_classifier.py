@@ -288,7 +288,8 @@ def test_a_damaged_checkpoint_is_told_by_name(tmp_path):
     assert SoundClassifier.from_pretrained(folder, device="cpu").sampling_rate == RATE
 
 
-def test_foreign_code_runs_only_when_it_is_trusted(tmp_path):
+def test_foreign_code_runs_only_when_it_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the checkpoint's code is asked about"))
     config = {"model_type": "foreign", "auto_map": {"AutoConfig": "foreign.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert "--trust_remote_code" in refusal(tmp_path)

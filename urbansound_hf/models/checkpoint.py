@@ -217,7 +217,7 @@ def explained(folder: Path, error: Exception) -> str:
         if not isinstance(values.get("id2label") or {}, dict):
             return "`id2label` is no mapping of numbers to names"
         named = [key for key, value in values.items() if isinstance(value, str) and repr(value)[1:-1] in said]
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # else it asks
         problem = next(impossible(config, None), "") or misshaped(folder, config)
     except Exception:  # the one that is being explained
         problem = ""
