@@ -26,6 +26,7 @@ from urbansound_hf.audio.io import load_audio
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.data import urbansound8k
+from urbansound_hf.data.loading import known_dataset
 from urbansound_hf.evaluation.receipts import INCIDENTAL, environment
 from urbansound_hf.evaluation.runs import Run, read_run
 from urbansound_hf.inference.classifier import SoundClassifier
@@ -93,12 +94,12 @@ def change(folder: Path, file: str, place: str, value: object) -> str:
 
 CONDITION = {"accuracy": 0.004, "accuracy_interval": [0.0, 0.01], "clips": 9, "recordings": 9}
 FOLLOWS = [
-    ("report.json", "accuracy", 0.4321, "accuracy **0.432 ["),
+    ("report.json", "accuracy", 0.4321, "]** (0.432), macro-F1"),
     ("report.json", "accuracy", 0.4321, "value: 0.4321"),
-    ("report.json", "accuracy_interval", [0.11, 0.99], "[0.11, 0.99]**, macro-F1"),
-    ("report.json", "macro_f1", 0.3217, "macro-F1 0.322 ["),
+    ("report.json", "accuracy_interval", [0.11, 0.99], "recordings: accuracy **[0.11, 0.99]** ("),
+    ("report.json", "macro_f1", 0.3217, "]** (0.322), loss"),
     ("report.json", "macro_f1", 0.3217, "value: 0.3217"),
-    ("report.json", "macro_f1_interval", [0.12, 0.98], "[0.12, 0.98], loss "),
+    ("report.json", "macro_f1_interval", [0.12, 0.98], "macro-F1 **[0.12, 0.98]** ("),
     ("report.json", "clips", 1234, "Tested on 1,234 clips of"),
     ("report.json", "recordings", 97, "clips of 97 recordings"),
     ("report.json", "ece", 0.4567, "(expected calibration error 0.457)"),
@@ -236,6 +237,19 @@ def test_of_other_data_the_terms_are_not_guessed(tmp_path, made):
     assert "license" not in ModelCard(text).data.to_dict()
     assert "The licence of the data, weather, is not known here" in text and "CC BY-NC" not in text
     assert "Classifies sounds into 2 classes: rain, wind." in text
+
+
+@pytest.mark.parametrize(("model", "more"), [("cnn", ""), (BASE, "; and that of the base model")])
+def test_a_known_data_set_brings_its_licence_and_citation(run, tmp_path, model, more):
+    known, variant = known_dataset("ESC-50 (esc10)")
+    receipt = receipt_of(resolved(tmp_path, "--dataset", "esc", "--model_name_or_path", model), known.title(variant))
+    change(run, "metrics.json", "labels", [f"<{number}>" for number in range(10)])
+    Run(run).finish(receipt)
+    text = render_card(run)
+    assert f"[ESC-50 (esc10)]({known.homepage}), licensed {known.licence}." in text and known.citation in text
+    data = ModelCard(text).data.to_dict()
+    assert (data["license"], data["license_name"], data["license_link"]) == (
+        "other", f"{known.licence}{more}", known.homepage)  # fmt: skip
 
 
 # ---- as people read it

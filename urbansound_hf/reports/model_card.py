@@ -57,7 +57,7 @@ def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, 
         receipt=receipt,
         packages=packages(folder),
         trust=", trust_remote_code=True" if "auto_map" in config else "",
-        scores=markdown.scores(measured),
+        scores=interval_scores(measured),
         amount=markdown.amount(measured),
         protocol=markdown.protocol(metrics),
         classes=markdown.class_table(measured["per_class"], scope_caution(measured["scope"])),
@@ -68,7 +68,7 @@ def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, 
         urbansound=is_urbansound(metrics["labels"], receipt),
         labels=urbansound8k,
         by_nc=CC_BY_NC,
-        **(_training(metrics, receipt, config["model_type"]) if receipt else {}),
+        **(training_facts(metrics, receipt, config["model_type"]) if receipt else {}),
     )
     return redacted(str(card))
 
@@ -80,29 +80,11 @@ def card_metadata(
     model_type: str,
     repo_id: str | None = None,
 ) -> ModelCardData:
-    """The metadata that the Hub reads: library, base model, data, licence, and scores with their protocol.
+    """The metadata that the Hub reads; data set's name and split of a score state its protocol.
 
     `datasets` is the Hub id of the training data if they came from the Hub. UrbanSound8K itself has no official id.
     """
     urbansound = is_urbansound(metrics["labels"], receipt)
-    dataset = receipt["data"].get("hub_dataset") if receipt else None
-    return ModelCardData(
-        library_name="transformers",
-        pipeline_tag="audio-classification",
-        base_model=origin_of(receipt).get("base_model"),
-        datasets=[dataset] if dataset else None,
-        metrics=[each.hub_type for each in present_metrics(measured) if each.hub_type],
-        tags=["audio-classification", *["urbansound8k"] * urbansound, model_type],
-        model_name=repo_id or model_type,
-        eval_results=card_results(metrics, measured, receipt),
-        **(checkpoint_licence(urbansound, receipt) if receipt else {}),
-    )
-
-
-def card_results(
-    metrics: Mapping[str, Any], measured: Mapping[str, Any], receipt: Mapping[str, Any] | None
-) -> list[EvalResult]:
-    """The metrics that the Hub has a name for; data set's name and split state the protocol."""
     data, config = (receipt["data"], receipt["config"]) if receipt else ({"name": "unknown"}, {})
     clips = f"{data['clips']:,} clips; " if "clips" in data else ""
     protocol: dict[str, Any] = {
@@ -114,41 +96,55 @@ def card_results(
         "dataset_revision": config.get("dataset_revision"),
         "dataset_split": "test" if metrics["test_fold"] is None else f"fold {metrics['test_fold']}",
     }
-    return [
-        EvalResult(
-            metric_type=each.hub_type,
-            metric_name=each.title[0].upper() + each.title[1:],
-            metric_value=measured[each.name],
-            **protocol,
-        )
-        for each in present_metrics(measured)
-        if each.hub_type
-    ]
+    known = [each for each in present_metrics(measured) if each.hub_type]  # those that the Hub has a name for
+    names = [each.title[0].upper() + each.title[1:] for each in known]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="audio-classification",
+        base_model=receipt["model"]["base_model"] if receipt else None,
+        datasets=[data["hub_dataset"]] if data.get("hub_dataset") else None,
+        metrics=[each.hub_type for each in known],
+        tags=["audio-classification", *["urbansound8k"] * urbansound, model_type],
+        model_name=repo_id or model_type,
+        eval_results=[
+            EvalResult(metric_type=each.hub_type, metric_name=name, metric_value=measured[each.name], **protocol)
+            for each, name in zip(known, names, strict=True)
+        ],
+        **(checkpoint_licence(urbansound, receipt) if receipt else {}),
+    )
 
 
 def checkpoint_licence(urbansound: bool, receipt: Mapping[str, Any]) -> dict[str, Any]:
     """The licence of a checkpoint as metadata; empty where the licence of the data or of the base model is unknown.
 
     Whether weights are an adaptation of the recordings that they were trained on is not settled. The card takes the
-    careful reading: the non-commercial licence of UrbanSound8K applies to the weights too. The licence of a base model
-    applies as well and is not known here; the Hub has no identifier for both, so the licence is `other`.
+    careful reading: the licence of the data applies to the weights too. The licence of a base model applies as well and
+    is not known here; the Hub has no identifier for both, so the licence is `other`.
     """
-    origin = origin_of(receipt)
-    base, scratch = origin.get("base_model"), origin.get("from_scratch", False)
-    if not urbansound and receipt["data"]["name"] != "synthetic":
-        return {}
-    if scratch:
-        return {"license": urbansound8k.LICENCE_ID if urbansound else OWN_LICENCE}
-    if not (urbansound or base):
-        return {}
-    name = f"{urbansound8k.LICENCE_ID}-and-base-model" if urbansound else "base-model"
-    link = CC_BY_NC if urbansound else f"https://huggingface.co/{base}"
-    return {"license": "other", "license_name": name, "license_link": link}
+    data, base, scratch = receipt["data"], receipt["model"]["base_model"], receipt["model"]["from_scratch"]
+    name, link = (urbansound8k.LICENCE_ID, CC_BY_NC) if urbansound else (data.get("licence"), data.get("homepage"))
+    synthetic = data["name"] == "synthetic"
+    if scratch and (urbansound or synthetic):
+        return {"license": name if urbansound else OWN_LICENCE}
+    if synthetic and base:
+        name, link = "base-model", f"https://huggingface.co/{base}"
+    elif name and not scratch:
+        name = f"{name}-and-base-model" if urbansound else f"{name}; and that of the base model"
+    return {"license": "other", "license_name": name, "license_link": link} if name else {}
 
 
 def is_urbansound(names: Sequence[str], receipt: Mapping[str, Any] | None) -> bool:
     """Whether the data are UrbanSound8K's, from any source; the synthetic data have the same classes and are not."""
     return tuple(names) == urbansound8k.CLASSES and not (receipt and receipt["data"]["name"] == "synthetic")
+
+
+def interval_scores(measured: Mapping[str, Any]) -> str:
+    """ "accuracy **[0.61, 0.73]** (0.672), macro-F1 **[0.59, 0.71]** (0.651)": a score's interval is what is known."""
+    shown = []
+    for each in present_metrics(measured):
+        value, ends = f"{measured[each.name]:.3f}", measured.get(f"{each.name}_interval")
+        shown.append(f"{each.title} **{markdown.interval(ends)}** ({value})" if ends else f"{each.title} {value}")
+    return ", ".join(shown)
 
 
 def packages(folder: Path) -> str:
@@ -162,31 +158,11 @@ def cross_validation(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]
     """Table, mean scores and scope of the cross-validation that the run belongs to; empty if none was gathered."""
     parent = folder.absolute().parent
     gathered = Run(parent).metrics if (parent / METRICS).is_file() else {}
-    key = ("test_fold", "test_accuracy")
-    if not any(all(fold[name] == metrics[name] for name in key) for fold in gathered.get("folds", [])):
+    own = [metrics[key] for key in ("test_fold", "test_accuracy")]
+    if own not in [[fold["test_fold"], fold["test_accuracy"]] for fold in gathered.get("folds", [])]:
         return {}
     table = markdown.fold_table(gathered["folds"], scope_caution(gathered["scope"]))
     return {"table": table, "scores": markdown.spreads(gathered), "scope": gathered["scope"]}
-
-
-def origin_of(receipt: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """`base_model` (a Hub id or None) and `from_scratch` of the initial weights; empty if they are not recorded."""
-    return (receipt or {}).get("model", {})
-
-
-def _training(metrics: Mapping[str, Any], receipt: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    origin = origin_of(receipt)
-    base, scratch = origin["base_model"], origin["from_scratch"]
-    start = f"fine-tuned from [{base}](https://huggingface.co/{base})" if base else "fine-tuned from a local checkpoint"
-    start = "trained from random weights" if scratch else start
-    return {
-        "origin": start,
-        "from_scratch": scratch,
-        "recipe": recipe(receipt),
-        "hardware": hardware(receipt),
-        "energy": energy(receipt, metrics["train_seconds"]),
-        "command": command(receipt, f"outputs/{model_type}"),
-    }
 
 
 def data_card(repo_id: str, rows: int, table: str, notes: Sequence[str], sampling_rate: int, credits: bool) -> str:
@@ -232,24 +208,23 @@ CALIBRATED = 0.02  # largest gap between mean confidence and accuracy that count
 
 def weaknesses(measured: Mapping[str, Any]) -> list[str]:
     """Sentences on the closed set of classes and on the weaknesses that a report (report.json) shows."""
-    names = [in_markdown(name) for name in measured["labels"]]
+    rows = {in_markdown(name): row for name, row in measured["per_class"].items()}
     outcome = "may be given" if "mean_average_precision" in measured else "is assigned to"
     closed = (
-        f"It has {len(names)} classes and no class for other sounds: any other sound {outcome} one of these, "
+        f"It has {len(rows)} classes and no class for other sounds: any other sound {outcome} one of these, "
         "sometimes with a high score."
     )
-    clips = [row["support"] for row in measured["per_class"].values()]
-    return [closed, *_classes(measured), *_confusions(names, np.array(measured["confusion_matrix"]), clips),
-            *_conditions(measured), _calibration(measured), *_hardly_tested(measured["per_class"])]  # fmt: skip
-
-
-def _classes(measured: Mapping[str, Any]) -> Iterator[str]:
-    rows = measured["per_class"].items()
-    below = {name: row for name, row in rows if _is_below(row.get("f1_interval"), measured["macro_f1"])}
-    worst = sorted(below.items(), key=lambda item: item[1]["f1"])[:MOST]
-    shown = [f"{in_markdown(name)} {score(row['f1'], row['f1_interval'])}" for name, row in worst]
-    if shown:
-        yield f"Weakest classes by F1: {', '.join(shown)}."
+    below = [name for name, row in rows.items() if _is_below(row.get("f1_interval"), measured["macro_f1"])]
+    worst = sorted(below, key=lambda name: rows[name]["f1"])[:MOST]
+    few = {name: row["recordings"] for name, row in rows.items() if row["recordings"] <= FEW_RECORDINGS}
+    lists = {
+        "Weakest classes by F1": [f"{name} {score(rows[name]['f1'], rows[name]['f1_interval'])}" for name in worst],
+        "Most frequent confusions": _confusions(np.array(measured["confusion_matrix"]), rows),
+        f"Tested on {FEW_RECORDINGS} recordings or fewer, so their scores are unreliable":
+            [f"{name} ({count})" for name, count in few.items()],
+    }  # fmt: skip
+    sentences = [f"{title}: {', '.join(names)}." for title, names in lists.items() if names]
+    return [closed, *sentences, *_conditions(measured), _calibration(measured)]
 
 
 def _is_below(interval: Sequence[float] | None, overall: float) -> bool:
@@ -257,26 +232,23 @@ def _is_below(interval: Sequence[float] | None, overall: float) -> bool:
     return interval is not None and interval[1] < overall
 
 
-def _confusions(names: Sequence[str], counts: np.ndarray, clips: Sequence[int]) -> Iterator[str]:
-    """The most frequent confusions; `counts` is `(classes, classes)`, a row per true class; `clips`: those of each."""
-    wrong = counts - np.diag(np.diag(counts))
+def _confusions(counts: np.ndarray, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The most frequent confusions; `counts` is `(classes, classes)`, a row per true class."""
+    wrong, names = counts - np.diag(np.diag(counts)), list(rows)
     pairs = [np.unravel_index(at, wrong.shape) for at in np.argsort(-wrong, axis=None, kind="stable")[:MOST]]
-    shown = [
-        f"{names[true]} as {names[predicted]} ({wrong[true, predicted]} of {clips[true]} clips)"
+    return [
+        f"{names[true]} as {names[predicted]} ({wrong[true, predicted]} of {rows[names[true]]['support']} clips)"
         for true, predicted in pairs
         if wrong[true, predicted]
     ]
-    if shown:
-        yield f"Most frequent confusions: {', '.join(shown)}."
 
 
 def _conditions(measured: Mapping[str, Any]) -> Iterator[str]:
     """The worst condition of each kind, if its accuracy is below that of all clips."""
-    for kind, rows in (("length", measured["by_length"]), ("salience", measured["by_salience"])):
-        name, row = min(rows.items(), key=lambda item: item[1]["accuracy"], default=("", None))
-        if row and _is_below(row.get("accuracy_interval"), measured["accuracy"]):
-            own = score(row["accuracy"], row["accuracy_interval"])
-            overall = score(measured["accuracy"], measured["accuracy_interval"])
+    for kind in ("length", "salience"):
+        name, row = min(measured[f"by_{kind}"].items(), key=lambda item: item[1]["accuracy"], default=("", {}))
+        if _is_below(row.get("accuracy_interval"), measured["accuracy"]):
+            own, overall = (score(of["accuracy"], of["accuracy_interval"]) for of in (row, measured))
             yield f"Clips of {kind} “{name}”: accuracy {own} over {row['clips']:,} clips, against {overall} overall."
 
 
@@ -294,15 +266,33 @@ def _calibration(measured: Mapping[str, Any]) -> str:
     )
 
 
-def _hardly_tested(per_class: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    recordings = {in_markdown(name): row["recordings"] for name, row in per_class.items()}
-    few = [f"{name} ({count})" for name, count in recordings.items() if count <= FEW_RECORDINGS]
-    if few:
-        yield f"Tested on {FEW_RECORDINGS} recordings or fewer, so their scores are unreliable: {', '.join(few)}."
-
-
 CORE_WATTS, GPU_WATTS = 10, 300
 """Assumed power, as none was measured: a server's core under load, and a typical data-centre GPU."""
+
+
+def training_facts(metrics: Mapping[str, Any], receipt: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """The card's section on the training: initial weights, length, hardware, an estimate of energy, the command."""
+    config, machine, base = receipt["config"], receipt["environment"]["hardware"], receipt["model"]["base_model"]
+    start = f"[{base}](https://huggingface.co/{base})" if base else "a local checkpoint"
+    scratch = receipt["model"]["from_scratch"]
+    gpus = [] if config["use_cpu"] else receipt["gpus"]
+    devices = max(receipt["processes"], len(gpus))  # a single process splits its batches over all GPUs
+    clips = config.get("train_batch_size") or (
+        config["per_device_train_batch_size"] * devices * config["gradient_accumulation_steps"]
+    )
+    length = f"{config['max_steps']:,} updates" if config["max_steps"] > 0 else f"{config['num_train_epochs']:g} epochs"
+    batch = f"{clips} clips of {config['clip_seconds']:g} s per update"
+    count, watts, part = (len(gpus), GPU_WATTS, "GPU") if gpus else (machine["cores"] or 1, CORE_WATTS, "core")
+    watt_hours = float(f"{metrics['train_seconds'] * count * watts / 3600:.2g}")
+    return {
+        "origin": "trained from random weights" if scratch else f"fine-tuned from {start}",
+        "from_scratch": scratch,
+        "recipe": f"{length}, {batch}, learning rate {config['learning_rate']:g}, seed {config['seed']}",
+        "hardware": f"{counted(count, 'GPU' if gpus else 'CPU core')} "
+        f"({', '.join(dict.fromkeys(gpus)) or machine['cpu']})",
+        "energy": f"about {watt_hours:,g} Wh, an estimate that assumes {watts} W per {part} and ignores the rest",
+        "command": command(receipt, f"outputs/{model_type}"),
+    }
 
 
 def command(receipt: Mapping[str, Any], output_dir: str) -> str:
@@ -310,54 +300,14 @@ def command(receipt: Mapping[str, Any], output_dir: str) -> str:
 
     MODEL_FOLDER and DATA_FOLDER stand for folders of the machine that it ran on.
     """
-    origin, config, processes = origin_of(receipt), receipt["config"], receipt["processes"]
-    launch = f"accelerate launch --num_processes {processes} -m urbansound_hf train"
-    start = launch if processes > 1 else "urbansound-hf train"
-    changed = dict(receipt["changed_flags"])
-    if not (origin.get("base_model") or origin.get("from_scratch")):
+    launch = f"accelerate launch --num_processes {receipt['processes']} -m urbansound_hf train"
+    lines, changed = [launch if receipt["processes"] > 1 else "urbansound-hf train"], dict(receipt["changed_flags"])
+    if not (receipt["model"]["base_model"] or receipt["model"]["from_scratch"]):
         changed["model_name_or_path"] = "MODEL_FOLDER"
-    if config["dataset"] not in ("urbansound8k", "synthetic") and not receipt["data"].get("hub_dataset"):
+    if receipt["config"]["dataset"] not in ("urbansound8k", "synthetic") and not receipt["data"].get("hub_dataset"):
         changed["dataset"] = "DATA_FOLDER"
-    flags = {**changed, "output_dir": output_dir}
-    return " \\\n  ".join([start, *(shlex.join([f"--{name}", *_words(name, flags[name])]) for name in flags)])
-
-
-def _words(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [str(value).lower()]
-    texts = map(str, value if isinstance(value, list) else [value])
-    return [name.upper() if expand_user(text).is_absolute() else text for text in texts]
-
-
-def recipe(receipt: Mapping[str, Any]) -> str:
-    """Length, batch size, learning rate and seed of the training in a line."""
-    config = receipt["config"]
-    devices = max(receipt["processes"], len(_gpus(receipt)))  # a single process splits its batches over all GPUs
-    clips = config.get("train_batch_size") or (
-        config["per_device_train_batch_size"] * devices * config["gradient_accumulation_steps"]
-    )
-    length = f"{config['max_steps']:,} updates" if config["max_steps"] > 0 else f"{config['num_train_epochs']:g} epochs"
-    batch = f"{clips} clips of {config['clip_seconds']:g} s per update"
-    return f"{length}, {batch}, learning rate {config['learning_rate']:g}, seed {config['seed']}"
-
-
-def hardware(receipt: Mapping[str, Any]) -> str:
-    """The hardware of the training: "2 CPU cores (Intel …)", or "2 GPUs (NVIDIA …)"."""
-    gpus, machine = _gpus(receipt), receipt["environment"]["hardware"]
-    if gpus:
-        return f"{counted(len(gpus), 'GPU')} ({', '.join(dict.fromkeys(gpus))})"
-    return f"{counted(machine['cores'] or 1, 'CPU core')} ({machine['cpu']})"
-
-
-def energy(receipt: Mapping[str, Any], train_seconds: float) -> str:
-    """An estimate of the energy of the training, with its assumptions."""
-    gpus = _gpus(receipt)
-    count, watts, part = len(gpus), GPU_WATTS, "GPU"
-    if not gpus:
-        count, watts, part = receipt["environment"]["hardware"]["cores"] or 1, CORE_WATTS, "core"
-    watt_hours = float(f"{train_seconds * count * watts / 3600:.2g}")
-    return f"about {watt_hours:,g} Wh, an estimate that assumes {watts} W per {part} and ignores the rest"
-
-
-def _gpus(receipt: Mapping[str, Any]) -> Sequence[str]:
-    return [] if receipt["config"]["use_cpu"] else receipt["gpus"]
+    for name, value in {**changed, "output_dir": output_dir}.items():
+        texts = [str(value).lower() if isinstance(value, bool) else str(value)]
+        texts = [str(each) for each in value] if isinstance(value, list) else texts
+        lines.append(shlex.join([f"--{name}", *(name.upper() if expand_user(t).is_absolute() else t for t in texts)]))
+    return " \\\n  ".join(lines)

@@ -21,7 +21,7 @@ from urbansound_hf.config.arguments import RunConfig, trains_in_tf32
 from urbansound_hf.config.parse import changed_flags, key_values
 from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
-from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
+from urbansound_hf.data.loading import SoundRequest, Sounds, known_dataset, load_sounds
 from urbansound_hf.data.splits import KINDS, Split, fold_numbers, several_folds, split_notes, wanted_splits
 from urbansound_hf.errors import UserError, printable_lines, redacted
 from urbansound_hf.evaluation.receipts import environment, mismatches
@@ -137,6 +137,7 @@ def recorded_facts(config: RunConfig, sounds: Sounds) -> dict[str, Any]:
     """The facts of a receipt that a model card needs and that later readers could only guess."""
     register()
     name, dataset = config.model.model_name_or_path, config.data.dataset
+    known, _ = known_dataset(sounds.name)
     return {
         "data": {
             "name": sounds.name,
@@ -144,6 +145,7 @@ def recorded_facts(config: RunConfig, sounds: Sounds) -> dict[str, Any]:
             "clips": len(sounds.dataset),
             "resampler": resampling.DESCRIPTION,
             "hub_dataset": dataset if dataset == sounds.name and is_hub_id(dataset) else None,
+            **({"licence": known.licence, "citation": known.citation, "homepage": known.homepage} if known else {}),
         },
         "model": {"base_model": name if is_hub_id(name) else None, "from_scratch": starts_from_config(name)},
         "changed_flags": changed_flags(config.as_dict()),
