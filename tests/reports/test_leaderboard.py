@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.runs import RECEIPT, write_run
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import Run
-from urbansound_hf.reports.leaderboard import find_entries, leaderboard, main, published
+from urbansound_hf.reports.leaderboard import HEADER, find_entries, leaderboard, main, published
 
 
 def experiment(root, name, folds, seed, fingerprint="f"):
@@ -37,7 +37,8 @@ def test_comparable_runs_are_ranked_and_paired_others_stand_apart(tmp_path, caps
     with (tmp_path / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 5
     page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
-    assert page.count("<table") == 4 and (tmp_path / "leaderboard.md").read_text(encoding="utf-8") == text
+    assert page.count("<table") == 4 and page.count('scope="col"') == 4 * len(HEADER)
+    assert (tmp_path / "leaderboard.md").read_text(encoding="utf-8") == text
     assert main([str(tmp_path)]) == 0 and capsys.readouterr().out == text
 
 

@@ -26,7 +26,7 @@ from urbansound_hf.audio.io import load_audio
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.data import urbansound8k
-from urbansound_hf.data.loading import known_dataset
+from urbansound_hf.data.known import known_dataset
 from urbansound_hf.evaluation.receipts import INCIDENTAL, environment
 from urbansound_hf.evaluation.runs import Run, read_run
 from urbansound_hf.inference.classifier import SoundClassifier

@@ -139,9 +139,9 @@ def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path):
     for name in [*FIGURES, "conditions.png"]:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     card, page = (folder / "README.md").read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
+    assert f"]** ({metrics['test_accuracy']:.3f}), " in card and f"accuracy **{metrics['test_accuracy']:.3f} [" in page
     for text in (card, page):
         assert "> synthetic sounds" in text
-        assert f"accuracy **{metrics['test_accuracy']:.3f} [" in text
         assert "**1 of 10 folds, not comparable.** Tested on 60 clips of" in text
         assert "trained on folds 1, 2, 5, 6, 7, 8, 9, 10; the checkpoint was selected on fold 4" in text
     assert all(f"({name})" in page for name in [*FIGURES, "conditions.png"])

@@ -186,3 +186,9 @@ SPEECH_COMMANDS = KnownDataset(
 )
 
 KNOWN = (ESC50, FSD50K, SPEECH_COMMANDS)
+
+
+def known_dataset(title: str) -> tuple[KnownDataset | None, str]:
+    """The known data set of this title and its variant; (None, "") for other data."""
+    titles = {known.title(variant): (known, variant) for known in KNOWN for variant in ("", *known.variants)}
+    return titles.get(title, (None, ""))

@@ -177,12 +177,6 @@ def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder",
     return "folder" if not is_stored(folder) and (folder.is_dir() or is_path(name)) else "stored"
 
 
-def known_dataset(title: str) -> tuple[KnownDataset | None, str]:
-    """The known data set of this title and its variant; (None, "") for other data."""
-    titles = {known.title(variant): (known, variant) for known in KNOWN for variant in ("", *known.variants)}
-    return titles.get(title, (None, ""))
-
-
 def is_path(name: str) -> bool:
     """Whether the name of a data set cannot be a Hub id."""
     return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1

@@ -178,10 +178,6 @@ class Run:
         vars(self).pop("report", None)
         write_text(self.folder / layout.REPORT, text)
 
-    def write_report_clips(self, clips: Mapping[str, Mapping[str, str]]) -> None:
-        """Writes the sounds and spectrograms of report.html, so that it can be written again without the data."""
-        write_json(self.folder / layout.REPORT_CLIPS, clips)
-
     def finish(self, receipt: Mapping[str, Any]) -> None:
         """Writes the receipt, the last file of a run, with the peak memory of this process."""
         write_json(self.folder / layout.RECEIPT, {**receipt, "peak_process_memory_gib": peak_process_gib()})

@@ -9,7 +9,7 @@ import numpy as np
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import confidence
-from urbansound_hf.evaluation.metrics import Metric, metrics_of, right
+from urbansound_hf.evaluation.metrics import metrics_of, right
 from urbansound_hf.evaluation.runs import (
     Predictions,
     Run,
@@ -53,14 +53,16 @@ def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False)
     a, b = run_folder(a), run_folder(b)
     runs = [find_runs(folder) for folder in (a, b)]
     of_a, of_b = paired(pooled(runs[0]), pooled(runs[1]), common)
-    names, scopes = [in_markdown(name) for name in _names(a, b)], [scope([run.metrics for run in one]) for one in runs]
+    places, scopes = [a.resolve(), b.resolve()], [scope([run.metrics for run in one]) for one in runs]
+    alike = places[0].name == places[1].name  # base/fold3 and new/fold3
+    names = [in_markdown(f"{place.parent.name}/" * alike + place.name) for place in places]
     note = next(filter(None, map(scope_caution, scopes)), "")
     parts = [
         f"# {names[1]} against {names[0]}",
         *[f"> {in_markdown(text)}" for text in notes([*runs[0], *runs[1]])],
         f"A is {names[0]} ({scopes[0]}), B is {names[1]} ({scopes[1]}); differences are B − A, over the {len(of_a):,} "
         f"clips of {len(np.unique(of_a.groups)):,} recordings on which both were tested.",
-        table(("", "A", "B", "B − A"), [_difference(metric, of_a, of_b) for metric in metrics_of(of_a.true)], note),
+        table(("", "A", "B", "B − A"), metric_differences(of_a, of_b), note),
         _verdict(of_a, of_b),
     ]
     if len(np.unique(of_a.folds)) > 1:
@@ -98,17 +100,18 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
     return a, b
 
 
-Row = tuple[str, str, str, str]
-"""A line of a table: name, score of A, score of B, B − A with its interval."""
+def metric_differences(a: Predictions, b: Predictions) -> list[tuple[str, ...]]:
+    """For every metric its title, the scores of A and B, and B − A with its interval."""
+    rows: list[tuple[str, ...]] = []
+    for metric in metrics_of(a.true):
+        of_a, of_b = (metric.function(of.true, of.predicted, of.probabilities) for of in (a, b))
+        difference = markdown.signed(of_b - of_a, metric_interval(metric, a, b))
+        rows.append((metric.title, f"{of_a:.3f}", f"{of_b:.3f}", difference))
+    return rows
 
 
-def _difference(metric: Metric, a: Predictions, b: Predictions) -> Row:
-    of_a, of_b = (metric.function(of.true, of.predicted, of.probabilities) for of in (a, b))
-    return metric.title, f"{of_a:.3f}", f"{of_b:.3f}", markdown.signed(of_b - of_a, metric_interval(metric, a, b))
-
-
-def class_differences(a: Predictions, b: Predictions) -> list[Row]:
-    """The rows of each class's F1."""
+def class_differences(a: Predictions, b: Predictions) -> list[tuple[str, ...]]:
+    """For every class the F1 of A and B, and B − A with its interval."""
     counts = np.stack(
         [confidence.count_by_recording(of.true, of.predicted, a.groups, len(a.labels)) for of in (a, b)], axis=1
     )  # (recordings, 2, 3, classes)
@@ -116,12 +119,8 @@ def class_differences(a: Predictions, b: Predictions) -> list[Row]:
     def f1(sums: np.ndarray) -> np.ndarray:
         return confidence.classification_scores(sums)[..., -len(a.labels) :]  # (…, 2, classes)
 
-    def difference(sums: np.ndarray) -> np.ndarray:
-        scores = f1(sums)
-        return scores[..., 1, :] - scores[..., 0, :]
-
     of_a, of_b = np.nan_to_num(f1(counts.sum(axis=0)))
-    ends = confidence.bootstrap_interval(difference, counts).T
+    ends = confidence.bootstrap_interval(lambda sums: np.diff(f1(sums), axis=-2)[..., 0, :], counts).T
     return [
         (in_markdown(label), f"{of_a[i]:.3f}", f"{of_b[i]:.3f}", markdown.signed(of_b[i] - of_a[i], known(ends[i])))
         for i, label in enumerate(a.labels)
@@ -150,9 +149,3 @@ def _fold_table(a: Predictions, b: Predictions, note: str) -> str:
         values = [f"{of.correct[mask].mean():.3f}" for of in (a, b)]
         rows.append((fold, *values, markdown.signed(gain, ends), f"{mask.sum():,}"))
     return table(("fold", "A", "B", "B − A", "clips"), rows, note, texts=0)
-
-
-def _names(a: Path, b: Path) -> tuple[str, str]:
-    """The folders' names, with their parents' if the names are equal (as in base/fold3 and new/fold3)."""
-    a, b = a.resolve(), b.resolve()
-    return (a.name, b.name) if a.name != b.name else (f"{a.parent.name}/{a.name}", f"{b.parent.name}/{b.name}")

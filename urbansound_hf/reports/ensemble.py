@@ -41,7 +41,7 @@ def write_ensemble(
     weights: str = "equal",
     command: Sequence[str] = (),
 ) -> str:
-    """Combines runs, or cross-validations, fold by fold; writes each fold as a run, and compares it with each member.
+    """Combines runs, or cross-validations, fold by fold; returns the comparisons with each member as Markdown.
 
     Args:
         folders: of two or more runs, or cross-validations, on the same data and folds.
@@ -49,9 +49,6 @@ def write_ensemble(
         mean: as of `combined`.
         weights: "equal", or "validation": those with the lowest loss on the validation clips of each fold.
         command: the call, for the receipts.
-
-    Returns:
-        the comparisons as Markdown.
 
     Raises:
         UserError: fewer than two members, or other folds, clips, labels or data; `output_dir` holds a training.
@@ -70,9 +67,8 @@ def write_ensemble(
         raise UserError("a trained model lies in the folder of the ensemble", taken[0], "give another --output_dir")
     for runs, predictions, choice, folder in fitted:
         _write_fold(runs, predictions, {"mean": mean, **choice}, folder, command)
-    written = find_runs(output_dir)
     if None not in folds[folders[0]]:
-        write_cross_validation(output_dir, written)
+        write_cross_validation(output_dir, find_runs(output_dir))
     text = "\n".join(compare_runs(folder, output_dir) for folder in folders)
     write_text(output_dir / COMPARISON, text)
     return text
@@ -106,9 +102,8 @@ def _combine(runs: Sequence[Run], mean: str, weights: str) -> tuple[Predictions,
 def _aligned(predictions: Sequence[Predictions]) -> list[Predictions]:
     """The same clips in the same order, with the class ids of the first. Raises UserError as `paired` does."""
     if predictions[0].true.ndim > 1:
-        raise UserError(
-            "clips with several labels are not combined", "urbansound-hf ensemble", "serve the models together"
-        )
+        what, fix = "clips with several labels are not combined", "serve the models together"
+        raise UserError(what, "urbansound-hf ensemble", fix)
     return [paired(predictions[0], each)[1] for each in predictions]
 
 

@@ -25,7 +25,7 @@ from urbansound_hf.audio.resampling import resample
 from urbansound_hf.errors import write_text
 from urbansound_hf.evaluation.runs import Predictions, Run, pooled
 from urbansound_hf.layout import REPORT_PAGE
-from urbansound_hf.reports.markdown import FIGURES, MISTAKES, figure
+from urbansound_hf.reports.markdown import FIGURES, MISTAKES, figure, selected_on
 from urbansound_hf.text import rendered, table
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ EncodedClip = dict[str, str]
 """A clip in a page: data URIs of its "audio" (MP3) and of its mel spectrogram, "image" (PNG)."""
 
 
-def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str, EncodedClip]) -> Path:
-    """Writes report.html from the report as Markdown, and returns its path.
+def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str, EncodedClip]) -> None:
+    """Writes report.html from the report as Markdown.
 
     Args:
         folder: of a run or of a cross-validation, with the figures that the report names.
@@ -51,17 +51,11 @@ def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str,
     cards = [
         mistake_card(predictions, row, clips.get(str(predictions.paths[row]))) for row in select_mistakes(predictions)
     ]
-    head, *parts = text.split("\n## ")
-    title, _, lead = head.partition("\n")
-    sections = [(name, body) for name, _, body in (part.partition("\n") for part in parts)]
-    sections.insert(-1, ("Protocol and leaks", protocol_table(runs)))  # before the section on uncertainty
     shown = {name for card in cards for name in card["classes"]}
-    page = rendered(
-        Path(__file__).parent / "templates/report.html.jinja",
-        title=re.sub(r"\\(\W)", r"\1", title.removeprefix("# ")),
-        lead=to_html(lead, folder),
-        sections=[(name, to_html(body, folder)) for name, body in sections],
-        mistakes_section=MISTAKES,
+    before, heading, uncertainty = text.rpartition("\n## Uncertainty\n")
+    page = as_page(
+        f"{before}\n## Protocol and leaks\n\n{protocol_table(runs)}\n{heading}{uncertainty}",
+        folder,
         mistakes=cards,
         wrong=int((~predictions.correct).sum()),
         of_one_recording=MAX_OF_ONE_RECORDING,
@@ -71,7 +65,23 @@ def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str,
         folds=sorted({card["fold"] for card in cards}),
     )
     write_text(folder / REPORT_PAGE, page)
-    return folder / REPORT_PAGE
+
+
+def as_page(text: str, folder: Path, mistakes: Sequence[Mapping[str, Any]] = (), silent: int = 0, **values: Any) -> str:
+    """A page of HTML from Markdown with a title and sections; `values` are those of its section of mistakes."""
+    head, *parts = text.split("\n## ")
+    title, _, lead = head.partition("\n")
+    sections = [(re.sub(r"\\(\W)", r"\1", name), body) for name, _, body in (part.partition("\n") for part in parts)]
+    return rendered(
+        Path(__file__).parent / "templates/report.html.jinja",
+        title=re.sub(r"\\(\W)", r"\1", title.removeprefix("# ")),
+        lead=to_html(lead, folder),
+        sections=[(name, to_html(body, folder)) for name, body in sections],
+        mistakes_section=MISTAKES,
+        mistakes=mistakes,
+        silent=silent,
+        **values,
+    )
 
 
 def select_mistakes(predictions: Predictions) -> list[int]:
@@ -116,20 +126,12 @@ def protocol_table(runs: Iterable[Run]) -> str:
         fold = metrics["split"] if metrics["test_fold"] is None else metrics["test_fold"]
         trained = ", ".join(map(str, metrics["train_folds"])) or f"{metrics['clips']['train']:,} clips"
         counts = ["not known" if leaks.get(key) is None else f"{leaks[key]:,}" for key in keys]
-        rows.append((fold, trained, validated_on(metrics), f"{metrics['clips']['test']:,}", *counts))
+        rows.append((fold, trained, selected_on(metrics) or "none: the last", f"{metrics['clips']['test']:,}", *counts))
     return table(header, rows, texts=3)
 
 
-def validated_on(metrics: Mapping[str, Any]) -> str:
-    """The data that selected the checkpoint: a fold, or the number of validation clips of a split without folds."""
-    if metrics.get("checkpoint", "best") != "best" or not metrics["clips"]["validation"]:
-        return "none: the last"
-    fold = metrics["validation_fold"]
-    return f"{metrics['clips']['validation']:,} clips" if fold is None else str(fold)
-
-
 def to_html(text: str, folder: Path) -> Markup:
-    """Converts Markdown to HTML with the `FIGURES` of `folder` embedded; the first cell of a row is its header.
+    """Converts Markdown to HTML with the `FIGURES` of `folder` embedded; first cells are headers.
 
     Other images and links stay text, since names of classes and files are part of a report.
     """
@@ -141,7 +143,8 @@ def to_html(text: str, folder: Path) -> Markup:
             before, opened, closed = tokens[max(0, number - 2)], tokens[number - 1], tokens[number + 1]
             if before.type == "tr_open" and opened.type == "td_open":
                 opened.tag = closed.tag = "th"
-                opened.attrs["scope"] = "row"
+            if opened.tag == "th":
+                opened.attrs["scope"] = "col" if opened.type == "th_open" else "row"
             if name := figures.get(inside.content):
                 source, alt = data_uri("image/png", (folder / name).read_bytes()), [Token("text", "", 0)]
                 alt[0].content = FIGURES[name]

@@ -7,13 +7,11 @@ every model is compared with the best one, paired by clip, by a bootstrap over r
 from __future__ import annotations
 
 import csv
-import html
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +22,8 @@ from urbansound_hf.layout import RECEIPT
 from urbansound_hf.progress import say
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.comparison import paired
-from urbansound_hf.text import counted, in_csv, in_markdown, table
+from urbansound_hf.reports.html import as_page
+from urbansound_hf.text import counted, in_csv, in_markdown, listed, table
 
 HEADER = ("model", "accuracy", "pooled, 95 % interval", "against the best", "folds", "parameters", "clips/s", "GiB",
           "receipt")  # fmt: skip
@@ -37,19 +36,14 @@ class Entry:
     folder: Path
     runs: list[Run]
 
-    @property
-    def receipt(self) -> dict[str, Any]:
-        return self.runs[0].receipt or {}
-
-    @property
+    @cached_property
     def protocol(self) -> tuple[str, ...]:
         """What entries that are ranked together share: the data with their fingerprint, and the clips tested on."""
-        data = self.receipt["data"]
-        metrics = [run.metrics for run in self.runs]
+        data, metrics = (self.runs[0].receipt or {})["data"], [run.metrics for run in self.runs]
+        tested = listed([each["test_fold"] for each in metrics if each["test_fold"] is not None])
+        clips = counted(sum(each["clips"]["test"] for each in metrics), "test clip")
         validated = "validated" if metrics[0]["clips"]["validation"] else "without validation"
-        tested = ", ".join(str(each["test_fold"]) for each in metrics if each["test_fold"] is not None)
-        clips = f"{counted(sum(each['clips']['test'] for each in metrics), 'test clip')}"
-        return data["name"], data["fingerprint"], scope(metrics), tested, clips, validated
+        return data["name"], data["fingerprint"], ", ".join(filter(None, (scope(metrics), tested, clips, validated)))
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -62,21 +56,24 @@ class Entry:
 
     def cells(self, best: Entry) -> tuple[str, ...]:
         """The cells under `HEADER`."""
-        first, own = self.runs[0].metrics, self.predictions
-        std = float(np.std([run.metrics["test_accuracy"] for run in self.runs], ddof=1)) if len(self.runs) > 1 else None
-        ends = confidence.mean_interval(own.correct, own.groups)
-        speed = np.mean([run.metrics["train_clips_per_second"] for run in self.runs])
-        memory = max(run.metrics["train_peak_memory_gib"] for run in self.runs)
+        metrics, own = [run.metrics for run in self.runs], self.predictions
+        std = float(np.std([each["test_accuracy"] for each in metrics], ddof=1)) if len(metrics) > 1 else None
         against = "–"
         if self is not best:
             a, b = paired(best.predictions, own)
             gain, *bounds = confidence.paired_difference(a.correct, b.correct, a.groups)
             against = markdown.signed(gain, bounds)
-        parameters = f"{first['parameters']:,}" if "parameters" in first else "–"
-        pool = markdown.score(float(own.correct.mean()), ends)
-        receipt = str(self.runs[0].folder / RECEIPT)
-        return (str(self.folder), markdown.spread(self.accuracy, std), pool, against, str(len(self.runs)), parameters,
-                f"{speed:,.0f}", f"{memory:.1f}", receipt)  # fmt: skip
+        return (
+            str(self.folder),
+            markdown.spread(self.accuracy, std),
+            markdown.score(float(own.correct.mean()), confidence.mean_interval(own.correct, own.groups)),
+            against,
+            str(len(metrics)),
+            f"{metrics[0]['parameters']:,}" if "parameters" in metrics[0] else "–",
+            f"{np.mean([each['train_clips_per_second'] for each in metrics]):,.0f}",
+            f"{max(each['train_peak_memory_gib'] for each in metrics):.1f}",
+            str(self.runs[0].folder / RECEIPT),
+        )
 
 
 def find_entries(folder: Path) -> list[Entry]:
@@ -95,28 +92,15 @@ def find_entries(folder: Path) -> list[Entry]:
     return [Entry(alone or parent, by_fold(runs)) for (parent, _, alone), runs in groups.items()]
 
 
-def leaderboards(entries: Sequence[Entry]) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-    """For each protocol, the lines of its entries under `HEADER`, the best first."""
-    groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[entry.protocol].append(entry)
-    boards = []
-    for protocol, group in groups.items():
-        ranked = sorted(group, key=lambda entry: -entry.accuracy)
-        boards.append((protocol, [entry.cells(ranked[0]) for entry in ranked]))
-    return boards
-
-
 def published(name: str) -> list[str]:
     """The published results of a known data set, which stand beside a table and are not ranked in it."""
-    from urbansound_hf.data.known import KNOWN  # `datasets` takes a second
+    from urbansound_hf.data.known import known_dataset  # `datasets` takes a second
 
-    for known in KNOWN:
-        for variant in ("", *known.variants):
-            if name == known.title(variant):
-                results = [f"{each.model} {each.score} ({each.source})" for each in known.published.get(variant, ())]
-                return [f"Published, not ranked here: {'; '.join(results)}. Protocol: {known.protocol}."]
-    return []
+    known, variant = known_dataset(name)
+    if known is None:
+        return []
+    results = [f"{each.model} {each.score} ({each.source})" for each in known.published.get(variant, ())]
+    return [f"Published, not ranked here: {'; '.join(results)}. Protocol: {known.protocol}."]
 
 
 def leaderboard(folder: str | Path) -> str:
@@ -125,24 +109,24 @@ def leaderboard(folder: str | Path) -> str:
     Raises:
         UserError: there is no finished run, or one is damaged.
     """
-    folder = Path(folder)
-    boards = leaderboards(find_entries(folder))
-    parts = ["# Leaderboard"]
-    if len(boards) > 1:
-        parts.append(f"{len(boards)} tables: results on other data or under another protocol are not ranked together.")
-    pages, rows = [], []
-    for (name, fingerprint, *protocol), lines in boards:
-        title = f"{name}: {', '.join(filter(None, protocol))}"
-        parts += [f"## {in_markdown(title)}", f"Data {fingerprint}.", *map(in_markdown, published(name))]
-        parts.append(table(HEADER, [(in_markdown(line[0]), *line[1:]) for line in lines]))
-        cells = [[html.escape(cell) for cell in line] for line in (HEADER, *lines)]
-        shown = "\n".join(f"<tr><td>{'</td><td>'.join(line)}</td></tr>" for line in cells)
-        pages.append(f"<h2>{html.escape(title)}</h2>\n<p>Data {fingerprint}</p>\n<table border=1>\n{shown}\n</table>")
-        rows += [(name, fingerprint, ", ".join(filter(None, protocol)), *line) for line in lines]
-    text = "\n\n".join([*parts, markdown.UNCERTAINTY]) + "\n"
+    folder, groups = Path(folder), defaultdict(list)
+    for entry in sorted(find_entries(folder), key=lambda entry: -entry.accuracy):
+        groups[entry.protocol].append(entry)
+    parts, rows = ["# Leaderboard"], []
+    if len(groups) > 1:
+        parts.append(f"{len(groups)} tables: results on other data or under another protocol are not ranked together.")
+    for (name, fingerprint, protocol), ranked in groups.items():
+        lines = [entry.cells(ranked[0]) for entry in ranked]
+        parts += [
+            f"## {in_markdown(f'{name}: {protocol}')}",
+            f"Data {fingerprint}.",
+            *map(in_markdown, published(name)),
+        ]
+        parts.append(table(HEADER, [(in_markdown(line[0]), *line[1:-1], in_markdown(line[-1])) for line in lines]))
+        rows += [(name, fingerprint, protocol, *line) for line in lines]
+    text = "\n\n".join([*parts, "## Uncertainty", markdown.UNCERTAINTY]) + "\n"
     write_text(folder / "leaderboard.md", text)
-    head = '<!doctype html>\n<meta charset="utf-8">\n<title>Leaderboard</title>\n<h1>Leaderboard</h1>'
-    write_text(folder / "leaderboard.html", "\n".join([head, *pages, ""]))
+    write_text(folder / "leaderboard.html", as_page(text, folder))
     with complete_file(folder / "leaderboard.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("data", "fingerprint", "protocol", *HEADER), *(map(in_csv, row) for row in rows)])
     return text

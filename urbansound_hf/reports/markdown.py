@@ -7,7 +7,7 @@ from typing import Any
 
 from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import scope_caution
-from urbansound_hf.text import in_markdown, table
+from urbansound_hf.text import in_markdown, listed, table
 
 FIGURES = {
     "folds.png": "accuracy by fold", "learning_curves.png": "learning curves", "per_class.png": "scores by class",
@@ -57,24 +57,18 @@ def spread(mean: float, std: float | None) -> str:
 
 def scores(measured: Mapping[str, Any], prefix: str = "") -> str:
     """ "accuracy **0.672 [0.61, 0.73]**, macro-F1 0.651 [0.59, 0.71], …": every metric that `measured` has."""
-    shown = [
-        (each.title, score(measured[f"{prefix}{each.name}"], measured.get(f"{prefix}{each.name}_interval")))
-        for each in present_metrics(measured, prefix)
-    ]
-    return _first_in_bold(shown)
+    names = {each.title: f"{prefix}{each.name}" for each in present_metrics(measured, prefix)}
+    return _in_words({title: score(measured[name], measured.get(f"{name}_interval")) for title, name in names.items()})
 
 
 def spreads(metrics: Mapping[str, Any]) -> str:
     """ "accuracy **0.672 ± 0.041**, macro-F1 0.651 ± 0.037, …" of a cross-validation."""
-    shown = [
-        (each.title, spread(metrics[f"mean_{each.name}"], metrics[f"std_{each.name}"]))
-        for each in present_metrics(metrics, "mean_")
-    ]
-    return _first_in_bold(shown)
+    names = {each.title: each.name for each in present_metrics(metrics, "mean_")}
+    return _in_words({title: spread(metrics[f"mean_{name}"], metrics[f"std_{name}"]) for title, name in names.items()})
 
 
-def _first_in_bold(shown: Sequence[tuple[str, str]]) -> str:
-    (title, value), *others = shown
+def _in_words(shown: Mapping[str, str]) -> str:
+    (title, value), *others = shown.items()
     return ", ".join([f"{title} **{value}**", *(f"{title} {value}" for title, value in others)])
 
 
@@ -83,20 +77,24 @@ def amount(measured: Mapping[str, Any]) -> str:
     return f"{measured['clips']:,} clips of {measured['recordings']:,} recordings"
 
 
+def selected_on(metrics: Mapping[str, Any]) -> str:
+    """The data that selected the checkpoint, "fold 3" or "80 clips"; empty if it is the last one."""
+    clips, fold = metrics["clips"]["validation"], metrics["validation_fold"]
+    selected = clips and metrics.get("checkpoint", "best") == "best"
+    return (f"{clips:,} clips" if fold is None else f"fold {fold}") if selected else ""
+
+
 def protocol(metrics: Mapping[str, Any]) -> str:
     """One sentence on the parts of the data for training, validation and test."""
-    clips, fold = metrics["clips"], metrics["validation_fold"]
-    ensemble = metrics.get("checkpoint") == "ensemble"
+    ensemble, part = metrics.get("checkpoint") == "ensemble", selected_on(metrics)
     chosen = "the scores of its members were combined" if ensemble else "the last checkpoint was used"
-    if clips["validation"] and metrics.get("checkpoint", "best") == "best":
-        part = f"{clips['validation']:,} clips" if fold is None else f"fold {fold}"
-        chosen = f"the checkpoint was selected on {part}"
+    chosen = f"the checkpoint was selected on {part}" if part else chosen
     if metrics["test_fold"] is None:
-        parts = f"tested once on {clips['test']:,} clips; trained on {clips['train']:,} clips"
+        parts = f"tested once on {metrics['clips']['test']:,} clips; trained on {metrics['clips']['train']:,} clips"
         return f"Split: {metrics['split']}; {parts}; {chosen}."
-    trained = ", ".join(str(fold) for fold in metrics["train_folds"])
     plural = "s" * (len(metrics["train_folds"]) > 1)
-    return f"Tested once on fold {metrics['test_fold']}; trained on fold{plural} {trained}; {chosen}."
+    trained = f"trained on fold{plural} {listed(metrics['train_folds'])}"
+    return f"Tested once on fold {metrics['test_fold']}; {trained}; {chosen}."
 
 
 def page(

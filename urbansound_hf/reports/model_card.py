@@ -96,20 +96,25 @@ def card_metadata(
         "dataset_revision": config.get("dataset_revision"),
         "dataset_split": "test" if metrics["test_fold"] is None else f"fold {metrics['test_fold']}",
     }
-    known = [each for each in present_metrics(measured) if each.hub_type]  # those that the Hub has a name for
-    names = [each.title[0].upper() + each.title[1:] for each in known]
+    results = [
+        EvalResult(
+            metric_type=each.hub_type,
+            metric_name=each.title[0].upper() + each.title[1:],
+            metric_value=measured[each.name],
+            **protocol,
+        )
+        for each in present_metrics(measured)
+        if each.hub_type  # the Hub has a name for it
+    ]
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="audio-classification",
         base_model=receipt["model"]["base_model"] if receipt else None,
         datasets=[data["hub_dataset"]] if data.get("hub_dataset") else None,
-        metrics=[each.hub_type for each in known],
+        metrics=[each.metric_type for each in results],
         tags=["audio-classification", *["urbansound8k"] * urbansound, model_type],
         model_name=repo_id or model_type,
-        eval_results=[
-            EvalResult(metric_type=each.hub_type, metric_name=name, metric_value=measured[each.name], **protocol)
-            for each, name in zip(known, names, strict=True)
-        ],
+        eval_results=results,
         **(checkpoint_licence(urbansound, receipt) if receipt else {}),
     )
 
@@ -246,8 +251,8 @@ def _confusions(counts: np.ndarray, rows: Mapping[str, Mapping[str, Any]]) -> li
 def _conditions(measured: Mapping[str, Any]) -> Iterator[str]:
     """The worst condition of each kind, if its accuracy is below that of all clips."""
     for kind in ("length", "salience"):
-        name, row = min(measured[f"by_{kind}"].items(), key=lambda item: item[1]["accuracy"], default=("", {}))
-        if _is_below(row.get("accuracy_interval"), measured["accuracy"]):
+        name, row = min(measured[f"by_{kind}"].items(), key=lambda item: item[1]["accuracy"], default=("", None))
+        if row and _is_below(row.get("accuracy_interval"), measured["accuracy"]):
             own, overall = (score(of["accuracy"], of["accuracy_interval"]) for of in (row, measured))
             yield f"Clips of {kind} “{name}”: accuracy {own} over {row['clips']:,} clips, against {overall} overall."
 

@@ -25,7 +25,7 @@ from urbansound_hf.evaluation.runs import (
     write_json,
 )
 from urbansound_hf.evaluation.summary import fold_summary, measure
-from urbansound_hf.layout import CARD, METRICS, MODEL_CONFIG, PREDICTIONS, REPORT, REPORT_PAGE, finished
+from urbansound_hf.layout import CARD, METRICS, MODEL_CONFIG, PREDICTIONS, REPORT, REPORT_CLIPS, REPORT_PAGE, finished
 from urbansound_hf.plots import evaluation
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.html import encode_mistakes, write_page
@@ -39,20 +39,18 @@ if TYPE_CHECKING:
 def write_run(
     folder: Path, clips: datasets.Dataset | None = None, receipt: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Writes report.json, report.md, report.html, the figures and the card (README.md) of a run.
+    """Writes report.json (returned), report.md, report.html, the figures and the card (README.md) of a run.
 
     Args:
         clips: the test clips in the order of the predictions, for the sounds of report.html; without them, those of
             an earlier report are kept.
         receipt: of a run that is just ending; default: the one in the folder.
-
-    Returns:
-        the content of report.json.
     """
     run = read_run(folder)
     own = {each.name: run.metrics[f"test_{each.name}"] for each in present_metrics(run.metrics, "test_")}
     measured = {"scope": scope([run.metrics]), "notes": notes([run]), **measure(run.predictions), **own}
-    draw_figures(measured, folder)
+    for name, draw_to in evaluation.shared(measured).items():
+        draw_to(path=folder / f"{name}.png")
     if history := evaluation.plotted_history(run):
         note = scope_caution(measured["scope"])
         evaluation.learning_curves({folder.name: history}, folder / "learning_curves.png", note)
@@ -63,7 +61,7 @@ def write_run(
     text = markdown.page(f"Run: {folder.resolve().name}", headline, measured, learned=bool(history))
     run.write_report(measured, text)
     if clips is not None:
-        run.write_report_clips(encode_mistakes(run.predictions, clips))
+        write_json(folder / REPORT_CLIPS, encode_mistakes(run.predictions, clips))
     if (folder / MODEL_CONFIG).is_file():  # not of an ensemble, which has no weights of its own
         write_text(folder / CARD, render_card(folder, receipt=receipt))
     write_page(folder, text, [run], run.report_clips)
@@ -71,17 +69,14 @@ def write_run(
 
 
 def write_cross_validation(folder: Path, runs: Sequence[Run], cautions: Sequence[str] = ()) -> dict[str, Any]:
-    """Writes metrics.json, report.md, report.html and the figures of a cross-validation; returns the first.
-
-    `cautions` are what the report must say before the notes of the runs.
-    """
+    """Writes metrics.json (returned), report.md, report.html and the figures of a cross-validation."""
     runs = by_fold(runs)
     metrics = gather_metrics(runs, cautions)
     evaluation.folds(metrics["folds"], folder / "folds.png", scope_caution(metrics["scope"]))
-    draw_figures(metrics, folder)
-    spreads = markdown.spreads(metrics)
+    for name, draw_to in evaluation.shared(metrics).items():
+        draw_to(path=folder / f"{name}.png")
     headline = [
-        f"**{metrics['scope']}.** Mean ± sample standard deviation over folds (ddof=1): {spreads}.",
+        f"**{metrics['scope']}.** Mean ± sample standard deviation over folds (ddof=1): {markdown.spreads(metrics)}.",
         f"All {markdown.amount(metrics)} pooled: {markdown.scores(metrics, 'pooled_')}.",
     ]
     text = markdown.page(f"Cross-validation: {folder.resolve().name}", headline, metrics, metrics["folds"])
@@ -167,12 +162,6 @@ def report(run: Run | str | Path, force: bool = False) -> str:
     else:
         gather_folds(folder, force)
     return (folder / REPORT).read_text(encoding="utf-8")
-
-
-def draw_figures(measured: Mapping[str, Any], folder: Path) -> None:
-    """Draws the figures that a run and a cross-validation share."""
-    for name, draw_to in evaluation.shared(measured).items():
-        draw_to(path=folder / f"{name}.png")
 
 
 def run_summary(metrics: Mapping[str, Any], folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,24 +43,18 @@ def finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 def ranked(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """The completed trials, best first; of equal scores, the earlier first."""
-    trials, sign = finished_trials(study), -1 if study.direction.name == "MAXIMIZE" else 1
-    return [trials[number] for number in np.argsort(sign * trial_scores(trials), kind="stable")]
-
-
-def trial_scores(trials: Sequence[optuna.trial.FrozenTrial]) -> np.ndarray:
-    """The scores of completed trials, `(trials,)`."""
-    return np.array([trial.value for trial in trials], dtype=np.float64)
+    sign = -1 if study.direction.name == "MAXIMIZE" else 1
+    return sorted(finished_trials(study), key=lambda trial: sign * float(trial.value or 0))
 
 
 def flag_importance(study: optuna.Study) -> dict[str, float]:
     """The share of the scores' variance that each flag explains, in falling order; empty for few or equal scores."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    scores = trial_scores(finished_trials(study))
-    if len(scores) < FEWEST or np.ptp(scores) == 0:
+    scores = [trial.value for trial in finished_trials(study)]
+    if len(scores) < FEWEST or len(set(scores)) == 1:
         return {}
-    shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
-    return {name: float(share) for name, share in shares.items()}
+    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
 def write_search_report(folder: Path, study: optuna.Study, flags: Flags, metric: str, split: Split) -> str:

@@ -20,8 +20,9 @@ from urbansound_hf.audio import resampling
 from urbansound_hf.config.arguments import RunConfig, trains_in_tf32
 from urbansound_hf.config.parse import changed_flags, key_values
 from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
+from urbansound_hf.data.known import known_dataset
 from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
-from urbansound_hf.data.loading import SoundRequest, Sounds, known_dataset, load_sounds
+from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
 from urbansound_hf.data.splits import KINDS, Split, fold_numbers, several_folds, split_notes, wanted_splits
 from urbansound_hf.errors import UserError, printable_lines, redacted
 from urbansound_hf.evaluation.receipts import environment, mismatches
