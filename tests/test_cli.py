@@ -63,6 +63,15 @@ def test_usage_lines_of_the_scripts_name_the_scripts(script, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4, for the CPU time of one process")
+def test_a_reader_that_has_seen_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "urbansound_hf", "--help"]
+    ended = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_infer_help_imports_nothing_heavy():
     def cpu_seconds() -> float:
         process = subprocess.Popen([sys.executable, str(ROOT / "infer.py"), "--help"], stdout=subprocess.DEVNULL)

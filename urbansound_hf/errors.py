@@ -325,13 +325,18 @@ def exit_code(main: Callable[[], int | None]) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         with catching_signals(), redacting_logs():
-            return main() or 0
+            code = main() or 0
+            sys.stdout.flush()
+            return code
     except UserError as error:
         return _report(error)
     except KeyboardInterrupt as interrupt:
         if os.environ.get("RANK", "0") == "0":
             print(printable_lines(str(interrupt)) or "interrupted", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if problem := storage_problem(error):
             return _report(problem)

@@ -167,9 +167,11 @@ def test_mistakes_end_with_a_sentence(models, tmp_path, monkeypatch):
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use"):
             __main__.main(["--model", str(models["yamnet"]), "--port", str(port)])
-    monkeypatch.delitem(sys.modules, "urbansound_hf.app.layout")
-    monkeypatch.delattr("urbansound_hf.app.layout")
-    monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
+    for name in ("layout", "views", "limits"):
+        monkeypatch.delitem(sys.modules, f"urbansound_hf.app.{name}")
+        monkeypatch.delattr(f"urbansound_hf.app.{name}")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "starlette"]:
+        monkeypatch.setitem(sys.modules, name, None)  # Gradio's server: as if neither were installed
     with pytest.raises(UserError, match="Gradio is not installed") as caught:
         launch_app()
     assert "urbansound-hf[app]" in caught.value.fix

@@ -24,6 +24,7 @@ from urbansound_hf.data.leaks import (
     leak_report,
     metadata_leaks,
     read_table,
+    summarize_leaks,
 )
 from urbansound_hf.errors import UserError, UserErrors
 
@@ -278,6 +279,8 @@ def test_of_unknown_recordings_nothing_is_claimed(groups, shared, said):
     columns = {"group": groups, "label": [0, 1, 0, 1], "start": [np.nan] * 4, "end": [np.nan] * 4}
     found = leak_report(split([0, 1], [2, 3]), columns)
     assert found["shared_recording_clips"] == shared and found["time_overlap_clips"] is None
+    assert summarize_leaks(found).startswith("2 test clips against 2 training clips")
+    assert ("no leak found" in summarize_leaks(found)) == said.endswith("\n")
     assert said in describe_leaks(found) and json.loads(json.dumps(found)) == found
     table = across_folds(columns | {"fold": [1, 1, 2, 2]})
     assert table["recordings"] == len(set(groups) - {"", None}), "an unknown one is none"

@@ -57,7 +57,7 @@ def launch_app(
         from urbansound_hf.app import views
         from urbansound_hf.app.layout import TITLE, PageLimits, build, options
     except ModuleNotFoundError as error:
-        if error.name != "gradio":
+        if (error.name or "").partition(".")[0] not in ("gradio", "starlette"):  # the second comes with the first
             raise
         raise UserError("Gradio is not installed", fix="pip install 'urbansound-hf[app]'") from None
     names, api = served.pop("allow_host", ()), served.pop("api", False)

@@ -128,7 +128,7 @@ class OneSound:
         self, models: Mapping[str, SoundClassifier], examples: Sequence[Path], seconds: float, listeners: Listeners
     ) -> None:
         self.models, self.seconds, names = models, seconds, list(models)
-        with gr.Row():
+        with gr.Row(elem_classes="one-sound"):
             with gr.Column(min_width=300):
                 self.sound = gr.Audio(
                     label="Sound",
@@ -139,13 +139,14 @@ class OneSound:
                     waveform_options=BROWSERS_PLAYER,
                 )
                 self.chosen = gr.CheckboxGroup(names, value=names, label="Models", visible=len(names) > 1)
-            with gr.Column(min_width=300):
+            with gr.Column(min_width=300, elem_classes="answer"):
                 self.message = gr.Markdown(DROP, elem_classes="message")
                 with gr.Row():
                     self.columns = {name: ModelColumn.empty(name) for name in names}
-        labels = [path.stem.replace("_", " ") for path in examples]
-        chosen = [[str(path)] for path in examples]
-        gr.Examples(chosen, self.sound, examples_per_page=12, example_labels=labels, api_visibility="private")
+            with gr.Column(min_width=300):
+                labels = [path.stem.replace("_", " ") for path in examples]
+                chosen = [[str(path)] for path in examples]
+                gr.Examples(chosen, self.sound, examples_per_page=12, example_labels=labels, api_visibility="private")
         self.overview = hidden_figure("Waveform and mel spectrogram")
         with gr.Column(visible=False) as self.decision:
             self.segment = gr.State((0.0, 0.0))

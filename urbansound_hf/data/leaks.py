@@ -231,6 +231,13 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def summarize_leaks(report: Mapping[str, Any]) -> str:
+    """`describe_leaks` without the lines of which nothing was found: one line, where there is no leak."""
+    head, *lines = describe_leaks(report).removeprefix("Leaks: ").splitlines()
+    shown = [line for line in lines if not line.endswith((": none", ": not known"))]
+    return "\n".join([head, *shown]) if shown else f"{head}: no leak found"
+
+
 def _share(count: int | None, total: int, nothing: str = "none") -> str:
     return "not known" if count is None else f"{count:,} ({count / max(1, total):.1%})" if count else nothing
 

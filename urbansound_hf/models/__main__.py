@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
@@ -15,6 +16,7 @@ from transformers.utils import logging
 
 from urbansound_hf.errors import CommandParser, exit_code, writing
 from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families
+from urbansound_hf.models.checkpoint import quietly
 from urbansound_hf.models.registry import Conversion, conversions
 from urbansound_hf.text import table
 
@@ -34,7 +36,8 @@ def as_table(rows: Iterable[dict[str, Any]]) -> str:
 
 def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
     module = importlib.import_module(conversion.module)
-    parser = CommandParser(f"urbansound-hf models {conversion.name}", description=module.__doc__)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = CommandParser(f"urbansound-hf models {conversion.name}", description=module.__doc__, formatter_class=raw)
     about = f"{conversion.source} → checkpoint folder"
     command = parser.add_subparsers(required=True).add_parser("convert", help=about)
     command.add_argument("source", type=Path, metavar=conversion.source, help="the published weights")
@@ -44,11 +47,12 @@ def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as partial:
-            module.convert(chosen.source, Path(partial))
+            with quietly(local=True):
+                module.convert(chosen.source, Path(partial))
             target.mkdir(exist_ok=True)
             for path in sorted(Path(partial).iterdir(), reverse=True):  # the config last
                 path.replace(target / path.name)
-    print(f"wrote {chosen.out_dir}: urbansound-hf infer --model {chosen.out_dir} clip.wav")
+    print(f"wrote {chosen.out_dir}: urbansound-hf infer CLIP.wav --model {chosen.out_dir}")
     return 0
 
 

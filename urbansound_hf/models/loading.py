@@ -171,7 +171,7 @@ def check_path(path: Path) -> None:
         fix = f"did you mean {near[0]}?" if near else "give the folder of a finished run, or a Hub id (owner/name)"
         for conversion in conversions().values():
             if conversion.out_dir and path.name == Path(conversion.out_dir).name:
-                fix = f"convert the published weights: {conversion.command(out_dir=str(path))}"
+                fix = f"convert the published weights: {conversion.command(out_dir=str(path))} (its --help)"
         raise UserError("there is no such folder", str(path), fix)
 
 
@@ -261,7 +261,7 @@ def check_reachable(source: Source) -> None:
         hf_hub_download(source.name, "config.json", revision=source.revision)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         what = f"the Hub cannot be reached, and {source.name} is neither in the cache nor a folder here"
-        fix = "check the name and the connection (or HF_HUB_OFFLINE), or give a checkpoint folder"
+        fix = "check the name and the connection (or HF_HUB_OFFLINE), give a checkpoint folder, or train without one: cnn"
         if near := difflib.get_close_matches(source.name, known_types(), n=1):
             fix += f"; did you mean {near[0]}, for random weights?" * ("/" not in source.name)
         raise UserError(what, "--model_name_or_path", fix) from error

@@ -21,7 +21,7 @@ from urbansound_hf.config.arguments import RunConfig, trains_in_tf32
 from urbansound_hf.config.parse import changed_flags, key_values
 from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
 from urbansound_hf.data.known import known_dataset
-from urbansound_hf.data.leaks import KNOWN, check_leaks, describe_leaks, leak_report
+from urbansound_hf.data.leaks import KNOWN, check_leaks, leak_report, summarize_leaks
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
 from urbansound_hf.data.splits import KINDS, Split, fold_numbers, several_folds, split_notes, wanted_splits
 from urbansound_hf.errors import UserError, printable_lines, redacted
@@ -262,7 +262,7 @@ def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:
     columns = {name: data[name][:] for name in ("group", "start", "end") if name in data.column_names}
     columns["label"] = [str(label) for label in data["label"]] if experiment.sounds.multi_label else data["label"][:]
     found = leak_report(split, columns, experiment.fingerprints)
-    experiment.say(f"{split.name}: {describe_leaks(found)}")
+    experiment.say(f"{split.name}: {summarize_leaks(found)}")
     for note in split_notes(split, experiment.sounds.targets, experiment.sounds.labels):
         experiment.say(f"{split.name}: {note}")
     known = KNOWN if experiment.sounds.name == "UrbanSound8K" else frozenset()

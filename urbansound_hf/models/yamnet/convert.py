@@ -2,7 +2,8 @@
 
     urbansound-hf models yamnet convert MODEL.onnx OUT_DIR
 
-`yamnet_class_map.csv`, which names the 521 classes, is read from the folder of the graph. Needs the `onnx` package.
+The graph is https://huggingface.co/qualcomm/YamNet: model.onnx with model.data beside it. In the same folder,
+yamnet_class_map.csv of Google's YAMNet names the 521 classes. Needs the `onnx` package.
 """
 
 from __future__ import annotations
