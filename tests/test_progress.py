@@ -212,6 +212,7 @@ def test_training_in_a_log_is_a_line_a_step(configure, synthetic_root, tmp_path,
     assert kinds.count("Training") == 2
     assert [kind for kind in kinds if "of 2" in kind] == ["1 of 2 fol", "2 of 2 fol"]
     assert any(kind == "Extracting features" for kind in kinds)
+    assert any(re.match(r"Extracting features: \d+ windows of 100 clips in ", line) for line in steps)
     (line, _) = [line for line in steps if line.startswith("Training")]
     assert re.fullmatch(
         r"Training: 4 steps in \d+\.\d s \(\S+/s\); loss \d\.\d{3}, validation accuracy \d\.\d{3}", line
@@ -223,7 +224,8 @@ def test_quiet_training_prints_nothing_but_the_result(configure, synthetic_root,
         assert train(configure, synthetic_root, tmp_path / "out", "--clip_seconds", 2.7, "--quiet") == 0
     assert written() == ""
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "" and out[1].startswith("test accuracy") and out[-1] == f"report: {tmp_path / 'out/report.html'}"
+    assert out[0] == "" and out[1].startswith("test accuracy") and out[-2] == f"report: {tmp_path / 'out/report.html'}"
+    assert out[-1] == f"try it: urbansound-hf infer CLIP.wav --model {tmp_path / 'out/fold2'}"
     assert Run(tmp_path / "out/fold1").receipt["config"]["quiet"] is True and "quiet" in INCIDENTAL
 
 

@@ -104,8 +104,8 @@ def say(text: str) -> None:
         Bar.write(printable_lines(redacted(text)), file=sys.stderr)
 
 
-def computed(what: str, clips: int, work: Callable[[], datasets.Dataset]) -> datasets.Dataset:
-    """Runs a step of `datasets` over `clips` sounds, which draws its own bar; a result from its cache gets no line."""
+def computed(what: str, rows: int, work: Callable[[], datasets.Dataset], unit: str = "clips") -> datasets.Dataset:
+    """Runs a step of `datasets` over `rows` clips, which draws its own bar; a result from its cache gets no line."""
     import datasets
 
     started, watch = time.time(), time.perf_counter()
@@ -114,7 +114,8 @@ def computed(what: str, clips: int, work: Callable[[], datasets.Dataset]) -> dat
     seconds = time.perf_counter() - watch
     new = any(Path(file["filename"]).stat().st_mtime >= started - 1e-2 for file in dataset.cache_files)  # clock's tick
     if new and seconds >= SHORT_SECONDS and not sys.stderr.isatty():
-        say(f"{what}: {clips:,} clips in {duration(seconds)} ({number(clips / seconds)}/s)")
+        amount = f"{rows:,} {unit}" if len(dataset) == rows else f"{len(dataset):,} windows of {rows:,} {unit}"
+        say(f"{what}: {amount} in {duration(seconds)} ({number(rows / seconds)}/s)")
     return dataset
 
 
@@ -130,17 +131,19 @@ def mapped(
     desc: str,
     num_proc: int | None = None,
     batch_size: int = 64,
+    unit: str = "clips",
     **options: Any,
 ) -> datasets.Dataset:
     """`dataset.map` with progress; the arguments are those of `map`.
 
     Args:
         num_proc: processes (default: `worker_count()`); with less than a batch for each, the work is not shared out.
+        unit: what the rows are.
     """
     processes = num_proc or worker_count()
     options["num_proc"] = processes if processes > 1 and len(dataset) > batch_size * processes else None
     work = partial(dataset.map, function, desc=desc, batch_size=batch_size, **options)
-    return computed(desc, len(dataset), work)
+    return computed(desc, len(dataset), work, unit)
 
 
 @contextmanager

@@ -108,6 +108,7 @@ def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: in
         fn_kwargs={"model": model},
         new_fingerprint=Hasher.hash(key),
         desc="Computing embeddings",
+        unit="windows",
     )
     return embedded.with_format("numpy")
 

@@ -261,7 +261,7 @@ def check_reachable(source: Source) -> None:
         hf_hub_download(source.name, "config.json", revision=source.revision)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         what = f"the Hub cannot be reached, and {source.name} is neither in the cache nor a folder here"
-        fix = "check the name and the connection (or HF_HUB_OFFLINE), give a checkpoint folder, or train without one: cnn"
+        fix = "check the name and the connection (or HF_HUB_OFFLINE), give a checkpoint folder, or train the config cnn"
         if near := difflib.get_close_matches(source.name, known_types(), n=1):
             fix += f"; did you mean {near[0]}, for random weights?" * ("/" not in source.name)
         raise UserError(what, "--model_name_or_path", fix) from error

@@ -197,4 +197,5 @@ def cross_validation_summary(metrics: Mapping[str, Any], folder: Path) -> str:
     mean, std, pooled_value = (metrics[f"{of}_{columns[0][0].name}"] for of in ("mean", "std", "pooled"))
     spread = "" if std is None else f" ± {std:.4f} (std over folds, ddof=1)"
     lines.append(f"mean  {mean:8.4f}{spread}; pooled {pooled_value:.4f}")
-    return "\n".join([*lines, metrics["scope"], *metrics["notes"], f"report: {folder / REPORT_PAGE}"])
+    try_it = f"try it: urbansound-hf infer CLIP.wav --model {folder}/fold{metrics['folds'][-1]['test_fold']}"
+    return "\n".join([*lines, metrics["scope"], *metrics["notes"], f"report: {folder / REPORT_PAGE}", try_it])
