@@ -87,14 +87,9 @@ class Chunk(NamedTuple):
 
 
 def split(file: BinaryIO, notes: list[str]) -> list[Recording]:
-    """The sounds of a file, one unless several were joined end to end.
+    """The sounds of a file, one unless several were joined end to end; `notes` gets a sentence for each correction.
 
-    Args:
-        file: open for reading; one of a kind without a check is passed on as it is.
-        notes: a list that receives a sentence for each correction.
-
-    Raises:
-        TruncatedError: the file ends before its samples do.
+    Raises TruncatedError if the file ends before its samples do.
     """
     start, end = _read(file, 0, 12), file.seek(0, io.SEEK_END)
     if _layout_at(file, 0):
@@ -105,9 +100,6 @@ def split(file: BinaryIO, notes: list[str]) -> list[Recording]:
     if len(starts) == 1:
         return [Recording(file, checked=start[:4] in (b"OggS", b"fLaC"))]
     return [Recording(io.BytesIO(_read(file, first, last - first))) for first, last in pairwise([*starts, end])]
-
-
-# ---- chunks and their sizes
 
 
 def _split_chunked(file: BinaryIO, end: int, notes: list[str]) -> list[Recording]:
@@ -185,11 +177,7 @@ def _chunks_before_samples(file: BinaryIO, layout: Layout, position: int, end: i
 
 
 def _following(file: BinaryIO, layout: Layout, position: int, end: int) -> int | None:
-    """Where the chunks from `position` on end: the end of the file, or where another file was joined on.
-
-    Returns:
-        None if what is there is no sequence of chunks.
-    """
+    """Where the chunks from `position` on end: the end of the file, or a joined file; None if these are none."""
     even = position + position % 2
     if end - even <= 1 or (0 <= end - even - ID3_BYTES <= 1 and _read(file, end - ID3_BYTES, 3) == b"TAG"):
         return end  # the byte that makes a size even may be there or not
@@ -230,9 +218,6 @@ def _chunk(file: BinaryIO, layout: Layout, position: int) -> Chunk:
     return Chunk(header[: layout.id_bytes], start, size, start + -(-size // alignment) * alignment)
 
 
-# ---- streams that were joined
-
-
 def _ogg_starts(file: BinaryIO, end: int) -> list[int]:
     """Where the links of an Ogg chain begin; streams that begin together (sound and pictures) are one link."""
     starts, position, begun = [0], 0, True
@@ -258,9 +243,6 @@ def _find(file: BinaryIO, pattern: re.Pattern[bytes], position: int) -> int | No
             return position + match.start()
         position += len(piece) - 7
     return None
-
-
-# ---- bytes
 
 
 def _read(file: BinaryIO, position: int, size: int) -> bytes:

@@ -31,10 +31,7 @@ class CannotDecode(Exception):
 
 
 def decode(file: BinaryIO, notes: list[str]) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """Decodes the first audio stream of a file.
-
-    Args:
-        notes: a list that receives a sentence if parts of an MP3 are damaged.
+    """Decodes the first audio stream of a file; `notes` gets a sentence if parts of an MP3 are damaged.
 
     Yields:
         once, and again where the sampling rate changes (as in joined files): the rate in Hz, and the samples in

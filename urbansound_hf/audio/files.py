@@ -19,8 +19,8 @@ from urbansound_hf.text import counted, first_ten
 LIBSNDFILE = frozenset({".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au",
                       ".snd", ".caf", ".w64", ".rf64", ".mp2", ".voc"})  # fmt: skip
 SUFFIXES = LIBSNDFILE | ffmpeg.SUFFIXES
-SOUND_NAMES = f"sounds end in .wav, .flac, .mp3, .m4a, .ogg or another of {len(SUFFIXES)} suffixes"  # for errors
 """Suffixes of sound files that are read, in lower case."""
+SOUND_NAMES = f"sounds end in .wav, .flac, .mp3, .m4a, .ogg or another of {len(SUFFIXES)} suffixes"  # for errors
 
 UNREAD_SUFFIXES = {
     ".aa3", ".aax", ".avr", ".dff", ".dsf", ".gsm", ".htk", ".iff", ".ircam", ".m4p", ".mp1", ".mpc", ".mpga",
@@ -67,11 +67,7 @@ class AudioFiles:
 def find_audio_files(folder: Path, unreadable: list[AudioError] | None = None) -> AudioFiles:
     """Searches a folder and everything below it, through links; a cycle of links ends where it closes.
 
-    Args:
-        unreadable: a list to which folders that cannot be read are added.
-
-    Raises:
-        AudioError: a folder cannot be read, and there is no such list.
+    Folders that cannot be read are added to `unreadable`; without that list, they are an AudioError.
     """
     found, folders = AudioFiles(folder), []
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]

@@ -90,15 +90,13 @@ def load_audio(
         >>> waveform.shape, waveform.dtype  # four seconds
         ((64000,), dtype('float32'))
     """
-    return _read(source, sampling_rate, name, notes, limits)[0]
+    return _Sound(source, sampling_rate, name, notes, limits).waveform()
 
 
 def read_audio(source: Source, name: str = "", notes: list[str] | None = None) -> tuple[np.ndarray, int]:
-    """Decodes a sound to mono at its own rate, of joined files the first one's: `(samples,)` float32, rate in Hz.
-
-    Arguments and errors are those of `load_audio`.
-    """
-    return _read(source, None, name, notes, LIMITS)
+    """A sound as `load_audio` reads it, but at its own rate (the first one's of joined files), and that rate in Hz."""
+    sound = _Sound(source, 0, name, notes, LIMITS)
+    return sound.waveform(), sound.rate
 
 
 def stream_audio(
@@ -108,46 +106,146 @@ def stream_audio(
     notes: list[str] | None = None,
     limits: Limits = LIMITS,
 ) -> Iterator[np.ndarray]:
-    """Reads a sound in blocks, in memory that does not grow with its length; arguments and errors as of `load_audio`.
+    """Yields the waveform of `load_audio` in blocks, in memory that does not grow with the length of the sound.
 
-    What is wrong behind the blocks that were yielded is raised when the reading gets there; `notes` are complete at
-    the end.
-
-    Yields:
-        `(samples,)` float32, at most about a million samples of the file at a time; joined, they are `load_audio`'s
-        waveform.
+    A block is `(samples,)` float32, of at most about a million samples of the file. What is wrong behind it is raised
+    when the reading gets there, and `notes` are complete at the end.
     """
-    return (block for block, _ in _stream(source, sampling_rate, name, notes, limits))
+    return _Sound(source, sampling_rate, name, notes, limits).blocks()
 
 
-def _read(
-    source: Source, rate: int | None, name: str, notes: list[str] | None, limits: Limits
-) -> tuple[np.ndarray, int]:
-    blocks = list(_stream(source, rate, name, notes, limits))
-    waveform = blocks[0][0] if len(blocks) == 1 else np.concatenate([block for block, _ in blocks])
-    return waveform, blocks[0][1]
+class _Sound:
+    """A sound that is read once, as the arguments of `load_audio` say; `rate` 0 becomes that of its first recording."""
+
+    def __init__(self, source: Source, rate: int, name: str, notes: list[str] | None, limits: Limits) -> None:
+        is_path = isinstance(source, str | Path)
+        self.name = name or (str(source) if is_path else getattr(source, "name", "") or "<bytes>")
+        self.source, self.path = source, source if is_path and not is_address(source) else None
+        self.rate, self.limits, self.notes, self.asked = rate, limits, list[str](), notes
+        self.decoded = self.samples = self.beyond = 0  # samples of the recording; of the result; beyond full scale
+        self.peak = 0.0
+
+    def waveform(self) -> np.ndarray:
+        blocks = list(self.blocks())
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        with _opened(self.source, self.name) as file:
+            for block in self._decoded(file):
+                if len(block):
+                    self._measure(block)
+                    yield block
+        if not self.samples:
+            raise AudioError("holds no samples", self.name)
+        if self.beyond > 0.5 * self.samples:  # the values of a float file in the scale of integers
+            share = f"{self.beyond / self.samples:.0%} of its samples lie beyond full scale (peak {self.peak:,.6g})"
+            self.notes.append(f"{share}; they are used as they are")
+        if self.asked is not None:
+            self.asked += self.notes
+
+    def _measure(self, block: np.ndarray) -> None:
+        """Counts the samples of a block. Raises AudioError for NaN or infinite ones, and where they are too many."""
+        peak = max(float(block.max()), -float(block.min()))  # NaN if there is one
+        if not math.isfinite(peak):
+            raise AudioError("holds NaN or infinite samples", self.name, "write it again from its source")
+        self.samples, self.peak = self.samples + len(block), max(self.peak, peak)
+        self.beyond += int(np.count_nonzero(np.abs(block) > 1)) if peak > 1 else 0
+        if self.limits.max_seconds and self.samples > self.limits.max_seconds * self.rate:
+            fix = "cut it, or raise --max_seconds"
+            raise AudioError(f"is longer than {self.limits.max_seconds:g} s", self.name, fix)
+
+    def _decoded(self, file: BinaryIO) -> Iterator[np.ndarray]:
+        """Blocks of all recordings in a file, by FFmpeg where it is an MP3 or libsndfile does not know the format."""
+        file.seek(0)
+        if ffmpeg.MP3.match(start := file.read(3)):
+            try:
+                yield from self._by_ffmpeg(file)
+                return
+            except UnknownFormatError:
+                if start != b"ID3":  # the tag may stand before other formats
+                    raise
+        try:
+            recordings = split(file, self.notes)
+        except TruncatedError as error:
+            raise AudioError(f"is truncated: {error}", self.name, "copy or download it again") from None
+        for number, recording in enumerate(recordings, start=1):
+            part = f"part {number} of {len(recordings)} in it " * (len(recordings) > 1)
+            try:
+                yield from self._by_libsndfile(recording, recording.content is file, part)
+            except UnknownFormatError as error:
+                if part:
+                    raise
+                yield from self._by_ffmpeg(file, error)
+        if len(recordings) > 1:
+            self.notes.append(f"it holds {len(recordings)} sounds joined end to end; they are read as one")
+
+    def _by_libsndfile(self, recording: Recording, is_file: bool, part: str) -> Iterator[np.ndarray]:
+        recording.content.seek(0)
+        self.decoded, content = 0, self.path if is_file and self.path else recording.content
+        if isinstance(content, str | Path) and sys.platform != "win32":
+            content = os.fsencode(content)  # type: ignore[assignment] # soundfile cannot encode names that are no text
+        try:
+            with Decoder(content) as sound:
+                promised, header = sound.frames, sound.extra_info
+                self._check_format(sound.samplerate, sound.channels, part)
+                yield from self._resampled(_blocks(sound), sound.samplerate)
+        except soundfile.LibsndfileError as error:
+            reason = str(error.error_string).strip().rstrip(".")
+            what = f"{part + 'is ' * bool(part)}not a sound that libsndfile can read ({reason})"
+            kind = AudioError if self.decoded else UnknownFormatError
+            raise kind(what, self.name, "convert it to WAV or FLAC") from None
+        except (RuntimeError, ValueError) as error:
+            raise AudioError(f"{part}cannot be read ({error})", self.name) from None
+        chunk = re.search(TOO_SHORT, header, re.MULTILINE)
+        cut = chunk and int(chunk[1]) - int(chunk[2]) > HEADER_BYTES and int(chunk[1]) < ENDLESS_BYTES
+        if not recording.checked and self.decoded and (cut or self.decoded < 0.95 * promised):
+            found = f"{chunk[2]} of {chunk[1]} bytes" if chunk else f"{self.decoded} of {promised} samples"
+            raise AudioError(f"is truncated: {found} are there", self.name, "copy or download it again")
+
+    def _by_ffmpeg(self, file: BinaryIO, refused: UserError | None = None) -> Iterator[np.ndarray]:
+        """Blocks of a file that FFmpeg decodes; `refused` is why libsndfile does not."""
+        self.decoded = 0
+        try:
+            for rate, blocks in ffmpeg.decode(file, self.notes):  # FFmpeg has no file of more than 64 channels
+                self._check_format(rate, 1, "")
+                yield from self._resampled(blocks, rate)
+        except ffmpeg.CannotDecode as error:
+            if self.decoded:
+                raise AudioError(f"is damaged: {error}", self.name, "copy or download it again") from None
+            if refused:
+                raise AudioError(f"{refused.what}, nor can FFmpeg ({error})", self.name, refused.fix) from None
+            raise UnknownFormatError(f"not a sound that FFmpeg can read ({error})", self.name) from None
+
+    def _check_format(self, rate: int, channels: int, part: str) -> None:
+        if not self.limits.min_rate <= rate <= HIGHEST_RATE:
+            fix = f"--min_rate {rate} accepts it" if 0 < rate <= HIGHEST_RATE else ""
+            raise AudioError(f"{part}has a sampling rate of {rate:,} Hz, which is none of sound", self.name, fix)
+        if channels > self.limits.max_channels:
+            what = f"{part}has {channels} channels, more than {self.limits.max_channels}"
+            raise AudioError(what, self.name, "mix it down")
+
+    def _resampled(self, blocks: Iterator[np.ndarray], from_rate: int) -> Iterator[np.ndarray]:
+        first, second = next(blocks, np.zeros(0, np.float32)), next(blocks, None)
+        self.rate = self.rate or from_rate
+        if second is None:
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # not around a yield: another thread may go on from there
+                output = resample(first, from_rate, self.rate)
+            self.decoded += len(first)
+            yield output
+            return
+        resampler = Resampler(from_rate, self.rate)
+        for block in chain((first, second), blocks):
+            with np.errstate(over="ignore", invalid="ignore"):
+                output = resampler.push(block)
+            self.decoded += len(block)
+            yield output
+        yield resampler.finish()
 
 
-def _stream(
-    source: Source, rate: int | None, name: str, notes: list[str] | None, limits: Limits
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of samples and their rate, that of the first recording in the file where none is given."""
-    name = name or (str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "") or "<bytes>")
-    found: list[str] = []
-    level = Level(name)
-    path = source if isinstance(source, (str, Path)) and not is_address(source) else None
-    with _opened(source, name) as file:
-        for block, its_rate in _decoded(file, path, rate, name, found, limits):
-            if len(block):
-                level.add(block)
-                if limits.max_seconds and level.samples > limits.max_seconds * its_rate:
-                    fix = "cut it, or raise --max_seconds"
-                    raise AudioError(f"is longer than {limits.max_seconds:g} s", name, fix)
-                yield block, its_rate
-    if not level.samples:
-        raise AudioError("holds no samples", name)
-    if notes is not None:
-        notes += [*found, *level.notes()]
+# How libsndfile notes a size in a header: CAF, and the others where their chunks cannot be followed.
+TOO_SHORT = r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
 
 
 @contextmanager
@@ -187,103 +285,6 @@ def _fetched(address: str, name: str) -> BinaryIO:
         raise AudioError(f"cannot be fetched ({error or type(error).__name__})", name) from None
 
 
-def _decoded(
-    file: BinaryIO, path: str | Path | None, rate: int | None, name: str, notes: list[str], limits: Limits
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of all sounds in a file, by FFmpeg where it is an MP3 or libsndfile does not know the format."""
-    file.seek(0)
-    if ffmpeg.MP3.match(start := file.read(3)):
-        try:
-            yield from _by_ffmpeg(file, rate, name, notes, limits)
-            return
-        except UnknownFormatError:
-            if start != b"ID3":  # the tag may stand before other formats
-                raise
-    try:
-        recordings = split(file, notes)
-    except TruncatedError as error:
-        raise AudioError(f"is truncated: {error}", name, "copy or download it again") from None
-    for number, recording in enumerate(recordings, start=1):
-        part = f"part {number} of {len(recordings)} in it " * (len(recordings) > 1)
-        try:
-            source = path if recording.content is file else None
-            for block, its_rate in _decode(recording, source, rate, part, name, limits):
-                rate = its_rate  # of joined files the first one's
-                yield block, rate
-        except UnknownFormatError as error:
-            if part:
-                raise
-            yield from _by_ffmpeg(file, rate, name, notes, limits, error)
-    if len(recordings) > 1:
-        notes.append(f"it holds {len(recordings)} sounds joined end to end; they are read as one")
-
-
-def _path(content: str | Path | BinaryIO) -> bytes | str | BinaryIO:
-    """A path as bytes: soundfile cannot encode names that are not text in the locale; Windows has no such names."""
-    if not isinstance(content, (str, Path)):
-        return content
-    return str(content) if sys.platform == "win32" else os.fsencode(content)
-
-
-def _decode(
-    recording: Recording, path: str | Path | None, to_rate: int | None, part: str, name: str, limits: Limits
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of one recording at `to_rate` (default: its own), and that rate, until libsndfile is at its end."""
-    recording.content.seek(0)
-    samples = 0
-    try:
-        with Decoder(_path(path or recording.content)) as sound:
-            rate, promised, header = sound.samplerate, sound.frames, sound.extra_info
-            _check_format(rate, sound.channels, limits, part, name)
-            for block, decoded in _resampled(_blocks(sound), rate, to_rate or rate):
-                samples += decoded
-                yield block, to_rate or rate
-    except soundfile.LibsndfileError as error:
-        reason = str(error.error_string).strip().rstrip(".")
-        what = f"{part + 'is ' * bool(part)}not a sound that libsndfile can read ({reason})"
-        raise (AudioError if samples else UnknownFormatError)(what, name, "convert it to WAV or FLAC") from None
-    except (RuntimeError, ValueError) as error:
-        raise AudioError(f"{part}cannot be read ({error})", name) from None
-    if not recording.checked:
-        _check_length(samples, promised, header, name)
-
-
-def _check_format(rate: int, channels: int, limits: Limits, part: str, name: str) -> None:
-    if not limits.min_rate <= rate <= HIGHEST_RATE:
-        fix = f"--min_rate {rate} accepts it" if 0 < rate <= HIGHEST_RATE else ""
-        raise AudioError(f"{part}has a sampling rate of {rate:,} Hz, which is none of sound", name, fix)
-    if channels > limits.max_channels:
-        raise AudioError(f"{part}has {channels} channels, more than {limits.max_channels}", name, "mix it down")
-
-
-def _by_ffmpeg(
-    file: BinaryIO,
-    to_rate: int | None,
-    name: str,
-    notes: list[str],
-    limits: Limits,
-    refused: UserError | None = None,
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of a file that FFmpeg decodes; `refused` is why libsndfile does not.
-
-    Raises UnknownFormatError, or AudioError for a file that is damaged or that both refuse.
-    """
-    samples = 0
-    try:
-        for rate, blocks in ffmpeg.decode(file, notes):  # FFmpeg has no file of more than 64 channels
-            _check_format(rate, 1, limits, "", name)
-            to_rate = to_rate or rate
-            for block, decoded in _resampled(blocks, rate, to_rate):
-                samples += decoded
-                yield block, to_rate
-    except ffmpeg.CannotDecode as error:
-        if samples:
-            raise AudioError(f"is damaged: {error}", name, "copy or download it again") from None
-        if refused:
-            raise AudioError(f"{refused.what}, nor can FFmpeg ({error})", name, refused.fix) from None
-        raise UnknownFormatError(f"not a sound that FFmpeg can read ({error})", name) from None
-
-
 def _blocks(sound: Decoder) -> Iterator[np.ndarray]:
     """Mono float32 blocks `(samples,)`; no length that the decoder gives is needed, and none is allocated at once."""
     kind = "int16" if sound.subtype == "PCM_16" else "float32"  # libsndfile is slow at 16-bit to float
@@ -298,45 +299,6 @@ def _blocks(sound: Decoder) -> Iterator[np.ndarray]:
             block = frames.astype(np.float32, copy=False) @ weights  # five times as fast as mean()
         yield block
         remaining -= len(frames)
-
-
-def _resampled(blocks: Iterator[np.ndarray], from_rate: int, to_rate: int) -> Iterator[tuple[np.ndarray, int]]:
-    """The blocks at another rate, each with the number of samples that came in for it."""
-    first, second = next(blocks, np.zeros(0, np.float32)), next(blocks, None)
-    if second is None:
-        with np.errstate(over="ignore", invalid="ignore"):  # not around a yield: another thread may go on from there
-            output = resample(first, from_rate, to_rate)
-        yield output, len(first)
-        return
-    resampler = Resampler(from_rate, to_rate)
-    for block in chain((first, second), blocks):
-        with np.errstate(over="ignore", invalid="ignore"):
-            output = resampler.push(block)
-        yield output, len(block)
-    yield resampler.finish(), 0
-
-
-class Level:
-    """The level of a sound that comes in blocks; `samples` is their number so far."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.samples, self.beyond, self.peak = name, 0, 0, 0.0
-
-    def add(self, block: np.ndarray) -> None:
-        """Adds a block, `(samples,)`. Raises AudioError if a sample is NaN or infinite."""
-        peak = max(float(block.max()), -float(block.min()))  # NaN if there is one
-        if not math.isfinite(peak):
-            raise AudioError("holds NaN or infinite samples", self.name, "write it again from its source")
-        self.samples, self.peak = self.samples + len(block), max(self.peak, peak)
-        if peak > 1:
-            self.beyond += int(np.count_nonzero(np.abs(block) > 1))
-
-    def notes(self) -> list[str]:
-        """A note if most samples lie beyond full scale: the values of a float file in the scale of integers."""
-        if self.beyond <= 0.5 * self.samples:
-            return []
-        share = f"{self.beyond / self.samples:.0%} of its samples lie beyond full scale (peak {self.peak:,.6g})"
-        return [f"{share}; they are used as they are"]
 
 
 def audio_seconds(source: bytes) -> float:
@@ -384,11 +346,7 @@ def window_bounds(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """The windows of `window_bounds` over a recording that comes in blocks, each as soon as it is there.
-
-    Args:
-        blocks: `(samples,)` each, of any size.
-        window, hop: in samples; the hop is no longer than the window.
+    """The windows of `window_bounds` over `(samples,)` blocks, each as soon as it is there; hop ≤ window.
 
     Yields:
         start and end in samples, and the waveform between them.
@@ -407,16 +365,3 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator
         yield 0, end, held
     elif start - hop + window < end:
         yield end - window, end, held[-window:]
-
-
-# How libsndfile notes it: CAF, and the others where their chunks cannot be followed.
-TOO_SHORT = r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)"
-
-
-def _check_length(samples: int, promised: int, header: str, name: str) -> None:
-    """Raises AudioError for a file that ends before its samples do, by what libsndfile says of its header."""
-    chunk = re.search(TOO_SHORT, header, re.MULTILINE)
-    cut = chunk and int(chunk[1]) - int(chunk[2]) > HEADER_BYTES and int(chunk[1]) < ENDLESS_BYTES
-    if samples and (cut or samples < 0.95 * promised):
-        found = f"{chunk[2]} of {chunk[1]} bytes" if chunk else f"{samples} of {promised} samples"
-        raise AudioError(f"is truncated: {found} are there", name, "copy or download it again")

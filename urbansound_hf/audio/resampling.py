@@ -24,19 +24,14 @@ TAP_MATRICES = 1024  # kept, of at most 66 kB each for rates up to 192 kHz
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Convert a recording to another sampling rate.
-
-    Args:
-        waveform: `(samples,)` floating point, full scale 1.0.
-        from_rate, to_rate: sampling rates of the waveform and of the result in Hz, positive integers.
+    """Convert a `(samples,)` floating-point waveform from one sampling rate to another, positive integers in Hz.
 
     Returns:
         `(ceil(samples * to_rate / from_rate),)` float32, contiguous. With equal rates, a contiguous float32 waveform
         is returned as it is, not copied.
 
     Raises:
-        TypeError: the waveform is not floating point.
-        ValueError: the waveform is not one-dimensional, or a rate is not a positive integer.
+        TypeError, ValueError: the waveform is not floating point or not one-dimensional, or a rate no positive integer.
     """
     filter_ = _make_filter(_check_rate(from_rate), _check_rate(to_rate))
     waveform = _check_waveform(waveform)
@@ -47,14 +42,11 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 class Resampler:
-    """Convert one recording to another sampling rate, block by block.
+    """Convert one recording to another sampling rate, block by block; rates as of `resample`.
 
     The concatenated output equals `resample` of the concatenated input to 1e-6, for blocks of any size. Output comes
     in whole periods of the filter, at most one second long for rates of 1 kHz and more, which bounds the memory. One
     object serves one recording and one thread.
-
-    Args:
-        from_rate, to_rate: sampling rates of the input and of the output in Hz, positive integers, or ValueError.
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
@@ -66,13 +58,9 @@ class Resampler:
         self._finished = False
 
     def push(self, block: np.ndarray) -> np.ndarray:
-        """Take the next `(samples,)` of the recording, floating point, and return the output that they complete.
+        """Take the next `(samples,)` and return the output that they complete, `(new_samples,)` float32, perhaps empty.
 
-        Returns:
-            `(new_samples,)` float32, contiguous; empty if no period is complete yet.
-
-        Raises:
-            RuntimeError: `finish` was called before. TypeError and ValueError: as `resample`.
+        Raises RuntimeError after `finish`, and TypeError or ValueError as `resample`.
         """
         if self._finished:
             raise RuntimeError("This recording is finished; create a new Resampler for the next one")

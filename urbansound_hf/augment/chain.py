@@ -96,8 +96,6 @@ def apply_effects(
     return waveform / max(1.0, float(np.abs(waveform).max(initial=0)) / highest)
 
 
-# ---- reading one word
-
 NUMBER = r"-?\d*\.?\d+"
 SPEC = re.compile(rf"([^:]*)(?::({NUMBER}))?(?::({NUMBER})\.\.({NUMBER}))?(?::(.*))?\Z", re.DOTALL)
 

@@ -88,9 +88,6 @@ def noise_folder(
     return _add(waveform, np.resize(_stretch(noise, len(waveform), generator), len(waveform)), snr)
 
 
-# ---- time and level
-
-
 @effect("sets a stretch to zero", "no single event of a clip shall decide", 0.3, SHARE, (0.05, 0.25), SHARES)
 def silence(waveform: np.ndarray, rate: int, share: float, generator: Generator) -> np.ndarray:
     gap = round(share * len(waveform))
@@ -121,9 +118,6 @@ def gain(waveform: np.ndarray, rate: int, decibels: float, generator: Generator)
 @effect("turns the waveform upside down", "costs nothing; only models of raw waveforms notice")
 def polarity(waveform: np.ndarray, rate: int, value: float, generator: Generator) -> np.ndarray:
     return -waveform
-
-
-# ---- speed and pitch
 
 
 SPEED_DENOMINATOR = 256  # factors become fractions, 0.2 % off at most: computing the filter of 17237/16000 takes 0.15 s
@@ -243,9 +237,6 @@ def _reverberate(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
 
     wet = signal.oaconvolve(waveform, response[np.abs(response).argmax() :])[: len(waveform)]
     return wet * (_level(waveform) / _level(wet)) if wet.any() else waveform
-
-
-# ---- shared
 
 
 @lru_cache(maxsize=64)  # decoding costs more than most effects; a minute at 16 kHz takes 4 MB

@@ -50,8 +50,7 @@ class Rows(Protocol):
 class UnreadableError(UserErrors, DatasetGenerationError):
     """Sounds that cannot be decoded, each by name and reason.
 
-    It is also a `DatasetGenerationError` because `datasets` lets only those through from its worker processes as
-    they are; any other error arrives without its kind.
+    `datasets` lets only its own `DatasetGenerationError` through from its worker processes as it is.
     """
 
 
@@ -99,8 +98,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         Audio(sampling_rate=…))` lets `datasets` decode it, and makes it play on the Hub after `push_to_hub`.
 
         Raises:
-            UnreadableError: names the sounds that cannot be decoded.
-            UserError: a process was killed.
+            UserError: sounds that cannot be decoded (an UnreadableError names them), or a process that was killed.
         """
         processes = num_proc or min(progress.worker_count(), len(self.rows) // CLIPS_PER_PROCESS)
         self.num_proc = max(1, min(processes, -(-len(self.rows) // CLIPS_PER_TABLE)))
@@ -132,10 +130,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         return [f"{len(numbers):,} of {len(table):,} sounds are unusual: {'; '.join(named + more)}"]
 
     def fingerprint(self) -> str:
-        """Identifies what was prepared: labels, columns, names and samples, wherever they came from.
-
-        Computed once from the loaded table, and kept beside it in the cache.
-        """
+        """Identifies what was prepared: labels, columns, names and samples. Computed once, and kept in the cache."""
         kept = Path(self.cache_dir) / "fingerprint"
         if kept.is_file():
             return kept.read_text(encoding="utf-8")
@@ -190,11 +185,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
 
 
 def cut_segment(waveform: np.ndarray, sampling_rate: int, segment: tuple[float, float], name: str) -> np.ndarray:
-    """The samples of a `(samples,)` waveform from the start to the end of a segment, in seconds.
-
-    Raises:
-        AudioError: the sound is shorter, by more than times in annotations are rounded.
-    """
+    """The part of a `(samples,)` waveform between two times in seconds. Raises AudioError if the sound is shorter."""
     (start, end), length = segment, len(waveform) / sampling_rate
     if start < 0 or end > length + ROUNDING_SECONDS or start >= length:
         raise AudioError(f"the segment {start:g} to {end:g} s is not within the {length:.2f} s of its file", name)

@@ -77,13 +77,9 @@ def find_columns(
     where: str,
     required: Sequence[str] = ("audio", "label"),
 ) -> dict[str, str]:
-    """The column of each role that has one, among those `present` in a table, `where`.
+    """The column of each role, as the user named it (`wanted`) or by its usual names, among those `present` in a table.
 
-    Args:
-        wanted: the name that the user gave for a role, if any.
-
-    Raises:
-        UserError: for each required column that is not there, or has not the name that was asked for.
+    Raises UserError for each required column that is not there, or not under the name that was asked for.
     """
     columns, problems = {}, []
     for role in COLUMN_NAMES:
@@ -115,7 +111,7 @@ def find_column(present: Sequence[str], role: str) -> str | None:
 def encode(values: Sequence[str | list[str]]) -> tuple[list[str], list[Any]]:
     """Labels and their ids: classes in alphabetical order, or by value where all of them are numbers.
 
-    The ids of a list of labels are a list, in ascending order, each once.
+    A list of labels has a list of ids, in ascending order, each once.
     """
     flat = [name for value in values for name in ([value] if isinstance(value, str) else value)]
     numbers = all(name.isdecimal() for name in flat)
@@ -125,11 +121,7 @@ def encode(values: Sequence[str | list[str]]) -> tuple[list[str], list[Any]]:
 
 
 def read_label_map(path: str | None) -> dict[str, str | None]:
-    """A YAML file `old: new` or `old: null`, for labels that are renamed, merged or dropped; empty without one.
-
-    Raises:
-        UserError: it cannot be read, or holds something else.
-    """
+    """A YAML file `old: new` or `old: null`, for labels that are renamed, merged or dropped; empty without one."""
     if not path:
         return {}
     where = f"--label_map {path}"
@@ -165,8 +157,6 @@ def columns_of(rows: Iterable[Mapping[str, object]]) -> dict[str, str]:
     return {name: dtype for name, dtype in DTYPES.items() if name in present}
 
 
-# ---- a metadata CSV
-
 DELIMITERS = ",;\t|"
 SEPARATOR_LINE = re.compile("sep=.?")  # with which Excel may begin a CSV
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
@@ -184,8 +174,7 @@ class MetadataCsv(NamedTuple):
 def read_csv(path: Path) -> MetadataCsv:
     """Reads a CSV in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; delimited by `,`, `;`, tab or `|`.
 
-    Raises:
-        UserError: it cannot be read, has another encoding, an open quote, a column twice, or cells beyond its header.
+    Raises UserError if it cannot be read, has another encoding, an open quote, a column twice, or nameless cells.
     """
     try:
         lines = list(io.StringIO(_decoded(path.read_bytes(), str(path)), newline=""))

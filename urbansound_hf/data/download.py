@@ -40,15 +40,11 @@ def fetch(url: str, target: Path, md5: str, attempts: int = 5, backoff_seconds: 
     """Downloads a file once; an interrupted download is resumed, in this call or in the next.
 
     Args:
-        url: what to download, `http` or `https`.
-        target: the file to write; until it is complete and checked it is called `<target>.part`.
+        target: the file to write; until it is complete and checked it is called `<target>.part`. One that exists is
+            checked once: `<target>.md5` remembers its md5, size and time.
         md5: the checksum of the complete file, 32 hexadecimal digits.
         attempts: connections in a row that may bring nothing new (broken off, 429, 5xx) before giving up.
         backoff_seconds: the pause after the first of them; it doubles each time, unless `Retry-After` says otherwise.
-
-    Returns:
-        `target`, complete. If it exists already it is not downloaded, and its md5 is computed only once:
-        `<target>.md5` remembers it, together with size and time.
 
     Raises:
         UserError: no connection, refused by the server, no space on the disk, or the wrong md5.
@@ -72,11 +68,8 @@ def fetch(url: str, target: Path, md5: str, attempts: int = 5, backoff_seconds: 
 def unpack(archive: Path, folder: Path) -> Path:
     """Unpacks a `.tar.gz` and returns `folder`; one that exists and is not empty counts as complete.
 
-    Names that lead outside, links and devices are refused, absolute names land inside the folder, and the litter
-    of macOS (`.DS_Store`, `._*`) stays behind.
-
-    Raises:
-        UserError: the archive is missing, damaged, cut off or hostile, or the disk is full.
+    Absolute names land inside the folder; the litter of macOS (`.DS_Store`, `._*`) stays behind. Raises UserError for
+    names that lead outside, links and devices, an archive that is missing, damaged or cut off, and a full disk.
     """
     partial = Path(f"{folder}.unpacking")
     if folder.is_dir() and any(folder.iterdir()):

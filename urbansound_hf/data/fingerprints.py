@@ -67,14 +67,11 @@ def _fingerprint_batch(batch: dict[str, list]) -> dict[str, list]:
 
 
 def acoustic_fingerprint(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """A level-independent sign hash of how the spectrum changes over the clip.
+    """A level-independent sign hash of how the spectrum changes over the clip: `(4,)` uint64, 256 bits.
 
     The signs of energy differences along time and frequency are those of Haitsma and Kalker, "A highly robust audio
-    fingerprinting system" (ISMIR 2002), here over a grid that is stretched to the clip. It finds the same clip again
-    after other gains, codecs, rates or padding; not the same recording cut elsewhere.
-
-    Returns:
-        `(4,)` uint64, 256 bits; all zero where too little changes to tell this sound from others.
+    fingerprinting system" (ISMIR 2002), here over a grid that is stretched to the clip. All are zero where too little
+    changes to tell this sound from others.
     """
     level = np.cumsum(np.abs(waveform), dtype=np.float64)
     if not len(level) or not level[-1]:
@@ -96,10 +93,7 @@ def acoustic_fingerprint(waveform: np.ndarray, sampling_rate: int) -> np.ndarray
 def audio_leaks(
     hashes: np.ndarray, fingerprints: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray
 ) -> dict[str, Any]:
-    """Test clips that are identical to a training clip, or nearly so: counts, and `(test row, training row)` of each.
-
-    `hashes` and `fingerprints` are the `hashes` and `bits` of `Fingerprints`.
-    """
+    """Test clips identical or nearly identical to a training clip: counts and `(test row, training row)` of each."""
     first = {hashes[row]: int(row) for row in reversed(train_rows) if hashes[row]}
     exact = [(int(row), first[hashes[row]]) for row in test_rows if hashes[row] in first]
     others = np.setdiff1d(test_rows, [row for row, _ in exact])

@@ -43,12 +43,10 @@ def read_folder(
         folder: holds a metadata CSV (`metadata.csv`, or the only `*.csv` or `*.tsv`), label files beside recordings
             (see `segments`), or one folder a class. Above or below the classes there may be folders called train,
             validation and test, or fold1, fold2, ….
-        audio_column: the CSV's column of file names (default: found by its name).
-        label_column: the CSV's column of labels (default: found by its name).
+        audio_column, label_column: of the CSV (default: found by their names).
         allow_missing_files: leave out sounds of the CSV without a file instead of raising.
         annotations: the label files, where they do not lie beside the recordings.
-        background_class: the class of the stretches of recordings that no segment covers, left out without it.
-        clip_seconds: the longest clip of that class.
+        background_class: the class of the stretches that no segment covers, in clips of `clip_seconds` at most.
         label_map: labels that are merged or dropped later, so that segments of theirs may overlap.
 
     Returns:
@@ -87,9 +85,6 @@ def find_csv(folder: Path) -> Path | None:
     return next(iter(named or tables), None)
 
 
-# ---- classes as folders
-
-
 def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
     names = found.names(found.sounds)
     roles = _folder_roles([name.split("/") for name in names], str(found.folder))
@@ -123,11 +118,7 @@ def _folder_roles(paths: Sequence[Sequence[str]], where: str) -> list[str]:
 
 
 def _level_role(names: Iterable[str], where: str) -> str:
-    """Whether the folders of one level are parts ("split"), folds or classes ("label"; "" is a file among them).
-
-    Raises:
-        UserError: some are parts or folds, and others beside them are not.
-    """
+    """Whether the folders of one level are parts ("split"), folds or classes ("label"; "" is a file among them)."""
     present = set(names)
     parts = {name for name in present if clean_text(name).lower() in SPLIT_NAMES}
     folds = {name for name in present if is_fold_name(name)}
@@ -149,9 +140,6 @@ READERS: dict[str, Callable[[str, str], Any]] = {
     "fold": fold_number,
 }  # fmt: skip
 """How the name of a folder or the text of a cell is read, by its role."""
-
-
-# ---- a metadata CSV
 
 
 def listed_sounds(
@@ -218,9 +206,6 @@ def _as_segments(numbered: list[tuple[int, Row]], table: Path, problems: list[Us
         segment = (row.get("start"), row.get("end"))
         cut.append((line, {"group": row["path"]} | row | ({} if None in segment else {"segment": segment})))
     return cut
-
-
-# ---- the files that a table names
 
 
 class ListedFiles:

@@ -50,10 +50,7 @@ class Part:
     table: datasets.Dataset
 
     def texts(self, column: str, where: str) -> list[Any]:
-        """The cleaned text of each cell, class names for class ids; None for null, blank, and -1 as on the Hub.
-
-        Of a column of lists, the list of each cell, or None.
-        """
+        """The cleaned text of each cell (or list), class names for ids; None for null, blank, and -1 as on the Hub."""
         feature, cells = self.table.features[column], self.table.select_columns([column])[:][column]
         names = [clean_text(name) for name in _names(feature) or ()]
 
@@ -86,8 +83,7 @@ def read_stored(
     Args:
         name: a Hub id or a folder.
         config: which configuration of it; with the revision `refs/convert/parquet`, the folder of that branch.
-        audio_column: default: the one typed `Audio`, or found by its name.
-        label_column: default: found by its name, or the only one typed `ClassLabel`.
+        audio_column, label_column: default: found by their types or names.
 
     Returns:
         The rows, the labels, notes, and a key that changes with the source.
@@ -106,9 +102,6 @@ def read_stored(
     rows = StoredRows(sounds.select(kept), unique, columns)
     state = repr((roles, labels, columns, [part.table._fingerprint for part in parts], _folder_state(Path(name))))
     return rows, labels, notes, hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-# ---- the parts of a data set
 
 
 def _on_disk(folder: Path) -> bool:
@@ -213,17 +206,10 @@ def _names(feature: Any) -> tuple[str, ...] | None:
     return tuple(one_label(feature).names) if isinstance(one_label(feature), datasets.ClassLabel) else None
 
 
-# ---- their columns
-
-
 def described(
     parts: Sequence[Part], audio_column: str | None, label_column: str | None, where: str, notes: list[str]
 ) -> tuple[dict[str, str], list[str], dict[str, list]]:
-    """The column of each role, the labels, and the columns of all rows: `label`, and the optional ones that there are.
-
-    Raises:
-        UserError: columns or splits are not what they must be.
-    """
+    """The column of each role, the labels, and the columns of all rows: `label` and the optional ones."""
     first = parts[0].table
     present = [name for name in first.column_names if all(name in part.table.column_names for part in parts)]
     if not label_column and not find_column(present, "label"):
@@ -273,10 +259,7 @@ def _sounds(table: datasets.Dataset, column: str, where: str) -> datasets.Datase
 
 
 def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) -> tuple[list[str], list[Any]]:
-    """The classes, and the class id of every sound, or its list of ids; None for a sound without a label.
-
-    Parts that list the classes in another order, or have others, are mapped by name.
-    """
+    """The classes, and the class id of every sound, or its list of ids, by name in all parts; None without one."""
     features = [one_label(part.table.features[column]) for part in parts]
     kinds = {part.table.features[column] == feature for part, feature in zip(parts, features, strict=True)}
     if len(kinds) > 1:

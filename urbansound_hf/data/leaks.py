@@ -36,11 +36,11 @@ def metadata_leaks(
 
     Args:
         groups: the recording of every row; "" or None where it is not known.
-        starts, ends: seconds within the recording, of every row (NaN: not known); without them, time counts are None.
-        labels: the class of every row; with it, also what test clips share with training clips of their own class.
+        starts, ends: seconds within the recording, of every row (NaN: not known).
+        labels: the class of every row, to count also what test clips share with training clips of their own class.
 
     Returns:
-        Counts, fractions of the test clips, and the recordings concerned; None where no recording is known.
+        Counts, fractions of the test clips, and the recordings concerned; None where recordings or times are not known.
     """
     recordings, codes = np.unique(["" if group is None else str(group) for group in groups], return_inverse=True)
     train, test = np.asarray(train_rows, np.int64), np.asarray(test_rows, np.int64)
@@ -89,7 +89,7 @@ def across_folds(columns: Mapping[str, Any]) -> dict[str, Any]:
         columns: `group`, `fold` and `label` of every row; `start` and `end` in seconds, where they are known.
 
     Returns:
-        The counts of `metadata_leaks` summed over the folds; `shared_recordings` with their clips, and labels by fold;
+        The counts of `metadata_leaks` over all folds; `shared_recordings` with their clips, and labels by fold;
         `leaking_recordings`: those that UrbanSound8K's own folds do not explain.
     """
     groups, folds = np.array([str(group or "") for group in columns["group"]]), np.asarray(columns["fold"])
@@ -99,21 +99,17 @@ def across_folds(columns: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name, count in parts[0].items() if name.endswith("_clips") and name != "test_clips"]
     counts = {name: None if parts[0][name] is None else sum(part[name] for part in parts) for name in names}
     shared = sorted({recording for part in parts for recording in part["shared_recordings"]})
+    details = []
+    for recording in shared:
+        mine = groups == recording
+        by_fold = {int(fold): np.unique(labels[mine & (folds == fold)]).tolist() for fold in np.unique(folds[mine])}
+        details.append({"recording": recording, "clips": int(mine.sum()), "labels_by_fold": by_fold})
     return {
         "clips": len(folds),
         "recordings": len(set(groups) - {""}),
         "clips_per_fold": {int(fold): int((folds == fold).sum()) for fold in np.unique(folds)},
         **counts,
-        "shared_recordings": [
-            {
-                "recording": recording,
-                "clips": int((mine := groups == recording).sum()),
-                "labels_by_fold": {
-                    int(fold): np.unique(labels[mine & (folds == fold)]).tolist() for fold in np.unique(folds[mine])
-                },
-            }
-            for recording in shared
-        ],
+        "shared_recordings": details,
         "leaking_recordings": sorted({recording for part in parts for recording in _unexplained(part, KNOWN)}),
     }
 
@@ -213,22 +209,19 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
         shared += f"; the recording of {counted(unknown, 'test clip')} is not known"
     if report["time_overlap_clips"] and "time_overlap_same_class_clips" in report:
         overlaps += f", of the same class: {_share(report['time_overlap_same_class_clips'], total)}"
-    lines = [
-        f"Leaks: {total:,} test clips against {report['train_clips']:,} training clips",
-        f"  from a recording also in training: {shared}",
-        f"  overlapping a training clip in time: {overlaps}",
-    ]
+    facts = {"from a recording also in training": shared, "overlapping a training clip in time": overlaps}
     for kind, name in (("exact", "identical"), ("near", "nearly identical")):
         pairs = [" ~ ".join(pair) for pair in report.get(f"{kind}_duplicate_pairs", [])]
         share = _share(report[f"{kind}_duplicates"], total)
-        lines.append(f"  {name} to a training clip: {share}" + f": {first_ten(pairs, 2)}" * bool(pairs))
-    if validation["clips"]:
-        share = _share(validation["shared_recording_clips"], validation["clips"])
-        lines.append(f"  validation clips from a recording also in training: {share}")
+        facts[f"{name} to a training clip"] = share + f": {first_ten(pairs, 2)}" * bool(pairs)
+    if clips := validation["clips"]:
+        facts["validation clips from a recording also in training"] = _share(
+            validation["shared_recording_clips"], clips
+        )
         if between := report.get("validation_test"):  # runs of earlier versions lack it
-            share = _share(between["shared_recording_clips"], total)
-            lines.append(f"  test clips from a recording also in validation: {share}")
-    return "\n".join(lines)
+            facts["test clips from a recording also in validation"] = _share(between["shared_recording_clips"], total)
+    title = f"Leaks: {total:,} test clips against {report['train_clips']:,} training clips"
+    return "\n".join([title, *(f"  {name}: {fact}" for name, fact in facts.items())])
 
 
 def summarize_leaks(report: Mapping[str, Any]) -> str:
@@ -243,22 +236,19 @@ def _share(count: int | None, total: int, nothing: str = "none") -> str:
 
 
 def read_table(path: Path) -> dict[str, np.ndarray]:
-    """Reads label, fold, group and, where they are there, start and end (seconds) of every clip from a CSV.
+    """Label, fold, group and, where they are there, start and end (seconds) of every clip of a CSV.
 
-    Raises:
-        UserError: it cannot be read, is empty, lacks a column, or a fold or time in it is no number.
+    Raises UserError if it cannot be read, is empty, lacks a column, or a fold or time in it is no number.
     """
     table = read_csv(path)
     found = find_columns(table.columns, {}, str(path), ("label", "fold", "group"))
     if not table.records:
         raise UserError("the table holds no clips", str(path))
     lines = [(f"{path}, line {line}", record) for line, record in table.records]
-    cells = {role: [(record[name], where) for where, record in lines] for role, name in found.items()}
-    columns = {role: np.array([cell for cell, _ in cells[role]]) for role in ("label", "group")}
-    columns["fold"] = np.array([fold_number(*cell) for cell in cells["fold"]])
-    if {"start", "end"} <= found.keys():
-        for role in ("start", "end"):
-            columns[role] = np.array([seconds(cell, role, where) for cell, where in cells[role]], dtype=float)
+    columns = {role: np.array([record[found[role]] for _, record in lines]) for role in ("label", "group")}
+    columns["fold"] = np.array([fold_number(record[found["fold"]], where) for where, record in lines])
+    for role in ("start", "end") if {"start", "end"} <= found.keys() else ():
+        columns[role] = np.array([seconds(record[found[role]], role, where) for where, record in lines], dtype=float)
     return columns
 
 
@@ -277,8 +267,8 @@ def table_report(columns: dict[str, Any], seed: int = 0) -> dict[str, Any]:
 
 def describe_table(found: dict[str, Any]) -> str:
     """A `table_report` in a few lines for the terminal."""
-    lines = [f"{found['clips']:,} clips of {found['recordings']:,} recordings in {len(found['clips_per_fold'])} folds"]
-    lines.append(f"Each fold against the others:{_shares(found, found['clips'])}")
+    lines = [f"{found['clips']:,} clips of {found['recordings']:,} recordings in {len(found['clips_per_fold'])} folds",
+             f"Each fold against the others:{_shares(found, found['clips'])}"]  # fmt: skip
     for shared in found["shared_recordings"]:
         sides = "; ".join(f"{listed(labels)} in fold {fold}" for fold, labels in shared["labels_by_fold"].items())
         verdict = "a leak" if shared["recording"] in found["leaking_recordings"] else "UrbanSound8K's own"
@@ -300,9 +290,8 @@ def _shares(found: dict[str, Any], total: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the leak report of a table; returns 1 if it has more than UrbanSound8K's five known recordings."""
     parser = CommandParser(prog="urbansound-hf leaks", description="The leak report of a table.")
-    parser.add_argument(
-        "table", type=Path, metavar="CSV", help="UrbanSound8K.csv, or: label, fold, group[, start, end]"
-    )
+    columns = "UrbanSound8K.csv, or: label, fold, group[, start, end]"
+    parser.add_argument("table", type=Path, metavar="CSV", help=columns)
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--seed", type=int, default=0, help="of the random split to compare with (default %(default)s)")
     options = parser.parse_args(argv)

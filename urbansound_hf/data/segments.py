@@ -30,13 +30,8 @@ def read_annotations(
 ) -> tuple[list[Row], list[str], list[str]] | None:
     """The segments that label files name, the place of each, and notes; None where there are no label files.
 
-    Args:
-        found: the recordings.
-        folder: where the label files lie (default: beside the recordings), or a single one.
-        label_column: the column of labels in selection tables (default: found by its name).
-
-    Raises:
-        UserError: a line is no segment of its recording, or `folder` has no label file.
+    The label files lie beside the recordings (`found`), in `folder`, or are a single one. Raises UserError for a line
+    that is no segment of its recording, and for a `folder` without label files.
     """
     files = [folder] if folder and folder.is_file() else sorted((folder or found.folder).rglob("*.txt"))
     stems: dict[str, list[Path]] = defaultdict(list)

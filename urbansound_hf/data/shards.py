@@ -46,9 +46,7 @@ NUMBERED = re.compile(r"-\d{5,}-of-(\d{5,})(?=\.)")
 class ShardReader:
     """Reads sounds by their addresses; as the transform of a table, gives `{"bytes", "path"}` for each.
 
-    Args:
-        column: the column of Parquet files that holds the sounds.
-        keep: how many of the pieces that it has read stay in memory.
+    `column` of Parquet files holds the sounds; the last `keep` pieces that were read stay in memory.
     """
 
     def __init__(self, column: str, keep: int = 2) -> None:
@@ -114,8 +112,7 @@ def _sounds(shard: pq.ParquetFile, row_group: int, column: str) -> pa.Array:
 def find_shards(name: str, config: str | None = None, revision: str | None = None) -> list[str]:
     """The shards of a folder, glob, address (`https://…/{000..012}.tar`) or Hub id.
 
-    Raises:
-        UserError: there are none, or a folder lacks some of those whose names count them (`-00000-of-00012`).
+    Raises UserError if there are none, or a folder lacks some that the names of others count (`-00000-of-00012`).
     """
     folder, pattern, where = expand_user(name), name, f"--dataset {name}"
     if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(?<!parquet)(?<!tar)", name) and not folder.exists():
@@ -194,9 +191,9 @@ def read_shards(
 
 
 def shard_columns(path: str, audio_column: str | None) -> tuple[pa.Table, str]:
-    """The columns of a shard, kept in the cache, with addresses in place of sounds; and the name of that column.
+    """The columns of a shard with addresses in place of sounds, kept in the cache, and the name of the sounds' column.
 
-    Where the shard does not tell the `seconds` of its sounds, all of them are read once.
+    Without a column `seconds`, all sounds are read once.
     """
     with _reading(path):
         files, inner = url_to_fs(path)
@@ -287,8 +284,7 @@ def _tar_columns(file: BinaryIO, path: str) -> pa.Table:
 def write_shards(builder: PreparedSounds, folder: Path, clips_per_shard: int = CLIPS_PER_SHARD, seed: int = 0) -> int:
     """Writes the sounds of a data set, as their files are, in an order drawn by `seed`; returns the number of shards.
 
-    Raises:
-        UserError: the folder holds shards already, the disk is full, or a sound cannot be read.
+    Raises UserError if the folder holds shards already, the disk is full, or a sound cannot be read.
     """
     if list(folder.glob("[!.]*.parquet")):
         raise UserError("the folder holds shards already", str(folder), "give another one")

@@ -60,12 +60,10 @@ def wanted_splits(
     """The splits that `--split`, `--test_fold` and `--validation` ask for: one, or one for each test fold.
 
     Args:
-        columns: `label` (see `stratified_folds`) and, where the data have them, `fold`, `group` and `split`; one value
-            per clip.
+        columns: `label` (see `stratified_folds`) and, where the data have them, `fold`, `group` and `split`.
         kind: "auto" (see `chosen_kind`), "official", "grouped" or "random".
         test_fold: "10", "1,3,5" or "all"; None: the last fold of the data, or one split where they have none.
         validation: "next_fold" or "none"; used with folds only.
-        seed: of whatever is drawn.
         folds: how many are made where the data have none and `test_fold` asks for some; None: five.
 
     Raises:
@@ -80,25 +78,22 @@ def wanted_splits(
         return [predefined(columns["split"], labels, seed, groups)]
     if kind != "official" and not test_fold:
         return [random(labels, seed, groups) if kind == "random" else grouped(labels, groups, seed, kind)]
-    made = kind != "official"
     of_row = columns.get("fold", [])
-    if made:
+    if kind != "official":
         of_row = stratified_folds(labels, groups if kind == "grouped" else None, folds or MADE_FOLDS, seed).tolist()
     present = sorted(set(of_row))
     wanted = present if test_fold == "all" else fold_numbers(test_fold) if test_fold else present[-1:]
     drawn = [official(of_row, fold, validation) for fold in wanted]
-    notes = [_warning(kind, groups, split.train, split.test) if made else "" for split in drawn]
-    return [replace(split, kind=kind, warning=note) for split, note in zip(drawn, notes, strict=True)]
+    if kind == "official":
+        return drawn
+    return [replace(each, kind=kind, warning=_warning(kind, groups, each.train, each.test)) for each in drawn]
 
 
 def chosen_kind(columns: Mapping[str, Any], kind: str, test_fold: str | None) -> str:
-    """The key of `KINDS` that `--split` leads to with these columns.
+    """The key of `KINDS` that `--split` leads to with these columns. Raises UserError if they lack what it needs.
 
     "auto" takes the most honest one: the folds of the data, their parts (unless several test folds are asked for),
     else recordings kept apart where three are known, else files.
-
-    Raises:
-        UserError: the data lack what `kind` needs.
     """
     recordings = {str(group) for group in columns.get("group", ()) if group not in ("", None)}
     if kind in ("auto", "official") and "fold" in columns:
@@ -168,15 +163,19 @@ def _recordings(groups: Sequence[str] | None, clips: int) -> list[str]:
 
 def _warning(kind: str, groups: Sequence[str] | None, train: np.ndarray, test: np.ndarray) -> str:
     """What every score of a split that was drawn must say."""
-    if kind == "random":
-        return _random_warning(groups, train, test)
-    unknown = sum(group in ("", None) for group in (() if groups is None else groups))
+    known = np.array(["" if group is None else str(group) for group in (() if groups is None else groups)], str)
     if kind == "grouped":
+        unknown = int((known == "").sum())
         return f"{counted(unknown, 'clip')} of an unknown recording, each taken as one of its own" * bool(unknown)
-    fact = "the data do not tell which clips share a recording; if some do, the score is too high"
-    if groups is not None and unknown < len(groups):
+    if not known.any():
+        fact = "the data do not tell which clips share a recording; if some do, the score is too high"
+    elif kind != "random":
         fact = "the data name fewer than three recordings, which are in training and test alike: the score is too high"
-    return f"split by file: {fact}"
+    elif shared := int(np.isin(known[test], known[train][known[train] != ""]).sum()):
+        fact = f"{shared:,} of {len(test):,} test clips have their recording in training too, the score is too high"
+    else:
+        fact = "drawn regardless of recordings, though no known one is in both training and test"
+    return f"{'random split' if kind == 'random' else 'split by file'}: {fact}"
 
 
 def fold_numbers(text: str) -> list[int]:
@@ -212,24 +211,18 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
     if test_fold not in present:
         what = f"the data has no clip of test fold {test_fold}"
         raise UserError(what, "--test_fold", f"there are {listed(present)}; choose among them, or all")
-    others = [fold for fold in present if fold > test_fold] + [fold for fold in present if fold < test_fold]
+    others = sorted(set(present) - {test_fold}, key=lambda fold: (fold < test_fold, fold))
     needed = 3 if validation == "next_fold" else 2
     if len(present) < needed:
         there = f"there {'are' if len(present) > 1 else 'is'} {len(present)} ({listed(present)})"
         what = f"testing on fold {test_fold} with --validation {validation} needs {needed} folds, {there}"
         fix = "use --validation none" if others else "bring more folds, or use --split random"
         raise UserError(what, "--validation", fix)
-    validation_fold = others[0] if validation == "next_fold" else None
-    train_folds = sorted(fold for fold in others if fold != validation_fold)
-    return Split(
-        name=f"fold{test_fold}",
-        train=np.flatnonzero(np.isin(of_row, train_folds)),
-        validation=np.flatnonzero(of_row == validation_fold) if validation == "next_fold" else np.array([], np.int64),
-        test=np.flatnonzero(of_row == test_fold),
-        test_fold=test_fold,
-        validation_fold=validation_fold,
-        train_folds=train_folds,
-    )
+    validation_folds = others[:1] if validation == "next_fold" else []
+    train_folds = sorted(set(others).difference(validation_folds))
+    sides = (train_folds, validation_folds, [test_fold])
+    train, validates, test = (np.flatnonzero(np.isin(of_row, folds)) for folds in sides)
+    return Split(f"fold{test_fold}", train, validates, test, test_fold, next(iter(validation_folds), None), train_folds)
 
 
 def grouped(
@@ -297,19 +290,8 @@ def random(labels: Sequence[Any] | np.ndarray, seed: int = 0, groups: Sequence[s
         raise UserError(found, "--split", "bring more clips, or give the data a fold column")
     train, rest = train_test_split(rows, test_size=0.2, stratify=by_class, random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=by_class[rest], random_state=seed)
-    warning = _random_warning(groups, train, test)
+    warning = _warning("random", groups, train, test)
     return Split("random", np.sort(train), np.sort(validation), np.sort(test), warning=warning, kind="random")
-
-
-def _random_warning(groups: Sequence[str] | None, train: np.ndarray, test: np.ndarray) -> str:
-    known = np.array(["" if group is None else str(group) for group in (() if groups is None else groups)])
-    if not known.any():
-        fact = "the data do not tell which clips share a recording; if some do, the score is too high"
-    elif shared := int(np.isin(known[test], known[train][known[train] != ""]).sum()):
-        fact = f"{shared:,} of {len(test):,} test clips have their recording in training too, the score is too high"
-    else:
-        fact = "drawn regardless of recordings, though no known one is in both training and test"
-    return f"random split: {fact}"
 
 
 def split_notes(split: Split, labels: Sequence[int] | np.ndarray, names: Sequence[str]) -> list[str]:
@@ -335,8 +317,7 @@ def predefined(
         >>> len(split.train), len(split.validation), len(split.test)
         (36, 4, 10)
     """
-    part_of = np.asarray(splits)
-    parts = {part: np.flatnonzero(part_of == part) for part in ("train", "validation", "test")}
+    parts = {part: np.flatnonzero(np.asarray(splits) == part) for part in ("train", "validation", "test")}
     missing = [part for part in ("train", "test") if not len(parts[part])]
     if missing:
         found = f"the data set has no {' and no '.join(missing)} part, found {listed(sorted(set(splits)))}"

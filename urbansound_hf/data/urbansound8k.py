@@ -64,8 +64,7 @@ def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFil
         One row a clip, in the order of the CSV: source, path, label, fold, group, fsID, class, salience, start, end.
 
     Raises:
-        UserError: a column is missing, rows contradict their file names or themselves, or files are missing; all
-            contradictions at once, the first ten of each kind.
+        UserError: a column or files are missing, or rows contradict themselves: the first ten mistakes of each kind.
     """
     metadata = metadata_path(root)
     records = read_records(metadata)
@@ -189,10 +188,7 @@ FOLDER, ARCHIVE = "UrbanSound8K", "UrbanSound8K.tar.gz"
 
 
 class UrbanSound8K(PreparedSounds):
-    """UrbanSound8K, 8,732 urban sounds of ten classes in ten folds, as one split called "train".
-
-    Columns: `audio`, `label` (the data set's own classID), `fold`, `group` (the recording, as text), `fsID`, `class`,
-    `salience` (1 foreground, 2 background), `start` and `end` in the recording (seconds).
+    """UrbanSound8K, 8,732 urban sounds of ten classes in ten folds; the columns are those of `load_urbansound8k`.
 
     Args:
         data_dir: where the data set lies, see `find_root`. Absent: `data`, where it is downloaded (about 6 GB from
@@ -203,8 +199,7 @@ class UrbanSound8K(PreparedSounds):
         download: download to a `data_dir` that was given, too.
 
     Raises:
-        UserError: `data_dir` was given and does not hold the data set, the metadata contradicts itself or the files,
-            or the download failed.
+        UserError: `data_dir` does not hold the data set, the metadata contradicts itself, or the download failed.
     """
 
     def __init__(
@@ -239,16 +234,10 @@ PARTS = ("audio", "metadata")  # the folders of the official layout
 
 
 def find_root(data_dir: Path, around: bool = True) -> Path | None:
-    """The folder in the official layout: `data_dir`, or `UrbanSound8K` in it; None if there is none.
+    """The folder in the official layout: `data_dir`, or `UrbanSound8K` in it, in letters of any case; None without one.
 
-    Upper and lower case are alike in the names of folders and files.
-
-    Args:
-        around: also look into folders of other names in `data_dir`, and above a `data_dir` that is the `audio` or
-            `metadata` of the layout, or a fold.
-
-    Raises:
-        UserError: several folders below hold the data set, and none is called UrbanSound8K.
+    With `around`, folders of other names in `data_dir` count too, and those above if it is `audio`, `metadata` or a
+    fold of the layout. Raises UserError if several folders below hold the data set, and none is called UrbanSound8K.
     """
     named = _entry(data_dir, FOLDER)
     nested = _entry(named, FOLDER) if named else None  # as some archives unpack
@@ -295,14 +284,10 @@ def _entry(folder: Path, name: str) -> Path | None:
 
 
 def obtain(data_dir: Path | None, download: bool = False, url: str = SOURCE_URL, md5: str = SOURCE_MD5) -> Path:
-    """The folder in the official layout in, under or above `data_dir`, downloaded and unpacked there if need be.
+    """The folder in the official layout in, under or above `data_dir`, or below `data` if that is absent.
 
-    Args:
-        data_dir: absent: `data`, and then it may be downloaded.
-        download: whether it may be downloaded to a `data_dir` that is given.
-
-    Raises:
-        UserError: it is not there and may not be downloaded, or only a part of it is there, or the download failed.
+    It is downloaded and unpacked there if need be, to a given `data_dir` only with `download`. Raises UserError if it
+    is not there and may not be downloaded, if only a part of it is there, or if the download failed.
     """
     folder = data_dir or DEFAULT_DIR
     if root := find_root(folder):

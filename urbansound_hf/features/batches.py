@@ -50,11 +50,7 @@ def _flat(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray, list[int]]:
 
 
 class PreparedClips(torch.utils.data.Dataset):
-    """The rows of a prepared data set, without a copy; `datasets` would take longer for a batch than a small model.
-
-    Args:
-        prepared: what `prepare_features` or `linear_probe.embeddings` returns.
-    """
+    """The rows of `prepare_features` or `linear_probe.embeddings`, without a copy, and faster than by `datasets`."""
 
     def __init__(self, prepared: datasets.Dataset) -> None:
         self.prepared = prepared

@@ -87,10 +87,9 @@ def fills_window(feature_extractor: FeatureExtractor, window: int) -> bool:
 
 
 def fill(waveform: np.ndarray, samples: int, how: str) -> np.ndarray:
-    """Brings a `(n,)` waveform to `samples`; one that is long enough is returned as it is.
+    """Brings a `(n,)` waveform to `samples`; one that is long enough, or "none", leaves it as it is.
 
-    Args:
-        how: "repeat" it; "zeros" after it; "reflect" it back and forth; "none": leave it.
+    `how`: "repeat" it; "zeros" after it; "reflect" it back and forth.
     """
     missing = samples - len(waveform)
     if missing <= 0 or how == "none":

@@ -20,13 +20,9 @@ KALDI_FLOOR = 1.1920929e-07  # the precision of single numbers
 
 
 class NumpyExtractor:
-    """A feature extractor of one clip at a time.
+    """A feature extractor of one clip at a time, by the content of `preprocessor_config.json`.
 
-    Args:
-        config: the content of `preprocessor_config.json`.
-
-    Raises:
-        UserError: there is none of that name here, or not with these settings.
+    Raises UserError if there is none of that name here, or not with these settings.
     """
 
     def __init__(self, config: Config) -> None:
@@ -40,8 +36,7 @@ class NumpyExtractor:
     def __call__(self, waveform: np.ndarray, **_: Any) -> Features:
         """`(samples,)` float32 at `sampling_rate` as the model's inputs, with a batch axis of 1.
 
-        Raises:
-            ValueError: the clip is too short for a single frame.
+        Raises ValueError if the clip is too short for a single frame.
         """
         features = self.compute(np.asarray(waveform, np.float32))
         return {

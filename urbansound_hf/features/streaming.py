@@ -27,8 +27,7 @@ class StreamedClips(torch.utils.data.Dataset):
     """The rows of `prepare_features`, in its order, each computed when it is read.
 
     Args:
-        sounds: the table of `data.shards.read_shards`, or a selection of its rows.
-        clips: the rows of `sounds` to read.
+        sounds: the table of `data.shards.read_shards`, or a selection of its rows, of which `clips` are read.
         shuffle_buffer: clips that `order` shuffles together; 0: their order is that of the shards.
     """
 
@@ -77,8 +76,7 @@ class StreamedClips(torch.utils.data.Dataset):
     def order(self, batch: int, streams: int, seed: int) -> StreamOrder:
         """The order for a data loader: batch `i` is read by process `i % processes`, there by its workers in turn.
 
-        Args:
-            streams: processes × workers; each reads pieces of its own, and shuffles its share of `shuffle_buffer`.
+        Each of the `streams` (processes × workers) reads pieces of its own, and shuffles its share of `shuffle_buffer`.
         """
         per_piece = len(self) / max(1, len(np.unique(self.pieces)))
         together = max(1, int(self.shuffle_buffer / per_piece / streams)) if self.shuffle_buffer else 0
@@ -89,8 +87,7 @@ class StreamedClips(torch.utils.data.Dataset):
 class StreamOrder(torch.utils.data.Sampler[int]):
     """Orders rows so that each of several readers, which take batches in turn, reads every piece of a shard once.
 
-    The order depends on (seed, epoch) and holds each row once. A training that is resumed skips what it had read
-    without reading it again.
+    The order depends on (seed, epoch) and holds each row once; a resumed training need not read what it had read.
 
     Args:
         pieces: the piece of each row.
