@@ -11,7 +11,6 @@ import io
 import mmap
 import re
 import struct
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -60,21 +59,12 @@ class Layout(NamedTuple):
     first: int  # offset of the first chunk
     samples: bytes  # id of the chunk with the samples
 
-    @property
-    def header(self) -> int:
-        return self.id_bytes + struct.calcsize(self.size)
 
-
-RIFF = Layout(4, "<I", False, 2, 12, b"data")
-LAYOUTS = {
-    (b"RIFF", b"WAVE"): RIFF,
-    (b"RF64", b"WAVE"): RIFF,
-    (b"BW64", b"WAVE"): RIFF,
-    (b"RIFX", b"WAVE"): RIFF._replace(size=">I"),
-    (b"FORM", b"AIFF"): RIFF._replace(size=">I", samples=b"SSND"),
-    (b"FORM", b"AIFC"): RIFF._replace(size=">I", samples=b"SSND"),
-    (b"riff", b"\x2e\x91\xcf\x11"): Layout(16, "<Q", True, 8, 40, b"data" + W64_SUFFIX),
-}
+LITTLE = Layout(4, "<I", False, 2, 12, b"data")
+BIG = LITTLE._replace(size=">I")
+LAYOUTS = {(name, b"WAVE"): LITTLE for name in (b"RIFF", b"RF64", b"BW64")} | {(b"RIFX", b"WAVE"): BIG}
+LAYOUTS |= {(b"FORM", kind): BIG._replace(samples=b"SSND") for kind in (b"AIFF", b"AIFC")}
+LAYOUTS[b"riff", b"\x2e\x91\xcf\x11"] = Layout(16, "<Q", True, 8, 40, b"data" + W64_SUFFIX)
 
 
 class Chunk(NamedTuple):
@@ -93,7 +83,11 @@ def split(file: BinaryIO, notes: list[str]) -> list[Recording]:
     """
     start, end = _read(file, 0, 12), file.seek(0, io.SEEK_END)
     if _layout_at(file, 0):
-        return _split_chunked(file, end, notes)
+        recordings, position = list[Recording](), 0
+        while position < end:
+            recording, position = ChunkedFile(file, position, end, notes).recording()
+            recordings.append(recording)
+        return recordings
     starts = _ogg_starts(file, end) if start[:4] == b"OggS" else [0]
     while start[:4] == b"fLaC" and (place := _find(file, FLAC_START, starts[-1] + 8)):
         starts.append(place)
@@ -102,120 +96,109 @@ def split(file: BinaryIO, notes: list[str]) -> list[Recording]:
     return [Recording(io.BytesIO(_read(file, first, last - first))) for first, last in pairwise([*starts, end])]
 
 
-def _split_chunked(file: BinaryIO, end: int, notes: list[str]) -> list[Recording]:
-    recordings: list[Recording] = []
-    start = 0
-    while start < end:
-        layout = cast(Layout, _layout_at(file, start))
-        chunks = _chunks_before_samples(file, layout, start + layout.first, end)
-        if not chunks or chunks[-1].id != layout.samples:  # libsndfile says what is wrong
-            copy = io.BytesIO(_read(file, start, end - start)) if start else file
-            return [*recordings, Recording(copy, checked=False)]
-        recording, start = _recording(file, layout, start, chunks, end, notes)
-        recordings.append(recording)
-    return recordings
+class ChunkedFile:
+    """A sound in chunks that begins at `start` of a file; others may be joined on behind it."""
 
+    def __init__(self, file: BinaryIO, start: int, end: int, notes: list[str]) -> None:
+        self.file, self.start, self.end, self.notes = file, start, end, notes
+        self.layout = cast(Layout, _layout_at(file, start))
+        self.header = self.layout.id_bytes + struct.calcsize(self.layout.size)
 
-def _recording(
-    file: BinaryIO, layout: Layout, start: int, chunks: Sequence[Chunk], end: int, notes: list[str]
-) -> tuple[Recording, int]:
-    """The sound whose file begins at `start`, and where the next one begins."""
-    samples, form = chunks[-1], layout.size
-    field, declared = samples.start - struct.calcsize(form), samples.size
-    large = next((chunk for chunk in chunks if chunk.id == b"ds64" and chunk.size >= 24), None)
-    if large and declared == 0xFFFFFFFF:  # of RF64, the size has 64 bits
-        field, form = large.start + 8, "<Q"
-        declared = int.from_bytes(_read(file, field, 8), "little")
-    size = _true_size(file, layout, samples.start, declared, end, notes)
-    last = samples.start + size
-    following = _following(file, layout, last, end)
-    following = end if following is None else following
-    # libsndfile does not know BW64, and takes what follows the samples of W64 for samples.
-    unknown = _read(file, start, 4) == b"BW64" or (layout.id_bytes == 16 and end - last >= layout.alignment)
-    if size == declared and not start and following == end and not unknown:
-        return Recording(file), end
-    content = _copy(file, start, last)
-    struct.pack_into(form, content, field - start, size + layout.header * layout.counts_header)
-    if content[:4] == b"BW64":
-        content[:4] = b"RF64"
-    return Recording(io.BytesIO(content) if isinstance(content, bytearray) else cast(BinaryIO, content)), following
-
-
-def _true_size(file: BinaryIO, layout: Layout, start: int, declared: int, end: int, notes: list[str]) -> int:
-    """The size of the samples from `start` on: the declared one if the file agrees, else what the file shows."""
-    after = start + declared
-    in_order = after <= end and _following(file, layout, after, end) is not None
-    if in_order and not declared:
-        return 0
-    unknown = not declared or (declared >= ENDLESS_BYTES and after > end)
-    earliest, latest = (end - TAIL_BYTES, end) if unknown else (min(after, end) - HEADER_BYTES, after + HEADER_BYTES)
-    size = _metadata_start(file, layout, max(start, earliest), min(latest, end), end) - start
-    if in_order and size >= declared:
-        return declared
-    if unknown:
-        if not declared:
-            notes.append(f"its header gives no size; all {size:,} bytes behind it are read as samples")
-        return size
-    if abs(declared - size) <= HEADER_BYTES:
-        notes.append(f"its header promises {declared:,} bytes of samples, {size:,} are there; all of them are read")
-        return size
-    if declared > size:
-        raise TruncatedError(f"{size:,} of {declared:,} bytes are there")
-    notes.append(f"{end - start - declared:,} bytes behind its {declared:,} bytes of samples are not read")
-    return declared
-
-
-def _chunks_before_samples(file: BinaryIO, layout: Layout, position: int, end: int) -> list[Chunk]:
-    """The chunks up to the samples, these included."""
-    chunks: list[Chunk] = []
-    while position + layout.header <= end and len(chunks) < 1000:
-        chunks.append(_chunk(file, layout, position))
-        if chunks[-1].id == layout.samples:
-            break
-        position = chunks[-1].after
-    return chunks
-
-
-def _following(file: BinaryIO, layout: Layout, position: int, end: int) -> int | None:
-    """Where the chunks from `position` on end: the end of the file, or a joined file; None if these are none."""
-    even = position + position % 2
-    if end - even <= 1 or (0 <= end - even - ID3_BYTES <= 1 and _read(file, end - ID3_BYTES, 3) == b"TAG"):
-        return end  # the byte that makes a size even may be there or not
-    for aligned in dict.fromkeys((even, position)):
-        place = aligned
-        while end - place >= layout.header and not _layout_at(file, place):
-            chunk = _chunk(file, layout, place)
-            if not METADATA.match(chunk.id):
+    def recording(self) -> tuple[Recording, int]:
+        """The sound, and where the next one begins."""
+        file, start, end, form = self.file, self.start, self.end, self.layout.size
+        chunks, position = list[Chunk](), start + self.layout.first
+        while position + self.header <= end and len(chunks) < 1000:
+            chunks.append(self.chunk(position))
+            if chunks[-1].id == self.layout.samples:
                 break
-            place = min(chunk.after, end)
-        if _layout_at(file, place):
-            return place
-        if place > aligned and end - place < layout.header:
-            return end
-    return None
+            position = chunks[-1].after
+        if not chunks or chunks[-1].id != self.layout.samples:  # libsndfile says what is wrong
+            copy = io.BytesIO(_read(file, start, end - start)) if start else file
+            return Recording(copy, checked=False), end
+        samples, declared = chunks[-1], chunks[-1].size
+        field = samples.start - struct.calcsize(form)
+        large = next((chunk for chunk in chunks if chunk.id == b"ds64" and chunk.size >= 24), None)
+        if large and declared == 0xFFFFFFFF:  # of RF64, the size has 64 bits
+            field, form = large.start + 8, "<Q"
+            declared = int.from_bytes(_read(file, field, 8), "little")
+        size = self.true_size(samples.start, declared)
+        last = samples.start + size
+        following = self.following(last)
+        following = end if following is None else following
+        # libsndfile does not know BW64, and takes what follows the samples of W64 for samples.
+        unknown = _read(file, start, 4) == b"BW64" or (self.layout.id_bytes == 16 and end - last >= 8)
+        if size == declared and not start and following == end and not unknown:
+            return Recording(file), end
+        content = _copy(file, start, last)
+        struct.pack_into(form, content, field - start, size + self.header * self.layout.counts_header)
+        if content[:4] == b"BW64":
+            content[:4] = b"RF64"
+        return Recording(io.BytesIO(content) if isinstance(content, bytearray) else cast(BinaryIO, content)), following
 
+    def true_size(self, start: int, declared: int) -> int:
+        """The size of the samples from `start` on: the declared one if the file agrees, else what the file shows."""
+        after, end = start + declared, self.end
+        in_order = after <= end and self.following(after) is not None
+        if in_order and not declared:
+            return 0
+        unknown = not declared or (declared >= ENDLESS_BYTES and after > end)
+        earliest, latest = (
+            (end - TAIL_BYTES, end) if unknown else (min(after, end) - HEADER_BYTES, after + HEADER_BYTES)
+        )
+        size = self.metadata_start(max(start, earliest), min(latest, end)) - start
+        if in_order and size >= declared:
+            return declared
+        if unknown:
+            if not declared:
+                self.notes.append(f"its header gives no size; all {size:,} bytes behind it are read as samples")
+            return size
+        if abs(declared - size) <= HEADER_BYTES:
+            promised = f"its header promises {declared:,} bytes of samples"
+            self.notes.append(f"{promised}, {size:,} are there; all of them are read")
+            return size
+        if declared > size:
+            raise TruncatedError(f"{size:,} of {declared:,} bytes are there")
+        self.notes.append(f"{end - start - declared:,} bytes behind its {declared:,} bytes of samples are not read")
+        return declared
 
-def _metadata_start(file: BinaryIO, layout: Layout, earliest: int, latest: int, end: int) -> int:
-    """Where the chunks behind the samples begin, from `earliest` to `latest`; the end of the file if none does."""
-    for match in METADATA.finditer(_read(file, earliest, latest - earliest + 4)):
-        position = earliest + match.start()
-        whole = position + layout.header <= end and _chunk(file, layout, position).after <= end + 1
-        if whole and _following(file, layout, position, end) is not None:
-            return position
-    return end
+    def following(self, position: int) -> int | None:
+        """Where the chunks from `position` on end: the end of the file, or a joined file; None if these are none."""
+        file, end, even = self.file, self.end, position + position % 2
+        if end - even <= 1 or (0 <= end - even - ID3_BYTES <= 1 and _read(file, end - ID3_BYTES, 3) == b"TAG"):
+            return end  # the byte that makes a size even may be there or not
+        for aligned in dict.fromkeys((even, position)):
+            place = aligned
+            while end - place >= self.header and not _layout_at(file, place):
+                chunk = self.chunk(place)
+                if not METADATA.match(chunk.id):
+                    break
+                place = min(chunk.after, end)
+            if _layout_at(file, place):
+                return place
+            if place > aligned and end - place < self.header:
+                return end
+        return None
+
+    def metadata_start(self, earliest: int, latest: int) -> int:
+        """Where the chunks behind the samples begin, from `earliest` to `latest`; else the end of the file."""
+        for match in METADATA.finditer(_read(self.file, earliest, latest - earliest + 4)):
+            position = earliest + match.start()
+            complete = position + self.header <= self.end and self.chunk(position).after <= self.end + 1
+            if complete and self.following(position) is not None:
+                return position
+        return self.end
+
+    def chunk(self, position: int) -> Chunk:
+        header, layout, start = _read(self.file, position, self.header), self.layout, position + self.header
+        size = max(0, struct.unpack(layout.size, header[layout.id_bytes :])[0] - self.header * layout.counts_header)
+        return Chunk(header[: layout.id_bytes], start, size, start + -(-size // layout.alignment) * layout.alignment)
 
 
 def _layout_at(file: BinaryIO, position: int) -> Layout | None:
     """The layout of a file that begins there; None if it has no chunks that are known here."""
     start = _read(file, position, 12)
     return LAYOUTS.get((start[:4], start[8:12])) or LAYOUTS.get((start[:4], start[4:8]))
-
-
-def _chunk(file: BinaryIO, layout: Layout, position: int) -> Chunk:
-    header = _read(file, position, layout.header)
-    size = max(0, struct.unpack(layout.size, header[layout.id_bytes :])[0] - layout.header * layout.counts_header)
-    start, alignment = position + layout.header, layout.alignment
-    return Chunk(header[: layout.id_bytes], start, size, start + -(-size // alignment) * alignment)
 
 
 def _ogg_starts(file: BinaryIO, end: int) -> list[int]:

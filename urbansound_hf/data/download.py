@@ -15,7 +15,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import requests
@@ -23,7 +23,7 @@ from filelock import FileLock
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
-from urbansound_hf.errors import UserError, writing
+from urbansound_hf.errors import UserError, check_free_space, writing
 from urbansound_hf.progress import Bar
 
 CHUNK = 1 << 16  # bytes; what a broken connection can lose
@@ -107,29 +107,27 @@ def _go_on(url: str, part: Path) -> None:
     """Requests the missing rest of `part` over one connection and appends it. Raises the errors of requests."""
     have, known = _size(part), Path(f"{part}.etag")
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+    with ExitStack() as stack:
+        response = stack.enter_context(requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS))
         status, etag = response.status_code, response.headers.get("ETag", "")
         span = SPAN.fullmatch(response.headers.get("Content-Range", ""))
         if have and status == 416 and span and int(span["total"]) == have:
-            return None  # nothing is missing but the check
+            return  # nothing is missing but the check
         # Compared here, not by If-Range: storage behind a proxy may not know the ETag that the proxy hands out.
-        if have and (
-            status == 416 or (status == 206 and known.is_file() and known.read_text(encoding="utf-8") != etag)
-        ):
+        changed = status == 206 and known.is_file() and known.read_text(encoding="utf-8") != etag
+        if have and (status == 416 or changed):
             logger.warning("%s: the file at the source has changed; starting over", part.stem)
             part.unlink()
-            return _go_on(url, part)
+            _go_on(url, part)
+            return
         response.raise_for_status()
         known.write_text(etag, encoding="utf-8")
-        return _save(response, part, start=int(span["start"] or 0) if span and status == 206 else 0)
-
-
-def _save(response: requests.Response, part: Path, start: int) -> None:
-    """Writes the body of a response to `part` from byte `start` on, the first byte that the server sends."""
-    length = int(response.headers.get("Content-Length", 0))  # bytes still to come; 0: the server does not say
-    with part.open("ab") as file, Bar(desc=part.stem, total=start + length or None, initial=start, unit="B") as bar:
+        start = int(span["start"] or 0) if span and status == 206 else 0  # the first byte that the server sends
+        length = int(response.headers.get("Content-Length", 0))  # bytes still to come; 0: the server does not say
+        file = stack.enter_context(part.open("ab"))
+        bar = stack.enter_context(Bar(desc=part.stem, total=start + length or None, initial=start, unit="B"))
         file.truncate(start)
-        _check_space(part.parent, length)
+        check_free_space(part.parent, "--data_dir", length)
         for chunk in response.iter_content(CHUNK):  # raises if the connection ends before its length
             file.write(chunk)
             bar.update(len(chunk))
@@ -137,7 +135,9 @@ def _save(response: requests.Response, part: Path, start: int) -> None:
 
 def _extract(archive: Path, folder: Path) -> None:
     size = archive.stat().st_size
-    _check_space(folder.parent, size)  # WAVs hardly shrink, so this is nearly the size of what comes out
+    check_free_space(
+        folder.parent, "--data_dir", size
+    )  # WAVs hardly shrink, so this is nearly the size of what comes out
     folder.mkdir()
     try:
         with (
@@ -178,13 +178,6 @@ def _check_md5(path: Path, md5: str, url: str) -> None:
         raise UserError(found, str(path), "delete it to download it again")
     path.unlink()
     raise UserError(f"{found}; it was removed", url, f"run the command again; if that does not help, {BY_HAND}")
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        found = f"the disk is full: {needed / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are free"
-        raise UserError(found, str(folder.resolve()), "make space, or choose another disk with --data_dir")
 
 
 @contextmanager
