@@ -20,7 +20,7 @@ from numpy.random import Generator
 
 from urbansound_hf.audio.dsp import filtered, highpass, lowpass, noise, resonances, tone
 from urbansound_hf.audio.resampling import resample
-from urbansound_hf.data.urbansound8k import CLASSES, CLIP_SECONDS
+from urbansound_hf.data.urbansound8k import CLASSES, CLIP_SECONDS, METADATA_FILE
 from urbansound_hf.errors import CommandParser, UserError, write_text, writing
 from urbansound_hf.progress import Bar, quietly
 
@@ -77,36 +77,34 @@ def synthetic_dataset(root: str | Path, clips_per_class_and_fold: int = 4, seed:
         root.mkdir(parents=True, exist_ok=True)
         with writing(root), FileLock(root / ".lock"):
             if not _complete(root, marker):  # while this process waited, another may have written it
-                _clear(root, marker)
-                _write_clips(root, clips_per_class_and_fold, seed)
+                _write_clips(root, marker, clips_per_class_and_fold, seed)
     return root
 
 
+def _marker(root: Path) -> str:
+    readme = root / "README.txt"
+    return readme.read_text(errors="replace", encoding="utf-8") if readme.is_file() else ""
+
+
 def _complete(root: Path, marker: str) -> bool:
-    readme, metadata = root / "README.txt", root / "metadata/UrbanSound8K.csv"
-    return metadata.is_file() and readme.is_file() and readme.read_text(errors="replace", encoding="utf-8") == marker
+    return (root / METADATA_FILE).is_file() and _marker(root) == marker
 
 
-def _clear(root: Path, marker: str) -> None:
-    """Removes the files of another or an interrupted synthetic set, and nothing else."""
-    readme, metadata = root / "README.txt", root / "metadata/UrbanSound8K.csv"
-    ours = readme.is_file() and readme.read_text(errors="replace", encoding="utf-8").startswith(TITLE)
-    if not ours and any(path.name != ".lock" for path in root.iterdir()):
+def _write_clips(root: Path, marker: str, clips_per_class_and_fold: int, seed: int) -> None:
+    """Writes the set in place of another or an interrupted one; the CSV last."""
+    if not _marker(root).startswith(TITLE) and any(path.name != ".lock" for path in root.iterdir()):
         raise UserError("holds files that are not a synthetic data set", str(root), "name a new or an empty folder")
-    for old in (metadata, *root.glob("audio/fold*/*.wav")):
+    for old in (root / METADATA_FILE, *root.glob("audio/fold*/*.wav")):
         old.unlink(missing_ok=True)
-    write_text(readme, marker)
-
-
-def _write_clips(root: Path, clips_per_class_and_fold: int, seed: int) -> None:
+    write_text(root / "README.txt", marker)
     rows = ["slice_file_name,fsID,start,end,salience,fold,classID,class"]
     for fold in Bar(range(1, 11), "Making the synthetic sounds", unit="folds"):
         (root / f"audio/fold{fold}").mkdir(parents=True, exist_ok=True)
         for class_id in range(len(CLASSES)):
             slices = (row for number in count() for row in _recording(root, fold, class_id, number, seed))
             rows += islice(slices, clips_per_class_and_fold)
-    (root / "metadata").mkdir(exist_ok=True)
-    write_text(root / "metadata/UrbanSound8K.csv", "\n".join(rows) + "\n")
+    (root / METADATA_FILE).parent.mkdir(exist_ok=True)
+    write_text(root / METADATA_FILE, "\n".join(rows) + "\n")
 
 
 def _recording(root: Path, fold: int, class_id: int, number: int, seed: int) -> Iterator[str]:

@@ -44,7 +44,9 @@ LICENCE = "CC BY-NC 3.0 (non-commercial, with attribution; per-file credits in F
 LICENCE_ID = "cc-by-nc-3.0"
 CITATION = Path(__file__).with_suffix(".bib").read_text(encoding="utf-8").strip()
 
+DEFAULT_DIR, FOLDER, ARCHIVE = Path("data"), "UrbanSound8K", "UrbanSound8K.tar.gz"
 METADATA_FILE = Path("metadata") / "UrbanSound8K.csv"
+PARTS = ("audio", "metadata")  # the folders of the official layout
 CSV_COLUMNS = {"slice_file_name": str, "fsID": int, "start": float, "end": float,
            "salience": int, "fold": int, "classID": int, "class": str}  # fmt: skip
 FEATURES = {"fold": "int32", "group": "string", "fsID": "int64", "class": "string",
@@ -113,12 +115,9 @@ def dataset_notes(rows: Sequence[Row], found: AudioFiles) -> list[str]:
     counts = [dict(Counter(row[column] for row in rows)) for column in ("class", "fold")]
     official: list[dict] = [CLIPS_PER_CLASS, CLIPS_PER_FOLD]
     if counts != official:
-        more = [
-            f"{key if isinstance(key, str) else f'fold {key}'} has {count:,} instead of {expected[key]:,}"
-            for has, expected in zip(counts, official, strict=True)
-            for key, count in has.items()
-            if count > expected[key]
-        ]
+        has, expected = ({str(key): n for each in sides for key, n in each.items()} for sides in (counts, official))
+        more = [f"{'fold ' * key.isdecimal()}{key} has {n:,} instead of {expected[key]:,}"
+                for key, n in has.items() if n > expected[key]]  # fmt: skip
         folds = f"folds {', '.join(map(str, sorted(counts[1])))}"
         kind = f"subset: {len(rows):,} of {TOTAL_CLIPS:,} official clips ({folds})"
         if more:
@@ -145,8 +144,8 @@ def audio_files(root: Path) -> AudioFiles:
 def _with_files(rows: Sequence[Row], found: AudioFiles, allow_missing_files: bool) -> list[Row]:
     """The rows with their files. Raises UserError, naming the first ten without one, unless these are allowed."""
     names = found.names(found.sounds)
-    by_name = {f"audio/{name}".lower(): path for path, name in zip(found.sounds, names, strict=True)}
-    there = [row | {"source": str(by_name[row["path"]])} for row in rows if row["path"] in by_name]
+    by_name = {f"audio/{name}".lower(): str(path) for path, name in zip(found.sounds, names, strict=True)}
+    there = [row | {"source": by_name[row["path"]]} for row in rows if row["path"] in by_name]
     missing = [row["path"] for row in rows if row["path"] not in by_name]
     if missing and not (allow_missing_files and there):
         what = f"every clip of the table needs its file, {len(missing):,} of {len(rows):,} have none: "
@@ -182,9 +181,6 @@ def _mistakes(record: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "salience is 1 (foreground) or 2 (background)", f"{name}: {record['salience']}"
     if not float(record["start"]) < float(record["end"]):
         yield "a clip ends after it starts", f"{name}: {record['start']} to {record['end']} s"
-
-
-FOLDER, ARCHIVE = "UrbanSound8K", "UrbanSound8K.tar.gz"
 
 
 class UrbanSound8K(PreparedSounds):
@@ -227,10 +223,6 @@ class UrbanSound8K(PreparedSounds):
             license=LICENCE,
             features=self.features,
         )
-
-
-DEFAULT_DIR = Path("data")
-PARTS = ("audio", "metadata")  # the folders of the official layout
 
 
 def find_root(data_dir: Path, around: bool = True) -> Path | None:
@@ -292,7 +284,12 @@ def obtain(data_dir: Path | None, download: bool = False, url: str = SOURCE_URL,
     folder = data_dir or DEFAULT_DIR
     if root := find_root(folder):
         return root
-    _refuse_halves(folder)
+    for root in (folder, folder / FOLDER, folder / FOLDER / FOLDER):
+        halves = {str(METADATA_FILE): metadata_path(root).exists(), "audio": bool(_entry(root, "audio"))}
+        if any(halves.values()) or (root.name == FOLDER and root.is_dir() and any(root.iterdir())):
+            absent = " and ".join(name for name, there in halves.items() if not there)
+            what = f"a part of UrbanSound8K is here, but not {absent}"
+            raise UserError(what, str(root), "complete the folder, or move it away to download the data set")
     if data_dir and not download:
         found = first_ten([path.name for path in _folders(folder)]) or "no folder"
         what = f"UrbanSound8K is not there, nor one folder below or above; found {found}"
@@ -304,16 +301,6 @@ def obtain(data_dir: Path | None, download: bool = False, url: str = SOURCE_URL,
     )
     folder.mkdir(parents=True, exist_ok=True)
     archive = fetch(url, folder / ARCHIVE, md5)
-    root = find_root(unpack(archive, folder / FOLDER))
-    if not root:
-        raise UserError("the archive does not hold metadata/UrbanSound8K.csv and audio/", str(archive))
-    return root
-
-
-def _refuse_halves(data_dir: Path) -> None:
-    for root in (data_dir, data_dir / FOLDER, data_dir / FOLDER / FOLDER):
-        halves = {str(METADATA_FILE): metadata_path(root).exists(), "audio": bool(_entry(root, "audio"))}
-        if any(halves.values()) or (root.name == FOLDER and root.is_dir() and any(root.iterdir())):
-            absent = " and ".join(name for name, there in halves.items() if not there)
-            what = f"a part of UrbanSound8K is here, but not {absent}"
-            raise UserError(what, str(root), "complete the folder, or move it away to download the data set")
+    if unpacked := find_root(unpack(archive, folder / FOLDER)):
+        return unpacked
+    raise UserError("the archive does not hold metadata/UrbanSound8K.csv and audio/", str(archive))
