@@ -48,7 +48,7 @@ def table(*waveforms: np.ndarray) -> datasets.Dataset:
     wavs = [to_wav(waveform) for waveform in waveforms]
     rows = [{"source": wav, "path": f"{number}.wav", "label": number} for number, wav in enumerate(wavs)]
     columns = sound_features([row["path"] for row in rows], {})
-    return PreparedSounds(rows, columns, Hasher.hash(wavs), "clips", RATE).load(num_proc=1)
+    return PreparedSounds(rows, columns, Hasher.hash(wavs), "clips").load(num_proc=1)
 
 
 def prepare(dataset: datasets.Dataset, extractor=WAV2VEC2, seconds=1.0, training=False, **options):

@@ -251,7 +251,16 @@ TOO_SHORT = r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d
 @contextmanager
 def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
     if is_address(source):
-        yield _fetched(str(source), name)
+        import fsspec
+
+        try:
+            with fsspec.open(str(source), "rb") as file:
+                content = io.BytesIO(file.read())
+        except ImportError as error:  # the message names the package
+            raise AudioError(f"cannot be fetched ({error})", name, "install that package") from None
+        except Exception as error:  # each file system has errors of its own
+            raise AudioError(f"cannot be fetched ({error or type(error).__name__})", name) from None
+        yield content
     elif isinstance(source, (str, Path)):
         if not Path(source).is_file():
             reason = "is a device, not a file" if Path(source).exists() else "does not exist"
@@ -270,19 +279,6 @@ def _opened(source: Source, name: str) -> Iterator[BinaryIO]:
 def is_address(source: object) -> bool:
     """Whether a source is an address (`https://…`, `s3://…`, `hf://…`) and not a path."""
     return isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]+://", source) is not None
-
-
-def _fetched(address: str, name: str) -> BinaryIO:
-    """The file behind an address, through fsspec."""
-    import fsspec
-
-    try:
-        with fsspec.open(address, "rb") as file:
-            return io.BytesIO(file.read())
-    except ImportError as error:  # the message names the package
-        raise AudioError(f"cannot be fetched ({error})", name, "install that package") from None
-    except Exception as error:  # each file system has errors of its own
-        raise AudioError(f"cannot be fetched ({error or type(error).__name__})", name) from None
 
 
 def _blocks(sound: Decoder) -> Iterator[np.ndarray]:

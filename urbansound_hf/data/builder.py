@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,42 +53,28 @@ class UnreadableError(UserErrors, DatasetGenerationError):
     """
 
 
-@dataclass
-class SoundsConfig(datasets.BuilderConfig):
-    """The one option of a prepared table; it is part of the cache folder's name."""
-
-    sampling_rate: int = SAMPLING_RATE  # Hz
-
-
 class PreparedSounds(datasets.ArrowBasedBuilder):
     """Prepares a table of sounds once and finds it again as long as nothing about its source has changed.
 
     Args:
         rows: the sounds.
-        features: the columns, `sound_features(…)`.
+        features: the columns, `sound_features(…)`, of whose sampling rate the sounds are stored.
         key: identifies the source; with another one it is prepared anew, see `cache_key`.
         name: what the folder under `cache_dir` (default: `HF_DATASETS_CACHE`) is called.
-        sampling_rate: the rate to store, in Hz.
     """
 
     VERSION = datasets.Version("2.0.0")  # count it up when the stored sounds change: old tables are then left alone
-    BUILDER_CONFIG_CLASS = SoundsConfig
     num_proc = 1  # processes that decode
     limits = LIMITS  # of the sounds
 
     def __init__(
-        self,
-        rows: Rows,
-        features: datasets.Features,
-        key: str,
-        name: str,
-        sampling_rate: int = SAMPLING_RATE,
-        cache_dir: str | Path | None = None,
+        self, rows: Rows, features: datasets.Features, key: str, name: str, cache_dir: str | Path | None = None
     ) -> None:
         self.rows, self.features = rows, datasets.Features({**features, NOTE: datasets.Value("string")})
         folder = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "sounds"
+        self.sampling_rate = features["audio"].sampling_rate
         cache = str(cache_dir) if cache_dir else None
-        super().__init__(cache_dir=cache, dataset_name=folder, hash=key, sampling_rate=sampling_rate)
+        super().__init__(cache_dir=cache, dataset_name=folder, hash=f"{key}-{self.sampling_rate}")
 
     def load(self, num_proc: int | None = None) -> datasets.Dataset:
         """The table, prepared if need be in `num_proc` processes (default: one a core, fewer for few clips).
@@ -169,7 +154,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
 
     def _decoded(self, rows: Sequence[Row]) -> tuple[pa.Table, list[UserError]]:
         """The table of some rows, in which a column that a row lacks is null; or the errors of those it cannot read."""
-        sounds, notes, unreadable, rate = [], [], list[UserError](), self.config.sampling_rate
+        sounds, notes, unreadable, rate = [], [], list[UserError](), self.sampling_rate
         for row in rows:
             found: list[str] = []
             try:

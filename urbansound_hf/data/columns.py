@@ -86,20 +86,16 @@ def find_columns(
         asked = wanted.get(role)
         found = asked if asked in present else find_column(present, role)
         if (asked and asked != found) or (role in required and not found):
-            problems.append(_missing_column(role, asked, present, where))
+            names = [asked] if asked else list(COLUMN_NAMES[role])
+            near = next((close[0] for name in names if (close := difflib.get_close_matches(name, present, 1))), None)
+            fix = f"name it with --{role}_column" if role in ("audio", "label") else f"rename it to {names[0]}"
+            what = f"the {role} column is called {alternatives(names)}; found {', '.join(present)}"
+            problems.append(UserError(what, where, fix + (f"; did you mean {near}?" if near else "")))
         elif found:
             columns[role] = found
     if problems:
         raise joined(problems)
     return columns
-
-
-def _missing_column(role: str, asked: str | None, present: Sequence[str], where: str) -> UserError:
-    names = [asked] if asked else list(COLUMN_NAMES[role])
-    near = next((close[0] for name in names if (close := difflib.get_close_matches(name, present, 1))), None)
-    option = f"name it with --{role}_column" if role in ("audio", "label") else f"rename it to {names[0]}"
-    what = f"the {role} column is called {alternatives(names)}; found {', '.join(present)}"
-    return UserError(what, where, option + (f"; did you mean {near}?" if near else ""))
 
 
 def find_column(present: Sequence[str], role: str) -> str | None:

@@ -212,7 +212,7 @@ def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str
     names, ids = encode([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
     features = sound_features(names, columns_of(rows), request.sampling_rate, isinstance(ids[0], list))
-    return PreparedSounds(rows, features, cache_key(rows, names), name, request.sampling_rate), name, notes
+    return PreparedSounds(rows, features, cache_key(rows, names), name), name, notes
 
 
 def _stored(request: SoundRequest, folder: Path) -> Found:
@@ -228,7 +228,7 @@ def _stored(request: SoundRequest, folder: Path) -> Found:
     )
     several = any(isinstance(label, list) for label in rows.columns["label"][:1])
     features = sound_features(labels, columns_of([rows.columns]), request.sampling_rate, several)
-    return PreparedSounds(rows, features, key, name, request.sampling_rate), name, notes
+    return PreparedSounds(rows, features, key, name), name, notes
 
 
 def _new_labels(labels: list[str], name: str, request: SoundRequest) -> list[str | None]:

@@ -52,10 +52,6 @@ class ShardReader:
     def __init__(self, column: str, keep: int = 2) -> None:
         self.column, self.keep, self.process = column, keep, 0
 
-    def keeping(self, pieces: int) -> ShardReader:
-        """A reader of the same sounds that keeps so many pieces."""
-        return ShardReader(self.column, pieces)
-
     def __getstate__(self) -> dict[str, Any]:
         return {"column": self.column, "keep": self.keep, "process": 0}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class StreamedClips(torch.utils.data.Dataset):
         cut: Cut,
         shuffle_buffer: int = 0,
     ) -> None:
-        self.reader = sounds.format["format_kwargs"]["transform"].keeping(2)
+        self.reader = copy.copy(sounds.format["format_kwargs"]["transform"])
         table = sounds.with_format("arrow").select(clips)[:]
         self.addresses = table["audio"].combine_chunks()
         self.extractor, self.cut, self.shuffle_buffer = feature_extractor, cut, shuffle_buffer
