@@ -33,7 +33,7 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     Raises:
         TypeError, ValueError: the waveform is not floating point or not one-dimensional, or a rate no positive integer.
     """
-    filter_ = _make_filter(_check_rate(from_rate), _check_rate(to_rate))
+    filter_ = _PolyphaseFilter(from_rate, to_rate)
     waveform = _check_waveform(waveform)
     if from_rate == to_rate:
         return waveform
@@ -50,10 +50,9 @@ class Resampler:
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
-        self._filter = _make_filter(_check_rate(from_rate), _check_rate(to_rate))
+        self._filter = _PolyphaseFilter(from_rate, to_rate)
         self._same_rate = from_rate == to_rate
-        self._pending = [np.zeros(self._filter.left_padding, np.float32)]  # input that later output reads
-        self._pending_samples = self._filter.left_padding
+        self._pending = np.zeros(self._filter.left_padding, np.float32)  # input that later output reads
         self._samples_in = self._samples_out = 0
         self._finished = False
 
@@ -68,16 +67,10 @@ class Resampler:
         if self._same_rate:
             return block.copy()
         self._samples_in += len(block)
-        self._pending_samples += len(block)
-        periods = (self._pending_samples - 2 * self._filter.left_padding - 2) // self._filter.period_in
-        if periods < 1:  # the input of none is complete
-            if len(block):
-                self._pending.append(block.copy())
-            return np.empty(0, np.float32)
-        padded = np.concatenate([*self._pending, block])
+        padded = np.concatenate([self._pending, block])
+        periods = max(0, (len(padded) - 2 * self._filter.left_padding - 2) // self._filter.period_in)
         output = self._filter.apply(padded, periods * self._filter.period_out)
-        self._pending = [padded[periods * self._filter.period_in :].copy()]  # a view would keep all of padded
-        self._pending_samples = len(self._pending[0])
+        self._pending = padded[periods * self._filter.period_in :].copy()  # a view would keep all of padded
         self._samples_out += len(output)
         return output
 
@@ -86,16 +79,19 @@ class Resampler:
         ended, self._finished = self._finished, True
         if ended or self._same_rate:
             return np.empty(0, np.float32)
-        padded = np.concatenate([*self._pending, np.zeros(self._filter.right_padding, np.float32)])
-        self._pending = []
+        padded = np.pad(self._pending, (0, self._filter.right_padding))
         return self._filter.apply(padded, self._filter.output_length(self._samples_in) - self._samples_out)
 
 
 class _PolyphaseFilter:
-    """The filter of one reduced pair of rates, `orig : new`, for input that is padded with zeros on both sides."""
+    """The filter of a pair of rates, reduced to `orig : new`, for input that is padded with zeros on both sides."""
 
-    def __init__(self, orig: int, new: int) -> None:
-        self.orig, self.new = orig, new
+    def __init__(self, from_rate: int, to_rate: int) -> None:
+        for rate in (from_rate, to_rate):
+            if not isinstance(rate, int | np.integer) or rate <= 0:
+                raise ValueError(f"A sampling rate is a positive integer in Hz, found {rate!r}")
+        divisor = math.gcd(from_rate, to_rate)
+        self.orig, self.new = orig, new = int(from_rate) // divisor, int(to_rate) // divisor
         self.group = max(1, min(MAX_GROUP_PHASES, MAX_GROUP_SPAN * new // orig))  # phases in one matrix
         self.left_padding = math.ceil(ZERO_CROSSINGS / ROLLOFF * max(orig, new) / new)  # half the filter, in input
         self.right_padding = self.left_padding + math.ceil(self.group * orig / new) + 3  # the last group reads on
@@ -139,18 +135,6 @@ def _taps(orig: int, new: int, left_padding: int, first: int, last: int) -> np.n
     crossings = np.clip(position * base, -ZERO_CROSSINGS, ZERO_CROSSINGS)  # the window is zero at both ends
     window = np.cos(crossings * math.pi / ZERO_CROSSINGS / 2) ** 2
     return (np.sinc(crossings) * (window * (base / orig))).astype(np.float32)
-
-
-@lru_cache(maxsize=64)  # a few integers each
-def _make_filter(from_rate: int, to_rate: int) -> _PolyphaseFilter:
-    divisor = math.gcd(from_rate, to_rate)
-    return _PolyphaseFilter(from_rate // divisor, to_rate // divisor)
-
-
-def _check_rate(rate: int) -> int:
-    if not isinstance(rate, int | np.integer) or rate <= 0:
-        raise ValueError(f"A sampling rate is a positive integer in Hz, found {rate!r}")
-    return int(rate)
 
 
 def _check_waveform(waveform: np.ndarray) -> np.ndarray:

@@ -261,7 +261,8 @@ def _sounds(table: datasets.Dataset, column: str, where: str) -> datasets.Datase
 def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) -> tuple[list[str], list[Any]]:
     """The classes, and the class id of every sound, or its list of ids, by name in all parts; None without one."""
     features = [one_label(part.table.features[column]) for part in parts]
-    kinds = {part.table.features[column] == feature for part, feature in zip(parts, features, strict=True)}
+    kinds = {part.table.features[column] != feature for part, feature in zip(parts, features, strict=True)}
+    several = True in kinds
     if len(kinds) > 1:
         raise UserError(f"the column {column} holds lists in some files or splits only", where, "store it alike in all")
     lists = [names for feature in features if (names := _names(feature))]
@@ -277,12 +278,11 @@ def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) ->
     if len(set(lists)) > 1:
         notes.append(f"the parts of the data list the classes of {column} differently: mapped by name")
     named = {clean_text(name): None for names in lists for name in names}  # in order, each once
-    flat = texts if True in kinds else [text for each in texts for text in each or ()]
+    flat = texts if not several else [text for each in texts for text in each or ()]
     others, _ = encode([text for text in flat if text is not None and text not in named])
     ids = {name: number for number, name in enumerate([*named, *others])}
-    if True in kinds:
-        return list(ids), [None if text is None else ids[text] for text in texts]
-    return list(ids), [None if each is None else sorted({ids[text] for text in each}) for each in texts]
+    numbers = ((sorted({ids[text] for text in each}) if several else ids[each]) if each else each for each in texts)
+    return list(ids), list(numbers)
 
 
 def _optional(parts: Sequence[Part], roles: Mapping[str, str], where: str) -> dict[str, list]:

@@ -10,15 +10,8 @@ import numpy as np
 import torch
 
 from urbansound_hf import progress
-from urbansound_hf.audio.io import load_audio, window_bounds
-from urbansound_hf.features.extract import (
-    FeatureExtractor,
-    Features,
-    extract,
-    extract_or_refuse,
-    fill,
-    shifted,
-)
+from urbansound_hf.audio.io import load_audio
+from urbansound_hf.features.extract import Cut, FeatureExtractor, Features, cut_clip, extract, extract_or_refuse
 
 
 def prepare_features(
@@ -52,10 +45,7 @@ def prepare_features(
     classes = label.feature.num_classes if isinstance(label, datasets.List) else 0
     options = {
         "feature_extractor": feature_extractor,
-        "window": window,
-        "filled": filled,
-        "shifts": shifts,
-        "shortest": shortest_samples,
+        "cut": Cut(window, filled, shifts, shortest_samples),
         "classes": classes,
         "code": source_code(extract, type(feature_extractor)),
     }
@@ -85,10 +75,7 @@ def _extract_rows(
     indices: list[int],
     rank: int | None,
     feature_extractor: FeatureExtractor,
-    window: int,
-    filled: str,
-    shifts: int,
-    shortest: int,
+    cut: Cut,
     classes: int,
     code: str,  # is not used here: it makes edited code extract anew
 ) -> dict[str, list]:
@@ -97,13 +84,11 @@ def _extract_rows(
     rows: dict[str, list] = {"labels": [], "clip": []}
     for clip, label, index in zip(batch["audio"], batch["label"], indices, strict=True):
         waveform = load_audio(clip["bytes"], feature_extractor.sampling_rate, name=clip["path"])
-        waveform = fill(waveform, window, filled)
-        for start, end in window_bounds(len(waveform), window, window // 2):
-            for sound in shifted(waveform[start:end], shifts):
-                rows["labels"].append(np.isin(range(classes), label).astype(np.float32) if classes else label)
-                rows["clip"].append(index)
-                for name, values in extract_or_refuse(feature_extractor, sound, clip["path"], shortest).items():
-                    rows.setdefault(name, []).append(values)
+        for window in cut_clip(waveform, cut):
+            rows["labels"].append(np.isin(range(classes), label).astype(np.float32) if classes else label)
+            rows["clip"].append(index)
+            for name, values in extract_or_refuse(feature_extractor, window, clip["path"], cut.shortest).items():
+                rows.setdefault(name, []).append(values)
     return rows
 
 

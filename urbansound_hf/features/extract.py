@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from urbansound_hf.audio.io import AudioError
+from urbansound_hf.audio.io import LIMITS, AudioError, Limits, window_bounds
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +97,23 @@ def fill(waveform: np.ndarray, samples: int, how: str) -> np.ndarray:
     if how == "repeat":
         return np.resize(waveform, samples)
     return np.pad(waveform, (0, missing), mode="symmetric" if how == "reflect" else "constant")
+
+
+class Cut(NamedTuple):
+    """How clips become windows; see `prepare_features`. `window` and `shortest` are in samples."""
+
+    window: int
+    filled: str = "none"
+    shifts: int = 0
+    shortest: int = 1
+    limits: Limits = LIMITS
+
+
+def cut_clip(waveform: np.ndarray, cut: Cut) -> list[np.ndarray]:
+    """The windows of a `(samples,)` waveform that become a row of model inputs each."""
+    waveform = fill(waveform, cut.window, cut.filled)
+    bounds = window_bounds(len(waveform), cut.window, cut.window // 2)
+    return [sound for start, end in bounds for sound in shifted(waveform[start:end], cut.shifts)]
 
 
 def filling(feature_extractor: FeatureExtractor, window: int, asked: str) -> str:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 
-from urbansound_hf.audio.io import LIMITS, Limits, load_audio, window_bounds
-from urbansound_hf.features.extract import FeatureExtractor, extract, extract_or_refuse, fill, shifted
-
-
-class Cut(NamedTuple):
-    """How clips become windows; see `prepare_features`. `window` and `shortest` are in samples."""
-
-    window: int
-    filled: str = "none"
-    shifts: int = 0
-    shortest: int = 1
-    limits: Limits = LIMITS
+from urbansound_hf.audio.io import load_audio
+from urbansound_hf.features.extract import Cut, FeatureExtractor, cut_clip, extract, extract_or_refuse
 
 
 class StreamedClips(torch.utils.data.Dataset):
@@ -54,7 +44,7 @@ class StreamedClips(torch.utils.data.Dataset):
         piece = self.addresses.field("piece").to_numpy()
         self.pieces = np.unique((shard << 40) + piece, return_inverse=True)[1][self.rows]
         self.columns = tuple(extract(feature_extractor, np.zeros(cut.window, np.float32)))
-        self.decoded: tuple[int, np.ndarray] | None = None  # the last clip
+        self.decoded: tuple[int, list[np.ndarray]] | None = None  # the windows of the last clip
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,12 +56,10 @@ class StreamedClips(torch.utils.data.Dataset):
         if self.decoded is None or self.decoded[0] != row:
             sound = self.reader.read(address)
             waveform = load_audio(sound, self.extractor.sampling_rate, address["path"], limits=cut.limits)
-            self.decoded = row, fill(waveform, cut.window, cut.filled)
-        waveform = self.decoded[1]
-        bounds = window_bounds(len(waveform), cut.window, cut.window // 2)
-        start, end = bounds[min(part // (cut.shifts + 1), len(bounds) - 1)]
-        sound = shifted(waveform[start:end], cut.shifts)[part % (cut.shifts + 1)]
-        inputs = extract_or_refuse(self.extractor, sound, address["path"], cut.shortest)
+            self.decoded = row, cut_clip(waveform, cut)
+        windows = self.decoded[1]
+        window = windows[min(part, len(windows) - 1)]
+        inputs = extract_or_refuse(self.extractor, window, address["path"], cut.shortest)
         return {**inputs, **{name: int(values[index]) for name, values in self.kept.items()}}
 
     def order(self, batch: int, streams: int, seed: int) -> StreamOrder:
