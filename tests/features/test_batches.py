@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from urbansound_hf.features.batches import OnDevice, PreparedClips, WithFrozen, collate_evaluation, collate_training
+from urbansound_hf.features.dataset import OnDevice, PreparedClips, WithFrozen, collate_evaluation, collate_training
 
 LENGTHS = (5, 3, 5, 1, 4, 5)
 COLUMNS = {

@@ -21,8 +21,7 @@ from transformers import (
 
 from urbansound_hf.audio.io import AudioError, load_audio, to_wav
 from urbansound_hf.data.builder import PreparedSounds, sound_features
-from urbansound_hf.features.batches import collate_evaluation, collate_training
-from urbansound_hf.features.dataset import prepare_features
+from urbansound_hf.features.dataset import collate_evaluation, collate_training, prepare_features
 from urbansound_hf.features.extract import Waveforms, equal_shapes, extract, fill, filling, fills_window
 from urbansound_hf.models.cnn.modeling_cnn import CnnFeatureExtractor
 from urbansound_hf.models.yamnet.modeling_yamnet import YamnetFeatureExtractor

@@ -13,7 +13,7 @@ from tests.conftest import WHISPER
 from tests.helpers import tiny
 from urbansound_hf.config.parse import key_values
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.batches import collate_training
+from urbansound_hf.features.dataset import collate_training
 from urbansound_hf.features.extract import as_tensors, extract
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models import adapt, loading

@@ -11,7 +11,7 @@ import torch
 from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from urbansound_hf.config.arguments import RecipeArguments
-from urbansound_hf.features.batches import collate_training
+from urbansound_hf.features.dataset import collate_training
 from urbansound_hf.features.extract import WAVEFORM, extract
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.models.yamnet.modeling_yamnet import YamnetFeatureExtractor

@@ -12,7 +12,7 @@ from tests.training.test_run import small_split
 from urbansound_hf.config import arguments
 from urbansound_hf.config.arguments import RunConfig, trains_in_tf32
 from urbansound_hf.data.loading import Sounds
-from urbansound_hf.features.batches import collate_evaluation
+from urbansound_hf.features.dataset import collate_evaluation
 from urbansound_hf.training.preprocessing import prepare_training
 from urbansound_hf.training.run import make_trainer
 from urbansound_hf.training.trainer import SoundTrainer

@@ -18,7 +18,7 @@ from urbansound_hf.augment.mixing import mix
 from urbansound_hf.augment.spec_augment import mask_spectrogram
 from urbansound_hf.config.arguments import RecipeArguments
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.batches import PreparedClips, readable
+from urbansound_hf.features.dataset import PreparedClips, readable
 from urbansound_hf.features.extract import KEPT, WAVEFORM, Features, Spectrogram, extract, fill, filling
 from urbansound_hf.features.streaming import StreamedClips
 

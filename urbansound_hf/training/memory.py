@@ -13,7 +13,7 @@ from torch import nn
 
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.batches import PreparedClips, WithFrozen, collate_evaluation
+from urbansound_hf.features.dataset import PreparedClips, WithFrozen, collate_evaluation
 from urbansound_hf.models.frozen import FrozenPart, frozen_parts
 
 DEVICE_SHARE, MEMORY_SHARE = 0.25, 0.5  # at most these parts of what is free are filled

@@ -20,8 +20,7 @@ from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.batches import readable
-from urbansound_hf.features.dataset import prepare_features
+from urbansound_hf.features.dataset import prepare_features, readable
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
 from urbansound_hf.features.streaming import Cut, StreamedClips
 from urbansound_hf.models import adapt, masking

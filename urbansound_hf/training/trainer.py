@@ -17,7 +17,7 @@ from transformers.trainer_utils import TrainOutput
 from urbansound_hf import progress
 from urbansound_hf.config.arguments import RecipeArguments, RunArguments, trains_in_tf32
 from urbansound_hf.errors import UserError
-from urbansound_hf.features.batches import (
+from urbansound_hf.features.dataset import (
     FROZEN,
     OnDevice,
     PreparedClips,
