@@ -40,6 +40,7 @@ INVISIBLE = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff\u200b\u200e\u200f"
 SPLIT_NAMES = {"train": "train", "training": "train", "valid": "validation", "validation": "validation",
                "val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
                "evaluation": "test"}  # fmt: skip
+LabelMap = Mapping[str, str | None]  # the new name of a label, None where it is dropped
 DTYPES = {"fold": "int32", "group": "string", "split": "string", "start": "float64", "end": "float64"}
 FOLD = re.compile(r"(?:fold[ _-]?)?0*(\d{1,9})(?:\.0+)?", re.IGNORECASE)  # fold3, 3.0; of 32 bits
 
@@ -130,7 +131,7 @@ def read_label_map(path: str | None) -> dict[str, str | None]:
     return {clean_text(old): None if new is None else clean_text(new) for old, new in content.items()}
 
 
-def mapped_labels(names: Sequence[str], label_map: Mapping[str, str | None], where: str) -> list[str | None]:
+def mapped_labels(names: Sequence[str], label_map: LabelMap, where: str) -> list[str | None]:
     """The new label of each class; None where it is dropped. Raises UserError for a class that there is not."""
     if unknown := [old for old in label_map if old not in names]:
         near = difflib.get_close_matches(unknown[0], names, n=1)

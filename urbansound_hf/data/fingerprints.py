@@ -90,14 +90,12 @@ def acoustic_fingerprint(waveform: np.ndarray, sampling_rate: int) -> np.ndarray
     return np.packbits(change > 0).view(np.uint64)
 
 
-def audio_leaks(
-    hashes: np.ndarray, fingerprints: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray
-) -> dict[str, Any]:
+def audio_leaks(hashes: np.ndarray, fingerprints: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
     """Test clips identical or nearly identical to a training clip: counts and `(test row, training row)` of each."""
-    first = {hashes[row]: int(row) for row in reversed(train_rows) if hashes[row]}
-    exact = [(int(row), first[hashes[row]]) for row in test_rows if hashes[row] in first]
-    others = np.setdiff1d(test_rows, [row for row, _ in exact])
-    near = _nearest(fingerprints, np.asarray(train_rows, np.int64), others.astype(np.int64))
+    first = {hashes[row]: int(row) for row in reversed(train) if hashes[row]}
+    exact = [(int(row), first[hashes[row]]) for row in test if hashes[row] in first]
+    others = np.setdiff1d(test, [row for row, _ in exact])
+    near = _nearest(fingerprints, np.asarray(train, np.int64), others.astype(np.int64))
     return {
         "exact_duplicates": len(exact), "exact_duplicate_pairs": exact,
         "near_duplicates": len(near), "near_duplicate_pairs": near,

@@ -14,6 +14,7 @@ from urbansound_hf.audio.files import SOUND_NAMES, SUFFIXES, UNREAD_SUFFIXES, Au
 from urbansound_hf.data.builder import Row
 from urbansound_hf.data.columns import (
     SPLIT_NAMES,
+    LabelMap,
     clean_text,
     find_columns,
     fold_number,
@@ -22,7 +23,7 @@ from urbansound_hf.data.columns import (
     seconds,
     split_name,
 )
-from urbansound_hf.data.segments import background, named_segments, read_annotations, refuse, segment_mistakes
+from urbansound_hf.data.segments import Listed, background, named_segments, read_annotations, refuse, segment_mistakes
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten
 
@@ -35,7 +36,7 @@ def read_folder(
     annotations: Path | None = None,
     background_class: str | None = None,
     clip_seconds: float = 4.0,
-    label_map: Mapping[str, str | None] | None = None,
+    label_map: LabelMap | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Lists the labelled sounds of a folder.
 
@@ -142,10 +143,8 @@ READERS: dict[str, Callable[[str, str], Any]] = {
 """How the name of a folder or the text of a cell is read, by its role."""
 
 
-def listed_sounds(
-    table: Path, found: AudioFiles, wanted: Mapping[str, str | None], allow_missing_files: bool
-) -> tuple[list[Row], list[str], list[str]]:
-    """The rows of a CSV with their files, the place of each, and notes."""
+def listed_sounds(table: Path, found: AudioFiles, wanted: Mapping[str, str | None], allow_missing: bool) -> Listed:
+    """The rows of a CSV with their files."""
     content = read_csv(table)
     columns = find_columns(content.columns, wanted, str(table))
     records = [(line, {role: cells[name] for role, name in columns.items()}) for line, cells in content.records]
@@ -161,7 +160,7 @@ def listed_sounds(
     refuse(problems or [UserError("the table lists no sounds", str(table))] * (not numbered))
     rows = [row for _, row in numbered if row["source"]]
     missing = [row["path"] for _, row in numbered if not row["source"]]
-    if missing and not (allow_missing_files and rows):
+    if missing and not (allow_missing and rows):
         what = f"every row needs its file, {len(missing):,} of {len(numbered):,} have none: {first_ten(missing)}"
         near = files.nearest(missing[0])
         fix = f"did you mean {near}?" if near else "copy them there, or do without them: --allow_missing_files"

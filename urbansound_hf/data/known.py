@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from urbansound_hf.audio.files import find_audio_files
 from urbansound_hf.audio.io import file_seconds
@@ -15,9 +15,11 @@ from urbansound_hf.data.segments import equal_pieces
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import first_ten, listed
 
+Found = tuple[list[Row], list[str]]
+"""The rows of a data set, see `folder.read_folder`, and notes."""
 
-@dataclass(frozen=True)
-class Published:
+
+class Published(NamedTuple):
     """A published result: the model, its score in per cent or mAP, and where it stands."""
 
     model: str
@@ -25,15 +27,13 @@ class Published:
     source: str
 
 
-@dataclass(frozen=True)
-class KnownDataset:
+class KnownDataset(NamedTuple):
     """A public data set: how it is recognised and read, and what everybody who uses it must know.
 
     Args:
         name: as its authors call it.
         markers: files and folders by which it is recognised.
-        read: the root, the variant or "", whether listed files may be missing, and the background class or None, to
-            the rows (see `folder.read_folder`) and notes.
+        read: the root, the variant or "", whether listed files may be missing, and the background class or None.
         protocol: how its authors test, in a sentence.
         published: results under this protocol, by variant.
         variants: the values of `--dataset_variant`.
@@ -41,12 +41,12 @@ class KnownDataset:
 
     name: str
     markers: tuple[str, ...]
-    read: Callable[[Path, str, bool, str | None], tuple[list[Row], list[str]]]
+    read: Callable[[Path, str, bool, str | None], Found]
     protocol: str
     licence: str
     citation: str
     homepage: str
-    published: Mapping[str, tuple[Published, ...]] = field(default_factory=dict)
+    published: Mapping[str, tuple[Published, ...]] = {}
     variants: tuple[str, ...] = ()
 
     def root(self, folder: Path) -> Path | None:
@@ -70,9 +70,7 @@ ESC10 = frozenset({"chainsaw", "clock_tick", "crackling_fire", "crying_baby", "d
 """The classes whose clips have `esc10` true."""
 
 
-def read_esc50(
-    root: Path, variant: str, allow_missing_files: bool, background_class: str | None
-) -> tuple[list[Row], list[str]]:
+def read_esc50(root: Path, variant: str, allow_missing_files: bool, background_class: str | None) -> Found:
     """The clips with their fold, and the Freesound recording as group; the variant esc10 has ten of the classes."""
     wanted = {"audio": "filename", "label": "category"}
     rows, _, notes = listed_sounds(root / ESC50_TABLE, find_audio_files(root / "audio"), wanted, allow_missing_files)
@@ -104,9 +102,7 @@ FSD50K_TABLES = {"dev": "FSD50K.ground_truth/dev.csv", "eval": "FSD50K.ground_tr
 """fname, labels (separated by commas), mids; that of the development part has `split`: train or val."""
 
 
-def read_fsd50k(
-    root: Path, variant: str, allow_missing_files: bool, background_class: str | None
-) -> tuple[list[Row], list[str]]:
+def read_fsd50k(root: Path, variant: str, allow_missing_files: bool, background_class: str | None) -> Found:
     """The clips with their lists of labels, in the parts train, validation (val) and test (eval)."""
     rows: list[Row] = []
     missing = []
@@ -144,9 +140,7 @@ SPEECH_LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
 NOISE = "_background_noise_"
 
 
-def read_speech_commands(
-    root: Path, variant: str, allow_missing_files: bool, background_class: str | None
-) -> tuple[list[Row], list[str]]:
+def read_speech_commands(root: Path, variant: str, allow_missing_files: bool, background_class: str | None) -> Found:
     """The words with their part, and the speaker as group.
 
     The recordings in `_background_noise_` are left out, or cut into clips of a second of the background class: the

@@ -16,19 +16,19 @@ from typing import Any
 from urbansound_hf.audio.files import AudioFiles, is_hidden
 from urbansound_hf.audio.io import file_seconds
 from urbansound_hf.data.builder import ROUNDING_SECONDS, Row
-from urbansound_hf.data.columns import clean_text, find_columns, read_csv, seconds
+from urbansound_hf.data.columns import LabelMap, clean_text, find_columns, read_csv, seconds
 from urbansound_hf.errors import UserError, joined
 from urbansound_hf.text import counted, first_ten
 
+Listed = tuple[list[Row], list[str], list[str]]
+"""Rows, the place of each for errors, and notes."""
 Mark = tuple[str, str, str, str, str]
 """A line of a label file: its place, start and end in seconds as text, label, and the sound that it names or ""."""
 BACKGROUND_SECONDS = 0.5  # the shortest unlabelled stretch that becomes a clip
 
 
-def read_annotations(
-    found: AudioFiles, folder: Path | None, label_column: str | None
-) -> tuple[list[Row], list[str], list[str]] | None:
-    """The segments that label files name, the place of each, and notes; None where there are no label files.
+def read_annotations(found: AudioFiles, folder: Path | None, label_column: str | None) -> Listed | None:
+    """The segments that label files name; None where there are no label files.
 
     The label files lie beside the recordings (`found`), in `folder`, or are a single one. Raises UserError for a line
     that is no segment of its recording, and for a `folder` without label files.
@@ -131,9 +131,7 @@ def _segment(found: AudioFiles, owners: Sequence[Path], bounds: Sequence[str], l
             "start": times[0], "end": times[1], "segment": times}  # fmt: skip
 
 
-def segment_mistakes(
-    rows: Sequence[Row], places: Sequence[str], label_map: Mapping[str, str | None] | None = None
-) -> list[UserError]:
+def segment_mistakes(rows: Sequence[Row], places: Sequence[str], label_map: LabelMap | None) -> list[UserError]:
     """Errors for segments that end before they start, lie beyond their file, or overlap one of another label.
 
     Rows without `segment` are passed over; `label_map` merges or drops labels.

@@ -18,6 +18,7 @@ import numpy as np
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten, listed
 
+Labels = Sequence[Any] | np.ndarray  # the class id of every clip, or `(clips, classes)` of 0 and 1
 MADE_FOLDS = 5  # where the data have none
 MOST_PARTS = 10  # of a single split: about 80/10/10
 
@@ -111,7 +112,7 @@ def chosen_kind(columns: Mapping[str, Any], kind: str, test_fold: str | None) ->
 
 
 def stratified_folds(
-    labels: Sequence[Any] | np.ndarray, groups: Sequence[str] | None = None, folds: int = MADE_FOLDS, seed: int = 0
+    labels: Labels, groups: Sequence[str] | None = None, folds: int = MADE_FOLDS, seed: int = 0
 ) -> np.ndarray:
     """Deals clips into folds of equal shares of every class, the clips of a recording into one: `(clips,)` from 1.
 
@@ -225,9 +226,7 @@ def official(folds: Sequence[int], test_fold: int, validation: str = "next_fold"
     return Split(f"fold{test_fold}", train, validates, test, test_fold, next(iter(validation_folds), None), train_folds)
 
 
-def grouped(
-    labels: Sequence[Any] | np.ndarray, groups: Sequence[str] | None, seed: int = 0, kind: str = "grouped"
-) -> Split:
+def grouped(labels: Labels, groups: Sequence[str] | None, seed: int = 0, kind: str = "grouped") -> Split:
     """About 80/10/10 by recording, stratified by class: no recording is in two parts.
 
     The recordings are dealt into ten parts (as many as there are recordings, if fewer), of which the seed chooses those
@@ -262,7 +261,7 @@ def grouped(
     return Split(kind, train, np.flatnonzero(dealt == validation), held_out, warning=warning, kind=kind)
 
 
-def random(labels: Sequence[Any] | np.ndarray, seed: int = 0, groups: Sequence[str] | None = None) -> Split:
+def random(labels: Labels, seed: int = 0, groups: Sequence[str] | None = None) -> Split:
     """80/10/10 stratified by class, regardless of recordings, as in many tutorials.
 
     Args:
@@ -294,7 +293,7 @@ def random(labels: Sequence[Any] | np.ndarray, seed: int = 0, groups: Sequence[s
     return Split("random", np.sort(train), np.sort(validation), np.sort(test), warning=warning, kind="random")
 
 
-def split_notes(split: Split, labels: Sequence[int] | np.ndarray, names: Sequence[str]) -> list[str]:
+def split_notes(split: Split, labels: Labels, names: Sequence[str]) -> list[str]:
     """What every score of this split must say: its warning, and the classes of which a part has no clip."""
     notes = [split.warning] * bool(split.warning)
     parts = {"training": split.train, "validation": split.validation, "test": split.test}
@@ -307,9 +306,7 @@ def split_notes(split: Split, labels: Sequence[int] | np.ndarray, names: Sequenc
     return notes
 
 
-def predefined(
-    splits: Sequence[str], labels: Sequence[Any] | np.ndarray, seed: int = 0, groups: Sequence[str] | None = None
-) -> Split:
+def predefined(splits: Sequence[str], labels: Labels, seed: int = 0, groups: Sequence[str] | None = None) -> Split:
     """The data set's own train, validation and test parts; without a validation part, a tenth of train serves.
 
     Examples:
