@@ -137,7 +137,7 @@ def test_only_a_bare_name_is_looked_for_elsewhere(tmp_path):
     listing(tmp_path, "file,label", "vessel/167.wav,a", "168.wav,b")
     with pytest.raises(UserError, match=r"1 of 2 have none: vessel/167\.wav"):
         read_folder(tmp_path)
-    rows, notes = read_folder(tmp_path, allow_missing_files=True)
+    rows, notes = read_folder(tmp_path, SoundRequest(allow_missing_files=True))
     assert [row["path"] for row in rows] == ["other/168.wav"]
     assert notes == [
         "1 of 2 listed sounds have no file and are left out",

@@ -46,7 +46,7 @@ def test_speech_commands(tmp_path):
 
 def test_fsd50k(tmp_path):
     root = miniatures.fsd50k(tmp_path)
-    rows, _ = FSD50K.read(root, "", False, None)
+    rows, _ = FSD50K.read(root, SoundRequest())
     assert rows[0]["label"] == ["Electric_guitar", "Guitar", "Music"] and rows[0]["path"] == "dev/64760.wav"
     assert [row["split"] for row in rows] == ["train", "validation"] * 2 + ["test"] * 2
     sounds = load_sounds(SoundRequest(str(root)))

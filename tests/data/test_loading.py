@@ -134,7 +134,7 @@ def test_a_split_of_another_name_is_refused(tmp_path):
 def test_a_configuration_of_the_parquet_branch_is_its_folder(tmp_path):
     parquet(tmp_path / "v0.01", train=keywords(4))
     parquet(tmp_path / "v0.02", train=keywords(8), test=keywords(4))
-    rows, *_ = read_stored(str(tmp_path), "v0.02", EXPORT)
+    rows, *_ = read_stored(str(tmp_path), SoundRequest(dataset_config="v0.02", dataset_revision=EXPORT))
     assert rows.columns["split"] == ["train"] * 8 + ["test"] * 4
 
 

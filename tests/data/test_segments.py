@@ -73,7 +73,7 @@ def test_the_files_of_other_programs(recordings):
         RAVEN.replace("Species", "Begin File\tFile Offset (s)\tAnnotation") + "1\tS\t1\t9\t11\t0\t9\tdusk.flac\t3\towl"
     )
     (recordings.parent / "all.txt").write_text(table, encoding="utf-8")
-    (row,) = read_folder(recordings, annotations=recordings.parent / "all.txt")[0]
+    (row,) = read_folder(recordings, SoundRequest(annotations=str(recordings.parent / "all.txt")))[0]
     assert (row["path"], row["segment"]) == ("sub/dusk.flac#3.0-5.0", (3.0, 5.0))
 
 
@@ -97,14 +97,14 @@ def test_bad_lines_are_named(recordings, lines, said, line):
 
 def test_unlabelled_stretches_become_a_class(recordings):
     (recordings / "dawn.txt").write_text("1\t3\ta\n3.2\t5\tb\n", encoding="utf-8")
-    rows, _ = read_folder(recordings, background_class="nothing", clip_seconds=2)
+    rows, _ = read_folder(recordings, SoundRequest(background_class="nothing", clip_seconds=2))
     assert [row["segment"] for row in rows if row["label"] == "nothing"] == [(0.0, 1.0), (5.0, 6.5), (6.5, 8.0)]
     (recordings / "dawn.txt").unlink()
     for label in "ab":
         (recordings / label).mkdir()
         soundfile.write(recordings / label / "1.wav", np.ones(100), RATE)
     with pytest.raises(UserError, match="unlabelled stretches exist beside labelled segments"):
-        read_folder(recordings, background_class="nothing")
+        read_folder(recordings, SoundRequest(background_class="nothing"))
 
 
 def test_a_map_renames_merges_and_drops_labels(recordings, tmp_path):

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from datasets.exceptions import DatasetGenerationError
 from threadpoolctl import threadpool_limits
 
 from urbansound_hf import progress
-from urbansound_hf.audio.io import LIMITS, SAMPLING_RATE, AudioError, load_audio, to_float_wav
+from urbansound_hf.audio.io import LIMITS, LOWEST_RATE, SAMPLING_RATE, AudioError, load_audio, to_float_wav
 from urbansound_hf.errors import UserError, UserErrors, write_text
 
 Row = dict[str, Any]
@@ -36,6 +37,34 @@ MOST_NAMED = 3  # sounds whose notes are quoted
 CLIPS_PER_TABLE = 32  # 4 s each at 16 kHz: 8 MB; all that a process holds of the sounds at any time
 ROUNDING_SECONDS = 0.1  # a segment may end so much after its file
 CLIPS_PER_PROCESS = 256  # fewer are decoded before a second process has started
+
+
+@dataclass(frozen=True)
+class SoundRequest:
+    """A data set and how to read it; `columns.COLUMN_NAMES` lists the names of columns that are not given."""
+
+    dataset: str = "urbansound8k"  # or synthetic, a folder, a Hub id
+    data_dir: str | None = None  # where UrbanSound8K lies (default: data, and downloaded there if need be)
+    download: bool = False  # download it to a `data_dir` that is given, too
+    dataset_variant: str | None = None  # of a known data set, as esc10
+    dataset_config: str | None = None  # of a Hub data set
+    dataset_revision: str | None = None  # of a Hub data set
+    audio_column: str | None = None
+    label_column: str | None = None
+    allow_missing_files: bool = False
+    annotations: str | None = None  # label files of Audacity or Raven, where they do not lie in the folder
+    background_class: str | None = None  # of what no segment covers
+    label_map: str | None = None  # a YAML file
+    clip_seconds: float = 4.0  # of the background class
+    sampling_rate: int = SAMPLING_RATE  # Hz
+    num_proc: int | None = None  # processes that decode; default: one a core
+    seed: int = 0  # of the synthetic set
+    max_seconds: float | None = None  # longer sounds are refused, when they are prepared
+    min_rate: int = LOWEST_RATE  # Hz; those of a lower sampling rate are refused, too
+    streaming: bool = False  # the sounds stay in their shards, encoded, and are read when a row is asked for
+
+
+DEFAULTS = SoundRequest()
 
 
 class Rows(Protocol):

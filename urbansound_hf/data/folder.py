@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from urbansound_hf.audio.files import SOUND_NAMES, SUFFIXES, UNREAD_SUFFIXES, AudioFiles, find_audio_files, is_hidden
-from urbansound_hf.data.builder import Row
+from urbansound_hf.data.builder import DEFAULTS, Row, SoundRequest
 from urbansound_hf.data.columns import (
     SPLIT_NAMES,
-    LabelMap,
     clean_text,
     find_columns,
     fold_number,
     is_fold_name,
     read_csv,
+    read_label_map,
     seconds,
     split_name,
 )
@@ -28,27 +28,12 @@ from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten
 
 
-def read_folder(
-    folder: Path,
-    audio_column: str | None = None,
-    label_column: str | None = None,
-    allow_missing_files: bool = False,
-    annotations: Path | None = None,
-    background_class: str | None = None,
-    clip_seconds: float = 4.0,
-    label_map: LabelMap | None = None,
-) -> tuple[list[Row], list[str]]:
+def read_folder(folder: Path, request: SoundRequest = DEFAULTS) -> tuple[list[Row], list[str]]:
     """Lists the labelled sounds of a folder.
 
-    Args:
-        folder: holds a metadata CSV (`metadata.csv`, or the only `*.csv` or `*.tsv`), label files beside recordings
-            (see `segments`), or one folder a class. Above or below the classes there may be folders called train,
-            validation and test, or fold1, fold2, ….
-        audio_column, label_column: of the CSV (default: found by their names).
-        allow_missing_files: leave out sounds of the CSV without a file instead of raising.
-        annotations: the label files, where they do not lie beside the recordings.
-        background_class: the class of the stretches that no segment covers, in clips of `clip_seconds` at most.
-        label_map: labels that are merged or dropped later, so that segments of theirs may overlap.
+    It holds a metadata CSV (`metadata.csv`, or the only `*.csv` or `*.tsv`), label files beside recordings (see
+    `segments`), or one folder a class. Above or below the classes there may be folders called train, validation and
+    test, or fold1, fold2, …. Segments whose labels `label_map` merges or drops later may overlap.
 
     Returns:
         The rows (source, path, label as text, or a list of texts where a column `labels` has `;`; fold, group, split,
@@ -58,19 +43,20 @@ def read_folder(
         UserError: no labelled sounds, an ambiguous or unfit CSV, or missing files.
     """
     found = find_audio_files(folder)
+    annotations = Path(request.annotations) if request.annotations else None
     table = None if annotations else find_csv(folder)
-    marked = None if table else read_annotations(found, annotations, label_column)
+    marked = None if table else read_annotations(found, annotations, request.label_column)
     if table:
-        wanted = {"audio": audio_column, "label": label_column}
-        rows, places, notes = listed_sounds(table, found, wanted, allow_missing_files)
+        wanted = {"audio": request.audio_column, "label": request.label_column}
+        rows, places, notes = listed_sounds(table, found, wanted, request.allow_missing_files)
     elif marked:
         rows, places, notes = marked
     else:
         rows, notes = _class_folders(found)
         places = [""] * len(rows)
-    refuse(segment_mistakes(rows, places, label_map))
-    if background_class:
-        rows = [*rows, *background(rows, background_class, clip_seconds)]
+    refuse(segment_mistakes(rows, places, read_label_map(request.label_map)))
+    if request.background_class:
+        rows = [*rows, *background(rows, request.background_class, request.clip_seconds)]
     return named_segments(rows), notes + found.notes()
 
 

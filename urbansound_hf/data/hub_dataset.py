@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError
 
 from urbansound_hf import progress
 from urbansound_hf.audio.files import find_audio_files, is_hidden
-from urbansound_hf.data.builder import Row, file_state, one_label
+from urbansound_hf.data.builder import DEFAULTS, Row, SoundRequest, file_state, one_label
 from urbansound_hf.data.columns import clean_text, encode, find_column, find_columns, fold_number, split_name
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten
@@ -71,19 +71,11 @@ def is_stored(folder: Path) -> bool:
     return _on_disk(folder) or bool(_parquet_files(folder))
 
 
-def read_stored(
-    name: str,
-    config: str | None = None,
-    revision: str | None = None,
-    audio_column: str | None = None,
-    label_column: str | None = None,
-) -> tuple[StoredRows, list[str], list[str], str]:
-    """The sounds of a stored data set, with folds, groups, splits and times where it has them.
+def read_stored(name: str, request: SoundRequest = DEFAULTS) -> tuple[StoredRows, list[str], list[str], str]:
+    """The sounds of a Hub id or a stored folder, with folds, groups, splits and times where it has them.
 
-    Args:
-        name: a Hub id or a folder.
-        config: which configuration of it; with the revision `refs/convert/parquet`, the folder of that branch.
-        audio_column, label_column: default: found by their types or names.
+    Of the request, columns that are not given are found by their types or names; with the revision
+    `refs/convert/parquet`, the configuration is the folder of that branch.
 
     Returns:
         The rows, the labels, notes, and a key that changes with the source.
@@ -92,10 +84,10 @@ def read_stored(
         UserError: there is no such data set, it cannot be read, or its columns or splits are not what they must be.
     """
     where = f"--dataset {name}"
-    parts, notes = _parts(name, config, revision, where)
+    parts, notes = _parts(name, request.dataset_config, request.dataset_revision, where)
     if beside := find_audio_files(Path(name)).sounds if Path(name).is_dir() else []:
         notes.append(f"{counted(len(beside), 'sound file')} beside the stored data set, left out")
-    roles, labels, columns = described(parts, audio_column, label_column, where, notes)
+    roles, labels, columns = described(parts, request.audio_column, request.label_column, where, notes)
     sounds = datasets.concatenate_datasets([_sounds(part.table, roles["audio"], where) for part in parts])
     names = pyarrow.compute.struct_field(sounds.data.column("audio"), "path").to_pylist()
     kept, unique, columns = labelled(names, columns, labels, notes)

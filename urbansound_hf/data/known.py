@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from urbansound_hf.audio.files import find_audio_files
 from urbansound_hf.audio.io import file_seconds
-from urbansound_hf.data.builder import Row
+from urbansound_hf.data.builder import Row, SoundRequest
 from urbansound_hf.data.columns import read_csv, split_name
 from urbansound_hf.data.folder import ListedFiles, listed_sounds
 from urbansound_hf.data.segments import equal_pieces
@@ -33,7 +33,7 @@ class KnownDataset(NamedTuple):
     Args:
         name: as its authors call it.
         markers: files and folders by which it is recognised.
-        read: the root, the variant or "", whether listed files may be missing, and the background class or None.
+        read: the root, and what is asked for, to the rows.
         protocol: how its authors test, in a sentence.
         published: results under this protocol, by variant.
         variants: the values of `--dataset_variant`.
@@ -41,7 +41,7 @@ class KnownDataset(NamedTuple):
 
     name: str
     markers: tuple[str, ...]
-    read: Callable[[Path, str, bool, str | None], Found]
+    read: Callable[[Path, SoundRequest], Found]
     protocol: str
     licence: str
     citation: str
@@ -70,11 +70,12 @@ ESC10 = frozenset({"chainsaw", "clock_tick", "crackling_fire", "crying_baby", "d
 """The classes whose clips have `esc10` true."""
 
 
-def read_esc50(root: Path, variant: str, allow_missing_files: bool, background_class: str | None) -> Found:
+def read_esc50(root: Path, request: SoundRequest) -> Found:
     """The clips with their fold, and the Freesound recording as group; the variant esc10 has ten of the classes."""
     wanted = {"audio": "filename", "label": "category"}
-    rows, _, notes = listed_sounds(root / ESC50_TABLE, find_audio_files(root / "audio"), wanted, allow_missing_files)
-    return [row for row in rows if variant != "esc10" or row["label"] in ESC10], notes
+    found = find_audio_files(root / "audio")
+    rows, _, notes = listed_sounds(root / ESC50_TABLE, found, wanted, request.allow_missing_files)
+    return [row for row in rows if request.dataset_variant != "esc10" or row["label"] in ESC10], notes
 
 
 ESC50 = KnownDataset(
@@ -102,7 +103,7 @@ FSD50K_TABLES = {"dev": "FSD50K.ground_truth/dev.csv", "eval": "FSD50K.ground_tr
 """fname, labels (separated by commas), mids; that of the development part has `split`: train or val."""
 
 
-def read_fsd50k(root: Path, variant: str, allow_missing_files: bool, background_class: str | None) -> Found:
+def read_fsd50k(root: Path, request: SoundRequest) -> Found:
     """The clips with their lists of labels, in the parts train, validation (val) and test (eval)."""
     rows: list[Row] = []
     missing = []
@@ -117,7 +118,7 @@ def read_fsd50k(root: Path, variant: str, allow_missing_files: bool, background_
                 continue
             rows.append({"source": str(source), "path": f"{part}/{source.name}", "label": cells["labels"].split(","),
                          "split": split_name(cells.get("split", part), where)})  # fmt: skip
-    if missing and not (allow_missing_files and rows):
+    if missing and not (request.allow_missing_files and rows):
         fix = "unpack all parts, or do without them: --allow_missing_files"
         raise UserError(f"{len(missing):,} listed clips have no file: {first_ten(missing)}", str(root), fix)
     return rows, [f"{len(missing):,} listed clips have no file and are left out"] * bool(missing)
@@ -140,7 +141,7 @@ SPEECH_LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
 NOISE = "_background_noise_"
 
 
-def read_speech_commands(root: Path, variant: str, allow_missing_files: bool, background_class: str | None) -> Found:
+def read_speech_commands(root: Path, request: SoundRequest) -> Found:
     """The words with their part, and the speaker as group.
 
     The recordings in `_background_noise_` are left out, or cut into clips of a second of the background class: the
@@ -153,19 +154,19 @@ def read_speech_commands(root: Path, variant: str, allow_missing_files: bool, ba
     rows: list[Row] = []
     noise = []
     for name, path in zip(found.names(found.sounds), found.sounds, strict=True):
-        label, _, file = name.rpartition("/")
-        if label == NOISE:
+        word, _, file = name.rpartition("/")
+        if word == NOISE:
             noise.append(path)
-        elif label:
-            speaker = file.partition("_nohash_")[0]
-            part = part_of.get(name, "train")
-            rows.append({"source": str(path), "path": name, "label": label, "group": speaker, "split": part})
-    for number, path in enumerate(reversed(noise if background_class else [])):
-        row = {"source": str(path), "path": f"{NOISE}/{path.name}", "label": background_class, "group": path.name}
+        elif word:
+            speaker, part = file.partition("_nohash_")[0], part_of.get(name, "train")
+            rows.append({"source": str(path), "path": name, "label": word, "group": speaker, "split": part})
+    label = request.background_class
+    for number, path in enumerate(reversed(noise if label else [])):
         part = ("test", "validation", "train")[min(number, 2)]
-        rows += [row | {"split": part, "segment": times} for times in equal_pieces(0, file_seconds(path) or 0, 1.0)]
+        row = {"source": str(path), "path": f"{NOISE}/{path.name}", "label": label, "group": path.name, "split": part}
+        rows += [row | {"segment": times} for times in equal_pieces(0, file_seconds(path) or 0, 1.0)]
     left = f"{NOISE} is left out; --background_class silence makes a class of it"
-    return rows, [left] * bool(noise and not background_class)
+    return rows, [left] * bool(noise and not label)
 
 
 SPEECH_COMMANDS = KnownDataset(

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 
-from urbansound_hf.audio.io import LOWEST_RATE, SAMPLING_RATE, Limits
+from urbansound_hf.audio.io import SAMPLING_RATE, Limits
 from urbansound_hf.data import synthetic
-from urbansound_hf.data.builder import PreparedSounds, Row, cache_key, one_label, sound_features
+from urbansound_hf.data.builder import PreparedSounds, Row, SoundRequest, cache_key, one_label, sound_features
 from urbansound_hf.data.columns import columns_of, encode, mapped_labels, read_label_map
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
@@ -59,31 +59,6 @@ NAMED = ("urbansound8k", "synthetic")
 SYNTHETIC_NOTE = "synthetic sounds: these scores say nothing about real ones"
 Found = tuple[PreparedSounds, str, list[str]]
 """The builder of a data set, its name, and notes."""
-
-
-@dataclass(frozen=True)
-class SoundRequest:
-    """A data set and how to read it; `columns.COLUMN_NAMES` lists the names of columns that are not given."""
-
-    dataset: str = "urbansound8k"  # or synthetic, a folder, a Hub id
-    data_dir: str | None = None  # where UrbanSound8K lies (default: data, and downloaded there if need be)
-    download: bool = False  # download it to a `data_dir` that is given, too
-    dataset_variant: str | None = None  # of a known data set, as esc10
-    dataset_config: str | None = None  # of a Hub data set
-    dataset_revision: str | None = None  # of a Hub data set
-    audio_column: str | None = None
-    label_column: str | None = None
-    allow_missing_files: bool = False
-    annotations: str | None = None  # label files of Audacity or Raven, where they do not lie in the folder
-    background_class: str | None = None  # of what no segment covers
-    label_map: str | None = None  # a YAML file
-    clip_seconds: float = 4.0  # of the background class
-    sampling_rate: int = SAMPLING_RATE  # Hz
-    num_proc: int | None = None  # processes that decode; default: one a core
-    seed: int = 0  # of the synthetic set
-    max_seconds: float | None = None  # longer sounds are refused, when they are prepared
-    min_rate: int = LOWEST_RATE  # Hz; those of a lower sampling rate are refused, too
-    streaming: bool = False  # the sounds stay in their shards, encoded, and are read when a row is asked for
 
 
 @dataclass(frozen=True)
@@ -137,8 +112,7 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
     request = dataset if isinstance(dataset, SoundRequest) else SoundRequest(str(dataset), **options)
     if request.streaming:
         name = request.dataset.rstrip("/").rpartition("/")[2]
-        words = request.dataset, request.dataset_config, request.dataset_revision
-        table, labels, notes, key = read_shards(*words, request.audio_column, request.label_column)
+        table, labels, notes, key = read_shards(request)
         return _relabelled(Sounds(name, table, labels, notes, key), _new_labels(labels, name, request), request)
     builder, name, notes = find_builder(request)
     feature = builder.info.features["label"]
@@ -185,20 +159,10 @@ def is_path(name: str) -> bool:
 def _folder(request: SoundRequest, folder: Path) -> Found:
     for known in KNOWN:
         if root := known.root(folder):
-            variant = request.dataset_variant or ""
-            name = known.title(variant)
-            rows, notes = known.read(root, variant, request.allow_missing_files, request.background_class)
+            name = known.title(request.dataset_variant or "")
+            rows, notes = known.read(root, request)
             return _prepared(request, named_segments(rows), name, notes)
-    rows, notes = read_folder(
-        folder,
-        request.audio_column,
-        request.label_column,
-        request.allow_missing_files,
-        annotations=Path(request.annotations) if request.annotations else None,
-        background_class=request.background_class,
-        clip_seconds=request.clip_seconds,
-        label_map=read_label_map(request.label_map),
-    )
+    rows, notes = read_folder(folder, request)
     return _prepared(request, rows, folder.resolve().name, notes)
 
 
@@ -223,9 +187,7 @@ def _stored(request: SoundRequest, folder: Path) -> Found:
     elif near or is_path(name):  # the Hub need not be asked
         fix = f"did you mean {near[0]}?" if near else "give urbansound8k, synthetic, a folder or a Hub id"
         raise UserError(f"there is no folder {name}", "--dataset", fix)
-    rows, labels, notes, key = read_stored(
-        source, request.dataset_config, request.dataset_revision, request.audio_column, request.label_column
-    )
+    rows, labels, notes, key = read_stored(source, request)
     several = any(isinstance(label, list) for label in rows.columns["label"][:1])
     features = sound_features(labels, columns_of([rows.columns]), request.sampling_rate, several)
     return PreparedSounds(rows, features, key, name), name, notes

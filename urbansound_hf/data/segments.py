@@ -131,7 +131,7 @@ def _segment(found: AudioFiles, owners: Sequence[Path], bounds: Sequence[str], l
             "start": times[0], "end": times[1], "segment": times}  # fmt: skip
 
 
-def segment_mistakes(rows: Sequence[Row], places: Sequence[str], label_map: LabelMap | None) -> list[UserError]:
+def segment_mistakes(rows: Sequence[Row], places: Sequence[str], label_map: LabelMap) -> list[UserError]:
     """Errors for segments that end before they start, lie beyond their file, or overlap one of another label.
 
     Rows without `segment` are passed over; `label_map` merges or drops labels.
@@ -151,7 +151,7 @@ def segment_mistakes(rows: Sequence[Row], places: Sequence[str], label_map: Labe
             elif length is not None and (start < 0 or end > length + ROUNDING_SECONDS):
                 what = f"the segment {start:g} to {end:g} s is not within the {length:.2f} s of its file {name}"
                 problems.append(UserError(what, where))
-        mapped = [(start, end, (label_map or {}).get(label, label), where) for start, end, label, where in segments]
+        mapped = [(start, end, label_map.get(label, label), where) for start, end, label, where in segments]
         last: dict[str, tuple[float, str]] = {}  # of each label, the latest end so far and its place
         for start, end, label, where in sorted((each for each in mapped if each[2] is not None), key=lambda e: e[:2]):
             for other, (until, place) in last.items():

@@ -28,7 +28,7 @@ from fsspec.core import url_to_fs
 from urbansound_hf import progress
 from urbansound_hf.audio.files import SUFFIXES, is_hidden
 from urbansound_hf.audio.io import audio_seconds, read_audio, to_float_wav
-from urbansound_hf.data.builder import NOTE, PreparedSounds, Row, cut_segment
+from urbansound_hf.data.builder import NOTE, PreparedSounds, Row, SoundRequest, cut_segment
 from urbansound_hf.data.columns import SPLIT_NAMES, columns_of, find_columns
 from urbansound_hf.data.hub_dataset import Part, described, labelled
 from urbansound_hf.errors import UserError, check_free_space, complete_file
@@ -137,18 +137,10 @@ def _listed(pattern: str) -> list[str]:
     return [files.unstrip_protocol(path) for path in sorted(files.glob(inner))] if "*" in pattern else [pattern]
 
 
-def read_shards(
-    name: str,
-    config: str | None = None,
-    revision: str | None = None,
-    audio_column: str | None = None,
-    label_column: str | None = None,
-) -> tuple[datasets.Dataset, list[str], list[str], str]:
+def read_shards(request: SoundRequest) -> tuple[datasets.Dataset, list[str], list[str], str]:
     """The sounds of shards as a table whose column `audio` reads a sound when it is asked for.
 
-    Args:
-        name: see `find_shards`.
-        config: the folder of a Hub data set that holds the shards.
+    A configuration is the folder of a Hub data set that holds the shards.
 
     Returns:
         The table (`audio`, `label`, `seconds`; fold, group, split, start and end where the data have them), the
@@ -157,17 +149,19 @@ def read_shards(
     Raises:
         UserError: there are no shards, they cannot be read, or their columns are not what they must be.
     """
-    paths, column, parts, notes = find_shards(name, config, revision), "audio", list[Part](), list[str]()
+    where = f"--dataset {request.dataset}"
+    paths = find_shards(request.dataset, request.dataset_config, request.dataset_revision)
+    column, parts, notes = "audio", list[Part](), list[str]()
     root = len(os.path.commonpath([*paths, str(Path(paths[0]).parent)]))
     for path in progress.Bar(paths, "Reading the columns of shards", unit="shards"):
-        table, column = shard_columns(path, audio_column)
+        table, column = shard_columns(path, request.audio_column)
         words = [word for word in re.split(r"[^a-z]+", path[root:].lower()) if word in SPLIT_NAMES]
         info = datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(table.schema))
         parts.append(Part(words[0] if words else "train", datasets.Dataset(table, info)))
-    _, labels, columns = described(parts, "audio", label_column, f"--dataset {name}", notes)
+    _, labels, columns = described(parts, "audio", request.label_column, where, notes)
     if any(isinstance(label, list) for label in columns["label"][:1]):
         what = "--streaming takes one label a clip, found a list of labels"
-        raise UserError(what, f"--dataset {name}", "leave out --streaming: several labels train from prepared clips")
+        raise UserError(what, where, "leave out --streaming: several labels train from prepared clips")
     table = pa.concat_tables(part.table.data.table.select(["audio", "seconds"]) for part in parts).combine_chunks()
     names = pa.compute.struct_field(table.column("audio"), "path").to_pylist()
     kept, names, columns = labelled(names, columns, labels, notes)
