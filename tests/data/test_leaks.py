@@ -63,7 +63,7 @@ def test_overlap_in_time_has_positive_length(interval, overlaps):
     starts, ends = [0, 10, 0, interval[0]], [4, 35, 4, interval[1]]
     if interval == (20, 24):
         starts[1] = ends[1] = 20  # a training clip without length overlaps nothing
-    found = metadata_leaks(["r", "r", "q", "r"], np.array([0, 1, 2]), np.array([3]), starts, ends)
+    found = metadata_leaks({"group": list("rrqr"), "start": starts, "end": ends}, np.array([0, 1, 2]), np.array([3]))
     assert found["shared_recording_clips"] == 1 and found["shared_recordings"] == ["r"]
     assert found["time_overlap_clips"] == overlaps
 
@@ -78,7 +78,7 @@ def test_counts_agree_with_counting_pairs():
     same = groups[test, None] == groups[None, train]
     meets = same & (starts[test, None] < ends[train]) & (ends[test, None] > starts[train])
     of_class = labels[test, None] == labels[None, train]
-    found = metadata_leaks(groups, train, test, starts, ends, labels)
+    found = metadata_leaks({"group": groups, "start": starts, "end": ends, "label": labels}, train, test)
     assert found["shared_recording_clips"] == same.any(axis=1).sum()
     assert found["time_overlap_clips"] == meets.any(axis=1).sum() < len(test)
     assert found["time_overlap_same_class_clips"] == (meets & of_class).any(axis=1).sum() < found["time_overlap_clips"]
@@ -86,9 +86,10 @@ def test_counts_agree_with_counting_pairs():
 
 
 def test_unknown_recordings_share_nothing():
-    found = metadata_leaks(["", "", "r", "s"], np.array([0, 2]), np.array([1, 3]), [0] * 4, [4] * 4)
+    columns = {"group": ["", "", "r", "s"], "start": [0] * 4, "end": [4] * 4}
+    found = metadata_leaks(columns, np.array([0, 2]), np.array([1, 3]))
     assert found["shared_recording_clips"] == found["time_overlap_clips"] == 0
-    assert metadata_leaks([None, None], np.array([0]), np.array([1]))["shared_recording_clips"] is None
+    assert metadata_leaks({"group": [None, None]}, np.array([0]), np.array([1]))["shared_recording_clips"] is None
 
 
 # ---- audio

@@ -24,37 +24,33 @@ KNOWN = frozenset(str(recording) for recording in RECORDINGS_IN_TWO_FOLDS)
 TOLERATED_DUPLICATES = 0.01  # of UrbanSound8K's test clips, see `check`; they move a score by no more than that
 
 
-def metadata_leaks(
-    groups: Sequence[str] | np.ndarray,
-    train_rows: np.ndarray,
-    test_rows: np.ndarray,
-    starts: Sequence[float] | np.ndarray | None = None,
-    ends: Sequence[float] | np.ndarray | None = None,
-    labels: Sequence[Any] | np.ndarray | None = None,
-) -> dict[str, Any]:
+def metadata_leaks(columns: Mapping[str, Any], train_rows: np.ndarray, test_rows: np.ndarray) -> dict[str, Any]:
     """Counts test clips that share a recording with training, and those that overlap a training clip in time.
 
     Args:
-        groups: the recording of every row; "" or None where it is not known.
-        starts, ends: seconds within the recording, of every row (NaN: not known).
-        labels: the class of every row, to count also what test clips share with training clips of their own class.
+        columns: of every row, as far as they are known: `group`, the recording ("" or None: not known), `start` and
+            `end`, seconds within it (NaN: not known), and `label`, to count what clips of the same class share.
 
     Returns:
         Counts, fractions of the test clips, and the recordings concerned; None where recordings or times are not known.
     """
-    recordings, codes = np.unique(["" if group is None else str(group) for group in groups], return_inverse=True)
     train, test = np.asarray(train_rows, np.int64), np.asarray(test_rows, np.int64)
+    found = {"test_clips": len(test)} | _counted("shared_recording", None) | _counted("time_overlap", None)
+    if columns.get("group") is None:
+        return found
+    names = ["" if group is None else str(group) for group in columns["group"]]
+    recordings, codes = np.unique(names, return_inverse=True)
     shared = np.isin(codes[test], codes[train]) & (recordings[codes[test]] != "")
-    found = {"test_clips": len(test)} | _counted("shared_recording", shared if any(recordings) else None)
-    found |= _counted("time_overlap", None) | {"unknown_recording_clips": int((recordings[codes[test]] == "").sum())}
+    found |= _counted("shared_recording", shared if any(recordings) else None)
+    found["unknown_recording_clips"] = int((recordings[codes[test]] == "").sum())
     found["shared_recordings"] = recordings[np.unique(codes[test[shared]])].tolist()
-    if starts is not None and ends is not None and any(recordings) and np.isfinite(np.asarray(starts, float)).any():
-        overlaps = _overlapping(codes, np.asarray(starts, float), np.asarray(ends, float), train, test)
-        found |= _counted("time_overlap", shared & overlaps)
-    if labels is not None:
-        classes = np.unique(np.asarray(labels), return_inverse=True)[1]
+    times = [np.asarray(columns[name], float) for name in ("start", "end") if columns.get(name) is not None]
+    if len(times) == 2 and any(recordings) and np.isfinite(times[0]).any():
+        found |= _counted("time_overlap", shared & _overlapping(codes, times[0], times[1], train, test))
+    if columns.get("label") is not None:
+        classes = np.unique(np.asarray(columns["label"]), return_inverse=True)[1]
         of_class = [group and f"{group} {label}" for group, label in zip(recordings[codes], classes, strict=True)]
-        same = metadata_leaks(of_class, train, test, starts, ends)
+        same = metadata_leaks({**columns, "group": of_class, "label": None}, train, test)
         found["shared_same_class_clips"] = same["shared_recording_clips"]
         found["time_overlap_same_class_clips"] = same["time_overlap_clips"]
         found["same_class_recordings"] = sorted({name.rpartition(" ")[0] for name in same["shared_recordings"]})
@@ -93,9 +89,9 @@ def across_folds(columns: Mapping[str, Any]) -> dict[str, Any]:
         `leaking_recordings`: those that UrbanSound8K's own folds do not explain.
     """
     groups, folds = np.array([str(group or "") for group in columns["group"]]), np.asarray(columns["fold"])
-    times, labels = (columns.get("start"), columns.get("end")), np.asarray(columns["label"])
+    labels = np.asarray(columns["label"])
     sides = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
-    parts = [metadata_leaks(groups, train, test, *times, labels) for train, test in sides]
+    parts = [metadata_leaks(columns, train, test) for train, test in sides]
     names = [name for name, count in parts[0].items() if name.endswith("_clips") and name != "test_clips"]
     counts = {name: None if parts[0][name] is None else sum(part[name] for part in parts) for name in names}
     shared = sorted({recording for part in parts for recording in part["shared_recordings"]})
@@ -149,9 +145,8 @@ def leak_report(split: Split, columns: Mapping[str, Any], fingerprints: Fingerpr
 def _against(
     train: np.ndarray, test: np.ndarray, columns: Mapping[str, Any], fingerprints: Fingerprints | None
 ) -> dict[str, Any]:
-    found = {"test_clips": len(test)} | _counted("shared_recording", None) | _counted("time_overlap", None)
-    if (groups := columns.get("group")) is not None:
-        found |= metadata_leaks(groups, train, test, *(columns.get(name) for name in ("start", "end", "label")))
+    found = metadata_leaks(columns, train, test)
+    if "shared_recordings" in found:
         found["known_recordings"] = sorted(KNOWN.intersection(found["shared_recordings"]))
     if fingerprints is None:
         return found | {"exact_duplicates": None, "near_duplicates": None}
@@ -260,8 +255,7 @@ def table_report(columns: dict[str, Any], seed: int = 0) -> dict[str, Any]:
     except UserError:
         return found | {"random_80_20": None}
     test = np.concatenate([drawn.validation, drawn.test])
-    known = {"starts": columns.get("start"), "ends": columns.get("end"), "labels": columns["label"]}
-    compared = metadata_leaks(columns["group"], drawn.train, test, **known)
+    compared = metadata_leaks(columns, drawn.train, test)
     return found | {"random_80_20": {name: value for name, value in compared.items() if not isinstance(value, list)}}
 
 
