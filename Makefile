@@ -6,7 +6,7 @@ INSTALL = $(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable
 LOWEST  = .venv-lowest
 CONSTRAINTS = constraints.txt
 
-.PHONY: demo test lint docs format constraints audit test-lowest clean
+.PHONY: demo test lint docs results format constraints audit test-lowest clean
 demo: $(VENV)/base  ## train on the built-in synthetic sounds, evaluate, classify new synthetic clips
 	$(BIN)/python train.py configs/demo.yaml
 	$(BIN)/urbansound-hf data synthetic outputs/demo_clips --clips 1 --seed 7
@@ -26,6 +26,10 @@ docs: $(VENV)/dev  ## the documentation site, as plain files in site/; a broken 
 	rm -rf build/docs && mkdir -p build && cp -r docs build/docs
 	$(BIN)/jupyter nbconvert --log-level WARN --to markdown build/docs/tour.ipynb
 	$(BIN)/zensical build --clean --strict
+
+results: $(VENV)/dev  ## the speed benchmarks that this machine allows (RESULTS="--only int8"), then all tables of the documents
+	$(BIN)/python -m benchmarks $(RESULTS)
+	$(BIN)/python -m tests.helpers.readme
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -17,7 +17,7 @@ from urbansound_hf.text import table
 PAGE = ROOT / "docs" / "recipe.md"
 Rows = Sequence[Mapping[str, Any]]
 CONFIGS = {"YAMNet": "yamnet", "CNN": "cnn_logmel", "Whisper": "whisper_tiny"}
-"""The shipped config that is the final recipe of each model."""
+"""The shipped config of each model, which is its recipe `recipe.SHIPPED`."""
 NONE = "*No receipts yet.*"
 FOLDERS = dict.fromkeys(("data_dir", "whisper", "yamnet"), "")
 
@@ -29,15 +29,15 @@ def ablation() -> str:
 
 
 def outcome() -> str:
-    """A line a model: its plain and its final recipe, the paired difference, and the config that carries it."""
+    """A line a model: its plain recipe, its shipped config and their paired difference."""
     whole, groups = _receipts()
     lines = []
     for model, config in CONFIGS.items():
-        plain, final = (whole[f"{model}: {name}"] for name in ("plain", "final"))
+        plain, final = whole[f"{model}: plain"], whole[f"{model}: {recipe.SHIPPED[model]}"]
         if plain and final:
             (_, before, *_), (seeds, after, _, gain) = (_line(each, plain, groups) for each in (plain, final))
             lines.append((f"{model} (`configs/{config}.yaml`)", seeds, before, after, gain))
-    return table(("model", "seeds", "plain", "final", "difference"), lines) if lines else NONE
+    return table(("model", "seeds", "plain", "config", "difference"), lines) if lines else NONE
 
 
 def tutorial() -> str:
@@ -49,6 +49,21 @@ def tutorial() -> str:
             spread = f"{min(scores):.3f}–{max(scores):.3f}"
             lines.append((split, str(len(scores)), f"**{np.mean(scores):.3f}**", spread))
     return table(("the tutorial's CNN on", "trainings", "accuracy", "range"), lines) if lines else NONE
+
+
+def accuracies() -> str:
+    """A line a recipe: its mean accuracy with the range over trainings, hardware and code; then the command."""
+    rows, lines = load(recipe.FILE), []
+    configs = (f"{model}: {name}" for model, name in recipe.SHIPPED.items())
+    for name in (*configs, *(f"{model}: plain" for model in CONFIGS), "tutorial CNN: official folds"):
+        if named := [row for row in rows if row["name"] == name]:
+            scores = [row["accuracy"] for row in named]
+            spread = f"{np.mean(scores):.3f} ({min(scores):.3f}–{max(scores):.3f})"
+            facts = (", ".join(sorted({row[fact] for row in named})) for fact in ("hardware", "code"))
+            lines.append((name, str(len(named)), spread, *facts))
+    command = "python -m benchmarks.recipe --data_dir DIR --whisper WHISPER_DIR --yamnet outputs/yamnet_audioset"
+    header = ("recipe", "trainings", "accuracy", "hardware", "code")
+    return f"{table(header, lines)}\n\n```bash\n{command}  # --only NAME\n```" if lines else NONE
 
 
 def _receipts() -> tuple[dict[str, Rows], dict[int, list[str]]]:

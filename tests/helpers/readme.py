@@ -84,7 +84,7 @@ PAGES: dict[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "CONTRIBUTING.md": {"layout": layout},
     tables.PAGE: tables.BLOCKS,
     recipe_table.PAGE: recipe_table.BLOCKS,
-    speed_tables.PAGE: speed_tables.BLOCKS,
+    speed_tables.PAGE: {"accuracy": recipe_table.accuracies, **speed_tables.BLOCKS},
 }
 
 
