@@ -103,6 +103,8 @@ def test_work_ends_with_its_visitor_and_its_time():
     assert ended.is_set()
     with pytest.raises(UserError, match=r"longer than 0.1 s"):
         list(watched(work, 0.1))
+    reports = list(watched(lambda report: [report(str(number)) for number in range(1000)], 60))
+    assert reports[0] == "0" and len(reports) < 10  # each takes Gradio longer than it takes to decode a block
 
 
 def test_a_visitor_who_leaves_frees_the_model(small, tmp_path, sounds):  # noqa: F811

@@ -37,7 +37,7 @@ class PageLimits(NamedTuple):
 
 
 def watched(work: Callable[[Report], Result], seconds: float) -> Generator[str, None, Result]:
-    """Runs `work` in a thread, yields what it reports and returns its result.
+    """Runs `work` in a thread, yields what it reports, five times a second at most, and returns its result.
 
     When the generator is closed, as Gradio does once the visitor has left, the next report ends the work.
 
@@ -45,14 +45,17 @@ def watched(work: Callable[[Report], Result], seconds: float) -> Generator[str, 
         UserError: the work takes longer than `seconds`.
     """
     news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    left, end = threading.Event(), time.monotonic() + seconds
+    left, end, due = threading.Event(), time.monotonic() + seconds, 0.0
 
     def report(text: str) -> None:
+        nonlocal due
         if left.is_set():
             raise UserError("the visitor has left")
-        if time.monotonic() > end:
+        if (now := time.monotonic()) > end:
             raise UserError(f"this took longer than {seconds:g} s", fix="give a shorter sound, or fewer")
-        news.put(text)
+        if now >= due:  # Gradio needs 20 ms for each
+            due = now + 0.2
+            news.put(text)
 
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(work, report)
