@@ -81,9 +81,13 @@ def test_the_page_s_own_names(listens, space, host, origin, status, monkeypatch)
     assert site.refusal({"type": "http", "path": "/", "headers": headers})[0] == status
 
 
-def test_wrong_requests_are_told_what_is_wrong(small, sounds):  # noqa: F811
+def test_wrong_requests_are_told_what_is_wrong(small, sounds, capfd):  # noqa: F811
     visitor = Visitor(small)
     assert "no-such-model" in json.dumps(visitor.answer(sounds / "siren.wav", ["no-such-model"]))
+    visitor.classify("/etc/passwd", NAMES)
+    refused = json.dumps([message for message in visitor.messages() if message["msg"] == "process_completed"])
+    assert "no such file for visitors" in refused and "passwd" not in refused
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_work_ends_with_its_visitor_and_its_time():

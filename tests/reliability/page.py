@@ -9,7 +9,6 @@ import atexit
 import itertools
 import json
 import os
-import re
 import resource
 import shutil
 import socket
@@ -252,13 +251,11 @@ def malformed(page: Served) -> Iterator[Case]:
 
 
 def healthy(page: Served) -> str:
-    """After all: no traceback of ours in the log (Gradio logs calls that do not fit its components), good answers."""
+    """After all: no traceback in the log, good answers."""
     page.alive()
     text = page.log.read_text(encoding="utf-8", errors="replace")
     traces = [part.split("\n\n")[0] for part in text.split("Traceback (most recent call last)")[1:]]
-    figures["tracebacks in the log from within Gradio"] = len(traces)
-    ours = [trace for trace in traces if re.search(r'File "\S+/urbansound_hf/(?!app/limits\.py)', trace)]
-    assert not ours, f"{len(ours)} tracebacks in the log: {ours[0][-900:]}"
+    assert not traces, f"{len(traces)} tracebacks in the log: {traces[0][-900:]}"
     return "answered"
 
 
@@ -276,10 +273,12 @@ def requests(root: Path) -> Iterator[Case]:
 def uploads(root: Path, visitors: int = 200) -> Iterator[Case]:
     page, started = served(), time.perf_counter()
     told = crowd(page.address, page.folder / "good.wav", page.models, visitors, page.pid)
-    figures.update(
-        {"memory before 200 uploads, MiB": round(told["before"]), "memory after them, MiB": round(told["after"])}
-    )
+    figures["memory before 200 uploads, MiB"] = round(told["before"])
+    figures["memory after them, MiB"] = round(told["after"])
     figures["seconds for 200 uploads"] = round(time.perf_counter() - started)
+    again = crowd(page.address, page.folder / "good.wav", page.models, visitors, page.pid)
+    figures["memory after 200 more, MiB"] = round(again["after"])
+    told["answered"] = min(told["answered"], again["answered"])
 
     def visitor(number: int) -> str:
         assert number < told["answered"], f"loss: {told['answered']} of {visitors} were answered"

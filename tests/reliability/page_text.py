@@ -43,8 +43,7 @@ Not promised:
   are deleted, the folder when the page ends (not after `kill -9`). A page gives out files of that folder only.
 - **Memory**: one sound at a time is classified. The figures below are of a page with a tiny model.
 - **Work** ends when its visitor leaves, or after `--request_seconds`.
-- **Log**: a request that makes Gradio fail is one line. A call whose values do not fit the page's components is logged
-  by Gradio with a traceback, which the visitor does not see.
+- **Log**: a request that makes Gradio fail, and a call whose values do not fit the page's components, is one line.
 
 Not promised: slow connections are not cut off, and the number of connections has no limit but the system's; on the open
 network, put a proxy in front that has time-outs. There is no login.

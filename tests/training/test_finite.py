@@ -99,7 +99,7 @@ def test_one_score_of_many():
 
 
 @pytest.mark.parametrize("rates", ["1e38|1e-3", "1e38|1e37"])
-def test_a_trial_that_diverges_fails_and_the_search_goes_on(configure, synthetic_root, tmp_path, rates):
+def test_a_trial_that_diverges_fails_and_the_search_goes_on(configure, synthetic_root, tmp_path, rates, caplog):
     pytest.importorskip("optuna")
     data = ["--dataset", "urbansound8k", "--data_dir", synthetic_root, "--preprocessing_num_workers", 1]
     flags = [*DIVERGES, "--search", 4, "--search_space", f"learning_rate={rates}", "--output_dir", tmp_path / "out"]
@@ -107,6 +107,8 @@ def test_a_trial_that_diverges_fails_and_the_search_goes_on(configure, synthetic
     if rates == "1e38|1e37":
         with pytest.raises(UserError, match="no trial was completed"):
             run_experiment(config)
+        lines = [record for record in caplog.records if record.name.startswith("optuna")]
+        assert len(lines) == 4 and "the training diverged" in lines[0].getMessage() and not lines[0].exc_info
         return
     assert run_experiment(config) == 0
     flags[-1] = tmp_path / "resumed"

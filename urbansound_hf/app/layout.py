@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import gradio as gr
 import numpy as np
+from gradio.exceptions import InvalidPathError
 from starlette.middleware import Middleware
 
 from urbansound_hf.app import views
@@ -39,6 +42,24 @@ Result = TypeVar("Result")
 Listeners = dict[str, Any]  # the options of all event listeners
 
 
+class Page(gr.Blocks):
+    """Blocks that refuse values which do not fit their components without a traceback in the log."""
+
+    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return await super().process_api(*args, **kwargs)
+        except gr.Error as error:  # a message for the visitor
+            error.print_exception = False
+            raise
+        except Exception as error:
+            if any("urbansound_hf" in each.filename for each in traceback.extract_tb(error.__traceback__)[1:]):
+                raise
+            logging.getLogger(__name__).warning("a call is refused: %r", error)
+            names_a_folder = isinstance(error, OSError | InvalidPathError)
+            reason = "there is no such file for visitors" if names_a_folder else str(error)
+            raise gr.Error(reason, print_exception=False) from None
+
+
 def build(
     models: Mapping[str, SoundClassifier], examples: Sequence[Path], limits: PageLimits, api: bool = False
 ) -> gr.Blocks:
@@ -52,7 +73,7 @@ def build(
     # The models share the processor.
     one_at_a_time: Listeners = {"concurrency_id": "models", "concurrency_limit": 1}
     one_at_a_time["api_visibility"] = "public" if api else "private"
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown(f"# {TITLE}")
         with gr.Tab("One sound"):
             OneSound(models, examples, limits.request_seconds, one_at_a_time)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import shutil
 import time
@@ -120,6 +121,7 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # `Trials` prints a line per trial
+    logging.getLogger("optuna.study._optimize").addFilter(_only_diverged)
     arguments = experiment.config.training
     folder.mkdir(exist_ok=True)
     study = optuna.create_study(**study_arguments(experiment, folder), load_if_exists=True)
@@ -141,6 +143,13 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         mark_interrupted(study, trial.number)
     return study
+
+
+def _only_diverged(record: logging.LogRecord) -> bool:
+    """Keeps of Optuna's warnings on failed trials the line on one that diverged, without its traceback."""
+    _, error, _ = record.exc_info or (None, None, None)
+    record.exc_info = None
+    return isinstance(error, NotFiniteError)
 
 
 def ended_trials(study: optuna.Study) -> int:
