@@ -59,7 +59,7 @@ def test_a_folder_of_classes_as_shards_and_back(tmp_path, capsys):
     assert "data: 12 clips in 3 shards" in capsys.readouterr().out
     (tmp_path / "map.yaml").write_text("owl: night bird", encoding="utf-8")
     sounds = load_sounds(str(tmp_path / "shards"), streaming=True, label_map=str(tmp_path / "map.yaml"))
-    assert sounds.labels == ["night bird", "wren"]
+    assert sounds.labels == ["night bird", "wren"] and sorted(sounds.dataset["label"]) == [0] * 6 + [1] * 6
     found = {row["audio"]["path"]: row["audio"]["bytes"] for row in sounds.dataset}
     assert found == {f"{label}/{stem}.wav": sound for stem, (label, sound) in CLIPS.items()}
     assert list(found) != sorted(found), "the clips are mixed"

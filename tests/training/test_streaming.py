@@ -64,6 +64,16 @@ def test_streamed_and_prepared_sounds_have_equal_losses(run):
     assert finished(in_order) and (in_order / "report.html").is_file()
 
 
+def test_sounds_of_several_labels_are_streamed_alike(run, pairs, tmp_path):
+    assert data_command(["shard", str(pairs), str(tmp_path), "--quiet"]) == 0
+    flags = ["--dataset", tmp_path, "--split", "official", "--test_fold", 10]
+    prepared = run("prepared_pairs", *flags, "--train_sampling_strategy", "sequential")
+    streamed = run("streamed_pairs", *flags, *STREAMING, "--shuffle_buffer", 0)
+    assert losses(streamed) == losses(prepared) and len(losses(prepared)) >= 6
+    tables = [(folder / "predictions.csv").read_text(encoding="utf-8") for folder in (prepared, streamed)]
+    assert tables[0] == tables[1] and ";" in tables[0].splitlines()[1]
+
+
 def test_a_resumed_stream_continues_with_the_same_losses(run):
     effects = ["--augment", "shift", "gain", "--shuffle_buffer", 20]
     whole = run("whole", *STREAMING, *effects)

@@ -56,7 +56,7 @@ class ShardReader:
         return {"column": self.column, "keep": self.keep, "process": 0}
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {"audio": [{"bytes": self.read(each), "path": each["path"]} for each in batch["audio"]]}
+        return {**batch, "audio": [{"bytes": self.read(each), "path": each["path"]} for each in batch["audio"]]}
 
     def read(self, address: Mapping[str, Any]) -> bytes:
         """The bytes of a sound file. Raises UserError if its shard cannot be read."""
@@ -159,16 +159,15 @@ def read_shards(request: SoundRequest) -> tuple[datasets.Dataset, list[str], lis
         info = datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(table.schema))
         parts.append(Part(words[0] if words else "train", datasets.Dataset(table, info)))
     _, labels, columns = described(parts, "audio", request.label_column, where, notes)
-    if any(isinstance(label, list) for label in columns["label"][:1]):
-        what = "--streaming takes one label a clip, found a list of labels"
-        raise UserError(what, where, "leave out --streaming: several labels train from prepared clips")
+    several = any(isinstance(label, list) for label in columns["label"][:1])
     table = pa.concat_tables(part.table.data.table.select(["audio", "seconds"]) for part in parts).combine_chunks()
     names = pa.compute.struct_field(table.column("audio"), "path").to_pylist()
     kept, names, columns = labelled(names, columns, labels, notes)
     table = table.take(pa.array(kept)).combine_chunks()
     kinds: dict[str, Any] = {each: datasets.Value(dtype) for each, dtype in columns_of([columns]).items()}
-    features = datasets.Features(audio=ADDRESS, **kinds, label=datasets.ClassLabel(names=labels),
-                                 seconds=datasets.Value("float64"))  # fmt: skip
+    label = datasets.ClassLabel(names=labels)
+    kinds |= {"label": datasets.List(label) if several else label, "seconds": datasets.Value("float64")}
+    features = datasets.Features(audio=ADDRESS, **kinds)
     key = hashlib.sha256(repr((labels, *columns.values())).encode("utf-8", "surrogatepass"))
     key.update("\0".join(names).encode("utf-8", "surrogatepass") + table["seconds"].to_numpy().tobytes())
     places = table["audio"].chunk(0) if len(table) else pa.array([], ADDRESS_TYPE)
