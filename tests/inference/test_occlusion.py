@@ -68,7 +68,7 @@ def test_the_tile_that_carried_the_decision_is_found(ear, start):
     assert found.without[band, step] < found.score - 0.3
     others = np.delete(found.evidence.ravel(), found.evidence.argmax())
     assert np.abs(others).max() < found.evidence.max() / 2, "no other tile says as much"
-    assert found.sentence().startswith(f"tone {found.score:.4f}: missed most is {found.times[step]:.2f}–")
+    assert found.sentence().startswith(f"tone {found.score:.4f}: the most important tile is {found.times[step]:.2f}–")
 
 
 def test_the_other_class_is_explained_by_the_opposite_evidence(ear):

@@ -16,6 +16,7 @@ from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import find_runs, read_predictions, read_run, scope
 from urbansound_hf.evaluation.summary import confident_mistakes
+from urbansound_hf.plots import evaluation
 from urbansound_hf.reports import markdown, run_report
 from urbansound_hf.reports.__main__ import main
 from urbansound_hf.reports.comparison import compare_runs
@@ -146,6 +147,8 @@ def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path):
         assert "trained on folds 1, 2, 5, 6, 7, 8, 9, 10; the checkpoint was selected on fold 4" in text
     assert all(f"({name})" in page for name in [*FIGURES, "conditions.png"])
     assert "trust_remote_code" not in card
+    one_length = {"by_length": dict([*measured["by_length"].items()][:1]), "by_salience": {}}
+    assert "conditions" not in evaluation.shared(measured | one_length), "no chart of a single bar"
 
 
 def test_the_card_of_a_family_of_ours_says_that_its_code_comes_along(tmp_path):

@@ -164,11 +164,16 @@ class OneSound:
                 self.message = gr.Markdown(DROP, elem_classes="message")
                 with gr.Row():
                     self.columns = {name: ModelColumn.empty(name) for name in names}
+                self._add_decision(names)
             with gr.Column(min_width=300):
                 labels = [path.stem.replace("_", " ") for path in examples]
                 chosen = [[str(path)] for path in examples]
                 gr.Examples(chosen, self.sound, examples_per_page=12, example_labels=labels, api_visibility="private")
-        self.overview = hidden_figure("Waveform and mel spectrogram")
+                self.overview = hidden_figure("Waveform and mel spectrogram")
+        self.dark = gr.Checkbox(visible="hidden")
+        self._connect(listeners)
+
+    def _add_decision(self, names: Sequence[str]) -> None:
         with gr.Column(visible=False) as self.decision:
             self.segment = gr.State((0.0, 0.0))
             self.played = gr.Audio(
@@ -178,8 +183,6 @@ class OneSound:
             self.ask = gr.Button("How did you decide?")
             self.reason = gr.Markdown()
             self.map = hidden_figure("Evidence for the predicted class")
-        self.dark = gr.Checkbox(visible="hidden")
-        self._connect(listeners)
 
     def _connect(self, listeners: Listeners) -> None:
         parts = [part for column in self.columns.values() for part in column]

@@ -21,9 +21,8 @@ BANDS, STEPS = 8, 16  # tiles up the frequencies and along the time
 FRAME_SECONDS = 0.064  # of the transform: short enough for a shot, long enough for the partials of a siren
 LITTLE = 0.1  # in log-odds: moves a score of 0.5 by 0.025
 CAVEAT = (
-    "A tile tells what the model misses when that tile alone falls silent. It does not tell what else would sound the "
-    "same to it; a gap is itself a sound that it never learnt from; and where two parts say the same, either can be "
-    "missed without loss."
+    "Each tile is silenced alone, and the model scores the rest. Two tiles with the same information can each be "
+    "silenced without effect, and a silent gap is itself a sound that the model was not trained on."
 )
 Track = Callable[[Iterable[int]], Iterable[int]]
 
@@ -45,7 +44,7 @@ class Occlusion:
     hertz: np.ndarray  # (bands + 1,) edges of the tiles, evenly spaced in mel
 
     def sentence(self) -> str:
-        """The tile that is missed most, in words."""
+        """The most important tile, in words."""
         band, step = np.unravel_index(self.evidence.argmax(), self.evidence.shape)
         if self.evidence[band, step] < LITTLE:
             return f"{self.label} {self.score:.4f}: no single tile matters; whichever is silent, the score stays."
@@ -54,8 +53,8 @@ class Occlusion:
         place = f"{start:.2f}–{end:.2f} s at {low:,.0f}–{high:,.0f} Hz"
         score, odds = self.without[band, step], np.exp(self.evidence[band, step])
         return (
-            f"{self.label} {self.score:.4f}: missed most is {place}. "
-            f"Without it the score is {score:.4f}, the odds {odds:,.1f} times lower."
+            f"{self.label} {self.score:.4f}: the most important tile is {place}; "
+            f"without it the score is {score:.4f} (odds {odds:,.1f} times lower)."
         )
 
 

@@ -195,7 +195,7 @@ def shared(measured: Mapping[str, Any]) -> dict[str, Callable[..., Figure]]:
         "per_class": partial(per_class, measured["per_class"], note=note),
     }
     known = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
-    if known := {name: rows for name, rows in known.items() if rows}:
+    if known := {name: rows for name, rows in known.items() if len(rows) > 1}:
         drawn["conditions"] = partial(conditions, known, note=note)
     return drawn
 

@@ -130,7 +130,7 @@ def page(
         figure("reliability.png"),
     ]
     conditions = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
-    known = {name: rows for name, rows in conditions.items() if rows}
+    known = {name: rows for name, rows in conditions.items() if len(rows) > 1}
     if known:
         parts += ["## Conditions", *(condition_table(name, rows, note) for name, rows in known.items())]
         parts += [figure("conditions.png")]
