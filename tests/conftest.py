@@ -109,7 +109,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+FIRST = {"test_tour.py", "test_examples.py", "test_wheel.py", "test_accelerate.py", "test_locale.py", "test_app.py"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)  # long ones at the end would leave a core idle
     if SHARED.is_dir():
         return
     for item in items:

@@ -76,7 +76,7 @@ def sounds(tmp_path_factory) -> Path:
     soundfile.write(folder / "siren.mp3", siren, RATE)
     soundfile.write(folder / "short.wav", siren[: RATE // 4], RATE)
     soundfile.write(folder / "minute.wav", minute, RATE)
-    soundfile.write(folder / "ten_minutes.wav", np.tile(minute, 10), RATE)
+    soundfile.write(folder / "three_minutes.wav", np.tile(minute, 3), RATE)
     (folder / "notes.wav").write_text("a siren, far away, and rain\n", encoding="utf-8")
     return folder
 
@@ -337,12 +337,12 @@ def test_a_text_that_claims_to_be_a_sound_is_told_apart(visit, sounds):
 
 
 @in_browser
-def test_ten_minutes_become_a_timeline_to_hear_and_to_ask(visit, yamnet, sounds):
+def test_three_minutes_become_a_timeline_to_hear_and_to_ask(visit, yamnet, sounds):
     page = visit()
     page.get_by_role("checkbox").nth(1).uncheck()
-    upload(page, sounds / "ten_minutes.wav")
+    upload(page, sounds / "three_minutes.wav")
     page.get_by_text("windows").wait_for()  # the progress
-    found = yamnet.classify(sounds / "ten_minutes.wav", top_k=10)
+    found = yamnet.classify(sounds / "three_minutes.wav", top_k=10)
     assert percentages(page, 0) == {label: math.floor(100 * score + 0.5) for label, score in found.summary.top[:5]}
     start, end, label, score = spells(found)[1]
     cells = [page.get_by_test_id(f"cell-1-{column}") for column in range(4)]

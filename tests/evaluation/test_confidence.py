@@ -62,7 +62,7 @@ def test_the_bootstrap_is_the_plain_one_only_faster(clips):
     draw = np.random.default_rng(0)
     rows = [np.flatnonzero(clips["groups"] == group) for group in range(60)]
     plain = []
-    for _ in range(1500):
+    for _ in range(500):
         sample = np.concatenate([rows[group] for group in draw.integers(0, 60, 60)])
         plain.append(
             [
@@ -75,7 +75,7 @@ def test_the_bootstrap_is_the_plain_one_only_faster(clips):
     counts = count_by_recording(**clips, classes=4)
     fast = bootstrap_interval(classification_scores, counts)
     wanted = [0, *range(10, 14)]  # accuracy, and the F1 of each class
-    assert fast[:, wanted] == pytest.approx(np.quantile(plain, [0.025, 0.975], axis=0), abs=0.02)
+    assert fast[:, wanted] == pytest.approx(np.quantile(plain, [0.025, 0.975], axis=0), abs=0.03)
 
 
 def test_intervals_hold_the_score_and_come_out_alike_in_any_order(clips):
