@@ -69,31 +69,33 @@ def find_audio_files(folder: Path, unreadable: list[AudioError] | None = None) -
 
     Folders that cannot be read are added to `unreadable`; without that list, they are an AudioError.
     """
-    found, folders = AudioFiles(folder), []
-    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
-    while waiting:
-        here, above = waiting.pop()
-        try:
-            status = here.stat()
-            with os.scandir(here) as listed:
-                entries = [entry for entry in listed if not is_hidden(entry.name)]
-        except OSError as reason:
-            error = AudioError(f"the folder cannot be read ({reason.strerror})", str(here))
-            if unreadable is None:
-                raise error from None
-            unreadable.append(error)
-            continue
+    found, folders = AudioFiles(folder), list[Path]()
+    above: dict[str, frozenset[tuple[int, int]]] = {str(folder): frozenset()}  # the folders that lead to one
+
+    def refuse(reason: OSError) -> None:
+        error = AudioError(f"the folder cannot be read ({reason.strerror})", str(reason.filename))
+        if unreadable is None:
+            raise error from None
+        unreadable.append(error)
+
+    for here, below, files in os.walk(folder, onerror=refuse, followlinks=True):
+        status, leading = os.stat(here), above.pop(here)  # noqa: PTH116
         identity = (status.st_dev, status.st_ino)  # however it is reached
-        if identity in above:
-            found.loops.append(here)
+        if identity in leading:
+            found.loops.append(Path(here))
+            below.clear()
             continue
-        folders.append(here)
-        for entry in entries:
-            path = here / entry.name
-            if _is_folder(path, entry):
-                waiting.append((path, above | {identity}))
-            else:
-                _sort_file(path, entry, found)
+        folders.append(Path(here))
+        below[:] = [name for name in below if not is_hidden(name)]
+        above |= {os.path.join(here, name): leading | {identity} for name in below}  # noqa: PTH118 - as os.walk does
+        for path in (Path(here, name) for name in files if not is_hidden(name)):
+            suffix = path.suffix.lower()
+            if path.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - False where the target cannot be read
+                found.broken_links.append(path)
+            elif suffix in SUFFIXES and path.is_file():
+                found.sounds.append(path)
+            elif suffix in SUFFIXES or suffix in UNREAD_SUFFIXES:
+                found.unread.append(path)
     for paths in (found.sounds, found.unread, found.broken_links, found.loops):
         paths.sort()
     with_sound = {sound.parent for sound in found.sounds}
@@ -105,20 +107,3 @@ def find_audio_files(folder: Path, unreadable: list[AudioError] | None = None) -
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is no part of the data."""
     return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_folder(path: Path, entry: os.DirEntry[str]) -> bool:
-    try:
-        return path.is_dir() if entry.is_symlink() else entry.is_dir()  # only links take another look at the disk
-    except OSError:  # a link into a folder that cannot be read
-        return False
-
-
-def _sort_file(path: Path, entry: os.DirEntry[str], found: AudioFiles) -> None:
-    suffix, is_link = path.suffix.lower(), entry.is_symlink()
-    if is_link and not os.path.exists(path):  # noqa: PTH110 - False where the target cannot be read
-        found.broken_links.append(path)
-    elif suffix in SUFFIXES and (path.is_file() if is_link else entry.is_file()):
-        found.sounds.append(path)
-    elif suffix in SUFFIXES or suffix in UNREAD_SUFFIXES:
-        found.unread.append(path)
