@@ -14,8 +14,7 @@ import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 
 import requests
@@ -51,7 +50,7 @@ def fetch(url: str, target: Path, md5: str, attempts: int = 5, backoff_seconds: 
     """
     part, stamp = Path(f"{target}.part"), Path(f"{target}.md5")
     if not target.is_file():
-        with _writing(target), FileLock(f"{target}.lock"):  # two processes must not append to the same part
+        with writing(target), FileLock(f"{target}.lock"):  # two processes must not append to the same part
             if not target.is_file():
                 _download(url, part, attempts, backoff_seconds)
                 _check_md5(part, md5, url)
@@ -74,7 +73,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     partial = Path(f"{folder}.unpacking")
     if folder.is_dir() and any(folder.iterdir()):
         return folder
-    with _writing(folder), FileLock(f"{folder}.lock"):
+    with writing(folder), FileLock(f"{folder}.lock"):
         if not (folder.is_dir() and any(folder.iterdir())):  # nobody else unpacked it while we waited
             shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
             try:
@@ -96,7 +95,10 @@ def _download(url: str, part: Path, attempts: int, backoff_seconds: float) -> No
             have, status = _size(part), 0 if error.response is None else error.response.status_code
             idle = 0 if have > before else idle + 1
             if idle >= attempts or (400 <= status < 500 and status != 429):
-                again = f"run the command again: it goes on after the {_human(have)} that are there; or " * bool(have)
+                again = (
+                    f"run the command again: it goes on after the {Bar.format_sizeof(have, 'B')} that are there; or "
+                    * bool(have)
+                )
                 raise UserError(f"the download stopped: {_reason(error)}", url, again + BY_HAND) from None
             pause_seconds = _retry_after(error) or backoff_seconds * 2 ** max(0, idle - 1)
             logger.warning("%s: %s; trying again in %.0f s", part.stem, _reason(error), pause_seconds)
@@ -173,19 +175,11 @@ def _check_md5(path: Path, md5: str, url: str) -> None:
             digest.update(chunk)
     if digest.hexdigest() == md5:
         return
-    found = f"{path.name} should have the md5 {md5}, but its {_human(size)} have {digest.hexdigest()}"
+    found = f"{path.name} should have the md5 {md5}, but its {Bar.format_sizeof(size, 'B')} have {digest.hexdigest()}"
     if path.suffix != ".part":
         raise UserError(found, str(path), "delete it to download it again")
     path.unlink()
     raise UserError(f"{found}; it was removed", url, f"run the command again; if that does not help, {BY_HAND}")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Makes the parent folder; turns what the operating system refuses into a `UserError`."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
 
 
 def _retry_after(error: requests.RequestException) -> float:
@@ -211,7 +205,3 @@ def _fact(path: Path, md5: str) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _human(size: int) -> str:
-    return Bar.format_sizeof(size, "B")

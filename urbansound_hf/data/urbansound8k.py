@@ -76,19 +76,26 @@ def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFil
             mistakes[rule].append(f"line {line}: {mistake}")
     names = Counter(record["slice_file_name"] for _, record in records)
     mistakes["a clip is listed once"] += [f"{name}: {count} times" for name, count in names.items() if count > 1]
-    problems = [
-        UserError(f"{rule}; {len(lines):,} found: {first_ten(lines)}", str(metadata), "correct these lines")
-        for rule, lines in mistakes.items()
-        if lines
-    ]
-    if problems:
-        raise UserErrors(problems)
-    rows = []
+    told = {rule: f"{rule}; {len(lines):,} found: {first_ten(lines)}" for rule, lines in mistakes.items() if lines}
+    if told:
+        raise UserErrors([UserError(what, str(metadata), "correct these lines") for what in told.values()])
+    found = found or audio_files(root)
+    sources = zip(found.sounds, found.names(found.sounds), strict=True)
+    by_name = {f"audio/{name}".lower(): str(path) for path, name in sources}
+    rows, missing = list[Row](), []
     for _, record in records:
         row = {column: kind(record[column]) for column, kind in CSV_COLUMNS.items()}
         path = f"audio/fold{row['fold']}/{row.pop('slice_file_name')}"
-        rows.append({"path": path, "label": row.pop("classID"), "group": str(row["fsID"]), **row})
-    return _with_files(rows, found or audio_files(root), allow_missing_files)
+        if source := by_name.get(path):
+            facts = {"source": source, "path": path, "label": row.pop("classID"), "group": str(row["fsID"])}
+            rows.append({**facts, **row})
+        else:
+            missing.append(path)
+    if missing and not (allow_missing_files and rows):
+        what = f"every clip of the table needs its file, {len(missing):,} of {len(records):,} have none: "
+        fix = ", or do without them: --allow_missing_files" if rows else ""
+        raise UserError(what + first_ten(missing), str(found.folder.parent), f"copy them there{fix}")
+    return rows
 
 
 def read_records(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -141,19 +148,6 @@ def audio_files(root: Path) -> AudioFiles:
     return find_audio_files(_entry(root, "audio") or root / "audio")
 
 
-def _with_files(rows: Sequence[Row], found: AudioFiles, allow_missing_files: bool) -> list[Row]:
-    """The rows with their files. Raises UserError, naming the first ten without one, unless these are allowed."""
-    names = found.names(found.sounds)
-    by_name = {f"audio/{name}".lower(): str(path) for path, name in zip(found.sounds, names, strict=True)}
-    there = [row | {"source": by_name[row["path"]]} for row in rows if row["path"] in by_name]
-    missing = [row["path"] for row in rows if row["path"] not in by_name]
-    if missing and not (allow_missing_files and there):
-        what = f"every clip of the table needs its file, {len(missing):,} of {len(rows):,} have none: "
-        fix = ", or do without them: --allow_missing_files" if there else ""
-        raise UserError(what + first_ten(missing), str(found.folder.parent), f"copy them there{fix}")
-    return there
-
-
 def _mistakes(record: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Every rule that a line breaks, with what was found."""
     for column, kind in CSV_COLUMNS.items():
@@ -187,12 +181,10 @@ class UrbanSound8K(PreparedSounds):
     """UrbanSound8K, 8,732 urban sounds of ten classes in ten folds; the columns are those of `load_urbansound8k`.
 
     Args:
-        data_dir: where the data set lies, see `find_root`. Absent: `data`, where it is downloaded (about 6 GB from
-            Zenodo) if it is not there.
+        data_dir, download: see `obtain`.
         sampling_rate: the rate to store, in Hz.
         allow_missing_files: leave out clips of the CSV without a file instead of raising.
         cache_dir: where the prepared table goes (default: the cache of `datasets`).
-        download: download to a `data_dir` that was given, too.
 
     Raises:
         UserError: `data_dir` does not hold the data set, the metadata contradicts itself, or the download failed.
