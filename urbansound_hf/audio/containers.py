@@ -50,9 +50,7 @@ class Mapped(mmap.mmap):
 
 
 class Layout(NamedTuple):
-    """How the chunks of a kind of file are written."""
-
-    id_bytes: int
+    id_bytes: int  # of each chunk
     size: str  # struct format
     counts_header: bool  # whether the size includes the id and itself
     alignment: int  # of the chunks, in bytes
@@ -68,8 +66,6 @@ LAYOUTS[b"riff", b"\x2e\x91\xcf\x11"] = Layout(16, "<Q", True, 8, 40, b"data" + 
 
 
 class Chunk(NamedTuple):
-    """A chunk of a file."""
-
     id: bytes
     start: int  # of its content
     size: int  # by its header, in bytes

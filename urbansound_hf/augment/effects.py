@@ -245,7 +245,6 @@ def _load(path: Path, rate: int) -> np.ndarray:
 
 
 def _level(waveform: np.ndarray) -> float:
-    """The root mean square."""
     return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 

@@ -162,8 +162,6 @@ BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32",
 
 
 class MetadataCsv(NamedTuple):
-    """A table as it was read."""
-
     columns: list[str]  # without nameless ones
     records: list[tuple[int, dict[str, str]]]  # number and cells of each line that is not blank; "" where one lacks
 
@@ -189,8 +187,11 @@ def read_csv(path: Path) -> MetadataCsv:
                 continue
             if columns:
                 records.append((reader.line_num, _record(columns, cleaned, f"{path}, line {reader.line_num}")))
-            else:
-                columns = _header(cleaned, str(path))
+                continue
+            columns = cleaned[: 1 + max(place for place, name in enumerate(cleaned) if name)]  # others are empty
+            if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
+                what = f"a column has one name, found {first_ten(twice)} twice"
+                raise UserError(what, str(path), "rename one of them")
     except csv.Error as error:
         fix = "close the quote, or save the table again as CSV UTF-8"
         raise UserError(f"the table is no CSV ({error})", f"{path}, line {reader.line_num}", fix) from None
@@ -212,15 +213,6 @@ def _decoded(content: bytes, name: str) -> str:
     if "\0" in text:
         raise UserError("the table holds zero bytes, as UTF-16 without its mark has them", name, "save it as CSV UTF-8")
     return text
-
-
-def _header(cells: Sequence[str], name: str) -> list[str]:
-    columns = list(cells)
-    while not columns[-1]:  # a spreadsheet ends its lines with the delimiters of empty columns
-        columns.pop()
-    if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
-        raise UserError(f"a column has one name, found {first_ten(twice)} twice", name, "rename one of them")
-    return columns
 
 
 def _record(columns: Sequence[str], cells: Sequence[str], where: str) -> dict[str, str]:

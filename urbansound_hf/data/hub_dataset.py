@@ -177,7 +177,6 @@ def _local_files(builder: datasets.DatasetBuilder) -> dict[str, list[str]]:
 
 
 def _file_features(path: str) -> datasets.Features:
-    """The features that a Parquet or Arrow file holds itself."""
     if Path(path).suffix == ".arrow":
         with pa.memory_map(path) as source:
             return datasets.Features.from_arrow_schema(pa.ipc.open_stream(source).schema)
@@ -236,7 +235,6 @@ def labelled(
 
 
 def _only(table: datasets.Dataset, kind: type) -> str | None:
-    """The only column of a kind, or None."""
     columns = [name for name, feature in table.features.items() if isinstance(feature, kind)]
     return columns[0] if len(columns) == 1 else None
 

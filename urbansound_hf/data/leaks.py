@@ -210,9 +210,8 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
         share = _share(report[f"{kind}_duplicates"], total)
         facts[f"{name} to a training clip"] = share + f": {first_ten(pairs, 2)}" * bool(pairs)
     if clips := validation["clips"]:
-        facts["validation clips from a recording also in training"] = _share(
-            validation["shared_recording_clips"], clips
-        )
+        share = _share(validation["shared_recording_clips"], clips)
+        facts["validation clips from a recording also in training"] = share
         if between := report.get("validation_test"):  # runs of earlier versions lack it
             facts["test clips from a recording also in validation"] = _share(between["shared_recording_clips"], total)
     title = f"Leaks: {total:,} test clips against {report['train_clips']:,} training clips"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,12 @@ def read_annotations(found: AudioFiles, folder: Path | None, label_column: str |
     stems: dict[str, list[Path]] = defaultdict(list)
     for sound in found.sounds:
         stems[clean_text(sound.stem)].append(sound)
-    owners = {path: _owner(path.name, stems) for path in files if not is_hidden(path.name)}
+    owners: dict[Path, list[Path]] = {}  # the recordings with the longest name that a label file's begins with
+    for path in files:
+        if not is_hidden(path.name):
+            parts = clean_text(path.name).split(".")
+            begins = (".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
+            owners[path] = next((stems[name] for name in begins if name in stems), [])
     candidates = ((path, _marks(path, label_column)) for path in owners if folder or owners[path])
     marks = {path: lines for path, lines in candidates if lines is not None}
     if not any(marks.values()):
@@ -65,16 +70,6 @@ def refuse(problems: Sequence[UserError]) -> None:
     if problems:
         rest = [UserError(f"… and {len(problems) - 10:,} more lines")] * (len(problems) > 10)
         raise joined([*problems[:10], *rest])
-
-
-def _owner(name: str, stems: Mapping[str, list[Path]]) -> list[Path]:
-    """The recordings that a label file can belong to: those whose name it begins with, the longest such name."""
-    stem = clean_text(name)
-    while "." in stem:
-        stem = stem.rpartition(".")[0]
-        if stem in stems:
-            return stems[stem]
-    return []
 
 
 def _marks(path: Path, label_column: str | None) -> list[Mark] | None:
@@ -171,9 +166,8 @@ def equal_pieces(start: float, end: float, clip_seconds: float) -> list[tuple[fl
 
 def named_segments(rows: Sequence[Row]) -> list[Row]:
     """The rows, each segment with its times in its name."""
-    return [
-        row | {"path": "{}#{}-{}".format(row["path"], *row["segment"])} if "segment" in row else row for row in rows
-    ]
+    names = ("{}#{}-{}".format(row["path"], *row["segment"]) if "segment" in row else row["path"] for row in rows)
+    return [row | {"path": name} for row, name in zip(rows, names, strict=True)]
 
 
 def background(rows: Sequence[Row], label: str, clip_seconds: float) -> list[Row]:
@@ -193,10 +187,7 @@ def background(rows: Sequence[Row], label: str, clip_seconds: float) -> list[Row
         edge = 0.0
         times = sorted(row["segment"] for row in segments)
         for start, end in [*times, (file_seconds(source) or times[-1][1], math.inf)]:
-            clips += [
-                segments[0] | {"label": label, "start": first, "end": last, "segment": (first, last)}
-                for first, last in equal_pieces(edge, start, clip_seconds)
-                if start - edge >= BACKGROUND_SECONDS
-            ]
+            for bounds in equal_pieces(edge, start, clip_seconds) if start - edge >= BACKGROUND_SECONDS else ():
+                clips.append(segments[0] | {"label": label, "start": bounds[0], "end": bounds[1], "segment": bounds})
             edge = max(edge, end)
     return clips

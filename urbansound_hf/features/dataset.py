@@ -202,7 +202,6 @@ class WithFrozen(torch.utils.data.Dataset):
         return {**self.clips[index], FROZEN: self.outputs[index]}
 
     def nbytes(self) -> int:
-        """The memory that all rows take beside the outputs."""
         return self.clips.nbytes()
 
 
