@@ -5,8 +5,6 @@ interrupted program says too many, too few or none; then this module passes on a
 passed on as it is, without reading its samples.
 """
 
-from __future__ import annotations
-
 import io
 import mmap
 import re

@@ -1,7 +1,5 @@
 """Noise, filters, tones and the mel scale, in numpy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

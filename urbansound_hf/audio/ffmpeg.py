@@ -4,8 +4,6 @@ The samples are those that FFmpeg plays: an encoder's padding is left out where 
 read to its end, whatever length a first frame promises, and however many MP3s were joined in it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from itertools import groupby

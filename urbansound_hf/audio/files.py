@@ -4,8 +4,6 @@ Links are followed as if they were files and folders. Hidden files and folders (
 the data: macOS leaves a `._name.wav` beside every `name.wav` that it copies.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence

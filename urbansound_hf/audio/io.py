@@ -4,8 +4,6 @@ libsndfile decodes (through soundfile), and what it cannot, FFmpeg's libraries d
 converts the rate. Neither an FFmpeg program nor torch is needed.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import os

@@ -1,8 +1,6 @@
 """Spectrograms in decibels, on a linear or mel frequency scale, and MFCC, with the edges of every cell."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +12,7 @@ FLOOR = -120.0  # dBFS; below the noise of 16-bit samples (-98)
 N_MELS, N_MFCC = 64, 20
 
 
-@dataclass(frozen=True)
-class Spectrum:
+class Spectrum(NamedTuple):
     """Levels over time and frequency, with the edges of every cell, as `pcolormesh` takes them."""
 
     levels: np.ndarray  # (bands, columns) in dBFS (0 is a sine at full scale), or, of MFCC, in standard deviations

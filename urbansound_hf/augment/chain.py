@@ -3,14 +3,12 @@
 gain  gain:0.8  gain:0.8:-12..12  noise_folder:0.5:5..20:recordings/traffic  room_folder:recordings/rooms
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -21,8 +19,7 @@ from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.layout import expand_user
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(NamedTuple):
     """One word of `--augment`, read and checked; `low` to `high` in the effect's unit, `sounds` those of its folder."""
 
     name: str

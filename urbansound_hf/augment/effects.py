@@ -5,14 +5,11 @@ generator for all else that it draws; it returns a new `(samples,)` float32 wave
 otherwise. Nothing here is cut at full scale: several effects in a row would cut several times.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -24,8 +21,7 @@ from urbansound_hf.audio.resampling import resample
 FLAG = "--augment"
 
 
-@dataclass(frozen=True)
-class EffectKind:
+class EffectKind(NamedTuple):
     """The registry entry of an effect."""
 
     run: Callable[..., np.ndarray]  # (waveform, sampling_rate, value, generator) → waveform; of a folder also `sounds`

@@ -1,7 +1,5 @@
 """Two clips in one, with the classes of both: mixup (arXiv:1710.09412) and CutMix along time (arXiv:1905.04899)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

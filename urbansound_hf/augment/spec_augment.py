@@ -5,8 +5,6 @@ mask their own hidden states, as in their pretraining (`models.masking`).
 torchaudio's masks draw from torch's global state, so that a clip would depend on the process; these take a generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

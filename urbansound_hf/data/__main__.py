@@ -1,7 +1,5 @@
 """Prepares UrbanSound8K and prints its clips per class and fold: `python -m urbansound_hf.data`."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ The builder writes Arrow tables itself instead of handing examples to `datasets`
 FFmpeg to encode a column typed `Audio`. That is why it works without them, and why it is fast.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

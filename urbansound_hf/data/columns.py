@@ -1,7 +1,5 @@
 """Tables of sounds: the names of their columns, how the text in them is read, and metadata CSV files."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import difflib

@@ -4,8 +4,6 @@ An interrupted download is resumed; its md5 is checked before anything is unpack
 its folder. Unfinished files and folders end in `.part` and `.unpacking`, so those with the final name are complete.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import logging

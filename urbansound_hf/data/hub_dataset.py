@@ -1,12 +1,10 @@
 """Labelled sounds that are already a data set: on the Hub, as Parquet in a folder, or written by `save_to_disk`."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -42,8 +40,7 @@ class StoredRows:
         return [dict(zip(("source", "path", *self.columns), row, strict=True)) for row in cells]
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A split of a data set, or a file of one, with features of its own: class ids are positions in its own names."""
 
     split: str

@@ -1,7 +1,5 @@
 """Public data sets that are recognised as they unpack: ESC-50 and ESC-10, FSD50K, Speech Commands."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple

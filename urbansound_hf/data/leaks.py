@@ -4,8 +4,6 @@ It is computed before training, since scores on clips that training has nearly s
 functions take row numbers and columns, for any data set and any split.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

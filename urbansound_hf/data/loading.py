@@ -3,8 +3,6 @@
 All are found, checked, decoded once and kept in the cache of `datasets`.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 from dataclasses import dataclass

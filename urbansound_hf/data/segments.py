@@ -4,8 +4,6 @@ A label file lies beside its recording or in a folder of its own, and begins wit
 `dawn.txt`, `dawn.selections.txt`, `dawn.Table.1.selections.txt` or `dawn.BirdNET.selection.table.txt`.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

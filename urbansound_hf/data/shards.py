@@ -3,8 +3,6 @@
 At the start only the columns beside the sounds are read. A piece is a row group, or a run of members of an archive.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

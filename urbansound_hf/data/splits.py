@@ -7,8 +7,6 @@ they are, and the results of all other splits name their split.
     urbansound-hf leaks CSV [--json]          the leak report of a table of clips
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -6,8 +6,6 @@ in one fold, as in UrbanSound8K. Scores on it prove that the machinery works and
     urbansound-hf data synthetic DIR [--clips 4] [--seed 0]
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Sequence
 from itertools import count, islice

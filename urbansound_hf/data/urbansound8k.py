@@ -1,7 +1,5 @@
 """UrbanSound8K: its classes, official counts, source and licence, its metadata, and its builder."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Model inputs of a data set: the cached `map` step, its rows read in batches, and the batch collators."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Each is made of the checkpoint's `preprocessor_config.json`, and gives what the 
 or in the modeling file of a family of ours, gives for a single clip (to 1e-4 in the scores; the export checks it).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, Literal
