@@ -9,7 +9,6 @@ urbansound-hf figures RUN RUN …              accuracy against size, seconds an
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -152,7 +151,7 @@ def _effects(name: str, samples: np.ndarray, rate: int, words: Sequence[str]) ->
 
     words = words or [name for name, kind in EFFECTS.items() if not kind.needs_folder]
     for number, effect in enumerate(parse_effects(words), start=1):
-        always = dataclasses.replace(effect, probability=1.0)
+        always = effect._replace(probability=1.0)
         after = apply_effects([always], samples, rate, np.random.default_rng(0))
         draw = partial(sounds.before_after, samples, after, rate, f"{name}: {effect.name}")
         yield f"effect_{number:02}_{effect.name}", draw
