@@ -4,21 +4,16 @@ The fingerprint survives other gains, codecs, rates and padding. It does not fin
 that is what the recording ids and times of the metadata are for (`leaks.metadata_leaks`).
 """
 
-from __future__ import annotations
-
 import hashlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from urbansound_hf import progress
 from urbansound_hf.audio.dsp import mel_edges, mel_filters
 from urbansound_hf.audio.io import read_audio
-
-if TYPE_CHECKING:
-    import datasets
-
 
 NEAR = 72  # of 256 bits; unrelated real clips differ in 87 and more (680 clips, 229,921 pairs), their mean is 128
 SEGMENTS, BANDS = 17, 17  # of the coarse spectrogram; their differences are the 16 × 16 bits
@@ -36,8 +31,6 @@ class Fingerprints(NamedTuple):
 
 def audio_fingerprints(dataset: datasets.Dataset, num_proc: int | None = None) -> Fingerprints:
     """Hash and acoustic fingerprint of every clip of a prepared data set; a cached, multi-process `map` step."""
-    import datasets  # a second that `urbansound-hf leaks` need not wait
-
     prepared = progress.mapped(
         dataset.select_columns(["audio"]),
         _fingerprint_batch,

@@ -1,7 +1,5 @@
 """Labelled sounds in a folder: classes as folders, or a metadata CSV. Columns, folds and parts go by their names."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -129,6 +127,66 @@ READERS: dict[str, Callable[[str, str], Any]] = {
 """How the name of a folder or the text of a cell is read, by its role."""
 
 
+class ListedFiles:
+    """The files below a folder, by the names that a table may have for them.
+
+    Names are compared in Unicode form NFC; backslashes separate folders as slashes do; a name may lack the suffix of
+    its sound. A bare file name may lie in any folder below, unless it is the end of another of the `listed` names; a
+    name with a folder is never looked for elsewhere.
+    """
+
+    def __init__(self, found: AudioFiles, listed: Sequence[str]) -> None:
+        self.folder = found.folder
+        self.names = dict(zip(found.sounds, found.names(found.sounds), strict=True))
+        self.by_path: dict[str, list[Path]] = defaultdict(list)
+        self.by_name: dict[str, list[Path]] = defaultdict(list)
+        for path, name in self.names.items():
+            cleaned = clean_text(name)
+            # Without its suffix, the dot that stays tells a name from that of a file that has none.
+            for key in (cleaned, cleaned.removesuffix(Path(cleaned).suffix) + "."):
+                self.by_path[key].append(path)
+                self.by_name[key.rpartition("/")[2]].append(path)
+        self.times_listed = Counter(_slashes(name).rpartition("/")[2] for name in listed)
+
+    def find(self, name: str, where: str) -> Path | None:
+        """The file of a name, or None. Raises UserError, with `where`, if it could be one of several files."""
+        spelled = _slashes(name)
+        for path in (self.folder / name, self.folder / spelled):
+            with suppress(OSError, ValueError):  # longer than the system allows
+                if path.is_file():
+                    return path
+        found = self._lookup(self.by_path, spelled.removeprefix("./"))
+        if not found and "/" not in spelled:
+            found = self._lookup(self.by_name, spelled)
+            if found and self.times_listed[spelled] > 1:
+                what = f"{name} has no folder, and the table lists {self.times_listed[spelled]} files of this name"
+                raise UserError(what, where, "list it with its folder")
+        if len(found) > 1:
+            named = first_ten([self.names[path] for path in found])
+            raise UserError(f"{name} is the name of {len(found)} files: {named}", where, "list it with its folder")
+        return found[0] if found else None
+
+    def name(self, source: Path | None) -> str:
+        """What a file is called in the data: its path below the folder, or "" for one that lies elsewhere."""
+        if source in self.names:
+            return self.names[source]
+        inside = source is not None and source.is_relative_to(self.folder) and ".." not in source.parts
+        return source.relative_to(self.folder).as_posix() if source and inside else ""
+
+    def nearest(self, name: str) -> str | None:
+        """The file whose name differs only in the case of its letters, if there is one."""
+        wanted = _slashes(name).removeprefix("./").lower()
+        return next((found for found in self.names.values() if clean_text(found).lower() == wanted), None)
+
+    def _lookup(self, index: dict[str, list[Path]], name: str) -> list[Path]:
+        suffix = Path(name).suffix.lower()
+        return index.get(name) or ([] if suffix in SUFFIXES | UNREAD_SUFFIXES else index.get(f"{name}.", []))
+
+
+def _slashes(name: str) -> str:
+    return name.replace("\\", "/")
+
+
 def listed_sounds(table: Path, found: AudioFiles, wanted: Mapping[str, str | None], allow_missing: bool) -> Listed:
     """The rows of a CSV with their files."""
     content = read_csv(table)
@@ -191,63 +249,3 @@ def _as_segments(numbered: list[tuple[int, Row]], table: Path, problems: list[Us
         segment = (row.get("start"), row.get("end"))
         cut.append((line, {"group": row["path"]} | row | ({} if None in segment else {"segment": segment})))
     return cut
-
-
-class ListedFiles:
-    """The files below a folder, by the names that a table may have for them.
-
-    Names are compared in Unicode form NFC; backslashes separate folders as slashes do; a name may lack the suffix of
-    its sound. A bare file name may lie in any folder below, unless it is the end of another of the `listed` names; a
-    name with a folder is never looked for elsewhere.
-    """
-
-    def __init__(self, found: AudioFiles, listed: Sequence[str]) -> None:
-        self.folder = found.folder
-        self.names = dict(zip(found.sounds, found.names(found.sounds), strict=True))
-        self.by_path: dict[str, list[Path]] = defaultdict(list)
-        self.by_name: dict[str, list[Path]] = defaultdict(list)
-        for path, name in self.names.items():
-            cleaned = clean_text(name)
-            # Without its suffix, the dot that stays tells a name from that of a file that has none.
-            for key in (cleaned, cleaned.removesuffix(Path(cleaned).suffix) + "."):
-                self.by_path[key].append(path)
-                self.by_name[key.rpartition("/")[2]].append(path)
-        self.times_listed = Counter(_slashes(name).rpartition("/")[2] for name in listed)
-
-    def find(self, name: str, where: str) -> Path | None:
-        """The file of a name, or None. Raises UserError, with `where`, if it could be one of several files."""
-        spelled = _slashes(name)
-        for path in (self.folder / name, self.folder / spelled):
-            with suppress(OSError, ValueError):  # longer than the system allows
-                if path.is_file():
-                    return path
-        found = self._lookup(self.by_path, spelled.removeprefix("./"))
-        if not found and "/" not in spelled:
-            found = self._lookup(self.by_name, spelled)
-            if found and self.times_listed[spelled] > 1:
-                what = f"{name} has no folder, and the table lists {self.times_listed[spelled]} files of this name"
-                raise UserError(what, where, "list it with its folder")
-        if len(found) > 1:
-            named = first_ten([self.names[path] for path in found])
-            raise UserError(f"{name} is the name of {len(found)} files: {named}", where, "list it with its folder")
-        return found[0] if found else None
-
-    def name(self, source: Path | None) -> str:
-        """What a file is called in the data: its path below the folder, or "" for one that lies elsewhere."""
-        if source in self.names:
-            return self.names[source]
-        inside = source is not None and source.is_relative_to(self.folder) and ".." not in source.parts
-        return source.relative_to(self.folder).as_posix() if source and inside else ""
-
-    def nearest(self, name: str) -> str | None:
-        """The file whose name differs only in the case of its letters, if there is one."""
-        wanted = _slashes(name).removeprefix("./").lower()
-        return next((found for found in self.names.values() if clean_text(found).lower() == wanted), None)
-
-    def _lookup(self, index: dict[str, list[Path]], name: str) -> list[Path]:
-        suffix = Path(name).suffix.lower()
-        return index.get(name) or ([] if suffix in SUFFIXES | UNREAD_SUFFIXES else index.get(f"{name}.", []))
-
-
-def _slashes(name: str) -> str:
-    return name.replace("\\", "/")

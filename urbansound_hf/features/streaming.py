@@ -1,7 +1,5 @@
 """Model inputs of sounds in shards: read, decoded and extracted by the data loader, in a shuffled order."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +11,48 @@ import torch
 
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.features.extract import Cut, FeatureExtractor, cut_clip, extract, extract_or_refuse
+
+
+class StreamOrder(torch.utils.data.Sampler[int]):
+    """Orders rows so that each of several readers, which take batches in turn, reads every piece of a shard once.
+
+    The order depends on (seed, epoch) and holds each row once; a resumed training need not read what it had read.
+
+    Args:
+        pieces: the piece of each row.
+        together: pieces whose rows are shuffled together, after the order of all pieces was; 0: nothing is shuffled.
+    """
+
+    def __init__(self, pieces: np.ndarray, batch: int, streams: int, together: int, seed: int) -> None:
+        self.pieces, self.batch, self.streams, self.together = pieces, batch, streams, together
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        by_piece = np.argsort(self.pieces, kind="stable")
+        own = np.split(by_piece, np.flatnonzero(np.diff(self.pieces[by_piece])) + 1)
+        if self.together:
+            own = [own[number] for number in generator.permutation(len(own))]
+        batches, left = [], []
+        for stream in range(self.streams):
+            mine, size = own[stream :: self.streams], self.together or len(own)
+            blocks = [np.concatenate(mine[first : first + size]) for first in range(0, len(mine), size)]
+            rows = np.concatenate(
+                [generator.permutation(block) if self.together else block for block in blocks] or [own[0][:0]]
+            )
+            full = len(rows) - len(rows) % self.batch
+            batches.append(rows[:full].reshape(-1, self.batch))
+            left.append(rows[full:])
+        for turn in range(max(map(len, batches))):
+            for mine in (mine[turn] for mine in batches if turn < len(mine)):
+                yield from mine.tolist()
+        yield from np.concatenate(left).tolist()
 
 
 class StreamedClips(torch.utils.data.Dataset):
@@ -85,45 +125,3 @@ def _targets(table: pa.Table, label: Any) -> np.ndarray:
     targets = np.zeros((len(lists), label.feature.num_classes), np.float32)
     targets[np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy()), lists.flatten().to_numpy()] = 1
     return targets
-
-
-class StreamOrder(torch.utils.data.Sampler[int]):
-    """Orders rows so that each of several readers, which take batches in turn, reads every piece of a shard once.
-
-    The order depends on (seed, epoch) and holds each row once; a resumed training need not read what it had read.
-
-    Args:
-        pieces: the piece of each row.
-        together: pieces whose rows are shuffled together, after the order of all pieces was; 0: nothing is shuffled.
-    """
-
-    def __init__(self, pieces: np.ndarray, batch: int, streams: int, together: int, seed: int) -> None:
-        self.pieces, self.batch, self.streams, self.together = pieces, batch, streams, together
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng((self.seed, self.epoch))
-        by_piece = np.argsort(self.pieces, kind="stable")
-        own = np.split(by_piece, np.flatnonzero(np.diff(self.pieces[by_piece])) + 1)
-        if self.together:
-            own = [own[number] for number in generator.permutation(len(own))]
-        batches, left = [], []
-        for stream in range(self.streams):
-            mine, size = own[stream :: self.streams], self.together or len(own)
-            blocks = [np.concatenate(mine[first : first + size]) for first in range(0, len(mine), size)]
-            rows = np.concatenate(
-                [generator.permutation(block) if self.together else block for block in blocks] or [own[0][:0]]
-            )
-            full = len(rows) - len(rows) % self.batch
-            batches.append(rows[:full].reshape(-1, self.batch))
-            left.append(rows[full:])
-        for turn in range(max(map(len, batches))):
-            for mine in (mine[turn] for mine in batches if turn < len(mine)):
-                yield from mine.tolist()
-        yield from np.concatenate(left).tolist()
