@@ -1,7 +1,6 @@
 """The leak report: recordings, moments in time and identical or nearly identical audio that test and training share.
 
-It is computed before training, since scores on clips that training has nearly seen say little about new sounds. All
-functions take row numbers and columns, for any data set and any split.
+It is computed before training, since scores on clips that training has nearly seen say little about new sounds.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""Loads labelled sounds of any source: UrbanSound8K, the synthetic set, a folder, or a stored data set.
-
-All are found, checked, decoded once and kept in the cache of `datasets`.
-"""
+"""Loads labelled sounds of any source, decoded once and kept in the cache of `datasets`."""
 
 import difflib
 import hashlib

@@ -3,8 +3,6 @@
 UrbanSound8K's ten folds keep the slices of one recording together. Reshuffling them puts near-copies of the training
 clips into the test set and inflates the score by ten points and more; so the folds and parts that data have are used as
 they are, and the results of all other splits name their split.
-
-    urbansound-hf leaks CSV [--json]          the leak report of a table of clips
 """
 
 from collections.abc import Mapping, Sequence

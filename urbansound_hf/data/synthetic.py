@@ -2,8 +2,6 @@
 
 A recording draws its own pitch, pace, room, noise and file format, and is cut into several slices that stay together
 in one fold, as in UrbanSound8K. Scores on it prove that the machinery works and say nothing about real sound.
-
-    urbansound-hf data synthetic DIR [--clips 4] [--seed 0]
 """
 
 import io

@@ -42,7 +42,6 @@ def prepare_features(
         dataset: rows with `audio` (float WAV bytes at the extractor's rate) and `label`.
         clip_seconds: window; a longer clip becomes several rows, one every half window, as serving cuts it.
         filled: how short clips are brought to the window (see `fill`), for training batches of one shape.
-        num_proc: processes (default: `progress.worker_count()`).
         shortest_samples: fewest samples that the model accepts (`Lengths.shortest_samples`).
         shifts: number of further rows for each window, of the sound shifted in a circle.
 
