@@ -119,7 +119,7 @@ class _Sound:
         is_path = isinstance(source, str | Path)
         self.name = name or (str(source) if is_path else getattr(source, "name", "") or "<bytes>")
         self.source, self.path = source, source if is_path and not is_address(source) else None
-        self.rate, self.limits, self.notes, self.asked = rate, limits, list[str](), notes
+        self.rate, self.limits, self.notes = rate, limits, [] if notes is None else notes
         self.decoded = self.samples = self.beyond = 0  # samples of the recording; of the result; beyond full scale
         self.peak = 0.0
 
@@ -138,8 +138,6 @@ class _Sound:
         if self.beyond > 0.5 * self.samples:  # the values of a float file in the scale of integers
             share = f"{self.beyond / self.samples:.0%} of its samples lie beyond full scale (peak {self.peak:,.6g})"
             self.notes.append(f"{share}; they are used as they are")
-        if self.asked is not None:
-            self.asked += self.notes
 
     def _measure(self, block: np.ndarray) -> None:
         """Counts the samples of a block. Raises AudioError for NaN or infinite ones, and where they are too many."""

@@ -42,16 +42,11 @@ def read_folder(folder: Path, request: SoundRequest = DEFAULTS) -> tuple[list[Ro
     """
     found = find_audio_files(folder)
     annotations = Path(request.annotations) if request.annotations else None
-    table = None if annotations else find_csv(folder)
-    marked = None if table else read_annotations(found, annotations, request.label_column)
-    if table:
+    if table := None if annotations else find_csv(folder):
         wanted = {"audio": request.audio_column, "label": request.label_column}
         rows, places, notes = listed_sounds(table, found, wanted, request.allow_missing_files)
-    elif marked:
-        rows, places, notes = marked
     else:
-        rows, notes = _class_folders(found)
-        places = [""] * len(rows)
+        rows, places, notes = read_annotations(found, annotations, request.label_column) or _class_folders(found)
     refuse(segment_mistakes(rows, places, read_label_map(request.label_map)))
     if request.background_class:
         rows = [*rows, *background(rows, request.background_class, request.clip_seconds)]
@@ -70,7 +65,7 @@ def find_csv(folder: Path) -> Path | None:
     return next(iter(named or tables), None)
 
 
-def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
+def _class_folders(found: AudioFiles) -> Listed:
     names = found.names(found.sounds)
     roles = _folder_roles([name.split("/") for name in names], str(found.folder))
     rows, outside = list[Row](), []
@@ -86,7 +81,7 @@ def _class_folders(found: AudioFiles) -> tuple[list[Row], list[str]]:
         what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {there}"
         raise UserError("; ".join([what, *found.notes()]), str(found.folder), SOUND_NAMES)
     note = f"{counted(len(outside), 'sound')} in no folder of a class, left out: {first_ten(outside)}"
-    return rows, [note] * bool(outside)
+    return rows, [""] * len(rows), [note] * bool(outside)
 
 
 def _folder_roles(paths: Sequence[Sequence[str]], where: str) -> list[str]:

@@ -206,12 +206,12 @@ def _relabelled(sounds: Sounds, new: list[str | None], request: SoundRequest) ->
         values: list[Any] = dataset["label"][:]
         values = [sorted({ids[i] for i in each} - {None}) if several else ids[each] for each in values]
         kept = [row for row, value in enumerate(values) if value is not None]
-        label = datasets.ClassLabel(names=left)
-        dataset = dataset.remove_columns("label").add_column(
-            "label",
+        feature: Any = datasets.ClassLabel(names=left)
+        feature, filled = (
+            datasets.List(feature) if several else feature,
             [0 if each is None else each for each in values],
-            feature=datasets.List(label) if several else label,
         )
+        dataset = dataset.remove_columns("label").add_column("label", filled, feature=feature)
         dataset = dataset.select(kept)  # last: a column cannot be added to a selection without copying the sounds
         note = f"labels changed by {Path(request.label_map).name}: {len(kept):,} of {len(values):,} clips left"
         key = hashlib.sha256(f"{sounds.fingerprint} {new}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
