@@ -19,6 +19,7 @@ from urbansound_hf.audio.io import load_audio
 from urbansound_hf.audio.resampling import resample
 
 FLAG = "--augment"
+Sounds = Sequence[Path]  # those of a folder of the user's
 
 
 class EffectKind(NamedTuple):
@@ -76,9 +77,7 @@ for colour, exponent, what, when in (
 
 @effect("adds a stretch of a sound from the folder", "the place of use can be recorded without the classes",
         0.5, SNR, (5, 20), LEVELS, True)  # fmt: skip
-def noise_folder(
-    waveform: np.ndarray, rate: int, snr: float, generator: Generator, sounds: Sequence[Path]
-) -> np.ndarray:
+def noise_folder(waveform: np.ndarray, rate: int, snr: float, generator: Generator, sounds: Sounds) -> np.ndarray:
     """Adds a stretch of one of `sounds`, from a random place; one shorter than the clip is repeated."""
     noise = _load(sounds[int(generator.integers(len(sounds)))], rate)
     return _add(waveform, np.resize(_stretch(noise, len(waveform), generator), len(waveform)), snr)
@@ -220,9 +219,7 @@ def room(waveform: np.ndarray, rate: int, rt60: float, generator: Generator) -> 
 @effect(
     "puts it into a room whose impulse response is in the folder", "the place of use is known", 0.3, needs_folder=True
 )
-def room_folder(
-    waveform: np.ndarray, rate: int, value: float, generator: Generator, sounds: Sequence[Path]
-) -> np.ndarray:
+def room_folder(waveform: np.ndarray, rate: int, value: float, generator: Generator, sounds: Sounds) -> np.ndarray:
     """The reverberation of one of `sounds`, impulse responses of real rooms; `value` is not used."""
     return _reverberate(waveform, _load(sounds[int(generator.integers(len(sounds)))], rate))
 
