@@ -26,7 +26,7 @@ from fsspec.core import url_to_fs
 from urbansound_hf import progress
 from urbansound_hf.audio.files import SUFFIXES, is_hidden
 from urbansound_hf.audio.io import audio_seconds, read_audio, to_float_wav
-from urbansound_hf.data.builder import NOTE, PreparedSounds, Row, SoundRequest, cut_segment
+from urbansound_hf.data.builder import NOTE, PreparedSounds, Row, SoundRequest, cut_segment, sound_features
 from urbansound_hf.data.columns import SPLIT_NAMES, columns_of, find_columns
 from urbansound_hf.data.hub_dataset import Part, described, labelled
 from urbansound_hf.errors import UserError, check_free_space, complete_file
@@ -162,10 +162,8 @@ def read_shards(request: SoundRequest) -> tuple[datasets.Dataset, list[str], lis
     names = pa.compute.struct_field(table.column("audio"), "path").to_pylist()
     kept, names, columns = labelled(names, columns, labels, notes)
     table = table.take(pa.array(kept)).combine_chunks()
-    kinds: dict[str, Any] = {each: datasets.Value(dtype) for each, dtype in columns_of([columns]).items()}
-    label = datasets.ClassLabel(names=labels)
-    kinds |= {"label": datasets.List(label) if several else label, "seconds": datasets.Value("float64")}
-    features = datasets.Features(audio=ADDRESS, **kinds)
+    kinds = sound_features(labels, columns_of([columns]), multi_label=several)
+    features = datasets.Features({**kinds, "audio": ADDRESS, "seconds": datasets.Value("float64")})
     key = hashlib.sha256(repr((labels, *columns.values())).encode("utf-8", "surrogatepass"))
     key.update("\0".join(names).encode("utf-8", "surrogatepass") + table["seconds"].to_numpy().tobytes())
     places = table["audio"].chunk(0) if len(table) else pa.array([], ADDRESS_TYPE)
