@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from urbansound_hf.audio.files import SOUND_NAMES, find_audio_files
-from urbansound_hf.augment.effects import EFFECTS, FLAG, HERTZ, EffectKind
+from urbansound_hf.augment.effects import EFFECTS, FLAG, HERTZ
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.layout import expand_user
 
@@ -103,12 +103,21 @@ def _parse_effect(spec: str) -> Effect:
         near = difflib.get_close_matches(name, EFFECTS, n=1)
         fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(EFFECTS)}"
         raise UserError(f"there is no effect {name!r}", FLAG, fix)
-    kind = EFFECTS[name]
+    kind, needs_folder = EFFECTS[name], EFFECTS[name].needs_folder
     chance = float(probability or kind.probability)
     ends = (float(low), float(high)) if low else kind.default
-    if broken := _broken_rule(name, kind, chance, ends, bool(low), rest):
+    (lowest, highest), words = kind.limits, "[:PROBABILITY][:LOW..HIGH]" if kind.unit else "[:PROBABILITY] only"
+    rules = {
+        f"{name} takes {words}": not rest or needs_folder,
+        f"{name} needs a folder of sounds": rest or not needs_folder,
+        f"the probability of {name} must lie in 0..1": 0 <= chance <= 1,
+        f"{name} takes no range": not low or kind.unit,
+        f"the range of {name} must be LOW..HIGH within {lowest:g}..{highest:g} {kind.unit}":
+            lowest <= ends[0] <= ends[1] <= highest,
+    }  # fmt: skip
+    if broken := next((rule for rule, holds in rules.items() if not holds), ""):
         raise UserError(f"{broken}, found {spec!r}", FLAG, f"for example {kind.spec(name)}")
-    if not kind.needs_folder:
+    if not needs_folder:
         return Effect(name, chance, *ends)
     folder = expand_user(rest)
     sounds = tuple(find_audio_files(folder).sounds) if folder.is_dir() else ()
@@ -116,20 +125,3 @@ def _parse_effect(spec: str) -> Effect:
         what = f"{name} needs a folder of sounds; {rest} {'holds none' if folder.is_dir() else 'is no folder'}"
         raise UserError(what, FLAG, SOUND_NAMES)
     return Effect(name, chance, *ends, sounds)
-
-
-def _broken_rule(
-    name: str, kind: EffectKind, probability: float, ends: tuple[float, float], has_range: bool, rest: str
-) -> str:
-    lowest, highest = kind.limits
-    if rest and not kind.needs_folder:
-        return f"{name} takes {'[:PROBABILITY][:LOW..HIGH]' if kind.unit else '[:PROBABILITY] only'}"
-    if kind.needs_folder and not rest:
-        return f"{name} needs a folder of sounds"
-    if not 0 <= probability <= 1:
-        return f"the probability of {name} must lie in 0..1"
-    if has_range and not kind.unit:
-        return f"{name} takes no range"
-    if not lowest <= ends[0] <= ends[1] <= highest:
-        return f"the range of {name} must be LOW..HIGH within {lowest:g}..{highest:g} {kind.unit}"
-    return ""
