@@ -19,7 +19,7 @@ from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.layout import ONNX_INT8
 from urbansound_hf.models.onnx_export import export_onnx, quantize
 from urbansound_hf.models.yamnet.convert import convert
-from urbansound_hf.training.train import train
+from urbansound_hf.training.cross_validation import train
 
 KINDS = {"int8": "int8", "float32": "float32"}
 

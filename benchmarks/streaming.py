@@ -30,7 +30,7 @@ from urbansound_hf.data.shards import write_shards
 from urbansound_hf.features.extract import Waveforms
 from urbansound_hf.features.streaming import Cut, StreamedClips
 from urbansound_hf.text import table
-from urbansound_hf.training.experiment import planned_splits, prepare_experiment
+from urbansound_hf.training.experiment import prepare_experiment
 from urbansound_hf.training.run import train_and_evaluate
 
 SECONDS, SHARD, BUFFER, ROUNDS = 0.1, 1000, 1000, 3
@@ -88,7 +88,7 @@ def speed(words: list[str]) -> str:
             for way, more in {"streamed": ["--streaming"], "prepared": []}.items():
                 config = parse_run_config([*flags, *more, *words[1:]], config_path(words[0]))
                 experiment, watch = prepare_experiment(config), CpuTime()
-                (split,) = planned_splits(experiment)
+                (split,) = experiment.planned_splits()
                 train_and_evaluate(config, experiment.sounds, split, Path(folder, way), callbacks=[watch])
                 figures[way].append(len(split.train) / watch.seconds)
     ratios = [ours / other for ours, other in zip(figures["streamed"], figures["prepared"], strict=True)]

@@ -27,7 +27,7 @@ from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.models import adapt
 from urbansound_hf.models.loading import load_feature_extractor, load_model
-from urbansound_hf.training.experiment import planned_splits, prepare_experiment
+from urbansound_hf.training.experiment import prepare_experiment
 from urbansound_hf.training.preprocessing import configured_extractor, configured_model
 from urbansound_hf.training.run import train_and_evaluate
 
@@ -100,7 +100,7 @@ def configured(case: str, options: Options, folder: Path, updates: int) -> RunCo
 def ours(config: RunConfig, warm: int) -> tuple[float, Any]:
     """Clips a second of our training after `warm` updates; and the training clips."""
     experiment, clock = prepare_experiment(config), Clock(warm)
-    split = planned_splits(experiment)[0]
+    split = experiment.planned_splits()[0]
     train_and_evaluate(config, experiment.sounds, split, Path(str(config.training.output_dir)), callbacks=[clock])
     return BATCH * (config.training.max_steps - warm) / clock.seconds, experiment.sounds.dataset.select(split.train)
 

@@ -47,6 +47,6 @@ if TYPE_CHECKING:  # for type checkers and editors, and read by `lazy_names`
     from urbansound_hf.progress import quietly
     from urbansound_hf.reports.comparison import compare_runs
     from urbansound_hf.reports.run_report import report
-    from urbansound_hf.training.train import train
+    from urbansound_hf.training.cross_validation import train
 else:
     __getattr__, __dir__ = lazy_names(__name__, __file__)

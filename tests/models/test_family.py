@@ -19,9 +19,8 @@ from urbansound_hf.features.extract import Spectrogram, extract
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.layout import finished
 from urbansound_hf.models import registry
-from urbansound_hf.models.lengths import Lengths, check_length
 from urbansound_hf.models.linear_probe import linear_layers
-from urbansound_hf.models.registry import Family, add_family, families, family_of
+from urbansound_hf.models.registry import Family, Lengths, add_family, check_length, families, family_of
 from urbansound_hf.training.cross_validation import run_experiment
 
 MODELING = '''

@@ -13,7 +13,7 @@ from transformers import AutoModelForAudioClassification
 from tests.helpers.tiny import save
 from tests.training.test_run import small_split
 from urbansound_hf.models import adapt
-from urbansound_hf.models.frozen import frozen_parts
+from urbansound_hf.models.adapt import frozen_parts
 from urbansound_hf.training.run import train_and_evaluate
 
 EXACT = {"wav2vec2": 1e-5, "ast": 1e-5, "whisper": 1e-5, "yamnet": 1e-5}
@@ -64,8 +64,8 @@ def test_the_model_is_restored(tmp_path):
     part, before = next(frozen_parts(model)), model(**inputs).logits
     stored = part.compute(model, inputs)
     with part.skipped():
-        part.give(stored)
+        part.output = stored.flatten(0, 1)
         torch.testing.assert_close(model(**inputs).logits, before)
-        part.give(torch.randn_like(stored))
+        part.output = torch.randn_like(part.output)
         assert (model(**inputs).logits - before).abs().max() > 1e-3
     torch.testing.assert_close(model(**inputs).logits, before, rtol=0, atol=0)

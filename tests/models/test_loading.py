@@ -346,7 +346,7 @@ def test_mistakes_are_told_with_the_way_out(name, config, extractor_config, rule
 
 
 def test_weights_that_are_not_yet_converted_are_not_looked_for_on_the_hub(monkeypatch):
-    monkeypatch.setattr(loading, "_pretrained_extractor", lambda _: pytest.fail("asked elsewhere"))
+    monkeypatch.setattr(loading, "hf_hub_download", lambda *_, **__: pytest.fail("asked elsewhere"))
     with pytest.raises(UserError, match="there is no such folder") as caught:
         load_feature_extractor("outputs/yamnet_audioset_/yamnet_audioset")
     assert "urbansound-hf models yamnet convert MODEL.onnx outputs/" in caught.value.fix

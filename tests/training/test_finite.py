@@ -17,8 +17,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tests.training.test_run import small_split
 from urbansound_hf.errors import UserError
+from urbansound_hf.training.callbacks import MOST_SKIPPED, FiniteGuard, NotFiniteError, check_scores, finite_weights
 from urbansound_hf.training.cross_validation import run_experiment
-from urbansound_hf.training.finite import MOST_SKIPPED, FiniteGuard, NotFiniteError, check_scores, finite_weights
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.trainer import SoundTrainer
 
@@ -136,8 +136,8 @@ class Training:
         self.state.global_step += 1
         return kept.item()
 
-    def check(self) -> None:
-        self.guard.check(self.model, ARGUMENTS, self.state)
+    def check(self, at_end: bool = False) -> None:
+        self.guard.check(self.model, ARGUMENTS, self.state, at_end)
 
 
 def test_an_update_that_the_scaler_skips_is_no_error():
@@ -147,7 +147,7 @@ def test_an_update_that_the_scaler_skips_is_no_error():
     assert training.update(1.0) == 1
     assert training.update(float("inf"), skipped=True) == 0
     training.check()
-    training.guard.finish(training.model, ARGUMENTS, training.state)
+    training.check(at_end=True)
 
 
 def test_a_loss_before_a_skipped_update_is_not_forgotten():
@@ -174,7 +174,7 @@ def test_a_short_training_of_skipped_updates_learned_nothing():
         training.update(1.0, skipped=True)
         training.check()
     with pytest.raises(NotFiniteError, match="the last 3 updates were skipped"):
-        training.guard.finish(training.model, ARGUMENTS, training.state)
+        training.check(at_end=True)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

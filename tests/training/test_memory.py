@@ -13,7 +13,7 @@ from transformers import AutoModelForAudioClassification
 from tests.helpers.tiny import save
 from tests.training.test_run import small_split
 from urbansound_hf.errors import UserError
-from urbansound_hf.training import memory
+from urbansound_hf.training import trainer
 from urbansound_hf.training.run import train_and_evaluate
 
 
@@ -22,16 +22,16 @@ from urbansound_hf.training.run import train_and_evaluate
     [(32, 1, False, [32, 16, 8, 4, 2, 1]), (32, 4, False, [8, 4, 2, 1]), (30, 1, False, [30, 15, 6, 3, 1])],
 )
 def test_the_sizes_that_are_tried(clips, processes, on_cpu, sizes):
-    assert list(memory.halved(memory.micro_batches(clips, processes, nn.Linear(2, 2), on_cpu))) == sizes
+    assert trainer.micro_batches(clips, processes, nn.Linear(2, 2), on_cpu) == sizes
 
 
 def test_large_models_on_a_cpu_and_batch_norms(monkeypatch):
-    monkeypatch.setattr(memory, "LARGE", 5)
-    assert memory.micro_batches(32, 1, nn.Linear(2, 2), on_cpu=True)[0] == 8
+    monkeypatch.setattr(trainer, "LARGE", 5)
+    assert trainer.micro_batches(32, 1, nn.Linear(2, 2), on_cpu=True)[0] == 8
     normed = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    assert memory.micro_batches(32, 1, normed, on_cpu=True) == [32]
+    assert trainer.micro_batches(32, 1, normed, on_cpu=True) == [32]
     with pytest.raises(UserError, match="32 clips an update cannot be shared out evenly among 3 processes"):
-        memory.micro_batches(32, 3, normed, on_cpu=False)
+        trainer.micro_batches(32, 3, normed, on_cpu=False)
 
 
 def test_a_probe_finds_the_largest_batch_and_leaves_no_trace(tmp_path):
@@ -43,8 +43,11 @@ def test_a_probe_finds_the_largest_batch_and_leaves_no_trace(tmp_path):
 
     model.wav2vec2.feature_extractor.register_forward_pre_hook(full)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    fitting = [n for n in (8, 4, 2, 1) if memory.fits(model, {"input_values": torch.randn(1, 8000).repeat(n, 1)},
-                                                      torch.no_grad if n > 3 else torch.enable_grad)]  # fmt: skip
+    clip, fitting = torch.randn(1, 8000), []
+    for number in (8, 4, 2, 1):
+        autocast = torch.no_grad if number > 3 else torch.enable_grad
+        if trainer.fits_memory(model, {"input_values": clip.repeat(number, 1)}, autocast):
+            fitting.append(number)
     assert fitting == [2, 1]
     assert np.random.get_state()[1].tolist() == before[1]
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -53,8 +56,8 @@ def test_a_probe_finds_the_largest_batch_and_leaves_no_trace(tmp_path):
 def test_the_effective_batch_is_the_same_whatever_fits(configure, sounds, tmp_path, monkeypatch):
     logs = []
     for name, most in (("whole", 8), ("shared", 2)):
-        monkeypatch.setattr(memory, "LARGE_BATCH", most)
-        monkeypatch.setattr(memory, "LARGE", 0)
+        monkeypatch.setattr(trainer, "LARGE_BATCH", most)
+        monkeypatch.setattr(trainer, "LARGE", 0)
         config = configure("--per_device_train_batch_size", 8, "--gradient_accumulation_steps", 1)
         config = config.with_values({"train_batch_size": 8})
         train_and_evaluate(config, sounds, small_split(), tmp_path / name)

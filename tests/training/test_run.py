@@ -23,9 +23,8 @@ from urbansound_hf.inference.backend import is_stale
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models.loading import load_model
 from urbansound_hf.training import preprocessing
-from urbansound_hf.training.calibration import calibrate
 from urbansound_hf.training.cross_validation import run_experiment
-from urbansound_hf.training.run import train_and_evaluate
+from urbansound_hf.training.run import calibrate, train_and_evaluate
 
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json",
          "metrics.json", "predictions.csv", "validation_predictions.csv", "log_history.json"}  # fmt: skip

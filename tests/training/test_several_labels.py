@@ -23,8 +23,8 @@ from urbansound_hf.models.onnx_export import export_onnx
 from urbansound_hf.reports.comparison import class_differences, paired
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.cross_validation import run_experiment
-from urbansound_hf.training.experiment import planned_splits, prepare_experiment
-from urbansound_hf.training.losses import BalancedSampler, class_weights, multi_label_loss
+from urbansound_hf.training.experiment import prepare_experiment
+from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss
 from urbansound_hf.training.preprocessing import prepare_training
 
 CNN = ["--model_name_or_path", "cnn", "--model_config", "hidden_sizes=[8,8]", "--clip_seconds", "1"]
@@ -53,13 +53,13 @@ def test_the_loss_is_the_binary_cross_entropy():
     weights = class_weights(labels.numpy(), 3)
     assert weights.tolist() == [1.0, 1.0, 3.0]  # clips without the label for each with it
     expected = binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
-    assert multi_label_loss(logits, labels, weights, 0, 0) == pytest.approx(expected.item())
-    assert multi_label_loss(logits, labels, weights, 0, 1e-9) == pytest.approx(expected.item())
+    assert classification_loss(logits, labels, weights, 0, 0, several=True) == pytest.approx(expected.item())
+    assert classification_loss(logits, labels, weights, 0, 1e-9, several=True) == pytest.approx(expected.item())
     smooth = binary_cross_entropy_with_logits(logits, labels * 0.8 + 0.1)
-    assert multi_label_loss(logits, labels, None, 0.2, 0) == pytest.approx(smooth.item())
+    assert classification_loss(logits, labels, None, 0.2, 0, several=True) == pytest.approx(smooth.item())
     right = torch.where(labels > 0, logits.sigmoid(), 1 - logits.sigmoid())
     focal = (-((1 - right) ** 2) * right.log()).mean()
-    assert multi_label_loss(logits, labels, None, 0, 2) == pytest.approx(focal.item())
+    assert classification_loss(logits, labels, None, 0, 2, several=True) == pytest.approx(focal.item())
 
 
 def test_the_balanced_sampler_draws_rare_labels_more_often():
@@ -78,7 +78,7 @@ def test_a_regression_for_each_label():
 def test_mixed_clips_have_the_labels_of_both(pairs, configure):
     config = configure(*CNN, "--dataset", pairs, "--split", "official", "--test_fold", 1, "--mixup_alpha", 1)
     experiment = prepare_experiment(config)
-    prepared = prepare_training(config, experiment.sounds, planned_splits(experiment)[0])
+    prepared = prepare_training(config, experiment.sounds, experiment.planned_splits()[0])
     assert isinstance(prepared.train, AugmentedDataset) and prepared.train_labels.shape[1] == 10
     labels = np.stack([prepared.train[row]["labels"] for row in range(10)])
     np.testing.assert_allclose(labels.sum(axis=1), 2, atol=1e-5)  # every clip has two

@@ -16,7 +16,7 @@ from urbansound_hf.errors import UserErrors
 from urbansound_hf.features.streaming import StreamOrder
 from urbansound_hf.layout import finished
 from urbansound_hf.training.cross_validation import run_experiment
-from urbansound_hf.training.experiment import planned_splits, prepare_experiment
+from urbansound_hf.training.experiment import prepare_experiment
 from urbansound_hf.training.run import train_and_evaluate
 
 STREAMING = ["--streaming", "--dataloader_num_workers", 0]
@@ -44,7 +44,7 @@ def run(tmp_path_factory, shards):
             assert run_experiment(config) == 0
         else:
             experiment = prepare_experiment(config)
-            train_and_evaluate(config, experiment.sounds, *planned_splits(experiment), root / name / "fold10")
+            train_and_evaluate(config, experiment.sounds, *experiment.planned_splits(), root / name / "fold10")
         return root / name / "fold10"
 
     return train

@@ -8,30 +8,18 @@ import json
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers.utils import logging
 
 from urbansound_hf.errors import CommandParser, exit_code, writing
 from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families
-from urbansound_hf.models.checkpoint import quietly
+from urbansound_hf.models.loading import library_messages
 from urbansound_hf.models.registry import Conversion, conversions
 from urbansound_hf.text import table
 
 WIDTH = 120  # columns
-
-
-def as_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Two lines for each family, in columns; the second describes the recommended checkpoint."""
-    lines: list[tuple[str, ...]] = []
-    for cells in (HEADER, *map(family_cells, rows)):
-        family, start_from, licence, pretraining, parameters, inputs, environmental = cells
-        lines += [(family, parameters, inputs, environmental), (f"  {start_from}", licence, pretraining, "")]
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    texts = ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*texts[:2], "-" * WIDTH, *texts[2:]])
 
 
 def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
@@ -47,7 +35,7 @@ def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as partial:
-            with quietly(local=True):
+            with library_messages():
                 module.convert(chosen.source, Path(partial))
             target.mkdir(exist_ok=True)
             for path in sorted(Path(partial).iterdir(), reverse=True):  # the config last
@@ -69,7 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen == "json":
         print(json.dumps(rows, indent=2))
         return 0
-    print(as_table(rows) if chosen == "table" else table(HEADER, map(family_cells, rows), texts=len(HEADER)))
+    if chosen == "markdown":
+        print(table(HEADER, map(family_cells, rows), texts=len(HEADER)))
+    else:  # two lines for each family; the second describes the recommended checkpoint
+        lines: list[tuple[str, ...]] = []
+        for cells in (HEADER, *map(family_cells, rows)):
+            name, start_from, licence, pretraining, parameters, inputs, environmental = cells
+            lines += [(name, parameters, inputs, environmental), (f"  {start_from}", licence, pretraining, "")]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        lines.insert(2, ("-" * WIDTH,))
+        for line in lines:
+            print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=False)).rstrip())
     print("", *(textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in NOTES), sep="\n")
     return 0
 

@@ -1,7 +1,10 @@
-"""The parts of a pretrained model: its backbone and its pooled output, what is frozen, and learning rates by layer."""
+"""The parts of a pretrained model: backbone, layers, pooled output; what is frozen, and runs once; learning rates."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -9,16 +12,16 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from urbansound_hf.models.heads import LAYER_DROPS
+
 logger = logging.get_logger(__name__)
 
 
 def freeze(model: PreTrainedModel, what: str, unfreeze_last_n: int = 0) -> None:
-    """Freezes part of a model, in place.
+    """Freezes part of a model, in place; with "backbone", the last `unfreeze_last_n` layers learn all the same.
 
-    Args:
-        what: "none"; "feature_encoder", the convolutions before the transformer (nothing where a family has none); or
-            "backbone", everything but the classification head.
-        unfreeze_last_n: with "backbone", the number of last layers that learn all the same.
+    `what`: "none"; "feature_encoder", the convolutions before the transformer (nothing where a family has none); or
+    "backbone", everything but the classification head.
     """
     if freeze_front := getattr(model, "freeze_feature_encoder", None) if what != "none" else None:
         freeze_front()  # without it, Transformers lets gradients flow through frozen convolutions
@@ -30,9 +33,8 @@ def freeze(model: PreTrainedModel, what: str, unfreeze_last_n: int = 0) -> None:
         for layer in list(layers(model))[-unfreeze_last_n:] if unfreeze_last_n else []:
             layer.requires_grad_(True)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not any(
-            p.requires_grad for p in module.parameters()
-        ):
+        normed = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        if normed and not any(p.requires_grad for p in module.parameters()):
             module.register_forward_pre_hook(_use_running_statistics)
 
 
@@ -108,16 +110,13 @@ def parameter_groups(
     head_learning_rate: float | None = None,
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """The trainable parameters in the optimizer's groups.
+    """The trainable parameters in the optimizer's groups, `[{"params": […], "lr": …, "weight_decay": …}, …]`.
 
     Args:
         learning_rate: that of the last layer of the backbone.
         weight_decay: for matrices and kernels only; biases and norms do not decay.
         head_learning_rate: that of what lies outside the backbone (default: `learning_rate`).
         layer_decay: factor from each layer to the one before it (BEiT, arXiv:2106.08254: 0.75).
-
-    Returns:
-        `[{"params": […], "lr": …, "weight_decay": …}, …]`.
     """
     stack = layers(model)
     depth = {id(p): i for i, layer in enumerate(stack) for p in layer.parameters()}
@@ -128,17 +127,87 @@ def parameter_groups(
         at = depth.get(id(parameter), at)
         if not parameter.requires_grad:
             continue
-        rate = head_learning_rate or learning_rate
-        if id(parameter) in inside:
-            rate = learning_rate * layer_decay ** (len(stack) - 1 - at)
-        decay = weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
+        in_layers = learning_rate * layer_decay ** (len(stack) - 1 - at)
+        rate = in_layers if id(parameter) in inside else head_learning_rate or learning_rate
+        groups.setdefault((rate, weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Parameters in all, and those that are trained."""
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-    }
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"parameters": sum(p.numel() for p in model.parameters()), "trained_parameters": trained}
+
+
+class FrozenPart:
+    """Consecutive frozen modules from the start of a model on, in order; while `skipped`, they do not run."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = list(modules)
+        self.output: torch.Tensor | None = None  # what the last of them gives while they are skipped, `(batch * n, …)`
+
+    def compute(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The output of the last module, `(batch, n, …)`, n being 1 or the patches of a clip; the rest does not run."""
+
+        def stop(module: nn.Module, inputs: Any, output: Any) -> None:
+            raise _Reached(output)
+
+        handle = self.modules[-1].register_forward_hook(stop)
+        try:
+            model(**inputs)
+        except _Reached as reached:
+            (output,), clips = reached.args, len(next(iter(inputs.values())))
+            return output.unflatten(0, (clips, -1)) if isinstance(output, torch.Tensor) else output
+        finally:
+            handle.remove()
+        raise RuntimeError("the model did not call its frozen part")
+
+    def is_constant(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> bool:
+        """Whether a clip's output is the same in training: nothing before it learns, no dropout, no other clips."""
+        device = next(model.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+            one, other = (self.compute(model.train(), inputs) for _ in range(2))
+            alone = self.compute(model, {name: values[:1] for name, values in inputs.items()})
+        if not isinstance(one, torch.Tensor) or one.requires_grad or not torch.equal(one, other):
+            return False
+        return bool((alone[0] - one[0]).norm() <= 1e-2 * one[0].norm())  # in bfloat16 too
+
+    @contextmanager
+    def skipped(self) -> Iterator[None]:
+        """The model with this part left out; its weights stay where they are, so that checkpoints are complete."""
+        for module in self.modules:
+            module.forward = lambda *args, **kwargs: (*args, *kwargs.values())[0]  # type: ignore[method-assign]
+        self.modules[-1].forward = lambda *args, **kwargs: self.output  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            self.output = None
+            for module in self.modules:
+                del module.forward
+
+
+class _Reached(BaseException):
+    """The output of a module, after which the model need not go on."""
+
+
+def frozen_parts(model: nn.Module) -> Iterator[FrozenPart]:
+    """The parts that may be constant, the longest first: the frozen layers, the convolutional feature encoder.
+
+    Not the layers where the model masks hidden states, drops whole layers, or uses the outputs of several of them.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return  # the head of a probe
+    config: Any = model.config
+    masks = any(hasattr(module, "_mask_hidden_states") for module in model.modules())
+    masks = masks and config.apply_spec_augment and bool(config.mask_time_prob or config.mask_feature_prob)
+    drops = any(getattr(config, name, 0) for name in LAYER_DROPS)
+    below = list(takewhile(_is_frozen, layers(model)))
+    if below and not (masks or drops or hasattr(model, "layer_weights") or getattr(config, "embedding_layers", None)):
+        yield FrozenPart(below)
+    front = getattr(backbone(model), "feature_extractor", None)
+    if isinstance(front, nn.Module) and _is_frozen(front):
+        yield FrozenPart([front])
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in module.parameters())

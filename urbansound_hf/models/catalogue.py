@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForAudioClassification
 
 from urbansound_hf.models.loading import load_feature_extractor
-from urbansound_hf.models.registry import Family, conversions, families, register
+from urbansound_hf.models.registry import conversions, families, register
 
 NOTES = (
     "Parameters: in millions, of the checkpoint with a head for ten classes. Fixed lengths of AST, Whisper and cnn are "
@@ -41,29 +41,20 @@ def list_families() -> Iterator[dict[str, Any]]:
         >>> {row["family"]: row["start_from"] for row in ush.list_families()}["wav2vec2"]
         'facebook/wav2vec2-base'
     """
+    register()
     for family in families():
         texts = (family.model_type, family.start_from, family.licence, family.pretraining, None, None)
         row: dict[str, Any] = dict(zip(KEYS, (*texts, family.environmental), strict=True))
         with suppress(ImportError):  # ecapa-tdnn without SpeechBrain
-            row |= {"parameters": count_parameters(family), "input": describe_input(family)}
+            config = AutoConfig.for_model(family.model_type, num_labels=10, **family.sizes)
+            with torch.device("meta"):
+                model = AutoModelForAudioClassification.from_config(config)
+            extractor: Any = load_feature_extractor(family.model_type, clip_seconds=None)
+            seconds = family.lengths.longest_seconds(extractor)
+            length = "any length" if seconds is None else f"fixed {round(seconds, 2):g} s"
+            row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+            row["input"] = f"{extractor.sampling_rate // 1000} kHz {family.input}, {length}"
         yield row
-
-
-def count_parameters(family: Family) -> int:
-    """The parameters of its checkpoint with a head for ten classes; ImportError where its extra is not installed."""
-    register()
-    config = AutoConfig.for_model(family.model_type, num_labels=10, **family.sizes)
-    with torch.device("meta"):
-        model = AutoModelForAudioClassification.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def describe_input(family: Family) -> str:
-    """Sampling rate, kind and length of its input: "16 kHz log-mel, fixed 30 s"."""
-    extractor: Any = load_feature_extractor(family.model_type, clip_seconds=None)
-    seconds = family.lengths.longest_seconds(extractor)
-    length = "any length" if seconds is None else f"fixed {round(seconds, 2):g} s"
-    return f"{extractor.sampling_rate // 1000} kHz {family.input}, {length}"
 
 
 def family_cells(row: dict[str, Any]) -> list[str]:

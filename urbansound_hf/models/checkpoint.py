@@ -9,8 +9,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,11 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.utils import logging
 
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG
-from urbansound_hf.models.loading import check_path
+from urbansound_hf.models.loading import check_path, library_messages
 from urbansound_hf.models.registry import register
 from urbansound_hf.text import first_ten
 
@@ -49,49 +46,26 @@ def load_checkpoint(
 ) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """Opens a finished classifier, in the precision it was saved in, as the stock pipeline does.
 
-    Args:
-        name_or_path: the folder of a run, or a Hub id.
-        revision: branch, tag or commit of a Hub id.
-        trust_remote_code: run the model code that comes with the checkpoint; families of ours need none.
-
-    Raises:
-        UserError: it is not there, cannot be reached, or holds no trained audio classifier.
+    `name_or_path` is the folder of a run, or a Hub id; families of ours need no `trust_remote_code`. Raises UserError
+    if it is not there, cannot be reached, or holds no trained audio classifier.
     """
-    check_path(Path(name_or_path))
-    register(_model_type(Path(name_or_path)))
-    options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-    auto_model, auto_extractor = AutoModelForAudioClassification, AutoFeatureExtractor
+    folder = Path(name_or_path)
+    check_path(folder)
     try:
-        with quietly(local=Path(name_or_path).is_dir()):
-            model, loading = auto_model.from_pretrained(name_or_path, output_loading_info=True, **options)
-            feature_extractor = auto_extractor.from_pretrained(name_or_path, **options)
+        model_type = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError, RecursionError):  # a Hub id, or a config that does not say
+        model_type = None
+    register(model_type)
+    options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    try:
+        with library_messages(bars=not folder.is_dir()):
+            auto_class: Any = AutoModelForAudioClassification
+            model, loading = auto_class.from_pretrained(name_or_path, output_loading_info=True, **options)
+            feature_extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **options)
     except Exception as error:  # of any kind: a config with impossible values stops anywhere in a model's constructor
-        raise unopened(str(name_or_path), explained(Path(name_or_path), error)) from error
+        raise unopened(str(name_or_path), explained(folder, error)) from error
     check_checkpoint(str(name_or_path), model, feature_extractor, loading)
     return model, feature_extractor
-
-
-def _model_type(folder: Path) -> str | None:
-    """That of a checkpoint folder; None for a Hub id, or where the config does not say."""
-    try:
-        return json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
-
-
-@contextmanager
-def quietly(local: bool) -> Iterator[None]:
-    """Suppresses the load report of Transformers, and progress bars except of a download in a terminal."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if local or not progress.in_terminal():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def unopened(name: str, reason: str) -> UserError:
@@ -113,36 +87,28 @@ def unopened(name: str, reason: str) -> UserError:
 def check_checkpoint(
     name: str, model: PreTrainedModel, extractor: FeatureExtractionMixin, loading: Mapping[str, Any]
 ) -> None:
-    """Checks a loaded checkpoint; `loading` is the loading info of `from_pretrained`.
-
-    Raises:
-        UserError: it names the tensor, or the key of the config, that is wrong.
-    """
-    for problem in chain(impossible(model.config, extractor), _damaged_weights(Path(name), model)):
+    """Raises UserError for a wrong tensor or config key; `loading` is the loading info of `from_pretrained`."""
+    for problem in impossible(model.config, extractor):
         raise UserError(f"the checkpoint is damaged: {problem}", name, FIX)
-    missing = sorted(key for key in loading["missing_keys"] if not key.endswith(ONLY_IN_TRAINING))
-    if any(not key.startswith(f"{model.base_model_prefix}.") for key in missing):
+    stored = stored_tensors(Path(name))
+    for key, weight in ((key, weight) for key, weight in model.state_dict().items() if weight.is_floating_point()):
+        kind = stored.get(key, {}).get("dtype", "F")
+        if not kind.startswith(("F", "BF")):  # integers or complex numbers, which Transformers converts
+            problem = f"{key} is stored as {kind}, not as floating-point numbers"
+            raise UserError(f"the checkpoint is damaged: {problem}", name, FIX)
+        if weight.numel() and not all(map(torch.isfinite, weight.aminmax())):
+            raise UserError(f"the checkpoint is damaged: {key} holds values that are not finite", name, FIX)
+    if missing := sorted(key for key in loading["missing_keys"] if not key.endswith(ONLY_IN_TRAINING)):
+        if all(key.startswith(f"{model.base_model_prefix}.") for key in missing):
+            raise UserError(f"the checkpoint is damaged: it holds no {first_ten(missing)}", name, FIX)
         what = f"the checkpoint is not a trained classifier: it holds no {first_ten(missing)}"
         fix = "fine-tune it first (urbansound-hf train --model_name_or_path …) and give the folder of that run"
         raise UserError(what, name, fix)
-    if missing:
-        raise UserError(f"the checkpoint is damaged: it holds no {first_ten(missing)}", name, FIX)
     if extra := sorted(loading["unexpected_keys"]):
         what = f"the checkpoint holds weights that its model does not have: {first_ten(extra)}"
         if getattr(model.config, "clip_seconds", None):  # a run of ours, which writes none
             raise UserError(what, name, FIX)
         progress.say(f"warning: {what}")
-
-
-def _damaged_weights(folder: Path, model: PreTrainedModel) -> Iterator[str]:
-    """Also those that a file holds as integers or complex numbers, which Transformers would convert."""
-    stored = stored_tensors(folder)
-    for key, weight in ((key, weight) for key, weight in model.state_dict().items() if weight.is_floating_point()):
-        kind = stored.get(key, {}).get("dtype", "F")
-        if not kind.startswith(("F", "BF")):
-            yield f"{key} is stored as {kind}, not as floating-point numbers"
-        if weight.numel() and not all(map(torch.isfinite, weight.aminmax())):
-            yield f"{key} holds values that are not finite"
 
 
 def stored_tensors(folder: Path) -> dict[str, dict[str, Any]]:
@@ -164,8 +130,11 @@ def impossible(config: PreTrainedConfig, extractor: FeatureExtractionMixin | Non
         yield f"`problem_type` is {config.problem_type!r}"
     parts: list[Any] = [config, extractor] if extractor else [config]
     for part in parts:
-        values, defaults = part.to_dict(), _defaults(part)
-        for key, value in values.items():
+        try:
+            defaults = type(part)().to_dict()
+        except Exception:  # model code from the Hub may not have any
+            defaults = {}
+        for key, value in part.to_dict().items():
             if not _possible(key, value, defaults.get(key)):
                 yield f"`{key}` cannot be {value!r}"
 
@@ -174,15 +143,14 @@ def _possible(key: str, value: Any, default: Any) -> bool:
     """Whether a value is one that this key can have, judged by its limits or by the type and sign of its default."""
     if key in LIMITS:
         kind, low, high = LIMITS[key]
-        return (value is None and key != "sampling_rate") or (
-            isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
-        )
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        return low <= value <= high if number else value is None and key != "sampling_rate"
     if isinstance(value, float) and not math.isfinite(value):
         return False
     if value is None or default is None or "token" in key:
         return True
-    if isinstance(default, list | tuple) and all(_is_size(each) for each in default):
-        return not default or (isinstance(value, list | tuple) and all(_is_size(each) for each in value))
+    if isinstance(default, list | tuple) and all(map(_is_size, default)):
+        return not default or (isinstance(value, list | tuple) and all(map(_is_size, value)))
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, int | float):
@@ -196,18 +164,8 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _defaults(part: Any) -> dict[str, Any]:
-    try:
-        return type(part)().to_dict()
-    except Exception:  # model code from the Hub may not have any
-        return {}
-
-
 def explained(folder: Path, error: Exception) -> str:
-    """The tensor of the wrong shape or the impossible value of a config that an error of Transformers is about.
-
-    Where neither is found, what the error says.
-    """
+    """The tensor of the wrong shape or impossible value of a config behind an error of Transformers; else its text."""
     said = " ".join(str(error).split())
     if isinstance(error, OSError | ImportError | SafetensorError):
         return said
@@ -218,18 +176,14 @@ def explained(folder: Path, error: Exception) -> str:
             return "`id2label` is no mapping of numbers to names"
         named = [key for key, value in values.items() if isinstance(value, str) and repr(value)[1:-1] in said]
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # else it asks
-        problem = next(impossible(config, None), "") or misshaped(folder, config)
+        if problem := next(impossible(config, None), ""):
+            return problem
+        with torch.device("meta"):
+            model = AutoModelForAudioClassification.from_config(config)
+        stored = stored_tensors(folder)
+        for key, weight in model.state_dict().items():
+            if key in stored and list(weight.shape) != (shape := stored[key]["shape"]):
+                return f"{key} has the shape {shape}, and its config asks for {list(weight.shape)}"
     except Exception:  # the one that is being explained
-        problem = ""
-    return problem or f"{said} ({', '.join([type(error).__name__, *named])})"
-
-
-def misshaped(folder: Path, config: PreTrainedConfig) -> str:
-    """The first tensor in a folder whose shape is not the one that the config asks for; "" if there is none."""
-    with torch.device("meta"):
-        model = AutoModelForAudioClassification.from_config(config)
-    stored = stored_tensors(folder)
-    for key, weight in model.state_dict().items():
-        if key in stored and list(weight.shape) != stored[key]["shape"]:
-            return f"{key} has the shape {stored[key]['shape']}, and its config asks for {list(weight.shape)}"
-    return ""
+        pass
+    return f"{said} ({', '.join([type(error).__name__, *named])})"

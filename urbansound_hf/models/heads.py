@@ -15,36 +15,26 @@ from urbansound_hf.errors import UserError
 
 @torch.no_grad()
 def rows_by_name(model: PreTrainedModel, before: Mapping[int, str], labels: Sequence[str]) -> None:
-    """Puts each row of a loaded head under its own name, in place.
+    """Puts each row of a loaded head under its own name, in place; `before` is the `id2label` of the checkpoint.
 
     Transformers loads the rows of a checkpoint in their order, whatever the new names: the row that the checkpoint
     calls `siren` would become `dog_bark`. With the same names in another order, the rows are moved. With other names
     they have no meaning, and the last layer is initialised. With another number of names, Transformers has done that.
-
-    Args:
-        before: the `id2label` of the checkpoint.
-        labels: those for which the model was loaded. UserError is raised where no layer has one row for each.
     """
     known = [before[number] for number in sorted(before)]
     if len(known) != len(labels) or known == list(labels):
         return
-    layer = _last_layer(model)
-    if sorted(known) == sorted(labels):
-        order = [known.index(label) for label in labels]
-        for values in layer.parameters():
-            values.copy_(values[order])
-    else:
-        for values in layer.parameters():
+    same = sorted(known) == sorted(labels)
+    for values in _last_layer(model).parameters():
+        if same:
+            values.copy_(values[[known.index(label) for label in labels]])
+        else:
             nn.init.xavier_uniform_(values) if values.ndim > 1 else nn.init.zeros_(values)
 
 
 @torch.no_grad()
 def rows_from(model: PreTrainedModel, known: PreTrainedModel, pairs: Mapping[str, str]) -> None:
-    """Initialises some classes with the weights of other classes of the checkpoint's own head, in place.
-
-    `known` is the checkpoint as it was published, `pairs` maps new classes to its own. Raises UserError for a name that
-    its head does not have.
-    """
+    """Gives new classes the weights of published ones, by `pairs` of names, in place; UserError for unknown names."""
     new, old = ({str(name): int(row) for row, name in (each.config.id2label or {}).items()} for each in (model, known))
     for names, labels, whose in ((pairs, new, "the new head"), (pairs.values(), old, "the checkpoint's head")):
         for label in (name for name in names if name not in labels):
@@ -71,11 +61,7 @@ LAYER_DROPS = ("layerdrop", "encoder_layerdrop")
 
 
 def configure_layer_sum(config: PreTrainedConfig, wanted: bool) -> None:
-    """Turns on the weighted sum of layers, in place, and turns off layer drop where there is one: it needs all layers.
-
-    Raises:
-        UserError: it is wanted from a family that has none.
-    """
+    """Turns on the weighted sum of layers, in place, and layer drop off; UserError from a family that has none."""
     if wanted and not hasattr(config, SWITCH):
         able = sorted(kind.model_type for kind in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING if hasattr(kind, SWITCH))
         what = f"{config.model_type} models have no weighted sum of layers"
@@ -88,29 +74,13 @@ def configure_layer_sum(config: PreTrainedConfig, wanted: bool) -> None:
                 setattr(config, name, 0.0)
 
 
-def start_evenly(model: PreTrainedModel, stored: PreTrainedConfig) -> None:
-    """Gives each layer the same weight, in place, unless the checkpoint of config `stored` brought weights.
-
-    Most families of Transformers 5.23 leave them as they find the memory when a checkpoint lacks them.
-    """
-    weights: Any = getattr(model, "layer_weights", None)
-    if weights is not None and not getattr(stored, SWITCH, False):
-        nn.init.constant_(weights, 1 / len(weights))
-
-
 @torch.no_grad()
 def choose_head_inputs(model: PreTrainedModel, pooling: Sequence[str] = (), layers: Sequence[int] = ()) -> None:
-    """Chooses what the head sees, in place: how frames are pooled, and which layers it sees.
+    """Chooses what the head sees, in place: how frames are pooled, and which layers; () leaves it as it is.
 
     Where a family can save it in its own head (YAMNet), the chosen layers stand side by side. Under a weighted sum of
-    layers, the chosen ones share the weight and the others start with none.
-
-    Args:
-        pooling: names of the family's own; () leaves it as it is.
-        layers: from 1, input side first; 0 is what comes before the first layer of a sum. () leaves it as it is.
-
-    Raises:
-        UserError: the family cannot save this, or has no such pooling or layer.
+    layers, the chosen ones share the weight and the others start with none. Layers count from 1, input side first; 0 is
+    what comes before the first layer of a sum. UserError if the family cannot save this, or has no such layer.
     """
     weights: Any = getattr(model, "layer_weights", None)
     if layers and weights is not None and not pooling:

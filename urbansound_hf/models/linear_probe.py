@@ -6,7 +6,7 @@ pooled embedding: `head(mean(frames)) = mean(head(frames))`. `agrees` checks tha
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -41,11 +41,7 @@ class LinearProbe(nn.Module):
         self.layer_weights: torch.Tensor | None = getattr(model, "layer_weights", None)
 
     def forward(self, embedding: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        """`embedding` (batch, hidden), or (batch, layers, hidden) under a weighted sum of layers.
-
-        Returns:
-            `logits` (batch, classes) and, with `labels` (batch,), the cross entropy; of several, the binary one.
-        """
+        """`embedding` (batch, hidden), or (batch, layers, hidden) → `logits` (batch, classes), with labels `loss`."""
         if self.layer_weights is not None:
             embedding = (embedding * self.layer_weights.softmax(dim=0)[:, None]).sum(dim=1)  # (batch, hidden)
         logits = self.head(embedding)
@@ -57,25 +53,19 @@ class LinearProbe(nn.Module):
 
 @torch.no_grad()
 def embed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The output of the backbone, pooled as the model pools it: (batch, hidden) float32.
-
-    Where the model has a weighted sum of layers, that of each layer: (batch, layers, hidden).
-    """
+    """The pooled output of the backbone, (batch, hidden) float32; under a sum of layers, (batch, layers, hidden)."""
     layered = hasattr(model, "layer_weights")
     return pooled(model, backbone(model)(**inputs, **{"output_hidden_states": True} if layered else {}), inputs)
 
 
 @torch.no_grad()
 def agrees(model: PreTrainedModel, dataset: datasets.Dataset, device: torch.device | str, clips: int = 8) -> bool:
-    """Whether the head on pooled embeddings gives the model's own logits, on clips from all over the data.
-
-    To a thousandth of their size: fresh heads answer with small numbers, in which a frame too many hardly shows.
-    """
+    """Whether the head on pooled embeddings gives the model's own logits, to a thousandth, on clips of all the data."""
     nn.Module.to(model, device).eval()
     probe = LinearProbe(model).eval()
     for row in dataset.select(np.linspace(0, len(dataset) - 1, clips, dtype=int)):
-        clip = {name: values[None] for name, values in row.items() if name not in KEPT}
-        inputs = {name: values.to(model.device) for name, values in as_tensors(clip).items()}
+        clip = as_tensors({name: values[None] for name, values in row.items() if name not in KEPT})
+        inputs = {name: values.to(model.device) for name, values in clip.items()}
         logits = model(**inputs).logits
         if not (probe(embed(model, inputs)).logits - logits).norm() <= 1e-3 * logits.norm():  # NaN does not agree
             return False
@@ -83,20 +73,13 @@ def agrees(model: PreTrainedModel, dataset: datasets.Dataset, device: torch.devi
 
 
 def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: int) -> datasets.Dataset:
-    """Rows of `embedding` (hidden,) or (layers, hidden) float32, `labels` and `clip`.
-
-    Cached, by the features and the frozen model.
-    """
+    """Cached rows of `embedding` (hidden,) or (layers, hidden) float32, `labels` and `clip`."""
     model.eval()
     weights = [values.detach().cpu().numpy() for values in backbone(model).state_dict().values()]
     shape = _embed_rows(dataset[:1], model)["embedding"][0].shape
-    numbers = datasets.Value("float32")
-    columns = {
-        "labels": dataset.features["labels"],
-        "clip": datasets.Value("int64"),
-        "embedding": datasets.Array2D(shape, "float32") if len(shape) > 1 else datasets.List(numbers, length=shape[0]),
-    }
-    key = [dataset._fingerprint, source_code(embed, type(model)), model.config.to_json_string(), weights]
+    column: Any = datasets.List(datasets.Value("float32"), length=shape[0])
+    column = datasets.Array2D(shape, "float32") if len(shape) > 1 else column
+    columns = {"labels": dataset.features["labels"], "clip": datasets.Value("int64"), "embedding": column}
     embedded = progress.mapped(
         dataset,
         _embed_rows,
@@ -106,7 +89,9 @@ def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: in
         remove_columns=[name for name in dataset.column_names if name not in KEPT],
         features=datasets.Features(columns),
         fn_kwargs={"model": model},
-        new_fingerprint=Hasher.hash(key),
+        new_fingerprint=Hasher.hash(
+            [dataset._fingerprint, source_code(embed, type(model)), model.config.to_json_string(), weights]
+        ),
         desc="Computing embeddings",
         unit="windows",
     )
@@ -114,21 +99,18 @@ def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: in
 
 
 def _embed_rows(batch: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
-    names = [name for name in batch if name not in KEPT]
-    clips = [dict(zip(names, values, strict=True)) for values in zip(*(batch[name] for name in names), strict=True)]
-    found: list[Any] = [None] * len(clips)
-    device = model.device
+    inputs = {name: values for name, values in batch.items() if name not in KEPT}
+    clips = [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
+    found: dict[int, np.ndarray] = {}
     for positions, group in equal_shapes(clips):
-        inputs = {name: values.to(device) for name, values in as_tensors(group).items()}
-        for position, vector in zip(positions, embed(model, inputs).cpu().numpy(), strict=True):
-            found[position] = vector
-    return {name: batch[name] for name in KEPT} | {"embedding": found}
+        vectors = embed(model, {name: values.to(model.device) for name, values in as_tensors(group).items()})
+        found |= zip(positions, vectors.cpu().numpy(), strict=True)
+    return {name: batch[name] for name in KEPT} | {"embedding": [found[i] for i in range(len(clips))]}
 
 
 PENALTY = 0.1  # on half the squared weights, beside the mean loss of a clip
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)  # from which cross-validation chooses
 PARTS = 5  # of it
-
 LEAST_DEVIATION = 0.3  # of several labels: of an input, against the mean; rarely active ones would give huge scores
 
 
@@ -142,13 +124,8 @@ def fit_head(
     """Puts a logistic regression on the embeddings of the training clips into the model's head, in place.
 
     The head is one linear layer, or several in a row, after anything that is not to be learnt (a norm); else
-    `linear_layers` raises UserError.
-
-    Args:
-        recordings: of each row; with them, and without a `penalty`, `choose_penalty` chooses it.
-
-    Returns:
-        the penalty and how it was chosen, for the receipt.
+    `linear_layers` raises UserError. With `recordings`, those of the rows, and without a `penalty`, `choose_penalty`
+    chooses it. Returns the penalty and how it was chosen, for the receipt.
     """
     layers = linear_layers(model)
     seen: list[torch.Tensor] = []
@@ -169,15 +146,8 @@ def choose_penalty(inputs: np.ndarray, labels: np.ndarray, recordings: np.ndarra
     """The penalty with the best accuracy in a cross-validation of the training clips that keeps recordings together.
 
     A strong penalty makes scores that are too even, so the temperature with the lowest loss on the same held-out
-    clips goes with it (Guo et al., 2017).
-
-    Args:
-        inputs, labels: as for `regression`.
-        recordings: `(clips,)`, of each clip.
-
-    Returns:
-        `penalty`, `temperature`, the `accuracies` of all candidates, and `chosen_on`, a sentence on the clips; empty
-        where the clips are too few for it, or have several labels.
+    clips goes with it (Guo et al., 2017). `inputs` and `labels` are those of `regression`, `recordings` are `(clips,)`.
+    Returns both, the `accuracies` of all candidates, and `chosen_on`, a sentence on the clips; {} for too few clips.
     """
     parts = min(PARTS, len(np.unique(recordings)))
     if labels.ndim > 1 or parts < 2:
@@ -191,32 +161,23 @@ def choose_penalty(inputs: np.ndarray, labels: np.ndarray, recordings: np.ndarra
             weight, bias = regression(inputs[fitted], labels[fitted], classes, penalty)
             row[held] = inputs[held] @ weight.T + bias
     accuracies = (logits.argmax(axis=2) == labels).mean(axis=1)
-    best = int(np.flatnonzero(accuracies == accuracies.max())[-1])  # of equal ones the strongest
-
-    def loss(temperature: float) -> float:
-        return log_loss(labels, softmax(logits[best] / temperature, axis=1), labels=np.arange(classes))
-
+    best, names = int(np.flatnonzero(accuracies == accuracies.max())[-1]), np.arange(classes)  # of equal the strongest
     count = f"{len(np.unique(recordings)):,} recordings"
     return {
         "penalty": PENALTIES[best],
-        "temperature": fit_temperature(loss),
+        "temperature": fit_temperature(lambda each: log_loss(labels, softmax(logits[best] / each, 1), labels=names)),
         "accuracies": {str(penalty): float(each) for penalty, each in zip(PENALTIES, accuracies, strict=True)},
         "chosen_on": f"{len(labels):,} training clips, {parts} parts of {count}, no validation or test clip",
     }
 
 
 def linear_layers(model: PreTrainedModel, flag: str = "--probe_first") -> list[nn.Linear]:
-    """The linear layers at the end of the head, input side first; `flag` needs them.
-
-    Raises:
-        UserError: the head is of another kind (the cosines of ECAPA-TDNN), or the family is not known here.
-    """
+    """The linear layers at the end of the head, input side first; UserError if it has none, and `flag` needs them."""
     names = family_of(model.config.model_type).linear_layers
     if not names:
         what = f"the head of {model.config.model_type} models does not end in a linear layer"
         raise UserError(what, flag, "leave it out for this family")
-    layers: list[Any] = [model.get_submodule(name) for name in names]
-    return layers
+    return [cast(nn.Linear, model.get_submodule(name)) for name in names]
 
 
 def regression(

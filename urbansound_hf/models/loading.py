@@ -5,10 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import transformers
@@ -27,24 +25,8 @@ from transformers import (
 
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
-from urbansound_hf.models.heads import configure_layer_sum, rows_by_name, rows_from, start_evenly
-from urbansound_hf.models.registry import Family, conversions, family_of, known_types, register
-
-Loaded = TypeVar("Loaded")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model's place: a Hub id, a checkpoint folder or a bare model type (`wav2vec2`, `cnn`: random weights)."""
-
-    name: str
-    revision: str | None = None
-    trust_remote_code: bool = False
-
-    def open(self, auto_class: Any, **kwargs: Any) -> Any:
-        """`auto_class.from_pretrained` of this source."""
-        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-        return auto_class.from_pretrained(self.name, **options, **kwargs)
+from urbansound_hf.models.heads import SWITCH, configure_layer_sum, rows_by_name, rows_from
+from urbansound_hf.models.registry import Family, conversions, family_of, known_types, label_names, register
 
 
 def load_feature_extractor(
@@ -76,15 +58,17 @@ def load_feature_extractor(
         torch.Size([1, 40, 174])
     """
     register()
-    source = Source(str(name), revision, trust_remote_code)
-    if starts_from_config(source.name):
-        _check_type(source.name)
-        family = family_of(source.name)
+    if starts_from_config(str(name)):
+        _check_type(str(name))
+        family = family_of(str(name))
         with _refusals("--feature_extractor_config"):
             extractor = _extractor_class(family)()
     else:
-        check_path(Path(name))
-        family, extractor = _or_user_error(source, lambda: _pretrained_extractor(source))
+        with _opening(str(name), revision, trust_remote_code) as opened:
+            extractor, model_type = opened(AutoFeatureExtractor), opened(AutoConfig).model_type
+            family = family_of(model_type)
+            if model_type == family.takes_over:
+                extractor = _extractor_class(family)(**extractor.to_dict())
     _check_keys(overrides or {}, extractor.to_dict(), "--feature_extractor_config")
     with _refusals("--feature_extractor_config"):
         extractor = type(extractor)(**{**extractor.to_dict(), **overrides}) if overrides else extractor
@@ -130,12 +114,10 @@ def load_model(
         (torch.Size([1, 3]), 'siren')
     """
     register()
-    source = Source(str(name), revision, trust_remote_code)
-    numbers = {label: number for number, label in enumerate(labels)}
-    names: dict[str, Any] = {"label2id": numbers, "id2label": dict(enumerate(labels))}
-    if starts_from_config(source.name):
-        _check_type(source.name)
-        config = _taken_over(AutoConfig.for_model(source.name))
+    names = label_names(labels)
+    if starts_from_config(str(name)):
+        _check_type(str(name))
+        config = _taken_over(AutoConfig.for_model(str(name)))
         _check_keys(overrides or {}, config.to_dict(), "--model_config")
         with _refusals("--model_config"):
             config = type(config)(**names, **(overrides or {}))
@@ -143,9 +125,12 @@ def load_model(
         with _refusals("--model_config"):
             model = AutoModelForAudioClassification.from_config(config)
     else:
-        check_path(Path(name))
-        adapted = partial(_pretrained_model, source, names, overrides or {}, weighted_layer_sum, head_from)
-        model = _or_user_error(source, adapted)
+        with _opening(str(name), revision, trust_remote_code) as opened:
+            config = _taken_over(opened(AutoConfig, **names, mean_scores=False))  # of YAMNet: logits suit a new head
+            _check_keys(overrides or {}, config.to_dict(), "--model_config")
+            config.update({"problem_type": "single_label_classification", **(overrides or {})})
+            configure_layer_sum(config, weighted_layer_sum)
+            model = _with_new_head(opened, config, head_from)
     family_of(model.config.model_type).lengths.fit_model(model, clip_seconds)
     model.config.clip_seconds = clip_seconds
     return model
@@ -175,6 +160,22 @@ def check_path(path: Path) -> None:
         raise UserError("there is no such folder", str(path), fix)
 
 
+@contextmanager
+def library_messages(errors_only: bool = True, bars: bool = False) -> Iterator[None]:
+    """Transformers' messages and progress bars as given; bars only in a terminal. Restored at the end."""
+    verbosity, shown = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    if errors_only:
+        transformers.logging.set_verbosity_error()
+    if not (bars and progress.in_terminal()):  # in a log each bar would be a hundred lines
+        transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)  # Trainer sets it too
+        if shown:
+            transformers.logging.enable_progress_bar()
+
+
 def starts_from_config(name: str) -> bool:
     """Whether the name is a bare model type (`wav2vec2`, `cnn`), which means random weights."""
     return name in CONFIG_MAPPING and not Path(name).is_dir()
@@ -182,8 +183,8 @@ def starts_from_config(name: str) -> bool:
 
 def _check_type(model_type: str) -> None:
     if model_type not in known_types():
-        what = f"{model_type} models cannot classify audio"
-        raise UserError(what, "--model_name_or_path", f"the types that can: {', '.join(known_types())}")
+        fix = f"the types that can: {', '.join(known_types())}"
+        raise UserError(f"{model_type} models cannot classify audio", "--model_name_or_path", fix)
 
 
 def _taken_over(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -199,88 +200,62 @@ def _extractor_class(family: Family) -> Any:
     return FEATURE_EXTRACTOR_MAPPING[CONFIG_MAPPING[family.model_type]]
 
 
-def _pretrained_extractor(source: Source) -> tuple[Family, FeatureExtractionMixin]:
-    """The family and the stored extractor; that of a stock checkpoint which a family takes over, in its own class."""
-    extractor, model_type = source.open(AutoFeatureExtractor), source.open(AutoConfig).model_type
-    family = family_of(model_type)
-    if model_type == family.takes_over:
-        extractor = _extractor_class(family)(**extractor.to_dict())
-    return family, extractor
-
-
-def _pretrained_model(
-    source: Source,
-    names: dict[str, Any],
-    overrides: Mapping[str, Any],
-    weighted_layer_sum: bool,
-    head_from: Mapping[str, str] | None,
+def _with_new_head(
+    opened: Callable[..., Any], config: PreTrainedConfig, head_from: Mapping[str, str] | None
 ) -> PreTrainedModel:
-    config = _taken_over(source.open(AutoConfig, **names, mean_scores=False))  # of YAMNet: logits suit a new head
-    _check_keys(overrides, config.to_dict(), "--model_config")
-    config.update({"problem_type": "single_label_classification", **overrides})
-    configure_layer_sum(config, weighted_layer_sum)
-    options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
-    model, report = _without_report(lambda: source.open(
-        AutoModelForAudioClassification, config=config, output_loading_info=True, **options))  # fmt: skip
-    _say_what_is_new(model, report)
-    stored = source.open(AutoConfig)
-    rows_by_name(model, stored.id2label, list(names["label2id"]))
-    if head_from:
-        rows_from(model, source.open(AutoModelForAudioClassification, dtype=torch.float32), head_from)
-    start_evenly(model, stored)
-    return model
-
-
-def _without_report(load: Callable[[], Loaded]) -> Loaded:
-    """Loads a checkpoint without the table of keys that Transformers logs."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        return load()
-    finally:
-        transformers.logging.set_verbosity(level)
-
-
-def _say_what_is_new(model: PreTrainedModel, report: Mapping[str, Any]) -> None:
-    """Says in a line that the head is new, and in one more which other weights are drawn at random."""
+    """The pretrained model under a head for the labels of `config`; says which weights are new."""
+    auto_class, options = AutoModelForAudioClassification, {"ignore_mismatched_sizes": True, "dtype": torch.float32}
+    with library_messages(bars=True):  # without the table of keys
+        model, report = opened(auto_class, config=config, output_loading_info=True, **options)
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     drawn = {*report["missing_keys"], *mismatched}
-    body = f"{model.base_model_prefix}."
-    if inside := sorted(key for key in drawn if key.startswith(body)):
+    if inside := sorted(key for key in drawn if key.startswith(f"{model.base_model_prefix}.")):
         others = f" and {len(inside) - 3} more" * (len(inside) > 3)
         progress.say(f"not in the checkpoint, drawn at random: {', '.join(inside[:3])}{others}")
     if len(inside) < len(drawn):
         progress.say(f"new head for {model.config.num_labels} classes")
+    stored = opened(AutoConfig)
+    rows_by_name(model, stored.id2label, list(model.config.label2id))
+    if head_from:
+        rows_from(model, opened(auto_class, dtype=torch.float32), head_from)
+    weights = getattr(model, "layer_weights", None)
+    if weights is not None and not getattr(stored, SWITCH, False):  # Transformers 5.23 leaves them as the memory was
+        torch.nn.init.constant_(weights, 1 / len(weights))
+    return model
 
 
-def check_reachable(source: Source) -> None:
-    """Raises UserError for a Hub id that is not in the cache, where the Hub cannot be reached."""
-    if Path(source.name).exists() or starts_from_config(source.name):
-        return
+@contextmanager
+def _opening(name: str, revision: str | None, trust_remote_code: bool) -> Iterator[Callable[..., Any]]:
+    """`from_pretrained` of a Hub id or folder, to be called with an Auto class; what goes wrong becomes a UserError."""
+    check_path(Path(name))
+    where, near = "--model_name_or_path", difflib.get_close_matches(name, known_types(), n=1)
     try:
-        hf_hub_download(source.name, "config.json", revision=source.revision)
+        if not Path(name).exists():
+            _check_reachable(name, revision, near)
+        yield lambda auto_class, **options: auto_class.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code, **options
+        )
+    except ImportError as error:
+        raise UserError(str(error), where) from error
+    except (OSError, ValueError) as error:
+        what = f"no audio model could be loaded from {name!r}: {str(error).splitlines()[0]}"
+        fix = f"give a Hub id or a checkpoint folder; or, for random weights, a model type: {', '.join(known_types())}"
+        if near:
+            fix = f"did you mean {near[0]}, for random weights? Pretrained ones have a Hub id (owner/name) or a folder"
+        raise UserError(what, where, fix) from error
+
+
+def _check_reachable(name: str, revision: str | None, near: Sequence[str]) -> None:
+    """Raises UserError for a Hub id that is not in the cache, where the Hub cannot be reached."""
+    try:
+        hf_hub_download(name, "config.json", revision=revision)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
-        what = f"the Hub cannot be reached, and {source.name} is neither in the cache nor a folder here"
+        what = f"the Hub cannot be reached, and {name} is neither in the cache nor a folder here"
         fix = "check the name and the connection (or HF_HUB_OFFLINE), give a checkpoint folder, or train the config cnn"
-        if near := difflib.get_close_matches(source.name, known_types(), n=1):
-            fix += f"; did you mean {near[0]}, for random weights?" * ("/" not in source.name)
+        fix += f"; did you mean {near[0]}, for random weights?" if near and "/" not in name else ""
         raise UserError(what, "--model_name_or_path", fix) from error
     except (OSError, ValueError):  # no such repository, file or revision: the caller says so
         return
-
-
-def _or_user_error(source: Source, load: Callable[[], Loaded]) -> Loaded:
-    check_reachable(source)
-    try:
-        return load()
-    except ImportError as error:
-        raise UserError(str(error), "--model_name_or_path") from error
-    except (OSError, ValueError) as error:
-        what = f"no audio model could be loaded from {source.name!r}: {str(error).splitlines()[0]}"
-        fix = f"give a Hub id or a checkpoint folder; or, for random weights, a model type: {', '.join(known_types())}"
-        if near := difflib.get_close_matches(source.name, known_types(), n=1):
-            fix = f"did you mean {near[0]}, for random weights? Pretrained ones have a Hub id (owner/name) or a folder"
-        raise UserError(what, "--model_name_or_path", fix) from error
 
 
 @contextmanager

@@ -21,11 +21,7 @@ ADAPTER = "default"  # peft's name for the only one
 
 
 class ReadableLinear(lora.Linear):
-    """peft's adapted linear layer, whose weight is the adapted one also for those who read it.
-
-    WavLM's attention passes the weights of its projections to PyTorch's and never calls them: adapters would have no
-    effect and get no gradient.
-    """
+    """peft's adapted linear layer, its weight adapted for readers too: WavLM's attention takes it, calls no layer."""
 
     @property
     def weight(self) -> torch.Tensor:
@@ -41,8 +37,10 @@ def apply_lora(model: PreTrainedModel, rank: int) -> None:
     """
     adapt.freeze(model, "backbone")
     head = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    inside = {module for layer in adapt.layers(model) for module in layer.modules() if adaptable(module)}
-    names = [name for name, module in model.named_modules() if module in inside]
+    inside = {module for layer in adapt.layers(model) for module in layer.modules()}
+    # peft can correct and merge no grouped convolution, and no subclass that computes something else.
+    names = [name for name, module in model.named_modules() if module in inside and getattr(module, "groups", 1) == 1
+             and type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d)]  # fmt: skip
     if not names:
         what = f"LoRA corrects stacked linear layers and convolutions, this {model.config.model_type} model has none"
         raise UserError(what, "--lora_rank", "leave it out; --freeze backbone trains the head alone")
@@ -54,11 +52,6 @@ def apply_lora(model: PreTrainedModel, rank: int) -> None:
     for layer in adapters(model).values():
         if hasattr(layer.base_layer, "dilation"):  # of a convolution; peft forgets it
             layer.lora_A[ADAPTER].dilation = layer.base_layer.dilation
-
-
-def adaptable(module: nn.Module) -> bool:
-    """Whether peft can correct and merge it: no grouped convolution, no subclass that computes something else."""
-    return type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d) and getattr(module, "groups", 1) == 1
 
 
 def adapters(model: nn.Module) -> dict[str, Any]:

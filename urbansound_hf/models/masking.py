@@ -14,14 +14,12 @@ from urbansound_hf.features.extract import Features
 
 
 def model_masking(model: PreTrainedModel, features: Features, frequency_share: float, time_share: float) -> bool:
-    """Turns on a model's own masking of its hidden states in training; returns whether it has one (wav2vec2's).
+    """Turns on a model's own masking of its hidden states in training, in place; returns whether it has one.
 
-    The modules decide, not the config: Whisper's has the same values, which its audio classifier
-    never reads. Of a model that was built without masking (`mask_time_prob: 0`), the vector that stands for what is
-    masked is made here, so call this before the optimizer is made.
+    The modules decide, not the config: Whisper's has the same values, which its audio classifier never reads. Of a
+    model that was built without masking, the vector that stands for what is masked is made here, before the optimizer.
 
     Args:
-        model: its `config` and, where needed, its mask vector are changed in place.
         features: one training clip's, without a batch axis: no mask is longer than its hidden states.
         frequency_share, time_share: fractions of the hidden dimensions to set to zero and of the hidden frames to
             replace, 0 to 1. Masks may overlap, so both are upper bounds.
@@ -33,7 +31,12 @@ def model_masking(model: PreTrainedModel, features: Features, frequency_share: f
     config.apply_spec_augment = True
     config.mask_time_prob, config.mask_feature_prob = time_share, frequency_share
     config.mask_time_min_masks = config.mask_feature_min_masks = 0  # the shares decide; WavLM's config lacks the second
-    config.mask_time_length = min(config.mask_time_length, _hidden_frames(model, features))
+    clip = next(iter(features.values()))
+    frames = len(clip)  # of a spectrogram, one hidden state each; of samples, what the convolutions leave
+    layers = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
+    for kernel, stride in layers if clip.ndim == 1 else ():
+        frames = (frames - kernel) // stride + 1
+    config.mask_time_length = min(config.mask_time_length, frames)
     config.mask_feature_length = min(config.mask_feature_length, config.hidden_size)
     if not hasattr(masking, "masked_spec_embed"):
         vector = next(model.parameters()).new_empty(config.hidden_size).uniform_()
@@ -44,8 +47,7 @@ def model_masking(model: PreTrainedModel, features: Features, frequency_share: f
 def mask_without_waiting(model: PreTrainedModel) -> None:
     """Lets a wav2vec2-style model mask its hidden states as before, but without a wait for the device, in place.
 
-    Transformers sends each mask with a copy that waits, and indexes by it, which waits again. The masks are drawn by
-    the same function from the same random numbers.
+    Transformers sends each mask with a copy that waits, and indexes by it, which waits again.
     """
     for module in model.modules():
         if hasattr(module, "_mask_hidden_states"):
@@ -78,12 +80,3 @@ def _sent(mask: np.ndarray, to: torch.Tensor) -> torch.Tensor:
     """A mask as bool on the device of `to`; a GPU is not waited for."""
     values = torch.from_numpy(mask.astype(bool))
     return values.pin_memory().to(to.device, non_blocking=True) if to.device.type == "cuda" else values.to(to.device)
-
-
-def _hidden_frames(model: PreTrainedModel, features: Features) -> int:
-    """The hidden states of a clip: of samples, what the convolutions leave; of a spectrogram, one for each frame."""
-    count = len(next(iter(features.values())))
-    layers = zip(getattr(model.config, "conv_kernel", ()), getattr(model.config, "conv_stride", ()), strict=True)
-    for kernel, stride in layers if np.ndim(next(iter(features.values()))) == 1 else ():
-        count = (count - kernel) // stride + 1
-    return count

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import FeatureExtractionMixin, PreTrainedModel
+from transformers import PreTrainedModel
 
 from urbansound_hf import progress
 from urbansound_hf.errors import CommandParser, UserError, write_text, writing
@@ -68,26 +68,28 @@ def export_onnx(run: str | Path, int8: bool = False) -> Path:
     target = folder / ONNX_MODEL
     shutil.rmtree(target.parent, ignore_errors=True)
     target.parent.mkdir()
-    clips = noise(model, extractor)
+    # Two clips of quiet noise: of the training's length, and half a second longer or shorter.
+    seconds, draw = getattr(model.config, "clip_seconds", None) or 2.0, np.random.default_rng(0)
+    both, rate = (seconds, seconds + (0.53 if seconds < 1.1 else -0.53)), extractor.to_dict()["sampling_rate"]
+    clips = [draw.normal(0, 0.1, round(each * rate)).astype(np.float32) for each in both]
+    lengths = family_of(model.config.model_type).lengths
+    longest = lengths.longest_seconds(extractor)
     try:
-        fixed = family_of(model.config.model_type).lengths.longest_seconds(extractor) is not None
-        write_graph(model, stacked(extractor, clips[:1] * 2), target, fixed)
+        write_graph(model, stacked(extractor, clips[:1] * 2), target, fixed=longest is not None)
         check(model, extractor, numpy_extractor, clips, target)
     except BaseException:
         shutil.rmtree(target.parent)
         raise
-    write_facts(folder, model, extractor)
+    facts = {  # what serving cannot read in the configs, and which weights were exported
+        "weights": weights_fingerprint(folder),
+        "longest_seconds": longest,
+        "shortest_samples": lengths.shortest_samples(model.config),
+        "torch": torch.__version__,
+    }
+    write_text(folder / ONNX_EXPORT, json.dumps(facts, indent=2) + "\n")
     if int8:
         quantize(target, folder / ONNX_INT8)
     return target.parent
-
-
-def noise(model: PreTrainedModel, extractor: Any) -> list[np.ndarray]:
-    """Two clips of quiet noise: of the training's length, and half a second longer or shorter."""
-    seconds = getattr(model.config, "clip_seconds", None) or 2.0
-    draw, rate = np.random.default_rng(0), extractor.sampling_rate
-    lengths = (seconds, seconds + 0.53 if seconds < 1.1 else seconds - 0.53)
-    return [draw.normal(0, 0.1, round(each * rate)).astype(np.float32) for each in lengths]
 
 
 def stacked(extractor: Any, clips: Sequence[np.ndarray]) -> Features:
@@ -98,27 +100,40 @@ def stacked(extractor: Any, clips: Sequence[np.ndarray]) -> Features:
 
 def write_graph(model: PreTrainedModel, batch: Features, target: Path, fixed: bool) -> None:
     """Exports the model, with a dynamic batch and, unless `fixed`, a dynamic time axis. Raises UserError."""
-    inputs = as_tensors(batch)
-    family = family_of(model.config.model_type)
-    dynamic = torch.export.Dim.DYNAMIC
-    axis = 1 + (family.spectrogram.time_axis if family.spectrogram else 0)
-    shapes = {
-        name: {0: dynamic} | ({} if fixed else {axis if values.ndim > 2 else 1: dynamic})
-        for name, values in inputs.items()
-    }
+    inputs, dynamic = as_tensors(batch), torch.export.Dim.DYNAMIC
+    spectrogram = family_of(model.config.model_type).spectrogram
+    axis = 1 + (spectrogram.time_axis if spectrogram else 0)
+    shapes = {name: {0: dynamic} | ({} if fixed else {axis if values.ndim > 2 else 1: dynamic})
+              for name, values in inputs.items()}  # fmt: skip
     try:
+        import onnx
+
         with _silence():
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 LogitsAndEmbedding(model).eval(), kwargs=inputs, dynamo=True, dynamic_shapes={"inputs": shapes},
                 input_names=list(inputs), output_names=["logits", POOLED], opset_version=20,
             )  # fmt: skip
-            _save(program, model, target)
     except ImportError as error:
         fix = "pip install 'urbansound-hf[export]'"
         raise UserError(f"the export needs packages that are not installed ({error})", "", fix) from error
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        what = f"{model.config.model_type} models cannot be exported: {_reason(error)}"
+        cause: BaseException = error
+        while cause.__cause__:  # the exporter wraps it in its own
+            cause = cause.__cause__
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        what = f"{model.config.model_type} models cannot be exported: {reason}"
         raise UserError(what, str(target), "serve it with PyTorch (--backend torch)") from error
+    external = sum(each.nbytes for each in model.parameters()) > EMBEDDED_BYTES
+    options: dict[str, Any] = {"save_as_external_data": True, "location": f"{target.name}_data"} if external else {}
+    proto, renamed = program.model_proto, {"embedding": "embedding_of_ids", POOLED: "embedding"}
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # stack traces, which name the folders of this machine
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for value in (*proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
+        value.name = renamed.get(value.name, value.name)
+        del value.metadata_props[:]
+    onnx.save(proto, str(target), **options)
 
 
 def check(
@@ -165,18 +180,6 @@ def quantize(source: Path, target: Path, least_share: float = LEAST_SHARE) -> No
         )  # fmt: skip
 
 
-def write_facts(folder: Path, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> None:
-    """Writes what serving cannot read in the configs, and which weights were exported."""
-    lengths = family_of(model.config.model_type).lengths
-    facts = {
-        "weights": weights_fingerprint(folder),
-        "longest_seconds": lengths.longest_seconds(extractor),
-        "shortest_samples": lengths.shortest_samples(model.config),
-        "torch": torch.__version__,
-    }
-    write_text(folder / ONNX_EXPORT, json.dumps(facts, indent=2) + "\n")
-
-
 def main(argv: Sequence[str]) -> int:
     """The command `urbansound-hf export`."""
     parser = CommandParser("urbansound-hf export", description="Write a checkpoint as ONNX, beside it.")
@@ -188,29 +191,6 @@ def main(argv: Sequence[str]) -> int:
     for path in sorted(target.glob("*.onnx*")):
         print(f"{path}  {path.stat().st_size / 2**20:,.1f} MiB")
     return 0
-
-
-def _save(program: Any, model: PreTrainedModel, target: Path) -> None:
-    import onnx
-
-    external = sum(each.nbytes for each in model.parameters()) > EMBEDDED_BYTES
-    options: dict[str, Any] = {"save_as_external_data": True, "location": f"{target.name}_data"} if external else {}
-    proto, renamed = program.model_proto, {"embedding": "embedding_of_ids", POOLED: "embedding"}
-    for node in proto.graph.node:
-        del node.metadata_props[:]  # stack traces, which name the folders of this machine
-        for names in (node.input, node.output):
-            names[:] = [renamed.get(name, name) for name in names]
-    for value in (*proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
-        value.name = renamed.get(value.name, value.name)
-        del value.metadata_props[:]
-    onnx.save(proto, str(target), **options)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the first cause; the exporter wraps it in its own."""
-    while error.__cause__:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from urbansound_hf.augment.chain import apply_effects, parse_effects
 from urbansound_hf.augment.mixing import mix
@@ -23,14 +24,11 @@ from urbansound_hf.features.extract import KEPT, WAVEFORM, Features, Spectrogram
 from urbansound_hf.features.streaming import StreamedClips
 
 
-class AugmentedDataset(torch.utils.data.Dataset):
-    """Wraps a prepared training set of features or, where the recipe changes waveforms, of waveforms.
+class AugmentedDataset(torch.utils.data.Dataset, TrainerCallback):
+    """Wraps a prepared training set of features or, where the recipe changes waveforms, of `waveform` `(samples,)`.
 
-    Args:
-        prepared: `labels` and model inputs of one shape; or `labels` and `waveform` `(samples,)` float32.
-        window: samples of a training clip, to which waveforms are cropped or filled.
-        spectrogram: the model input that is one, with its axes; where they are unknown, a recipe that masks or cuts
-            it raises UserError.
+    As a callback of Trainer it learns the epoch before its first batch is loaded. Waveforms are cropped or filled to
+    `window` samples. Where the axes of the spectrogram are not known, a recipe that masks or cuts it raises UserError.
     """
 
     def __init__(
@@ -57,6 +55,9 @@ class AugmentedDataset(torch.utils.data.Dataset):
             what = "the axes of this model's spectrogram are not known, and masks and CutMix need them"
             raise UserError(what, "--spec_augment, --cutmix_alpha", "leave both out for this model")
 
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        self.epoch.fill_(int(state.epoch or 0))
+
     def __len__(self) -> int:
         return len(self.clips)
 
@@ -65,7 +66,12 @@ class AugmentedDataset(torch.utils.data.Dataset):
         generator = np.random.default_rng((self.seed, int(self.epoch), index))
         inputs, sound, label = self._example(index, generator)
         if self.recipe.mixes and generator.random() < self.recipe.mix_probability:
-            sound, label = self._mixed(sound, label, generator)
+            other = int(generator.integers(len(self.clips)))  # any clip of the data set
+            _, other_sound, other_label = self._example(other, generator)
+            alphas = {"mixup": self.recipe.mixup_alpha, "cutmix": self.recipe.cutmix_alpha}
+            method = generator.choice([name for name, alpha in alphas.items() if alpha > 0])
+            axis = 0 if self.from_waveforms or not self.spectrogram else self.spectrogram.time_axis
+            sound, label = mix(sound, other_sound, label, other_label, alphas[method], method, axis, generator)
         inputs = extract(self.extractor, sound) if self.from_waveforms else {**inputs, self.main: sound}
         if self.spectrogram and generator.random() < self.recipe.spec_augment:
             name, *axes = self.spectrogram
@@ -89,11 +95,3 @@ class AugmentedDataset(torch.utils.data.Dataset):
             start = generator.integers(len(waveform) - self.window + 1)
             waveform = waveform[start : start + self.window]
         return inputs, fill(waveform, self.window, self.filled), label
-
-    def _mixed(self, sound: np.ndarray, label: Any, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Mixes in a random other clip, by mixup or CutMix; with equal probability if the recipe asks for both."""
-        _, other, other_label = self._example(int(generator.integers(len(self.clips))), generator)
-        alphas = {"mixup": self.recipe.mixup_alpha, "cutmix": self.recipe.cutmix_alpha}
-        method = generator.choice([name for name, alpha in alphas.items() if alpha > 0])
-        axis = 0 if self.from_waveforms or not self.spectrogram else self.spectrogram.time_axis
-        return mix(sound, other, label, other_label, alphas[method], method, axis, generator)

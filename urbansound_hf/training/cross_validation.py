@@ -1,4 +1,4 @@
-"""The runs of a command, one per test fold: data prepared once, interrupted runs continued, folds gathered at the end.
+"""`train`, and the runs of a command, one per test fold: data prepared once, interrupted runs continued.
 
 Jobs of an array can train one fold each, with `--test_fold k` and the same output folder; then
 
@@ -14,38 +14,33 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.utils import logging
 
 from urbansound_hf import progress
 from urbansound_hf.config.arguments import RunConfig
-from urbansound_hf.data.splits import Split
+from urbansound_hf.config.parse import keyword_run_config
+from urbansound_hf.data.splits import Split, fold_numbers
 from urbansound_hf.errors import UserError, interruption, printable_lines, redacted, write_text, writing
 from urbansound_hf.evaluation.receipts import Stopwatch
-from urbansound_hf.evaluation.runs import Run
+from urbansound_hf.evaluation.runs import Run, read_run
+from urbansound_hf.hub.push import check_upload
 from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
+from urbansound_hf.models.loading import library_messages
 from urbansound_hf.profiling import profiling, stage
 from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, run_summary, write_run
 from urbansound_hf.training.experiment import (
     Experiment,
-    check_checkpoint,
-    check_push,
-    locked_folder,
-    planned_splits,
     prepare_experiment,
     push_callback,
-    refuse_mixtures,
-    report_leaks,
-    unfinished_splits,
+    push_target,
 )
 from urbansound_hf.training.preflight import check_serving, check_storage
-from urbansound_hf.training.resume import interrupted, kept_of, report_restart
+from urbansound_hf.training.resume import complete_checkpoints, interrupted, report_restart
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.search import run_search
 
@@ -53,109 +48,126 @@ NOTHING_TRAINED = "interrupted before the training; prepared sounds are kept, an
 
 
 def run_experiment(config: RunConfig) -> int:
-    """Runs every test fold that the config asks for; returns the exit code (1: some fold failed).
-
-    Raises:
-        UserError: the data, the folds or the content of the output folder do not allow it; nothing was trained then.
-    """
-    with run_logging(config.training.quiet), profiling(config.training.profile and config.training.process_index == 0):
+    """Runs every test fold that the config asks for, or the search; returns the exit code (1: some fold failed)."""
+    quiet, profiled = config.training.quiet, config.training.profile and config.training.process_index == 0
+    with progress.quietly(quiet), library_messages(quiet, bars=True), profiling(profiled):
         try:
             if config.training.search:
                 return run_search(config)
-            outcome = run_folds(config)
+            folders, failed = run_folds(config)
         except KeyboardInterrupt as error:
             raise error if str(error) else interruption(error, NOTHING_TRAINED) from error
-    several = len(outcome.folders) > 1
-    for name, reason in outcome.failed.items():
-        print(printable_lines(f"failed: {name}: {reason}" if several else f"error: {reason}"), file=sys.stderr)
-    return 1 if outcome.failed else 0
+    for name, reason in failed.items():
+        what = f"failed: {name}: {reason}" if len(folders) > 1 else f"error: {reason}"
+        print(printable_lines(what), file=sys.stderr)
+    return 1 if failed else 0
 
 
-@contextmanager
-def run_logging(quiet: bool) -> Iterator[None]:
-    """Progress and library messages as a run shows them; the settings of the libraries are restored at the end."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with progress.quietly(quiet):
-        if quiet:
-            logging.set_verbosity_error()
-        if not progress.in_terminal():
-            logging.disable_progress_bar()  # those of transformers and huggingface_hub fill a log
-        try:
-            yield
-        finally:
-            logging.set_verbosity(verbosity)  # Trainer sets it too
-            if bars and not logging.is_progress_bar_enabled():
-                logging.enable_progress_bar()
+def train(config: str | Path = "wav2vec2_base", /, **flags: Any) -> list[Run]:
+    """Fine-tunes and evaluates a model, as the command `urbansound-hf train CONFIG --flag value …` does.
 
+    Sets the global random seeds, as every training does; leaves the settings of logging and progress bars as they were.
 
-@dataclass(frozen=True)
-class Outcome:
-    """The folder of each split that a config asks for, and the reasons of the splits that failed, by their names."""
+    Args:
+        config: the name of a shipped config, such as "cnn", or the path of a YAML file.
+        flags: any flag of `urbansound-hf train --help`, without the dashes; they win over the config. Lists for flags
+            of several values (`test_fold=[1, 2]`, `augment=["shift"]`), a mapping for KEY=VALUE flags
+            (`model_config={"hidden_sizes": [8, 16]}`), None for a flag's default. With `quiet=True` nothing is printed.
 
-    folders: dict[str, Path]
-    failed: dict[str, str]
-
-
-def run_folds(config: RunConfig, silent: bool = False) -> Outcome:
-    """Runs every test fold of the config that is not finished; with `silent`, the results are not printed.
+    Returns:
+        one `Run` per test fold, in the order of the folds: `folder` (the checkpoint, for
+        `SoundClassifier.from_pretrained`), `metrics` and `predictions`. Folds of this experiment that are finished
+        already are not trained again. With `search`, which trains no run, the list is empty.
 
     Raises:
-        UserError: the data, the folds or the content of the output folder do not allow it; or the only run failed.
+        UserErrors: mistakes in the config or the keywords, each with its place and the nearest valid name.
+        UserError: the data, the folds or the output folder do not allow it, the only run is finished already (unless
+            `overwrite=True`), or a fold failed; the message says where the finished ones are.
+
+    Examples:
+        >>> model = {"hidden_sizes": [4, 8, 8, 8]}
+        >>> runs = ush.train("cnn", dataset="sounds", test_fold=3, num_train_epochs=1, model_config=model, quiet=True)
+        >>> runs[0].folder.as_posix(), runs[0].metrics["test_fold"], len(runs[0].predictions)
+        ('outputs/cnn/fold3', 3, 10)
     """
-    check_push(config)
+    words = [repr(str(config)), *(f"{name}={value!r}" for name, value in flags.items())]
+    run_config = keyword_run_config(config, flags, [f"urbansound_hf.train({', '.join(words)})"])
+    arguments = run_config.training
+    with progress.quietly(arguments.quiet), library_messages(arguments.quiet, bars=True):
+        if arguments.search:
+            run_search(run_config)
+            return []
+        folders, failed = run_folds(run_config, silent=arguments.quiet)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        kept = [str(folder) for folder in folders.values() if finished(folder)]
+        fix = "correct this and call again; finished runs are kept: " + (", ".join(kept) or "none")
+        what = f"{len(failed)} of {len(folders)} runs failed: {reasons}"
+        raise UserError(what, str(arguments.output_dir), fix)
+    with arguments.main_process_first(desc="the finished runs"):  # which writes them
+        return [read_run(folder) for folder in folders.values()]
+
+
+def run_folds(config: RunConfig, silent: bool = False) -> tuple[dict[str, Path], dict[str, str]]:
+    """Runs every test fold of the config that is not finished; with `silent`, the results are not printed.
+
+    Returns the folder of each split that the config asks for, and by split the reasons of those that failed.
+    """
+    if config.training.push_to_hub and config.training.process_index == 0:
+        first = (fold_numbers(config.data.test_fold or "") or [1])[0]
+        check_upload(push_target(config, f"fold{first}"))  # before hours of work
     experiment = replace(prepare_experiment(config), silent=silent)
-    wanted = planned_splits(experiment)
-    waiting = list(unfinished_splits(experiment, wanted))
-    check_checkpoint(experiment, wanted)
-    refuse_mixtures(experiment, wanted, waiting)
-    leaks = {split.name: report_leaks(experiment, split) for split in waiting}  # all before the first training
-    folders = {split.name: experiment.folder(split) for split in wanted}
-    if len(wanted) == 1:
-        problem = run_split(experiment, wanted[0], leaks)
-        return Outcome(folders, {wanted[0].name: problem} if problem else {})
-    failed = run_splits(experiment, waiting, leaks)
-    if len(failed) < len(wanted) and config.training.process_index == 0:
-        metrics = gather_folds(experiment.output_dir)
-        experiment.show(cross_validation_summary(metrics, experiment.output_dir))
-    return Outcome(folders, failed)
-
-
-def run_splits(experiment: Experiment, waiting: Sequence[Split], leaks: Mapping[str, Any]) -> dict[str, str]:
-    """Runs all splits, even if some fail; returns the reasons of the failures by the names of the splits."""
+    wanted, waiting = experiment.planned_splits(), []
+    for split in wanted:
+        folder = experiment.folder(split)
+        if config.training.overwrite or not finished(folder):
+            waiting.append(split)
+        elif len(wanted) == 1:
+            fix = "choose another --output_dir, or give --overwrite"
+            raise UserError("this run is finished already", str(folder), fix)
+        else:
+            experiment.say(f"{split.name} is finished already: skipped ({folder})")
+    experiment.check_checkpoint(wanted)
+    experiment.refuse_mixtures(wanted, waiting)
+    leaks = {split.name: experiment.report_leaks(split) for split in waiting}  # all before the first training
     failed, started = {}, time.perf_counter()
     for done, split in enumerate(waiting, start=1):
         try:
             if problem := run_split(experiment, split, leaks):
                 failed[split.name] = problem
         except Exception as error:  # of any kind: the other folds do not depend on this one
-            if experiment.config.training.world_size > 1:
-                raise  # the other processes wait for this one, so the launcher must end them all
+            if len(wanted) == 1 or config.training.world_size > 1:
+                raise  # other processes wait for this one, so the launcher must end them all
             reason = str(error) or type(error).__name__
             if not isinstance(error, UserError):
                 traceback.print_exc()
                 reason += "\n  fix:   run the same command again; finished folds are skipped"
             failed[split.name] = reason
             print(printable_lines(f"{split.name} failed, the others go on: {reason}"), file=sys.stderr)
-        experiment.say(progress.remaining("folds", done, len(waiting), time.perf_counter() - started))
+        if len(wanted) > 1:
+            experiment.say(progress.remaining("folds", done, len(waiting), time.perf_counter() - started))
         gc.collect()  # a Trainer is in a reference cycle that holds GPU memory
-    return failed
+    if len(wanted) > 1 and len(failed) < len(wanted) and config.training.process_index == 0:
+        metrics = gather_folds(experiment.output_dir)
+        experiment.show(cross_validation_summary(metrics, experiment.output_dir))
+    return {split.name: experiment.folder(split) for split in wanted}, failed
 
 
 def run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
-    """Trains and evaluates one split, from its folder to its receipt and the push to the Hub.
-
-    Returns the reason if the finished run could not be pushed. Raises UserError if another command trains there.
-    """
-    folder = experiment.folder(split)
-    with locked_folder(experiment, folder, "training"), writing(folder):
-        try:
-            return _run_split(experiment, split, leaks)
-        except KeyboardInterrupt as error:
-            raise interruption(error, kept_of(experiment.config, folder)) from error
-
-
-def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -> str | None:
+    """Trains and evaluates one split in its own folder; returns the reason if the finished run could not be pushed."""
     folder, config = experiment.folder(split), experiment.config
+    with experiment.locked(folder, "training"), writing(folder):
+        try:
+            return _run_split(experiment, split, folder, {"leaks": leaks[split.name]})
+        except KeyboardInterrupt as error:
+            kept = f"{folder} has no complete checkpoint yet: the same command starts this run from the beginning"
+            if complete := complete_checkpoints(config, folder):
+                kept = f"kept: {complete[-1]}\nthe same command continues from there"
+            raise interruption(error, f"interrupted; {kept}") from error
+
+
+def _run_split(experiment: Experiment, split: Split, folder: Path, facts: Mapping[str, Any]) -> str | None:
+    config = experiment.config
     continued = interrupted(config, folder)
     if not continued:
         check_storage(config, experiment.run_bytes)  # another run may have filled the disk
@@ -164,10 +176,11 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
             make_folder(experiment, split)
     pusher = push_callback(config, split.name)
     with Stopwatch() as watch:
-        facts, callbacks = {"leaks": leaks[split.name]}, [pusher] if pusher else []
+        callbacks = [pusher] if pusher else []
         metrics = train_and_evaluate(config, experiment.sounds, split, folder, facts, callbacks)
     if config.training.process_index == 0:
-        measured = {
+        receipt = {
+            **experiment.receipt,
             "test_accuracy": metrics["test_accuracy"],
             "split": {"kind": split.kind, "test_fold": split.test_fold, "seed": config.training.seed},
             "continued": continued,  # `seconds` then covers the part after the interruption
@@ -176,7 +189,6 @@ def _run_split(experiment: Experiment, split: Split, leaks: Mapping[str, Any]) -
             "seconds": round(watch.seconds, 1),
             "peak_memory_gib": round(watch.peak_memory_gib, 2),
         }
-        receipt = {**experiment.receipt, **measured}
         with stage("write"):
             write_run(folder, experiment.sounds.dataset.select(split.test), receipt)
         clip = experiment.sounds.dataset[int(split.test[0])]["audio"]["bytes"]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers.trainer_utils import HubStrategy
 
 from urbansound_hf import progress
@@ -23,17 +22,16 @@ from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
 from urbansound_hf.data.known import known_dataset
 from urbansound_hf.data.leaks import KNOWN, check_leaks, leak_report, summarize_leaks
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
-from urbansound_hf.data.splits import KINDS, Split, fold_numbers, several_folds, split_notes, wanted_splits
+from urbansound_hf.data.splits import KINDS, Split, several_folds, split_notes, wanted_splits
 from urbansound_hf.errors import UserError, printable_lines, redacted
 from urbansound_hf.evaluation.receipts import environment, mismatches
 from urbansound_hf.evaluation.runs import Run, finished_folds
 from urbansound_hf.hub.callback import Pusher
 from urbansound_hf.hub.files import TOKEN
-from urbansound_hf.hub.push import Target, check_upload
+from urbansound_hf.hub.push import Target
 from urbansound_hf.layout import finished
-from urbansound_hf.models import checkpoint
 from urbansound_hf.models.linear_probe import linear_layers
-from urbansound_hf.models.loading import starts_from_config
+from urbansound_hf.models.loading import library_messages, starts_from_config
 from urbansound_hf.models.registry import register
 from urbansound_hf.profiling import stage
 from urbansound_hf.training import preflight, resume
@@ -75,19 +73,90 @@ class Experiment:
         if self.config.training.process_index == 0:
             progress.say(text)
 
+    @contextmanager
+    def locked(self, folder: Path, doing: str) -> Iterator[None]:
+        """Locks a folder for one command, by a file beside it; UserError if another one is `doing` something in it."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+        if self.config.training.process_index == 0:
+            try:
+                lock.acquire()
+            except Timeout:
+                fix = "wait for it, or choose another --output_dir"
+                raise UserError(f"another command is {doing} in this folder", str(folder), fix) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def planned_splits(self) -> list[Split]:
+        """The splits that the config asks for: one, or one for each test fold. Raises UserError as `wanted_splits`."""
+        clips, data = self.sounds.dataset, self.config.data
+        columns = {name: clips[name][:] for name in ("fold", "group", "split") if name in clips.column_names}
+        columns["label"], seed = self.sounds.targets, self.config.training.seed
+        wanted = wanted_splits(columns, data.split, data.test_fold, data.validation, seed, data.folds)
+        self.say(f"split: {KINDS[wanted[0].kind]}")
+        return wanted
+
+    def refuse_mixtures(self, wanted: Sequence[Split], waiting: Sequence[Split]) -> None:
+        """Checks, before anything is trained, that runs of other experiments in the output folder are not mixed in.
+
+        Raises UserError if an interrupted run of another experiment would be continued, or finished folds of another
+        one gathered with several new ones. A single new one only prints a note.
+        """
+        now, folders = {"this run": self.receipt}, [self.folder(split) for split in waiting]
+        for folder in (folder for folder in folders if resume.interrupted(self.config, folder)):
+            before = Run(folder).begun_receipt
+            if differ := mismatches({"the interrupted run": before, **now}) if before else ["no record of its values"]:
+                what = f"an interrupted run of another experiment lies here: {'; '.join(differ)}"
+                fix = "give the same values to continue it, another --output_dir, or --resume_from_checkpoint false"
+                raise UserError(what, str(folder), fix)
+        kept = [run for run in finished_folds(self.output_dir) if run.folder not in folders]
+        differ = mismatches({**{run.folder.name: run.receipt or {} for run in kept}, **now})
+        if differ and len(wanted) > 1:
+            what = f"finished folds of another experiment lie here: {'; '.join(differ)}"
+            fix = "give the same values with the same data and code, another --output_dir, or --overwrite"
+            raise UserError(what, str(self.output_dir), fix)
+        if differ and wanted[0].test_fold is not None:
+            self.say(f"note: {self.output_dir} holds folds of another experiment: {'; '.join(differ)}")
+
+    def check_checkpoint(self, wanted: Sequence[Split]) -> None:
+        """Raises UserError if the checkpoint that --resume_from_checkpoint names must not be continued."""
+        arguments = self.config.training
+        named = str(arguments.resume_from_checkpoint or "last")
+        if named.lower() in ("last", "true", "false"):
+            return
+        if len(wanted) > 1:
+            what = "a checkpoint of one fold has been trained on the test clips of the others"
+            fix = "leave it out: each fold continues from its own checkpoint"
+            raise UserError(what, f"--resume_from_checkpoint {named}", fix)
+        folder = self.folder(wanted[0])
+        if arguments.overwrite and finished(folder) and folder.resolve() in Path(named).resolve().parents:
+            raise UserError(
+                "--overwrite would remove the checkpoint to continue from", named, "give another --output_dir"
+            )
+        resume.check_named(self.config)
+
+    def report_leaks(self, split: Split) -> dict[str, Any]:
+        """Prints and returns the leak report of a split; UserError if one that keeps recordings apart shares one."""
+        data = self.sounds.dataset
+        columns = {name: data[name][:] for name in ("group", "start", "end") if name in data.column_names}
+        columns["label"] = [str(label) for label in data["label"]] if self.sounds.multi_label else data["label"][:]
+        found = leak_report(split, columns, self.fingerprints)
+        self.say(f"{split.name}: {summarize_leaks(found)}")
+        for note in split_notes(split, self.sounds.targets, self.sounds.labels):
+            self.say(f"{split.name}: {note}")
+        check_leaks(found, split.kind, KNOWN if self.sounds.name == "UrbanSound8K" else frozenset())
+        return found
+
 
 def prepare_experiment(config: RunConfig) -> Experiment:
-    """Checks the model's flags, decodes the data at the feature extractor's sampling rate, and begins the receipt.
-
-    Raises:
-        UserError: a mistake in a flag of the model or the data, or in the output folder.
-    """
+    """Checks the model's flags and the output folder, decodes the data at the model's rate, and begins the receipt."""
     data = config.data
     extractor = configured_extractor(config)
     # This takes seconds, and reports a mistake in the model's flags before an hour of decoding; two labels suffice.
-    with checkpoint.quietly(local=True):
-        named = list(key_values(config.model.head_from or (), "--head_from"))
-        model = configured_model(config, [*named, "a", "b"])
+    with library_messages():
+        model = configured_model(config, [*key_values(config.model.head_from or (), "--head_from"), "a", "b"])
         if config.model.probe_first:
             linear_layers(model)
         if config.training.calibrate:
@@ -96,28 +165,10 @@ def prepare_experiment(config: RunConfig) -> Experiment:
         preflight.check_storage(config, run_bytes)
         preflight.check_optimizer(config, model)
         preflight.check_model(config, model, extractor)
-    request = SoundRequest(
-        dataset=data.dataset,
-        data_dir=data.data_dir,
-        download=data.download,
-        dataset_variant=data.dataset_variant,
-        dataset_config=data.dataset_config,
-        dataset_revision=data.dataset_revision,
-        audio_column=data.audio_column,
-        label_column=data.label_column,
-        allow_missing_files=data.allow_missing_files,
-        annotations=data.annotations,
-        background_class=data.background_class,
-        label_map=data.label_map,
-        clip_seconds=data.clip_seconds,
-        sampling_rate=extractor.to_dict()["sampling_rate"],
-        num_proc=data.preprocessing_num_workers,
-        max_seconds=data.max_seconds,
-        min_rate=data.min_rate,
-        streaming=data.streaming,
-    )
+    same = {field.name: getattr(data, field.name) for field in fields(SoundRequest) if hasattr(data, field.name)}
+    rate, processes = extractor.to_dict()["sampling_rate"], data.preprocessing_num_workers
     with stage("decode"), config.training.main_process_first(desc="preparing the sounds"):
-        sounds = load_sounds(request)
+        sounds = load_sounds(SoundRequest(**same, sampling_rate=rate, num_proc=processes))
     if config.training.process_index == 0:
         for note in sounds.notes:
             progress.say(f"{sounds.name}: {note}")
@@ -155,130 +206,7 @@ def recorded_facts(config: RunConfig, sounds: Sounds) -> dict[str, Any]:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name is owner/name on the Hub and not a folder here."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1 and not Path(name).is_dir()
-
-
-@contextmanager
-def locked_folder(experiment: Experiment, folder: Path, doing: str) -> Iterator[None]:
-    """Locks a folder for one command; the first of its processes holds the lock file, which lies beside the folder.
-
-    Raises:
-        UserError: another command is `doing` ("training", "searching") in it.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
-    if experiment.config.training.process_index == 0:
-        try:
-            lock.acquire()
-        except Timeout:
-            fix = "wait for it, or choose another --output_dir"
-            raise UserError(f"another command is {doing} in this folder", str(folder), fix) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def planned_splits(experiment: Experiment) -> list[Split]:
-    """The splits that the config asks for: one, or one for each test fold. Raises UserError as `wanted_splits`."""
-    clips, data = experiment.sounds.dataset, experiment.config.data
-    columns = {name: clips[name][:] for name in ("fold", "group", "split") if name in clips.column_names}
-    columns["label"], seed = experiment.sounds.targets, experiment.config.training.seed
-    wanted = wanted_splits(columns, data.split, data.test_fold, data.validation, seed, data.folds)
-    experiment.say(f"split: {KINDS[wanted[0].kind]}")
-    return wanted
-
-
-def unfinished_splits(experiment: Experiment, wanted: Sequence[Split]) -> Iterator[Split]:
-    """The splits without a finished run.
-
-    Raises:
-        UserError: only one is wanted, and it is finished.
-    """
-    for split in wanted:
-        folder = experiment.folder(split)
-        if experiment.config.training.overwrite or not finished(folder):
-            yield split
-        elif len(wanted) == 1:
-            fix = "choose another --output_dir, or give --overwrite"
-            raise UserError("this run is finished already", str(folder), fix)
-        else:
-            experiment.say(f"{split.name} is finished already: skipped ({folder})")
-
-
-def refuse_mixtures(experiment: Experiment, wanted: Sequence[Split], waiting: Sequence[Split]) -> None:
-    """Checks, before anything is trained, that runs of other experiments in the output folder are not mixed in.
-
-    Raises:
-        UserError: an interrupted run of another experiment would be continued, or finished folds of another one could
-            not be gathered with several new ones. A single new one only prints a note.
-    """
-    now = {"this run": experiment.receipt}
-    for split in (split for split in waiting if resume.interrupted(experiment.config, experiment.folder(split))):
-        before = Run(experiment.folder(split)).begun_receipt
-        differ = mismatches({"the interrupted run": before, **now}) if before else ["no record of its values"]
-        if differ:
-            what = f"an interrupted run of another experiment lies here: {'; '.join(differ)}"
-            fix = "give the same values to continue it, another --output_dir, or --resume_from_checkpoint false"
-            raise UserError(what, str(experiment.folder(split)), fix)
-    replaced = {experiment.folder(split) for split in waiting}
-    kept = [run for run in finished_folds(experiment.output_dir) if run.folder not in replaced]
-    differ = mismatches({**{run.folder.name: run.receipt or {} for run in kept}, **now})
-    if differ and len(wanted) > 1:
-        what = f"finished folds of another experiment lie here: {'; '.join(differ)}"
-        fix = "give the same values with the same data and code, another --output_dir, or --overwrite"
-        raise UserError(what, str(experiment.output_dir), fix)
-    if differ and wanted[0].test_fold is not None:
-        experiment.say(f"note: {experiment.output_dir} holds folds of another experiment: {'; '.join(differ)}")
-
-
-def check_checkpoint(experiment: Experiment, wanted: Sequence[Split]) -> None:
-    """Raises UserError if the checkpoint that --resume_from_checkpoint names must not be continued."""
-    arguments = experiment.config.training
-    named = str(arguments.resume_from_checkpoint or "last")
-    if named.lower() in ("last", "true", "false"):
-        return
-    if len(wanted) > 1:
-        what = "a checkpoint of one fold has been trained on the test clips of the others"
-        fix = "leave it out: each fold continues from its own checkpoint"
-        raise UserError(what, f"--resume_from_checkpoint {named}", fix)
-    folder = experiment.folder(wanted[0])
-    if arguments.overwrite and finished(folder) and folder.resolve() in Path(named).resolve().parents:
-        raise UserError("--overwrite would remove the checkpoint to continue from", named, "give another --output_dir")
-    resume.check_named(experiment.config)
-
-
-def report_leaks(experiment: Experiment, split: Split) -> dict[str, Any]:
-    """The leak report of a split: recordings and clips that training and test share; printed.
-
-    Raises:
-        UserError: a recording is in several parts of a split that should keep recordings apart.
-    """
-    data = experiment.sounds.dataset
-    columns = {name: data[name][:] for name in ("group", "start", "end") if name in data.column_names}
-    columns["label"] = [str(label) for label in data["label"]] if experiment.sounds.multi_label else data["label"][:]
-    found = leak_report(split, columns, experiment.fingerprints)
-    experiment.say(f"{split.name}: {summarize_leaks(found)}")
-    for note in split_notes(split, experiment.sounds.targets, experiment.sounds.labels):
-        experiment.say(f"{split.name}: {note}")
-    known = KNOWN if experiment.sounds.name == "UrbanSound8K" else frozenset()
-    check_leaks(found, split.kind, known)
-    return found
-
-
-def check_push(config: RunConfig) -> None:
-    """Checks, before anything is prepared, that the Hub accepts a push; creates the first repository.
-
-    Raises:
-        NotPushed: no token, no right to write there, no connection.
-    """
-    if config.training.push_to_hub and config.training.process_index == 0:
-        first = (fold_numbers(config.data.test_fold or "") or [1])[0]
-        check_upload(push_target(config, f"fold{first}"))
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not Path(name).is_dir()
 
 
 def push_callback(config: RunConfig, split: str) -> Pusher | None:

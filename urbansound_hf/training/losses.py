@@ -29,45 +29,35 @@ def classification_loss(
     weights: torch.Tensor | None = None,
     smoothing: float = 0.0,
     focal_gamma: float = 0.0,
+    several: bool = False,
 ) -> torch.Tensor:
-    """Cross entropy in float32, averaged over the clips of a batch.
+    """Cross entropy in float32, averaged over the clips of a batch; of several labels, the binary one over classes.
 
     Args:
         logits: `(batch, classes)`.
-        labels: `(batch,)` class ids, or `(batch, classes)` soft labels that sum to 1 (mixed clips).
-        weights: `(classes,)` class weights.
-        smoothing: label smoothing: the part of a label that is spread evenly over all classes (arXiv:1512.00567).
-        focal_gamma: multiplies the term of each class by (1 - score) ** gamma (arXiv:1708.02002, equation 4).
-
-    Returns:
-        a scalar.
+        labels: `(batch,)` class ids, or `(batch, classes)` soft labels that sum to 1 (mixed clips); of several labels
+            each from 0 to 1.
+        weights: `(classes,)` class weights; of several labels, those of having the label.
+        smoothing: label smoothing: the part of a label that is spread evenly over all classes (arXiv:1512.00567); of
+            several labels, how much nearer each is brought to 1/2.
+        focal_gamma: multiplies the term of each class by (1 - score) ** gamma (arXiv:1708.02002, equation 4); of
+            several labels, both terms of each.
     """
     if labels.ndim == 1:  # with class ids, torch would divide a weighted loss by the sum of the weights
         labels = torch.nn.functional.one_hot(labels, logits.shape[-1])
     logits, labels = logits.float(), labels.float()
-    if not focal_gamma:
+    if not focal_gamma and not several:
         return cross_entropy(logits, labels, weights, label_smoothing=smoothing)
-    labels = labels * (1 - smoothing) + smoothing / logits.shape[-1]
-    scores = logits.log_softmax(dim=-1)  # (batch, classes)
-    parts = labels * (1 - scores.exp()) ** focal_gamma * scores
-    return -(parts if weights is None else parts * weights).sum(dim=-1).mean()
-
-
-def multi_label_loss(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, smoothing: float, focal_gamma: float
-) -> torch.Tensor:
-    """Binary cross entropy in float32, averaged over clips and classes; arguments as of `classification_loss`.
-
-    `labels` are `(batch, classes)` from 0 to 1, `weights` those of having a label; smoothing brings labels nearer to
-    1/2; focal_gamma multiplies both terms of a label by (1 - score of the term) ** gamma.
-    """
-    logits, labels = logits.float(), labels.float() * (1 - smoothing) + smoothing / 2
+    labels = labels * (1 - smoothing) + smoothing / (2 if several else logits.shape[-1])
     if not focal_gamma:
         return binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
-    scores = logits.sigmoid()
-    having = labels * (1 - scores) ** focal_gamma * logsigmoid(logits)
-    lacking = (1 - labels) * scores**focal_gamma * logsigmoid(-logits)
-    return -(lacking + (having if weights is None else having * weights)).mean()
+    weighted = labels if weights is None else labels * weights
+    if several:
+        scores = logits.sigmoid()
+        having = weighted * (1 - scores) ** focal_gamma * logsigmoid(logits)
+        return -(having + (1 - labels) * scores**focal_gamma * logsigmoid(-logits)).mean()
+    scores = logits.log_softmax(dim=-1)  # (batch, classes)
+    return -(weighted * (1 - scores.exp()) ** focal_gamma * scores).sum(dim=-1).mean()
 
 
 class BalancedSampler(torch.utils.data.Sampler[int]):

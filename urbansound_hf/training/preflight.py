@@ -25,12 +25,10 @@ REFUSALS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, Ar
 
 
 def check_model(config: RunConfig, model: PreTrainedModel, extractor: FeatureExtractor) -> None:
-    """Runs a window of faint noise through a model as serving and as training do; the model is not usable afterwards.
+    """Runs a window of faint noise through a model as serving and as training do; it is not usable afterwards.
 
-    Silence would not do: the features of some families divide by its deviation.
-
-    Raises:
-        UserError: model, feature extractor and clip length do not fit together, or the weights are not finite.
+    Silence would not do: the features of some families divide by its deviation. Raises UserError if model, feature
+    extractor and clip length do not fit together, or the weights are not finite.
     """
     clip_seconds, rate = config.data.clip_seconds, extractor.sampling_rate
     samples = window_samples(clip_seconds, extractor)
@@ -64,11 +62,7 @@ def check_model(config: RunConfig, model: PreTrainedModel, extractor: FeatureExt
 
 
 def check_optimizer(config: RunConfig, model: PreTrainedModel) -> None:
-    """Makes the optimizer and the learning-rate schedule of a run, and checks gradient checkpointing.
-
-    Raises:
-        UserError: a package is not installed, an argument is missing or unknown, or the model has no checkpointing.
-    """
+    """Makes optimizer and schedule, and checks gradient checkpointing; UserError for what a run could not use."""
     arguments = config.training
     try:
         SoundTrainer.get_optimizer_cls_and_kwargs(arguments, model)
@@ -94,10 +88,11 @@ def check_optimizer(config: RunConfig, model: PreTrainedModel) -> None:
 
 def run_bytes(config: RunConfig, model: PreTrainedModel) -> int:
     """The bytes of a run's weights and, if it saves any, of a checkpoint: the weights and, with Adam, two of each."""
-    trained = sum(each.nbytes for each in model.parameters() if each.requires_grad)
     weights = sum(each.nbytes for each in model.parameters())
-    adam = 2 * trained * ("adam" in str(config.training.optim))
-    return weights + (config.training.save_strategy != "no") * (weights + adam)
+    if config.training.save_strategy == "no":
+        return weights
+    adam = 2 * sum(each.nbytes for each in model.parameters() if each.requires_grad)
+    return 2 * weights + (adam if "adam" in str(config.training.optim) else 0)
 
 
 def check_storage(config: RunConfig, needed: int) -> None:

@@ -1,7 +1,4 @@
-"""The model and the data of a run before training: adapted weights, and features, waveforms or embeddings of the clips.
-
-All clips are processed once for every split of the same data, and cached.
-"""
+"""Model and data of a run before training: adapted weights; features, waveforms or embeddings of the clips, cached."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import torch
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from urbansound_hf.audio.io import Limits, audio_seconds
-from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunArguments, RunConfig
+from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunConfig
 from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
@@ -70,31 +67,24 @@ def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepare
 
 def configured_extractor(config: RunConfig) -> FeatureExtractionMixin:
     """The feature extractor for clips of `clip_seconds`. Raises UserError as `load_feature_extractor` does."""
-    model = config.model
-    return load_feature_extractor(
-        model.model_name_or_path,
-        clip_seconds=config.data.clip_seconds,
-        revision=model.model_revision,
-        trust_remote_code=model.trust_remote_code,
-        overrides=key_values(model.feature_extractor_config or (), "--feature_extractor_config"),
-    )
+    overrides = key_values(config.model.feature_extractor_config or (), "--feature_extractor_config")
+    return load_feature_extractor(config.model.model_name_or_path, overrides=overrides, **_source(config))
 
 
 def configured_model(config: RunConfig, labels: Sequence[str], multi_label: bool = False) -> PreTrainedModel:
     """The model with a head for `labels`, before anything is frozen. Raises UserError as `load_model` does."""
     model, kind = config.model, "multi_label_classification" if multi_label else "single_label_classification"
-    loaded = load_model(
-        model.model_name_or_path,
-        labels,
-        clip_seconds=config.data.clip_seconds,
-        revision=model.model_revision,
-        trust_remote_code=model.trust_remote_code,
-        overrides=key_values(model.model_config or (), "--model_config") | {"problem_type": kind},
-        weighted_layer_sum=model.weighted_layer_sum,
-        head_from=key_values(model.head_from or (), "--head_from"),
-    )
+    overrides = key_values(model.model_config or (), "--model_config") | {"problem_type": kind}
+    head: dict[str, Any] = {"head_from": key_values(model.head_from or (), "--head_from")}
+    head["weighted_layer_sum"] = model.weighted_layer_sum
+    loaded = load_model(model.model_name_or_path, labels, overrides=overrides, **head, **_source(config))
     choose_head_inputs(loaded, model.probe_pooling or (), model.probe_layers or ())
     return loaded
+
+
+def _source(config: RunConfig) -> dict[str, Any]:
+    revision, trusted = config.model.model_revision, config.model.trust_remote_code
+    return {"clip_seconds": config.data.clip_seconds, "revision": revision, "trust_remote_code": trusted}
 
 
 def adapt_model(model: PreTrainedModel, arguments: ModelArguments, test_time_shifts: int) -> None:
@@ -113,8 +103,7 @@ def mask_hidden_states(
     model: PreTrainedModel, extractor: FeatureExtractor, recipe: RecipeArguments, clip_seconds: float
 ) -> bool:
     """Turns on a model's own masking of hidden states (wav2vec2-style models), in place; returns whether it has one."""
-    window = window_samples(clip_seconds, extractor)
-    clip = extract(extractor, np.zeros(window, np.float32))
+    clip = extract(extractor, np.zeros(window_samples(clip_seconds, extractor), np.float32))
     # A mask of random width hides half of the maximum on average; the model's own masks hide exactly their share.
     probability = recipe.spec_augment / 2
     return masking.model_masking(model, clip, probability * recipe.frequency_mask, probability * recipe.time_mask)
@@ -123,29 +112,31 @@ def mask_hidden_states(
 def prepare_inputs(
     config: RunConfig, clips: datasets.Dataset, split: Split, extractor: FeatureExtractor, model: PreTrainedModel
 ) -> tuple[dict[str, datasets.Dataset], torch.nn.Module]:
-    """Computes the model inputs of the three parts.
+    """The model inputs of the parts that have clips, by name, and what is trained: the model, or a probe of its head.
 
-    Returns:
-        the parts by their names, those without clips left out; where the recipe changes waveforms, "train" holds
-        waveforms. And the module to train on them: the model or, for a linear probe on embeddings, its head.
+    "train" holds waveforms where the recipe changes them.
     """
-    recipe = config.recipe
+    recipe, batch_size = config.recipe, config.training.per_device_eval_batch_size
     compute = feature_step(clips, model, config.data)
+    filled = filling(extractor, window_samples(config.data.clip_seconds, extractor), recipe.fill)
+    learner: torch.nn.Module = model
     with config.training.main_process_first(desc="feature extraction"):
-        evaluated = compute(extractor, shifts=recipe.test_time_shifts)
-        inputs = {part: evaluated for part in ("validation", "test") if len(getattr(split, part))}
-        if recipe.changes_waveforms:
-            inputs["train"] = compute(Waveforms(extractor.sampling_rate))
-        else:
-            filled = filling(extractor, window_samples(config.data.clip_seconds, extractor), recipe.fill)
-            inputs["train"] = compute(extractor, filled=filled)
-        learner: torch.nn.Module = model
-        kinds = {features._fingerprint: features for features in (evaluated, inputs["train"])}.values()
+        scored = compute(extractor, shifts=recipe.test_time_shifts)
+        learned = compute(Waveforms(extractor.sampling_rate) if recipe.changes_waveforms else extractor,
+                          filled="none" if recipe.changes_waveforms else filled)  # fmt: skip
+        kinds = {features._fingerprint: features for features in (scored, learned)}.values()
         if is_probe(config.model, recipe) and all(agrees(model, each, config.training.device) for each in kinds):
-            known = embeddings(model, evaluated, config.training.per_device_eval_batch_size)
-            embedded = training_embeddings(config, clips, extractor, model, known, inputs["train"])
-            inputs = {part: embedded if part == "train" else known for part in inputs}
-            learner = LinearProbe(model)
+            features, scored, learner = learned, embeddings(model, scored, batch_size), LinearProbe(model)
+            learned = scored.select(range(0, len(scored), recipe.test_time_shifts + 1))  # the first is not shifted
+            if filled != "none":  # only the clips that were filled pass through the model again
+                window = window_samples(config.data.clip_seconds, extractor)
+                samples = [audio_seconds(clip["bytes"]) * extractor.sampling_rate for clip in clips["audio"]]
+                short = np.isin(features["clip"][:], np.flatnonzero(np.round(samples) < window))
+                if short.any():
+                    again = embeddings(model, features.select(np.flatnonzero(short)), batch_size)
+                    learned = datasets.concatenate_datasets([learned.select(np.flatnonzero(~short)), again])
+                    learned = learned.select(np.argsort(learned["clip"][:], kind="stable"))
+    inputs = {"train": learned} | {part: scored for part in ("validation", "test") if len(getattr(split, part))}
     return {part: select_clips(features, getattr(split, part)) for part, features in inputs.items()}, learner
 
 
@@ -156,42 +147,13 @@ def streamed_inputs(
     recipe, window = config.recipe, window_samples(config.data.clip_seconds, extractor)
     filled = "none" if recipe.changes_waveforms else filling(extractor, window, recipe.fill)
     learned = Waveforms(extractor.sampling_rate) if recipe.changes_waveforms else extractor
-    cut = Cut(window, shortest=family_of(model.config.model_type).lengths.shortest_samples(model.config),
-              limits=Limits(config.data.min_rate, config.data.max_seconds))  # fmt: skip
-    scored = cut._replace(shifts=recipe.test_time_shifts)
-    parts = {
-        "train": StreamedClips(clips, split.train, learned, cut._replace(filled=filled), config.data.shuffle_buffer)
-    }
+    shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
+    cut = Cut(window, shortest=shortest, limits=Limits(config.data.min_rate, config.data.max_seconds))
+    buffer, scored = config.data.shuffle_buffer, cut._replace(shifts=recipe.test_time_shifts)
+    parts = {"train": StreamedClips(clips, split.train, learned, cut._replace(filled=filled), buffer)}
     held_out = {"validation": split.validation, "test": split.test}
     parts |= {part: StreamedClips(clips, rows, extractor, scored) for part, rows in held_out.items() if len(rows)}
     return parts, model
-
-
-def training_embeddings(
-    config: RunConfig,
-    clips: datasets.Dataset,
-    extractor: FeatureExtractor,
-    model: PreTrainedModel,
-    known: datasets.Dataset,
-    features: datasets.Dataset,
-) -> datasets.Dataset:
-    """The embeddings of all clips as training sees them; only those that were filled pass through the model again.
-
-    `known` are those of all clips, and of their shifts, as serving computes them; the `features` of training are equal
-    to those of serving but for clips shorter than the window.
-    """
-    known = known.select(range(0, len(known), config.recipe.test_time_shifts + 1))  # the first is not shifted
-    window = window_samples(config.data.clip_seconds, extractor)
-    if filling(extractor, window, config.recipe.fill) == "none":
-        return known
-    samples = [audio_seconds(clip["bytes"]) * extractor.sampling_rate for clip in clips["audio"]]
-    short = np.isin(features["clip"][:], np.flatnonzero(np.round(samples) < window))
-    if not short.any():
-        return known
-    filled = features.select(np.flatnonzero(short))
-    again = embeddings(model, filled, config.training.per_device_eval_batch_size)
-    joined = datasets.concatenate_datasets([known.select(np.flatnonzero(~short)), again])
-    return joined.select(np.argsort(joined["clip"][:], kind="stable"))
 
 
 def is_probe(arguments: ModelArguments, recipe: RecipeArguments) -> bool:
@@ -202,20 +164,13 @@ def is_probe(arguments: ModelArguments, recipe: RecipeArguments) -> bool:
 def start_from_probe(
     config: RunConfig, clips: datasets.Dataset, train: np.ndarray, extractor: FeatureExtractor, model: PreTrainedModel
 ) -> dict[str, Any]:
-    """Fits the head, in place, to the embeddings of the training clips, before anything is trained or adapted.
-
-    Returns how its penalty was chosen, as `fit_head` does.
-
-    Raises:
-        UserError: the head is no linear function of the pooled embedding, or does not end in a linear layer.
-    """
-    arguments: RunArguments = config.training
-    with arguments.main_process_first(desc="the linear probe before training"):
+    """Fits the head, in place, to embeddings of the training clips; returns what `fit_head` does, or UserError."""
+    with config.training.main_process_first(desc="the linear probe before training"):
         features = feature_step(clips, model, config.data)(extractor)
-        if not agrees(model, features, arguments.device):
+        if not agrees(model, features, config.training.device):
             what = f"the head of {model.config.model_type} models is no linear function of the pooled embedding"
             raise UserError(what, "--probe_first", "leave it out for this family")
-        embedded = embeddings(model, features, arguments.per_device_eval_batch_size)  # for the other folds, too
+        embedded = embeddings(model, features, config.training.per_device_eval_batch_size)  # for the other folds, too
         part = select_clips(embedded, train)
         groups = clips["group"][:] if "group" in clips.column_names else [None] * len(clips)
         names = [group or f"clip {number}" for number, group in enumerate(groups)]
@@ -227,13 +182,9 @@ def feature_step(
     clips: datasets.Dataset, model: PreTrainedModel, data: DataArguments
 ) -> Callable[..., datasets.Dataset]:
     """`prepare_features` of all clips; it takes the feature extractor and how clips are filled or shifted."""
-    return partial(
-        prepare_features,
-        clips,
-        clip_seconds=data.clip_seconds,
-        num_proc=data.preprocessing_num_workers,
-        shortest_samples=family_of(model.config.model_type).lengths.shortest_samples(model.config),
-    )
+    shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
+    options: dict[str, Any] = {"num_proc": data.preprocessing_num_workers, "shortest_samples": shortest}
+    return partial(prepare_features, clips, clip_seconds=data.clip_seconds, **options)
 
 
 def select_clips(features: datasets.Dataset, clips: np.ndarray) -> datasets.Dataset:

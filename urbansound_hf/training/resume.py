@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -34,19 +33,21 @@ def missing_parts(checkpoint: Path, config: RunConfig) -> list[str]:
     """The files, missing or damaged, without which a training cannot continue as if it had not been interrupted."""
     arguments = config.training
     needed = [WEIGHTS, OPTIMIZER, (SCHEDULER_NAME,)]
-    scaled = arguments.fp16 and arguments.device.type != "cpu" and not arguments.deepspeed
-    needed += [(SCALER_NAME,)] * bool(scaled)
-    needed += [(callbacks.AVERAGE,)] * bool(config.recipe.ema_decay)
+    if arguments.fp16 and arguments.device.type != "cpu" and not arguments.deepspeed:
+        needed.append((SCALER_NAME,))
+    if config.recipe.ema_decay:
+        needed.append((callbacks.AVERAGE,))
     processes = arguments.world_size
     needed += [(f"rng_state_{index}.pth",) for index in range(processes)] if processes > 1 else [("rng_state.pth",)]
-    missing = [names[0] for names in needed if not any(_readable(path) for path in _named(checkpoint, names))]
+    missing = [names[0] for names in needed if not _any_readable(checkpoint, names)]
     try:
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return [*missing, TRAINER_STATE_NAME]
     best = state.get("best_model_checkpoint") if arguments.load_best_model_at_end else None
-    lost = best and not any(map(_readable, _named(Path(best), WEIGHTS)))
-    return missing + [f"the best checkpoint so far, {best}"] * bool(lost)
+    if best and not _any_readable(Path(best), WEIGHTS):
+        missing.append(f"the best checkpoint so far, {best}")
+    return missing
 
 
 def complete_checkpoints(config: RunConfig, folder: Path) -> list[Path]:
@@ -63,21 +64,18 @@ def interrupted(config: RunConfig, folder: Path) -> bool:
 
 
 def resume_point(config: RunConfig, folder: Path) -> str | None:
-    """The checkpoint to continue from: the named one, else the newest complete one of this run, else None.
-
-    Raises:
-        UserError: the named checkpoint is incomplete.
-    """
+    """The checkpoint to continue from: the named one (UserError if incomplete), the newest complete one, or None."""
     wanted = str(config.training.resume_from_checkpoint or "last")
     if wanted.lower() == "false":
         return None
     if wanted.lower() not in ("last", "true"):
         check_named(config)
         return wanted
-    newest = next(reversed(complete_checkpoints(config, folder)), None)
-    if newest:
-        logger.warning("continuing the interrupted run from %s", newest)
-    return str(newest) if newest else None
+    complete = complete_checkpoints(config, folder)
+    if not complete:
+        return None
+    logger.warning("continuing the interrupted run from %s", complete[-1])
+    return str(complete[-1])
 
 
 def check_named(config: RunConfig) -> None:
@@ -98,32 +96,23 @@ def report_restart(config: RunConfig, folder: Path) -> None:
     """Says on standard error why an interrupted run starts from the beginning, also with --quiet."""
     if not (folder / BEGUN).is_file() or finished(folder):
         return
-    newest = next(reversed(list(_checkpoints(folder))), None)
-    reason = "it saved no checkpoint"
+    reason, saved = "it saved no checkpoint", _checkpoints(folder)
     if str(config.training.resume_from_checkpoint).lower() == "false":
         reason = "--resume_from_checkpoint false"
-    elif newest:
-        reason = f"{newest.name} lacks {', '.join(missing_parts(newest, config))}"
+    elif saved:
+        reason = f"{saved[-1].name} lacks {', '.join(missing_parts(saved[-1], config))}"
         reason += " (--save_only_model)" * config.training.save_only_model
     print(f"warning: the interrupted run in {folder} starts from the beginning: {reason}", file=sys.stderr)
 
 
-def kept_of(config: RunConfig, folder: Path) -> str:
-    """The message for an interrupted run: what is kept, and how to continue."""
-    newest = next(reversed(complete_checkpoints(config, folder)), None)
-    if newest:
-        return f"interrupted; kept: {newest}\nthe same command continues from there"
-    return f"interrupted; {folder} has no complete checkpoint yet: the same command starts this run from the beginning"
-
-
-def _checkpoints(folder: Path) -> Iterator[Path]:
+def _checkpoints(folder: Path) -> list[Path]:
+    """Trainer's checkpoints, by step."""
     found = [path for path in folder.glob("checkpoints/checkpoint-*") if path.name.split("-")[1].isdecimal()]
-    yield from sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def _named(checkpoint: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    for pattern in patterns:
-        yield from checkpoint.glob(pattern)
+def _any_readable(checkpoint: Path, patterns: tuple[str, ...]) -> bool:
+    return any(_readable(path) for pattern in patterns for path in checkpoint.glob(pattern))
 
 
 def _readable(path: Path) -> bool:

@@ -8,36 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    EarlyStoppingCallback,
-    EvalPrediction,
-    FeatureExtractionMixin,
-    PreTrainedModel,
-    TrainerCallback,
-    set_seed,
-)
+from transformers import EarlyStoppingCallback, FeatureExtractionMixin, PreTrainedModel, TrainerCallback, set_seed
 
-from urbansound_hf.config.arguments import RunArguments, RunConfig, replaced
+from urbansound_hf.config.arguments import RunConfig, replaced
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split, split_notes
 from urbansound_hf.errors import UserError
+from urbansound_hf.evaluation.confidence import fit_temperature, reliability
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
-from urbansound_hf.evaluation.metrics import (
-    ALL_METRICS,
-    UNTUNED,
-    best_thresholds,
-    clip_scores,
-    compute_metrics,
-)
+from urbansound_hf.evaluation.metrics import ALL_METRICS, UNTUNED, best_thresholds, clip_scores, compute_metrics
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import TRACE, VALIDATION
 from urbansound_hf.models import adapt
-from urbansound_hf.models.linear_probe import LinearProbe
+from urbansound_hf.models.linear_probe import LinearProbe, linear_layers
 from urbansound_hf.models.onnx_export import export_onnx
 from urbansound_hf.profiling import stage
 from urbansound_hf.progress import say
-from urbansound_hf.training.calibration import calibrate
 from urbansound_hf.training.callbacks import SaveOnTerm, StepTimes
 from urbansound_hf.training.preprocessing import Prepared, prepare_training
 from urbansound_hf.training.resume import resume_point
@@ -52,9 +39,7 @@ def train_and_evaluate(
     facts: Mapping[str, Any] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
-    """Trains on `split.train`, evaluates on `split.test`, and writes a checkpoint with its predictions and metrics.
-
-    What it returns is the content of metrics.json.
+    """Trains on `split.train`, evaluates on `split.test`, writes the run, and returns the content of metrics.json.
 
     Args:
         sounds: the data at the sampling rate of the model's feature extractor.
@@ -62,8 +47,7 @@ def train_and_evaluate(
         facts: further entries of metrics.json, such as the leak report.
         callbacks: further callbacks of Trainer, such as the one that pushes checkpoints.
 
-    Raises:
-        UserError: the model or the clips do not fit the config, or `--resume_from_checkpoint` names no checkpoint.
+    Raises UserError if model or clips do not fit the config, or `--resume_from_checkpoint` names no checkpoint.
     """
     set_seed(config.training.seed)
     prepared = prepare_training(config, sounds, split)
@@ -75,7 +59,7 @@ def train_and_evaluate(
         trainer.add_callback(callback)
     with Stopwatch() as watch:
         outcome = trainer.train(resume_from_checkpoint=begun)
-    trained = adapt.count_parameters(model)["trained_parameters"]
+    trained = adapt.count_parameters(model)["trained_parameters"]  # before LoRA's are merged into the others
     if config.model.lora_rank:
         from urbansound_hf.models import lora
 
@@ -83,8 +67,13 @@ def train_and_evaluate(
     calibration = {}
     if config.training.calibrate:
         calibration["calibration"] = calibrate(model, *predict_windows(trainer, prepared.validation))
-    thresholds = choose_thresholds(trainer, prepared.validation, len(sounds.labels)) if sounds.multi_label else None
-    model.config.update({"thresholds": thresholds} if thresholds else {})
+    thresholds: list[float] | None = None
+    if sounds.multi_label:
+        thresholds = [UNTUNED] * len(sounds.labels)
+        if prepared.validation:
+            clips = clip_scores(*predict_windows(trainer, prepared.validation))
+            thresholds = best_thresholds(clips["true"], clips["probabilities"])
+        model.config.update({"thresholds": thresholds})
     with stage("write"):
         save_run(trainer, folder, model, prepared.extractor)
     if config.training.export_onnx and trainer.is_world_process_zero():
@@ -103,7 +92,7 @@ def train_and_evaluate(
         **calibration,
         **({"probe": prepared.probe} if prepared.probe else {}),
         **adapt.count_parameters(model),
-        "trained_parameters": trained,  # before LoRA's were merged into the others
+        "trained_parameters": trained,
         "train_peak_memory_gib": round(watch.peak_memory_gib, 2),
         **training_facts(trainer, outcome.metrics, begun),
         **(facts or {}),
@@ -112,8 +101,8 @@ def train_and_evaluate(
         run = Run(folder)
         run.write_predictions(sounds.dataset.select(split.test), test["probabilities"], sounds.labels, thresholds)
         if known:  # an ensemble fits its weights on them
-            clips = sounds.dataset.select(split.validation)
-            run.write_predictions(clips, known["probabilities"], sounds.labels, thresholds, VALIDATION)
+            held_out = sounds.dataset.select(split.validation)
+            run.write_predictions(held_out, known["probabilities"], sounds.labels, thresholds, VALIDATION)
         run.write_results(metrics, trainer.state.log_history)
     return metrics
 
@@ -155,35 +144,12 @@ def make_trainer(
     config: RunConfig, prepared: Prepared, labels: Sequence[str], folder: Path, begun: str | None = None
 ) -> SoundTrainer:
     """The Trainer of the run in `folder`; `begun`: the checkpoint that an interrupted training continues from."""
-    several = prepared.train_labels.ndim == 2
     # Trainer changes its arguments; uploads and TensorBoard logs are left to callbacks
     trackers = [name for name in config.training.report_to or [] if name != "tensorboard"]
     changed = {"output_dir": str(folder / "checkpoints"), "push_to_hub": False, "report_to": trackers}
-    if several and config.training.metric_for_best_model == "accuracy":  # the default
+    if prepared.train_labels.ndim == 2 and config.training.metric_for_best_model == "accuracy":  # the default
         changed["metric_for_best_model"] = "mean_average_precision"
-
-    def of_prediction(prediction: EvalPrediction) -> dict[str, float]:
-        return compute_metrics(**clip_scores(prediction.predictions, prediction.label_ids))
-
-    return SoundTrainer(
-        recipe=config.recipe,
-        labels=prepared.train_labels,
-        classes=len(labels),
-        head_learning_rate=config.model.head_learning_rate,
-        layer_decay=config.model.layer_decay,
-        continued=begun,
-        model=prepared.learner,
-        args=replaced(config.training, changed),
-        train_dataset=prepared.train,
-        eval_dataset=prepared.validation,
-        processing_class=prepared.extractor,
-        compute_metrics=of_prediction,
-        callbacks=trainer_callbacks(config.training, folder),
-    )
-
-
-def trainer_callbacks(arguments: RunArguments, folder: Path) -> list[TrainerCallback]:
-    """Early stopping and TensorBoard, where they are asked for."""
+    arguments = config.training
     callbacks: list[TrainerCallback] = []
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
@@ -195,7 +161,20 @@ def trainer_callbacks(arguments: RunArguments, folder: Path) -> list[TrainerCall
 
         # outside of the checkpoints, which are deleted when the run is finished
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
-    return callbacks
+    return SoundTrainer(
+        recipe=config.recipe,
+        labels=prepared.train_labels,
+        classes=len(labels),
+        rates=(config.model.head_learning_rate, config.model.layer_decay),
+        continued=begun,
+        model=prepared.learner,
+        args=replaced(config.training, changed),
+        train_dataset=prepared.train,
+        eval_dataset=prepared.validation,
+        processing_class=prepared.extractor,
+        compute_metrics=lambda scored: compute_metrics(**clip_scores(scored.predictions, scored.label_ids)),
+        callbacks=callbacks,
+    )
 
 
 def save_run(trainer: SoundTrainer, folder: Path, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> None:
@@ -216,9 +195,21 @@ def predict_windows(trainer: SoundTrainer, dataset: Any) -> tuple[np.ndarray, An
     return np.asarray(prediction.predictions), prediction.label_ids
 
 
-def choose_thresholds(trainer: SoundTrainer, validation: Any, classes: int) -> list[float]:
-    """The threshold of each class with the highest F1 on the validation clips; 0.5 without any."""
-    if validation is None:
-        return [UNTUNED] * classes
-    clips = clip_scores(*predict_windows(trainer, validation))
-    return best_thresholds(clips["true"], clips["probabilities"])
+@torch.no_grad()
+def calibrate(model: PreTrainedModel, logits: np.ndarray, targets: Any) -> dict[str, float]:
+    """Divides a model's logits by the temperature of the lowest loss on validation clips, in place (`fit_temperature`).
+
+    Returns it, and the clips' negative log-likelihood in nats and expected calibration error, before and after.
+    """
+    last = linear_layers(model, "--calibrate")[-1]
+
+    def measured(temperature: float) -> tuple[float, float]:
+        clips = clip_scores(logits / temperature, targets)
+        return compute_metrics(**clips)["loss"], reliability(clips["probabilities"], clips["true"]).error
+
+    temperature = fit_temperature(lambda each: measured(each)[0])
+    before, after = measured(1.0), measured(temperature)
+    for values in last.parameters():
+        values.div_(temperature)
+    return {"temperature": temperature, "loss_before": before[0], "loss_after": after[0],
+            "ece_before": before[1], "ece_after": after[1]}  # fmt: skip

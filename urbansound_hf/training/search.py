@@ -21,33 +21,22 @@ import numpy as np
 import torch
 import yaml
 from accelerate.utils import broadcast_object_list
-from transformers import (
-    EarlyStoppingCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from urbansound_hf import progress
 from urbansound_hf.config import search_space
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import flag_parser
-from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError, interruption, printable, write_text, writing
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
 from urbansound_hf.reports.search import finished_trials, ranked, write_search_report
+from urbansound_hf.training.callbacks import NotFiniteError
 from urbansound_hf.training.experiment import (
     Experiment,
-    locked_folder,
-    planned_splits,
     prepare_experiment,
-    report_leaks,
 )
-from urbansound_hf.training.finite import NotFiniteError
 from urbansound_hf.training.preprocessing import prepare_training
 from urbansound_hf.training.run import make_trainer
 
@@ -59,37 +48,30 @@ FOLDER, STUDY, BEGUN, INTERRUPTED = "search", "study.db", "receipt", "interrupte
 
 
 def run_search(config: RunConfig) -> int:
-    """Runs a search and writes trials, report and best config to `search/` in the output folder; returns the exit code.
-
-    Raises:
-        UserError: the data or the content of the folder do not allow it, or no trial was completed.
-    """
+    """Searches, and writes trials, report and best config to `search/` in the output folder; returns the exit code."""
     experiment = prepare_experiment(config)
-    (split,) = planned_splits(experiment)
-    report_leaks(experiment, split)
-    folder, first = experiment.output_dir / FOLDER, config.training.process_index == 0
-    with locked_folder(experiment, folder, "searching"), writing(folder):
+    (split,) = experiment.planned_splits()
+    experiment.report_leaks(split)
+    folder = experiment.output_dir / FOLDER
+    with experiment.locked(folder, "searching"), writing(folder):
         try:
-            _search(experiment, split, folder, open_study(experiment, split, folder) if first else None)
+            # Only the first of several processes has the study; all count the same trials.
+            study = open_study(experiment, split, folder) if config.training.process_index == 0 else None
+            left = [(config.training.search or 0) - ended_trials(study) if study else 0]
+            broadcast_object_list(left)
+            if left[0] > 0:
+                run_trials(experiment, split, folder, left[0], study)
+            if study:
+                space = search_space.parse_search_space(config.training.search_space or [], flag_parser())
+                flags = {line.name: line.choices for line in space}
+                title = f"validation {config.training.metric_for_best_model}"
+                text = write_search_report(folder, study, flags, title, split)
+                write_best(folder, study, space, config, split)
+                print(text)
         except KeyboardInterrupt as error:
             kept = f"interrupted; kept: the finished trials in {folder / STUDY}"
             raise interruption(error, f"{kept}\nthe same command continues with the next") from error
     return 0
-
-
-def _search(experiment: Experiment, split: Split, folder: Path, study: optuna.Study | None) -> None:
-    """Completes the study and reports it; only the first of several processes has the study."""
-    config = experiment.config
-    left = [(config.training.search or 0) - ended_trials(study) if study else 0]
-    broadcast_object_list(left)  # the processes count the same trials
-    if left[0] > 0:
-        run_trials(experiment, split, folder, left[0], study)
-    if study:
-        space = search_space.parse_search_space(config.training.search_space or [], flag_parser())
-        flags = {line.name: line.choices for line in space}
-        text = write_search_report(folder, study, flags, f"validation {config.training.metric_for_best_model}", split)
-        write_best(folder, study, space, config, split)
-        print(text)
 
 
 def write_best(folder: Path, study: optuna.Study, space: search_space.Space, config: RunConfig, split: Split) -> None:
@@ -113,11 +95,7 @@ def write_best(folder: Path, study: optuna.Study, space: search_space.Space, con
 
 
 def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Study:
-    """Opens the study in the folder, or creates one; trials that were interrupted are marked as failed.
-
-    Raises:
-        UserError: the study there is of another experiment.
-    """
+    """Opens the study in the folder, or creates one; UserError if the study there is of another experiment."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # `Trials` prints a line per trial
@@ -131,8 +109,8 @@ def open_study(experiment: Experiment, split: Split, folder: Path) -> optuna.Stu
         folder.mkdir()
         study = optuna.create_study(**study_arguments(experiment, folder))
     values = {name: value for name, value in experiment.receipt["config"].items() if name != "search"}
-    receipt = {**experiment.receipt, "config": {**values, "held-out fold": split.name}}
-    receipt = json.loads(json.dumps(receipt, default=str))
+    stored = {**experiment.receipt, "config": {**values, "held-out fold": split.name}}
+    receipt = json.loads(json.dumps(stored, default=str))
     begun = study.user_attrs.get(BEGUN, receipt)
     if differ := mismatches({"the search": begun, "this command": receipt}):
         what = f"the folder holds a search of another experiment: {'; '.join(differ)}"
@@ -163,10 +141,7 @@ def mark_interrupted(study: optuna.Study, number: int) -> None:
 
 
 def stored_sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """TPE whose random numbers depend only on the seed and the trials that ended by themselves, all in the storage.
-
-    An interrupted search therefore continues with the values that it would have had.
-    """
+    """TPE whose random numbers depend only on the seed and the trials in the storage, so that a search can continue."""
     import optuna
 
     class StoredSampler(optuna.samplers.TPESampler):
@@ -189,14 +164,14 @@ def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, s
     import optuna
 
     trials = Trials(experiment, split, folder, count)
-    caught = (NotFiniteError,) if experiment.config.training.world_size == 1 else ()
     try:
         trials.trainer.hyperparameter_search(
             backend="optuna",
             hp_space=trials.arguments,
             compute_objective=trials.score,
             n_trials=count,
-            catch=caught,  # the trial fails, the search continues
+            # the trial fails, the search continues
+            catch=(NotFiniteError,) if experiment.config.training.world_size == 1 else (),
             load_if_exists=True,
             sampler=stored_sampler(experiment.config.training.seed),
             pruner=optuna.pruners.NopPruner(),  # a trial that learns slowly may be the best in the end
@@ -213,20 +188,8 @@ def run_trials(experiment: Experiment, split: Split, folder: Path, count: int, s
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def without_test(sounds: Sounds, split: Split) -> tuple[Sounds, Split]:
-    """The training and validation clips without the test clips, and the split with their new indices."""
-    kept = np.sort(np.concatenate([split.train, split.validation]))
-    alone = dataclasses.replace(sounds, dataset=sounds.dataset.select(kept))
-    train, validation = (np.searchsorted(kept, part) for part in (split.train, split.validation))
-    return alone, dataclasses.replace(split, train=train, validation=validation, test=np.array([], np.int64))
-
-
 class Trials(TrainerCallback):
-    """Trainer's callbacks of a search: the values, model, data and score of each trial.
-
-    Attributes:
-        trainer: the Trainer of all trials.
-    """
+    """Trainer's callbacks of a search: the values, model, data and score of each trial; `trainer` runs all of them."""
 
     def __init__(self, experiment: Experiment, split: Split, folder: Path, count: int) -> None:
         self.experiment, self.count, self.done, self.started = experiment, count, 0, time.perf_counter()
@@ -235,7 +198,10 @@ class Trials(TrainerCallback):
         # A trial writes its score only: no checkpoints, no logs.
         self.config = experiment.config.with_values({"save_strategy": "no", "report_to": []})
         self.space = search_space.parse_search_space(self.config.training.search_space or [], flag_parser())
-        self.sounds, self.split = without_test(experiment.sounds, split)
+        kept = np.sort(np.concatenate([split.train, split.validation]))  # without the test clips
+        self.sounds = dataclasses.replace(experiment.sounds, dataset=experiment.sounds.dataset.select(kept))
+        train, validation = (np.searchsorted(kept, part) for part in (split.train, split.validation))
+        self.split = dataclasses.replace(split, train=train, validation=validation, test=np.array([], np.int64))
         prepared = prepare_training(self.config, self.sounds, self.split)
         self.trainer = make_trainer(self.config, prepared, self.sounds.labels, folder)
         self.trainer.model_init = cast(Any, self.model)  # it may return the head of a probe
@@ -243,8 +209,8 @@ class Trials(TrainerCallback):
 
     def arguments(self, trial: optuna.Trial) -> dict[str, Any]:
         """The values of the flags that are Trainer's arguments."""
-        values = search_space.suggest(self.space, trial)
-        return {name: value for name, value in values.items() if name in vars(self.config.training)}
+        names = vars(self.config.training)
+        return {name: value for name, value in search_space.suggest(self.space, trial).items() if name in names}
 
     def model(self, trial: optuna.Trial) -> torch.nn.Module:
         """The model of a trial; its data set and its recipe go to the Trainer."""
@@ -253,7 +219,7 @@ class Trials(TrainerCallback):
         prepared = prepare_training(config, self.sounds, self.split)
         trainer.train_dataset, trainer.eval_dataset = prepared.train, prepared.validation
         rates = config.model.head_learning_rate, config.model.layer_decay
-        trainer.follow(config.recipe, prepared.train_labels, *rates)
+        trainer.follow(config.recipe, prepared.train_labels, rates)
         if patience := self.config.training.early_stopping_patience:
             trainer.remove_callback(EarlyStoppingCallback)  # its counter belongs to the trial before
             trainer.add_callback(EarlyStoppingCallback(patience))
@@ -264,13 +230,12 @@ class Trials(TrainerCallback):
         """The score of the checkpoint that a run would keep: the best so far, or the last."""
         arguments, best = self.trainer.args, self.trainer.state.best_metric
         now = metrics[f"eval_{arguments.metric_for_best_model}"]
-        if best is None or not math.isfinite(best) or not arguments.load_best_model_at_end:
-            self.scored = now
-        else:
-            self.scored = max(best, now) if arguments.greater_is_better else min(best, now)
-        return self.scored
+        if best is not None and math.isfinite(best) and arguments.load_best_model_at_end:
+            now = max(best, now) if arguments.greater_is_better else min(best, now)
+        self.scored = now
+        return now
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         self.done += 1
         scored = "" if self.scored is None else f" {args.metric_for_best_model} {self.scored:.4f};"
         shown = search.shown(search_space.suggest(self.space, self.trial))

@@ -1,13 +1,14 @@
-"""`SoundTrainer`: Trainer with this project's loss, parameter groups and evaluation, which equals that of serving."""
+"""`SoundTrainer`: Trainer with this project's loss, parameter groups, evaluation as in serving, and use of memory."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sized
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sized
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer
@@ -28,13 +29,11 @@ from urbansound_hf.features.dataset import (
 )
 from urbansound_hf.features.streaming import StreamedClips, StreamOrder
 from urbansound_hf.models import adapt
-from urbansound_hf.models.frozen import FrozenPart
+from urbansound_hf.models.adapt import FrozenPart, frozen_parts
 from urbansound_hf.profiling import stage
-from urbansound_hf.training import memory
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
-from urbansound_hf.training.callbacks import SetEpoch, TrainingBar, WeightAverage
-from urbansound_hf.training.finite import FiniteGuard, check_scores
-from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss, multi_label_loss
+from urbansound_hf.training.callbacks import FiniteGuard, TrainingBar, WeightAverage, check_scores
+from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss
 
 
 class SoundTrainer(Trainer):
@@ -44,19 +43,19 @@ class SoundTrainer(Trainer):
         recipe: loss, sampling and weight averaging.
         labels: `(examples,)` class ids of `train_dataset`, or `(examples, classes)` of 0 and 1.
         classes: the number of classes.
-        head_learning_rate: of the head; None: `learning_rate`.
-        layer_decay: factor of the learning rate from each layer to the one below it.
+        rates: `head_learning_rate` (None: `learning_rate`), and `layer_decay`, from a layer to the one below.
         continued: the checkpoint that an interrupted training continues from.
-        kwargs: of Trainer.
     """
+
+    args: RunArguments
+    model: Any
 
     def __init__(
         self,
         recipe: RecipeArguments,
         labels: np.ndarray,
         classes: int,
-        head_learning_rate: float | None = None,
-        layer_decay: float = 1.0,
+        rates: tuple[float | None, float] = (None, 1.0),
         continued: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -70,28 +69,25 @@ class SoundTrainer(Trainer):
         self.add_callback(TrainingBar())
         self.guard = FiniteGuard(self.accelerator.gather, lambda: self.accelerator.optimizer_step_was_skipped)
         self.add_callback(self.guard)
-        self.follow(recipe, labels, head_learning_rate, layer_decay)
+        self.follow(recipe, labels, rates)
         # The loss is a mean over the batch. If `forward` takes `**kwargs`, Trainer expects a loss that is divided by
         # the accumulated batch, and would not average over gradient accumulation steps.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
 
-    def follow(
-        self, recipe: RecipeArguments, labels: np.ndarray, head_learning_rate: float | None, layer_decay: float
-    ) -> None:
+    def follow(self, recipe: RecipeArguments, labels: np.ndarray, rates: tuple[float | None, float]) -> None:
         """Replaces the recipe and the learning rates, and adapts to the present `train_dataset`; see the class."""
-        self.recipe, self.labels = recipe, labels
-        self.head_learning_rate, self.layer_decay = head_learning_rate, layer_decay
+        self.recipe, self.labels, self.rates = recipe, labels, rates
         weights = class_weights(labels, self.classes) if recipe.class_weights else None
         self.class_weights = None if weights is None else weights.to(self.args.device)
         self.average = WeightAverage(recipe.ema_decay, self.continued) if recipe.ema_decay else None
         self.remove_callback(WeightAverage)
-        self.remove_callback(SetEpoch)
+        self.remove_callback(AugmentedDataset)
         if self.average:
             self.add_callback(self.average)
         if isinstance(self.train_dataset, AugmentedDataset):
-            self.add_callback(SetEpoch(self.train_dataset))
+            self.add_callback(self.train_dataset)
         if recipe.train_batch_size:
-            self._set_micro_batch(self._micro_batches()[0])
+            self._set_micro_batch(self._batch_sizes()[0])
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains; raises NotFiniteError if a loss or a weight is not finite, see `FiniteGuard`."""
@@ -99,84 +95,75 @@ class SoundTrainer(Trainer):
         if self.args.dataloader_drop_last and clips < batch:
             what = f"`dataloader_drop_last` leaves no batch: {clips} windows, batches of {batch}"
             raise UserError(what, "--dataloader_drop_last", "leave it out, or lower --per_device_train_batch_size")
-        self.guard.reset()
         try:
-            with self._in_tf32(), nullcontext() if self.model_init is not None else self._in_memory():
-                outcome = super().train(*args, **kwargs)
+            with nullcontext() if self.model_init is not None else self._in_memory():
+                before = torch.get_float32_matmul_precision()
+                # The test clips are scored in float32, as serving does.
+                torch.set_float32_matmul_precision("high" if trains_in_tf32(self.args) else before)
+                try:
+                    outcome = super().train(*args, **kwargs)
+                finally:
+                    torch.set_float32_matmul_precision(before)
         except torch.OutOfMemoryError as error:
             what = f"the memory of the device ended: {str(error).splitlines()[0]}"
             fix = "give a smaller --per_device_train_batch_size or --per_device_eval_batch_size; checkpoints are kept"
             raise UserError(what, f"step {self.state.global_step} of {self.state.max_steps}", fix) from error
-        self.guard.finish(cast(torch.nn.Module, self.model), self.args, self.state)
+        self.guard.check(self.model, self.args, self.state, at_end=True)
         return outcome
 
     @contextmanager
-    def _in_tf32(self) -> Iterator[None]:
-        """Where the GPU has TF32, computes in it within; the test clips are scored in float32, as serving does."""
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high" if trains_in_tf32(self.args) else before)
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-    @contextmanager
     def _in_memory(self) -> Iterator[None]:
-        """Keeps in memory what saves work within: outputs of the frozen part, the training clips on a GPU.
+        """Keeps in memory what saves work within, and makes the batch as large as the memory allows.
 
-        Then the batch is made as large as the memory allows. A sharded model, or one on several devices in one
-        process, is left alone.
+        A sharded model, or one on several devices in one process, is left alone.
         """
         before = self.train_dataset, self.eval_dataset
-        alone = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.n_gpu > 1)
-        self.train_dataset, self.eval_dataset = (readable(each) for each in before)
+        self.train_dataset, self.eval_dataset = map(readable, before)
         try:
             with ExitStack() as stack:
-                if alone and self._store_frozen() and self.frozen:
-                    stack.enter_context(self.frozen.skipped())
-                clips, device = cast(Any, self.train_dataset), self.args.device
-                plain = alone and device.type == "cuda" and isinstance(clips, PreparedClips | WithFrozen)
-                if plain and clips.nbytes() <= memory.free_bytes(device):
-                    self.train_dataset = OnDevice(clips, device)
-                if alone and device.type != "cpu" and self.recipe.train_batch_size:
-                    self._fit_micro_batch()
+                if not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.n_gpu > 1):
+                    self._store_frozen()
+                    if self.frozen:
+                        stack.enter_context(self.frozen.skipped())
+                    clips, device = cast(Any, self.train_dataset), self.args.device
+                    plain = device.type == "cuda" and isinstance(clips, PreparedClips | WithFrozen)
+                    if plain and clips.nbytes() <= free_bytes(device):
+                        self.train_dataset = OnDevice(clips, device)
+                    if device.type != "cpu" and self.recipe.train_batch_size:
+                        self._fit_micro_batch()
                 yield
         finally:
             self.frozen, (self.train_dataset, self.eval_dataset) = None, before
 
-    def _store_frozen(self) -> bool:
+    def _store_frozen(self) -> None:
         """Computes the outputs of the frozen part for the training and validation clips, where that is worth it."""
-        clips, arguments = cast(Any, self.train_dataset), cast(RunArguments, self.args)
-        wanted = str(arguments.cache_frozen)
-        updates = len(clips) / (
-            arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-        )
+        clips, arguments = cast(Any, self.train_dataset), self.args
+        wanted, processes = str(arguments.cache_frozen), arguments.world_size
+        updates = len(clips) / (arguments.train_batch_size * arguments.gradient_accumulation_steps * processes)
         epochs = arguments.max_steps / updates if arguments.max_steps > 0 else arguments.num_train_epochs
-        if wanted == "false" or not isinstance(clips, PreparedClips) or (wanted == "auto" and epochs <= 1):
-            return False
-        frozen = memory.FrozenOutputs(cast(nn.Module, self.model), arguments.device, self.accelerator.autocast)
-        part = frozen.find(clips) if wanted == "true" or arguments.world_size == 1 else None
-        if part is None:
-            return False
+        worth_it = wanted == "true" or (wanted == "auto" and epochs > 1 and processes == 1)
+        if not worth_it or not isinstance(clips, PreparedClips):
+            return
+        frozen = FrozenOutputs(self.model, arguments.device, self.accelerator.autocast, clips)
+        if frozen.part is None:
+            return
         parts = [each for each in (clips, self.eval_dataset) if isinstance(each, PreparedClips)]
-        needed, places = sum(frozen.nbytes(part, each) for each in parts), [arguments.device, torch.device("cpu")]
-        place = next((each for each in places if needed <= memory.free_bytes(each)), None)
+        needed, places = sum(map(frozen.nbytes, parts)), [arguments.device, torch.device("cpu")]
+        place = next((each for each in places if needed <= free_bytes(each)), None)
         if place is None and wanted == "auto":
             progress.say(f"the output of the frozen part is not kept: {needed / 2**30:.1f} GiB is too much")
-            return False
+            return
         with stage("frozen part"):
-            done = [frozen.compute(part, each, arguments.eval_batch_size, place or places[-1]) for each in parts]
-        self.train_dataset, self.frozen = done[0], part
+            done = [frozen.compute(each, arguments.eval_batch_size, place or places[-1]) for each in parts]
+        self.train_dataset, self.frozen = done[0], frozen.part
         self.eval_dataset = done[1] if len(done) > 1 else self.eval_dataset
         if self.is_world_process_zero():
             windows = sum(map(len, done))
             progress.say(f"the frozen part of the model ran once for {windows:,} windows: {needed / 2**20:,.0f} MiB")
-        return True
 
-    def _micro_batches(self) -> list[int]:
-        processes = self.args.world_size * max(1, self.args.n_gpu)
-        on_cpu = self.args.device.type == "cpu"
-        return memory.micro_batches(self.recipe.train_batch_size or 0, processes, cast(nn.Module, self.model), on_cpu)
+    def _batch_sizes(self) -> list[int]:
+        processes, on_cpu = self.args.world_size * max(1, self.args.n_gpu), self.args.device.type == "cpu"
+        return micro_batches(self.recipe.train_batch_size or 0, processes, self.model, on_cpu)
 
     def _set_micro_batch(self, clips: int) -> None:
         everywhere = clips * self.args.world_size * max(1, self.args.n_gpu)
@@ -186,9 +173,13 @@ class SoundTrainer(Trainer):
 
     def _fit_micro_batch(self) -> None:
         """Halves the batch of a process until a step fits into the memory of every process."""
-        sizes = list(memory.halved(self._micro_batches()))
+        sizes, dataset = self._batch_sizes(), cast(Any, self.train_dataset)
         for clips in sizes:
-            fits = float(self._fits(clips))
+            indices = [index % len(dataset) for index in range(clips)]
+            rows = dataset.__getitems__(indices) if isinstance(dataset, OnDevice) else [dataset[i] for i in indices]
+            inputs = self._without_frozen(self._prepare_inputs(collate_training(rows)))
+            inputs.pop("labels")
+            fits = float(fits_memory(self.model, inputs, self.accelerator.autocast))
             everywhere = self.accelerator.reduce(torch.tensor(fits, device=self.args.device), "sum")
             if float(everywhere) == self.args.world_size or clips == sizes[-1]:
                 break
@@ -197,27 +188,15 @@ class SoundTrainer(Trainer):
             steps = self.args.gradient_accumulation_steps
             progress.say(f"batch: {self.recipe.train_batch_size} clips an update, {clips} at once in {steps} steps")
 
-    def _fits(self, clips: int) -> bool:
-        dataset = cast(Any, self.train_dataset)
-        indices = [index % len(dataset) for index in range(clips)]
-        batch = dataset.__getitems__(indices) if isinstance(dataset, OnDevice) else [dataset[i] for i in indices]
-        inputs = self._without_frozen(self._prepare_inputs(collate_training(batch)))
-        inputs.pop("labels")
-        return memory.fits(cast(nn.Module, self.model), inputs, self.accelerator.autocast)
-
     def _without_frozen(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The inputs of the model; the stored output of its frozen part goes to that."""
         if self.frozen:
-            self.frozen.give(inputs[FROZEN])
+            self.frozen.output = inputs[FROZEN].flatten(0, 1)
         return {name: values for name, values in inputs.items() if name != FROZEN}
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        with stage("optimiser"):
-            return super()._clip_grad_norm(model)
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        with stage("wait"):
-            return super().get_batch_samples(*args, **kwargs)
+    # With --profile, their time counts as that of a stage.
+    _clip_grad_norm = stage("optimiser")(Trainer._clip_grad_norm)
+    get_batch_samples = stage("wait")(Trainer.get_batch_samples)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         with stage("backward"):  # what is left of a step beside `compute_loss`
@@ -229,23 +208,16 @@ class SoundTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            self._check_finite()
+            self.guard.check(self.model, self.args, self.state)
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with stage("write"):
-            self._check_finite()
+            self.guard.check(self.model, self.args, self.state)
             super()._save_checkpoint(*args, **kwargs)
 
-    def _check_finite(self) -> None:
-        self.guard.check(cast(torch.nn.Module, self.model), self.args, self.state)
-
     def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *_: Any, **__: Any
     ) -> Any:
         """The model's own loss (ECAPA-TDNN's has a margin), or one with several or soft labels, weights or gamma."""
         inputs = self._without_frozen(inputs)
@@ -255,16 +227,13 @@ class SoundTrainer(Trainer):
             outputs = model(**{name: values for name, values in inputs.items() if own or name != "labels"})
             loss = outputs.loss
             if not own:
-                of_labels = multi_label_loss if self.labels.ndim == 2 else classification_loss
-                loss = of_labels(outputs.logits, labels, self.class_weights, smoothing, gamma)
+                several = self.labels.ndim == 2
+                loss = classification_loss(outputs.logits, labels, self.class_weights, smoothing, gamma, several)
         return (loss, outputs) if return_outputs else loss
 
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, which reads `datasets` through `PreparedClips`; workers load only clips that need them.
-
-        In evaluation clips of several shapes share a batch, and none is dropped.
-        """
-        args_, clips = cast(RunArguments, self.args), readable(dataset)
+        """Trainer's, which reads `datasets` through `PreparedClips`; in evaluation no clip is dropped."""
+        args_, clips = self.args, readable(dataset)
         names = ("dataloader_num_workers", "dataloader_pin_memory", "dataloader_drop_last")
         before = {name: getattr(args_, name) for name in names}
         if description != "Training":
@@ -272,8 +241,7 @@ class SoundTrainer(Trainer):
         if isinstance(clips, OnDevice):
             args_.dataloader_num_workers, args_.dataloader_pin_memory = 0, False
         elif args_.chooses_workers:
-            loads = description == "Training" and args_.device.type != "cpu"
-            loads |= streamed(clips) is not None
+            loads = streamed(clips) is not None or (description == "Training" and args_.device.type != "cpu")
             args_.dataloader_num_workers = min(4, progress.worker_count()) if loads else 0
         try:
             return super()._get_dataloader(clips, description, *args, **kwargs)
@@ -300,9 +268,8 @@ class SoundTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the weights that will be saved: their moving average with `ema_decay`."""
-        self._check_finite()
-        unwrapped: Any = self.model
-        averaged = self.average.in_place(unwrapped) if self.average and self.average.running else nullcontext()
+        self.guard.check(self.model, self.args, self.state)
+        averaged = self.average.in_place(self.model) if self.average and self.average.running else nullcontext()
         with stage("evaluate"), averaged:
             result = super().evaluation_loop(*args, **kwargs)
         check_scores(result.predictions, self.args, self.state)
@@ -311,42 +278,128 @@ class SoundTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's choice of optimizer (`--optim`) over this project's parameter groups."""
         model = model or self.model
-        rates = self.args.learning_rate, self.args.weight_decay, self.head_learning_rate, self.layer_decay
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-        groups = adapt.parameter_groups(model, *rates)
+        groups = adapt.parameter_groups(model, self.args.learning_rate, self.args.weight_decay, *self.rates)
         self.optimizer_cls_and_kwargs = (kind, {"params": groups, **settings})  # such as GaLore's
         return super().create_optimizer(model)
 
-    def prediction_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, Any]:
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
         """Logits `(batch, classes)` of clips of several shapes; the loss is computed with the metrics, over clips."""
         inputs = self._prepare_inputs(inputs)
-        groups = self._in_step(inputs["groups"])
+        groups = list(inputs["groups"])
+        if self.is_fsdp_enabled:  # all processes must call the model equally often: the first group is repeated
+            most = self.accelerator.gather(torch.tensor([len(groups)], device=self.args.device)).max()
+            groups += groups[:1] * (int(most) - len(groups))
         if (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train:
             dtype = next(model.parameters()).dtype  # Trainer has converted the model
-            groups = [
-                {name: x.to(dtype) if x.is_floating_point() else x for name, x in group.items()} for group in groups
-            ]
+            groups = [{name: x.to(dtype) if x.is_floating_point() else x for name, x in group.items()}
+                      for group in groups]  # fmt: skip
         with torch.no_grad():
             scored = [model(**self._without_frozen(group)).logits.float() for group in groups]
         order = torch.cat(inputs["positions"]).argsort()
         logits = torch.cat(scored[: len(inputs["groups"])])[order]  # (batch, classes)
         return None, logits, (inputs["labels"], inputs["clip"])
 
-    def _in_step(self, groups: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-        """Under FSDP all processes must call the model equally often: repeats the first group, its result is unused."""
-        if not self.is_fsdp_enabled:
-            return groups
-        most = self.accelerator.gather(torch.tensor([len(groups)], device=self.args.device)).max()
-        return groups + groups[:1] * (int(most) - len(groups))
-
 
 def streamed(dataset: Any) -> StreamedClips | None:
     """The streamed clips of a data set, augmented or not; None where they are prepared."""
     clips = getattr(dataset, "clips", dataset)
     return clips if isinstance(clips, StreamedClips) else None
+
+
+DEVICE_SHARE, MEMORY_SHARE = 0.25, 0.5  # at most these parts of what is free are filled
+LARGE = 20_000_000  # parameters from which on a CPU gains nothing from more than `LARGE_BATCH` clips at once
+LARGE_BATCH = 8
+
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+def free_bytes(device: torch.device) -> float:
+    """The memory of a device that may be filled with clips or their outputs."""
+    if device.type == "cuda":
+        return DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+    return MEMORY_SHARE * psutil.virtual_memory().available if device.type == "cpu" else 0
+
+
+class FrozenOutputs:
+    """The output of the frozen part of a model for clips, computed on its device and in its mixed precision.
+
+    `part` is the longest part whose output for `clips`, those of training, does not change; None if there is none.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, autocast: Context, clips: PreparedClips) -> None:
+        self.model, self.device, self.autocast = model, device, autocast
+        example = collate_evaluation([clips[0], clips[len(clips) - 1]])["groups"][0]
+        inputs = {name: values.to(device) for name, values in example.items()}
+        with autocast():
+            self.part = next((part for part in frozen_parts(model) if part.is_constant(model, inputs)), None)
+
+    def nbytes(self, clips: PreparedClips) -> int:
+        """The memory that the outputs for the clips take; shorter ones take less."""
+        return sum(output.nbytes for output in self._outputs(clips, clips.by_size()[:1]).values()) * len(clips)
+
+    def compute(self, clips: PreparedClips, batch_size: int, store: torch.device) -> WithFrozen:
+        """The clips with their outputs, which are kept on `store`."""
+        order = clips.by_size()
+        outputs: dict[int, torch.Tensor] = {}
+        with progress.Bar(desc="Computing the frozen part", total=len(order), unit="clips", leave=False) as bar:
+            for first in range(0, len(order), batch_size):
+                done = self._outputs(clips, order[first : first + batch_size])
+                outputs |= {index: output.to(store) for index, output in done.items()}
+                bar.update(len(done))
+        return WithFrozen(clips, [outputs[index] for index in range(len(clips))])
+
+    @torch.no_grad()
+    def _outputs(self, clips: PreparedClips, indices: list[int]) -> dict[int, torch.Tensor]:
+        self.model.eval()
+        batch = collate_evaluation([clips[index] for index in indices])
+        found: dict[int, torch.Tensor] = {}
+        for positions, group in zip(batch["positions"], batch["groups"], strict=True):
+            inputs = {name: values.to(self.device) for name, values in group.items()}
+            with self.autocast():
+                outputs = cast(FrozenPart, self.part).compute(self.model, inputs)
+            found |= {indices[i]: output for i, output in zip(positions.tolist(), outputs, strict=True)}
+        return found
+
+
+def micro_batches(clips: int, processes: int, model: nn.Module, on_cpu: bool) -> list[int]:
+    """The batch sizes to try in a process so that all of them together make an update of `clips` clips.
+
+    They are divisors of a process's share, each at most half of the one before. With trained batch norms only the whole
+    share, as their statistics are those of the batch; for a large model on a CPU only small ones. Raises UserError if
+    the processes cannot share the clips evenly.
+    """
+    share, rest = divmod(clips, processes)
+    if rest or not share:
+        what = f"{clips} clips an update cannot be shared out evenly among {processes} processes"
+        raise UserError(what, "--train_batch_size", f"give a multiple of {processes}")
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and any(p.requires_grad for p in m.parameters())
+           for m in model.modules()):  # fmt: skip
+        return [share]
+    most = LARGE_BATCH if on_cpu and sum(p.numel() for p in model.parameters()) > LARGE else share
+    sizes: list[int] = []
+    for size in range(min(share, most), 0, -1):
+        if share % size == 0 and (not sizes or 2 * size <= sizes[-1]):
+            sizes.append(size)
+    return sizes
+
+
+def fits_memory(model: nn.Module, inputs: dict[str, torch.Tensor], autocast: Context) -> bool:
+    """Whether a training step of a batch fits into the memory of the device; leaves model and random numbers as is."""
+    device, numpy_state = next(model.parameters()).device, np.random.get_state()
+    try:
+        weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        moments = [torch.empty_like(weight) for weight in weights for _ in range(2)]  # which AdamW will keep
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            with autocast():
+                loss = model.train()(**inputs).logits.float().sum()
+            loss.backward()
+        del moments
+        return True
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        np.random.set_state(numpy_state)
+        model.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -36,14 +36,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class ClapAudioClassificationConfig(ClapAudioConfig):
-    """A `ClapAudioConfig` with labels.
-
-    Args:
-        patch_embeds_hidden_size: width of the first stage; each further one doubles it.
-        depths: layers of each stage.
-        num_attention_heads: of each stage.
-        hidden_size: width of the last stage.
-    """
+    """A `ClapAudioConfig` with labels; ValueError if the sizes of its stages do not fit together."""
 
     model_type = "clap-audio"
 
@@ -84,20 +77,10 @@ class ClapAudioFeatureExtractor(ClapFeatureExtractor):
         return_tensors: str | None = None,
         **kwargs: object,
     ) -> BatchFeature:
-        """Extracts the features of one clip or several.
+        """Extracts one clip or several, mono `(samples,)` in [-1, 1] at 48 kHz each; ValueError for others.
 
-        Args:
-            raw_speech: a mono waveform `(samples,)` in [-1, 1] at 48 kHz, or a list of them.
-            sampling_rate: the rate of the waveform in Hz, to be checked.
-            return_tensors: `"pt"` or `"np"`; absent: a list of arrays.
-            kwargs: padding and truncation are fixed; whatever is asked of them changes nothing.
-
-        Returns:
-            `input_features` `(clips, 1, 1001, 64)` float32 in dB; for fusion `(clips, 4, 1001, 64)` with `is_longer`
-            `(clips, 1)` bool.
-
-        Raises:
-            ValueError: another sampling rate, an empty clip, or not mono.
+        Padding and truncation are fixed; whatever is asked of them changes nothing. Returns `input_features`
+        `(clips, 1, 1001, 64)` float32 in dB; for fusion `(clips, 4, 1001, 64)`, and `is_longer` `(clips, 1)` bool.
         """
         several = len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         clips = raw_speech if several else [raw_speech]
@@ -139,15 +122,10 @@ class ClapForAudioClassification(ClapPreTrainedModel):
         is_longer: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Classifies clips.
+        """`input_features` `(batch, 1, frames, 64)`, at most 1024 frames → `logits` `(batch, labels)` and `loss`.
 
-        Args:
-            input_features: `(batch, 1, frames, 64)` log-mel, at most 1024 frames; `(batch, 4, frames, 64)` for fusion.
-            is_longer: `(batch, 1)` bool, for fusion only.
-            labels: `(batch,)` class numbers, or `(batch, labels)` of 0 and 1 for several labels a clip.
-
-        Returns:
-            `logits` `(batch, labels)` and, with labels, `loss`: cross entropy, or binary cross entropy for several.
+        For fusion, `(batch, 4, frames, 64)`, `is_longer` `(batch, 1)` bool. `labels`, without which there is no loss,
+        are class numbers `(batch,)` or, for several labels a clip, 0 and 1 `(batch, labels)`.
         """
         embedding = self.clap(input_features, is_longer).audio_embeds  # (batch, 512)
         logits = self.classifier(self.norm(embedding)).float()

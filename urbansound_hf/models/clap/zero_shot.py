@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, BatchEncoding, ClapConfig, ClapModel
+from transformers import AutoConfig, AutoTokenizer, ClapConfig, ClapModel
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.models import checkpoint
@@ -24,7 +24,8 @@ from urbansound_hf.models.clap.modeling_clap_audio import (
     ClapAudioFeatureExtractor,
     ClapForAudioClassification,
 )
-from urbansound_hf.models.loading import check_path
+from urbansound_hf.models.loading import check_path, library_messages
+from urbansound_hf.models.registry import label_names
 
 TEMPLATE = "This is a sound of {}."  # the stock pipeline's
 
@@ -32,14 +33,9 @@ TEMPLATE = "This is a sound of {}."  # the stock pipeline's
 def load_zero_shot(
     name_or_path: str | Path, labels: Sequence[str], revision: str | None = None
 ) -> tuple[ClapForAudioClassification, ClapAudioFeatureExtractor]:
-    """Opens a whole CLAP as a classifier of `labels`.
+    """Opens a whole CLAP as a classifier of `labels`, at least two names of sounds, as they would stand in a caption.
 
-    Args:
-        name_or_path: a folder or Hub id with the weights of both towers, the tokenizer and the feature extractor.
-        labels: at least two different names of sounds, as they would stand in a caption; spaces around them go.
-
-    Raises:
-        UserError: the labels leave nothing to choose, or the checkpoint is not there or has no text tower.
+    Raises UserError if the labels leave nothing to choose, or the checkpoint is not there or has no text tower.
     """
     labels = [label.strip() for label in labels]
     if len(labels) < 2 or len({*labels}) < len(labels) or not all(labels):
@@ -48,7 +44,7 @@ def load_zero_shot(
     check_path(Path(name_or_path))
     options: dict[str, Any] = {"revision": revision or "main"}
     try:
-        with checkpoint.quietly(local=Path(name_or_path).is_dir()):
+        with library_messages(bars=not Path(name_or_path).is_dir()):
             config = AutoConfig.from_pretrained(name_or_path, **options)
             if not isinstance(config, ClapConfig):
                 raise _no_text_tower(name_or_path, f"it is a {config.model_type} model")
@@ -64,21 +60,16 @@ def load_zero_shot(
     if len(captions["input_ids"].unique(dim=0)) < len(labels):  # without its files it opens all the same, empty
         what = "the tokenizer reads the same in different captions: its vocabulary is missing"
         raise UserError(what, str(name_or_path), "add the tokenizer's files (tokenizer.json, tokenizer_config.json)")
-    return with_captions(clap, captions, labels), feature_extractor
-
-
-@torch.no_grad()
-def with_captions(clap: ClapModel, captions: BatchEncoding, labels: Sequence[str]) -> ClapForAudioClassification:
-    """The audio tower of `clap`, itself and no copy, under a head that its text tower makes of a caption a label."""
-    embeddings = clap.get_text_features(**captions).pooler_output  # (labels, d), each of length 1
-    config = ClapAudioClassificationConfig.take_over(clap.config)
-    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    model: Any = ClapForAudioClassification(config)
-    model.to(clap.dtype)
-    model.clap.audio_model, model.clap.audio_projection = clap.audio_model, clap.audio_projection
-    model.classifier.weight.copy_(clap.logit_scale_a.exp() / math.sqrt(config.projection_dim) * embeddings)
-    model.classifier.bias.zero_()
-    return model.eval()
+    with torch.no_grad():
+        embeddings = clap.get_text_features(**captions).pooler_output  # (labels, d), each of length 1
+        config = ClapAudioClassificationConfig.take_over(clap.config)
+        config.update(label_names(labels))
+        model: Any = ClapForAudioClassification(config)
+        model.to(clap.dtype)
+        model.clap.audio_model, model.clap.audio_projection = clap.audio_model, clap.audio_projection
+        model.classifier.weight.copy_(clap.logit_scale_a.exp() / math.sqrt(config.projection_dim) * embeddings)
+        model.classifier.bias.zero_()
+    return model.eval(), feature_extractor
 
 
 def _no_text_tower(name_or_path: str | Path, found: str) -> UserError:

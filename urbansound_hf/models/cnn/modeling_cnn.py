@@ -102,15 +102,9 @@ class CnnFeatureExtractor(FeatureExtractionMixin):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Draws one clip or several, each by itself: `input_features` `(batch, bands, num_frames)` float32.
+        """Extracts one clip or several, mono `(samples,)` in [-1, 1]; ValueError for others, or another sampling rate.
 
-        Args:
-            raw_speech: `(samples,)` in [-1, 1], a list of such, or `(batch, samples)`.
-            sampling_rate: of the waveforms, in Hz; only checked.
-            return_tensors: "pt", "np", or None (NumPy).
-
-        Raises:
-            ValueError: another sampling rate, or a waveform that is empty or not mono.
+        Returns `input_features` `(batch, bands, num_frames)` float32.
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(f"the sampling rate must be {self.sampling_rate} Hz; found {sampling_rate}: resample it")

@@ -25,6 +25,7 @@ from urbansound_hf.models.ecapa_tdnn.modeling_ecapa_tdnn import (
     EcapaTdnnFeatureExtractor,
     EcapaTdnnForAudioClassification,
 )
+from urbansound_hf.models.registry import label_names
 from urbansound_hf.text import rendered
 
 HYPERPARAMETERS = "hyperparams.yaml"
@@ -38,12 +39,7 @@ PARTS = yaml.safe_load(Path(__file__).with_name("parts.yaml").read_text(encoding
 
 
 def convert(folder: Path, out_dir: Path) -> None:
-    """Writes config, labels, weights, feature extractor, code and card of a SpeechBrain ECAPA-TDNN to `out_dir`.
-
-    Raises:
-        UserError: a file is missing or unreadable, it holds another network, its weights or labels do not fit, or
-            SpeechBrain is not installed.
-    """
+    """Writes a SpeechBrain ECAPA-TDNN to `out_dir`; UserError if it is none, or SpeechBrain is not installed."""
     front, norm, network, head = read_hyperparameters(folder / HYPERPARAMETERS).values()
     labels = read_labels(next((path for name in LABELS if (path := folder / name).is_file()), folder / LABELS[0]))
     sizes = {
@@ -56,10 +52,8 @@ def convert(folder: Path, out_dir: Path) -> None:
         if found != expected:
             what = f"the {name} must agree; found {found} and {expected}"
             raise UserError(what, str(folder), "give the files of one run, of SpeechBrain's ECAPA recipe")
-    numbers = {label: number for number, label in enumerate(labels)}
-    names: dict[str, Any] = {"id2label": dict(enumerate(labels)), "label2id": numbers}
     try:
-        config = EcapaTdnnConfig(**network, **names)
+        config = EcapaTdnnConfig(**network, **label_names(labels))
     except ValueError as error:
         raise UserError(str(error), str(folder / HYPERPARAMETERS), "give a folder that SpeechBrain can open") from error
     config.clip_seconds = CLIP_SECONDS
@@ -86,7 +80,22 @@ def read_hyperparameters(path: Path) -> dict[str, dict[str, Any]]:
     if values.get("amp_to_db", False) or not values.get("normalize", True):
         what = "amp_to_db must be False and normalize True: SpeechBrain's own inference knows neither"
         raise UserError(what, str(path), "train with them so")
-    return {name: _read_part(name, values, path) for name in PARTS}
+    parts = {}
+    for name, (kind, kept, fixed) in ((name, part.values()) for name, part in PARTS.items()):
+        found = values.get(name)
+        if not isinstance(found, dict) or found.get("!") != f"!new:{kind}":
+            what = f"{name} must be a {kind}; found {found.get('!') if isinstance(found, dict) else found}"
+            raise UserError(what, str(path), "only SpeechBrain's ECAPA-TDNN classifiers are converted")
+        parts[name] = dict(kept)
+        for key, value in ((key, value) for key, value in found.items() if key != "!"):
+            if key in kept:
+                parts[name][key] = _resolve(value, values, path)
+            elif key not in fixed:
+                known = ", ".join([*kept, *fixed])
+                raise UserError(f"{name} has the setting {key}: {value}", str(path), f"these are understood: {known}")
+            elif fixed[key] not in ("", _resolve(value, values, path)):
+                raise UserError(f"{name}: {key} must be {fixed[key]}; found {value}", str(path), "train with it so")
+    return parts
 
 
 class _HyperparametersLoader(yaml.SafeLoader):
@@ -100,23 +109,6 @@ def _tagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
 
 
 _HyperparametersLoader.add_multi_constructor("", _tagged)
-
-
-def _read_part(name: str, values: dict[str, Any], path: Path) -> dict[str, Any]:
-    (kind, kept, fixed), found = PARTS[name].values(), values.get(name)
-    if not isinstance(found, dict) or found.get("!") != f"!new:{kind}":
-        what = f"{name} must be a {kind}; found {found.get('!') if isinstance(found, dict) else found}"
-        raise UserError(what, str(path), "only SpeechBrain's ECAPA-TDNN classifiers are converted")
-    settings = dict(kept)
-    for key, value in found.items():
-        if key in kept:
-            settings[key] = _resolve(value, values, path)
-        elif key not in ("!", *fixed):
-            known = ", ".join([*kept, *fixed])
-            raise UserError(f"{name} has the setting {key}: {value}", str(path), f"these are understood: {known}")
-        elif key != "!" and fixed[key] not in ("", _resolve(value, values, path)):
-            raise UserError(f"{name}: {key} must be {fixed[key]}; found {value}", str(path), "train with it so")
-    return settings
 
 
 def _resolve(value: Any, values: dict[str, Any], path: Path) -> Any:

@@ -1,9 +1,7 @@
 """ECAPA-TDNN: SpeechBrain's own network on SpeechBrain's own features, as a stock audio classifier.
 
-    urbansound-hf models ecapa_tdnn convert FOLDER OUT_DIR
-
-turns a SpeechBrain checkpoint folder (such as `speechbrain/urbansound8k_ecapa`) into one of ours. Needs SpeechBrain:
-`pip install 'urbansound-hf[speechbrain]'`; it is imported when the first model or feature extractor is built.
+`convert.py` turns a SpeechBrain checkpoint folder (such as `speechbrain/urbansound8k_ecapa`) into one of ours. Needs
+SpeechBrain (`pip install speechbrain`), which is imported when the first model or feature extractor is built.
 
 This file travels with every checkpoint (`trust_remote_code=True`), so it imports nothing of this package. The defaults
 are those of SpeechBrain's recipe for UrbanSound8K (Apache-2.0); ECAPA-TDNN: arXiv:2005.07143.
@@ -31,6 +29,10 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+SPEECHBRAIN_SIZES = (
+    "input_size", "lin_neurons", "attention_channels", "res2net_scale", "se_channels", "global_context", "dropout",
+)  # fmt: skip
 
 
 class EcapaTdnnConfig(PreTrainedConfig):
@@ -71,8 +73,8 @@ class EcapaTdnnConfig(PreTrainedConfig):
         blocks = {*self.channels[1:-1]}
         if len(layers) > 1 or len(blocks) != 1 or any(width % self.res2net_scale for width in blocks):
             rule = f"one width for all but the first and last layer, divisible by res2net_scale={self.res2net_scale}"
-            found = f"channels={list(self.channels)}, kernel_sizes={list(self.kernel_sizes)}"
-            found += f", dilations={list(self.dilations)}, groups={list(self.groups)}"
+            names = ("channels", "kernel_sizes", "dilations", "groups")
+            found = ", ".join(f"{name}={list(getattr(self, name))}" for name in names)
             raise ValueError(f"ECAPA-TDNN needs lists of equal length, and {rule}; found {found}")
 
     @property
@@ -85,12 +87,8 @@ class EcapaTdnnConfig(PreTrainedConfig):
 class EcapaTdnnFeatureExtractor(FeatureExtractionMixin):
     """SpeechBrain's `Fbank` (log-mel in dB, 25 ms every 10 ms), each band brought to mean 0 over the clip.
 
-    Raises `ImportError` where SpeechBrain is not installed.
-
-    Args:
-        sampling_rate, n_mels: in Hz; mel bands up to half of it.
-        std_norm: whether each band is also brought to deviation 1.
-        shortest_frames: a clip of fewer is refused; the model's `config.shortest_frames`.
+    With `std_norm`, also to deviation 1. A clip of fewer than `shortest_frames` is refused. Raises `ImportError` where
+    SpeechBrain is not installed.
     """
 
     model_input_names = ["input_features"]
@@ -116,18 +114,10 @@ class EcapaTdnnFeatureExtractor(FeatureExtractionMixin):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Extracts the features of one clip, or of several of one length: the network has no mask for padding.
+        """Extracts `input_features` `(clips, frames, n_mels)` float32 of mono clips `(samples,)` in [-1, 1].
 
-        Args:
-            raw_speech: a mono waveform `(samples,)` in [-1, 1], or a list of them.
-            sampling_rate: the rate of the waveform in Hz, to be checked.
-            return_tensors: "pt", "np", or None (NumPy).
-
-        Returns:
-            `input_features` `(clips, frames, n_mels)` float32.
-
-        Raises:
-            ValueError: another sampling rate, not mono, clips of several lengths, or one of too few frames.
+        The network has no mask for padding: several clips must be of one length. Raises ValueError for others, another
+        sampling rate, or too few frames.
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(f"the sampling rate must be {self.sampling_rate} Hz; found {sampling_rate}: resample it")
@@ -157,19 +147,9 @@ class EcapaTdnnBackbone(nn.Module):
 
     def __init__(self, config: EcapaTdnnConfig) -> None:
         super().__init__()
-        self.network = _speechbrain("lobes.models.ECAPA_TDNN").ECAPA_TDNN(
-            config.input_size,
-            lin_neurons=config.lin_neurons,
-            channels=list(config.channels),
-            kernel_sizes=list(config.kernel_sizes),
-            dilations=list(config.dilations),
-            attention_channels=config.attention_channels,
-            res2net_scale=config.res2net_scale,
-            se_channels=config.se_channels,
-            global_context=config.global_context,
-            groups=list(config.groups),
-            dropout=config.dropout,
-        )
+        sizes = {name: getattr(config, name) for name in SPEECHBRAIN_SIZES}
+        lists = {name: list(getattr(config, name)) for name in ("channels", "kernel_sizes", "dilations", "groups")}
+        self.network = _speechbrain("lobes.models.ECAPA_TDNN").ECAPA_TDNN(**sizes, **lists)
 
     def forward(self, input_features: torch.Tensor) -> torch.Tensor:  # (batch, frames, n_mels) → (batch, lin_neurons)
         if self.training:  # one value a channel and clip has no deviation: a batch of one takes the running statistics

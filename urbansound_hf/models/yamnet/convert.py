@@ -18,6 +18,7 @@ from torch import nn
 from transformers.utils import is_onnx_available
 
 from urbansound_hf.errors import UserError
+from urbansound_hf.models.registry import label_names
 from urbansound_hf.models.yamnet.modeling_yamnet import (
     PATCH_FRAMES,
     YamnetConfig,
@@ -38,18 +39,9 @@ CARD = Path(__file__).with_name("card.md.jinja")
 
 
 def convert(source: Path, out_dir: Path) -> None:
-    """Writes config, labels, weights, feature extractor, code and card of a published YAMNet to `out_dir`.
-
-    Args:
-        source: the ONNX graph, with model.data and the CSV of the class names beside it.
-
-    Raises:
-        UserError: the `onnx` package, the graph, its weights or its class names are missing, or it is no YAMNet.
-    """
+    """Writes the YAMNet of an ONNX graph, with the CSV of its classes beside it, to `out_dir`; UserError."""
     labels = read_labels(source.parent / CLASS_MAP)
-    numbers = {label: number for number, label in enumerate(labels)}
-    names: dict[str, Any] = {"id2label": dict(enumerate(labels)), "label2id": numbers}
-    config = YamnetConfig(**names, problem_type="multi_label_classification")
+    config = YamnetConfig(**label_names(labels), problem_type="multi_label_classification")
     config.clip_seconds = CLIP_SECONDS
     network = YamnetForAudioClassification(config)
     load_weights(network, read_graph(source), where=str(source))

@@ -1,9 +1,7 @@
 """YAMNet: a small MobileNet that names 521 general sounds (AudioSet), as a stock audio classifier that fine-tunes.
 
-    urbansound-hf models yamnet convert MODEL.onnx OUT_DIR
-
-turns the published weights into a checkpoint folder. A clip becomes log-mel patches of 0.96 s, one every 0.48 s; all
-patches of a batch go through the network at once, and their logits are pooled into those of the clip.
+A clip becomes log-mel patches of 0.96 s, one every 0.48 s; all patches of a batch go through the network at once, and
+their logits are pooled into those of the clip. `convert.py` turns the published weights into a checkpoint folder.
 
 This file travels with every checkpoint (`trust_remote_code=True`), so it imports nothing of this package. Source:
 github.com/tensorflow/models, research/audioset/yamnet (Google, Apache-2.0); MobileNet v1: arXiv 1704.04861. The batch
@@ -86,11 +84,9 @@ class YamnetConfig(PreTrainedConfig):
 class YamnetFeatureExtractor(SequenceFeatureExtractor):
     """Waveform → log-mel spectrogram, 64 HTK mel bands from 125 to 7500 Hz, one frame every 10 ms.
 
-    The end is padded with silence to whole patches (96 frames, then 48 more at a time), as in the original.
-
-    Args:
-        peak_normalize: brings the largest sample of each clip to 1 first. The offset in the logarithm is for sounds at
-            full scale, and a quiet clip drowns in it; the original leaves clips as they are.
+    The end is padded with silence to whole patches (96 frames, then 48 more at a time), as in the original. With
+    `peak_normalize` the largest sample of each clip is brought to 1 first: the offset in the logarithm is for sounds at
+    full scale, and a quiet clip drowns in it; the original leaves clips as they are.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -118,19 +114,10 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Extracts the features of one clip or several.
+        """Extracts one clip or several, mono `(samples,)` in [-1, 1] at 16 kHz each; ValueError for others.
 
-        Args:
-            raw_speech: a mono waveform `(samples,)` in [-1, 1] at 16 kHz, or a list of them.
-            sampling_rate: the rate of the waveform in Hz, to be checked.
-            padding: True brings clips of different lengths to the longest; their scores stay what they are.
-            return_tensors: `"pt"` or `"np"`; absent: a list of arrays.
-
-        Returns:
-            `input_features` `(clips, frames, 64)` float32; where lengths differ `attention_mask` `(clips, frames)`.
-
-        Raises:
-            ValueError: another sampling rate, not mono, or a tensor of clips of different lengths without padding.
+        `padding` True brings clips of different lengths to the longest; their scores stay what they are. Returns
+        `input_features` `(clips, frames, 64)` float32 and, where lengths differ, `attention_mask` `(clips, frames)`.
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(f"YAMNet takes {self.sampling_rate} Hz, the waveform has {sampling_rate} Hz; resample it")
@@ -251,22 +238,23 @@ class YamnetForAudioClassification(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Classifies clips.
+        """`input_features` `(batch, frames, 64)`, at least 96 frames → `logits` `(batch, labels)` and `loss`.
 
-        Args:
-            input_features: `(batch, frames, 64)` log-mel, at least 96 frames.
-            attention_mask: `(batch, frames)`, 1 for a frame of the clip, 0 for padding at its end.
-            labels: `(batch,)` class numbers, or `(batch, labels)` of 0 and 1 for several labels a clip.
-
-        Returns:
-            `logits` `(batch, labels)` and, with labels, `loss`: cross entropy, or binary cross entropy for several.
+        `attention_mask` `(batch, frames)` is 0 for padding at the end; `labels` are class numbers `(batch,)` or, for
+        several labels a clip, `(batch, labels)` of 0 and 1.
         """
         patches = self.yamnet(input_features)  # (batch, patches, width)
         if tuple(self.config.pooling) == ("mean",) and not self.config.normalize_embedding:
             pooled = self._pool(self.classifier(patches).float(), self._weights(patches, attention_mask))
         else:
             pooled = self.classifier(self.pool_patches(patches, attention_mask)).float()
-        return SequenceClassifierOutput(loss=None if labels is None else self._loss(pooled, labels), logits=pooled)
+        if labels is None:
+            return SequenceClassifierOutput(logits=pooled)
+        if labels.ndim == 1 and self.config.problem_type == "multi_label_classification":
+            fix = 'to teach it one label a clip, load it with problem_type="single_label_classification"'
+            raise ValueError(f"class numbers {tuple(labels.shape)} for a model of several labels a clip; {fix}")
+        loss = self.loss_function(labels=labels, pooled_logits=pooled, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=pooled)
 
     def _weights(self, patches: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """`(batch, patches, 1)`, 1 in sum: a patch counts where its last frame is one of the clip."""
@@ -309,12 +297,6 @@ class YamnetForAudioClassification(PreTrainedModel):
         score = (nn.functional.logsigmoid(logits) + weights.log()).logsumexp(1)
         rest = (nn.functional.logsigmoid(-logits) + weights.log()).logsumexp(1)
         return score - rest  # log(p / (1 - p)), without ever rounding p to 0 or 1
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if labels.ndim == 1 and self.config.problem_type == "multi_label_classification":
-            fix = 'to teach it one label a clip, load it with problem_type="single_label_classification"'
-            raise ValueError(f"class numbers {tuple(labels.shape)} for a model of several labels a clip; {fix}")
-        return self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
 
 
 AutoConfig.register("yamnet", YamnetConfig, exist_ok=True)
