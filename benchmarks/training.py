@@ -28,8 +28,7 @@ from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.models import adapt
 from urbansound_hf.models.loading import load_feature_extractor, load_model
 from urbansound_hf.training.experiment import prepare_experiment
-from urbansound_hf.training.preprocessing import configured_extractor, configured_model
-from urbansound_hf.training.run import train_and_evaluate
+from urbansound_hf.training.run import configured_extractor, configured_model, train_and_evaluate
 
 CASES = {
     "wav2vec2-base": ("wav2vec2_base", "wav2vec2", 4.0),

@@ -29,8 +29,7 @@ from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.features.extract import as_tensors, equal_shapes, extract
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models import adapt
-from urbansound_hf.training.preprocessing import configured_model
-from urbansound_hf.training.run import train_and_evaluate
+from urbansound_hf.training.run import configured_model, train_and_evaluate
 
 lora = pytest.importorskip("urbansound_hf.models.lora", reason="needs peft", exc_type=ImportError)
 

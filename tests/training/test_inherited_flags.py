@@ -15,9 +15,8 @@ from tests.conftest import TINY
 from tests.helpers.processes import exit_status, fork
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError
-from urbansound_hf.training.preflight import check_model, check_optimizer
-from urbansound_hf.training.preprocessing import configured_extractor, configured_model
-from urbansound_hf.training.run import train_and_evaluate
+from urbansound_hf.training.experiment import check_model, check_optimizer
+from urbansound_hf.training.run import configured_extractor, configured_model, train_and_evaluate
 
 CLIPS = np.arange(100).reshape(10, 10)
 SPLIT = Split("fold10", CLIPS[2:4].ravel()[:12], CLIPS[1][:5], CLIPS[9][:7], 10, 2, [3, 4])

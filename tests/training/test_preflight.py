@@ -15,10 +15,10 @@ from urbansound_hf.audio.io import to_wav
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.training import cross_validation, experiment, preflight
+from urbansound_hf.training import cross_validation, experiment
 from urbansound_hf.training.cross_validation import run_experiment
-from urbansound_hf.training.preflight import check_model, check_serving, check_storage, run_bytes
-from urbansound_hf.training.preprocessing import configured_extractor, configured_model
+from urbansound_hf.training.experiment import check_model, check_serving, check_storage, run_bytes
+from urbansound_hf.training.run import configured_extractor, configured_model
 
 SECONDS = [0.01, 0.3, 0.72, 0.745, 1, 1.005, 3.5, 7.3, 12]
 ANY_LENGTH = {"cnn", "ecapa-tdnn", "yamnet", "wav2vec2-bert"}
@@ -177,7 +177,7 @@ def test_a_disk_without_space_for_the_weights_is_refused_first(configure, monkey
 def test_a_run_that_serving_cannot_open_is_not_finished(configure, synthetic_root, tmp_path, monkeypatch):
     def spoil(folder: Path, *_: object) -> None:
         (Path(folder) / "config.json").write_text("{}", encoding="utf-8")
-        preflight.check_serving(folder, *_)
+        experiment.check_serving(folder, *_)
 
     monkeypatch.setattr(cross_validation, "check_serving", spoil)
     data = ["--dataset", "urbansound8k", "--data_dir", synthetic_root, "--preprocessing_num_workers", 1]

@@ -19,7 +19,7 @@ from urbansound_hf.data.splits import Split
 from urbansound_hf.features.extract import filling
 from urbansound_hf.models import linear_probe
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
-from urbansound_hf.training.preprocessing import (
+from urbansound_hf.training.run import (
     configured_extractor,
     configured_model,
     feature_step,

@@ -22,7 +22,7 @@ from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.inference.backend import is_stale
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models.loading import load_model
-from urbansound_hf.training import preprocessing
+from urbansound_hf.training import run as training_run
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.run import calibrate, train_and_evaluate
 
@@ -265,7 +265,7 @@ def test_gradient_accumulation_is_the_larger_batch(train):
 def test_a_linear_probe_on_cached_embeddings_is_the_frozen_model(train, monkeypatch):
     flags = ["--freeze", "backbone", "--optim", "sgd", "--learning_rate", 1]
     cached = train(*flags, name="cached")
-    monkeypatch.setattr(preprocessing, "agrees", lambda *_: False)
+    monkeypatch.setattr(training_run, "agrees", lambda *_: False)
     whole = train(*flags, name="whole")
     for key in ("loss", "grad_norm", "eval_loss"):
         np.testing.assert_allclose(logged(cached.log, key), logged(whole.log, key), rtol=1e-4, err_msg=key)

@@ -32,7 +32,7 @@ from urbansound_hf.training import search
 from urbansound_hf.training.callbacks import WeightAverage
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import Experiment
-from urbansound_hf.training.preprocessing import prepare_training
+from urbansound_hf.training.run import prepare_training
 from urbansound_hf.training.search import Trials, open_study, run_trials
 
 optuna = pytest.importorskip("optuna")

@@ -25,7 +25,7 @@ from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import prepare_experiment
 from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss
-from urbansound_hf.training.preprocessing import prepare_training
+from urbansound_hf.training.run import prepare_training
 
 CNN = ["--model_name_or_path", "cnn", "--model_config", "hidden_sizes=[8,8]", "--clip_seconds", "1"]
 

@@ -13,8 +13,7 @@ from urbansound_hf.config import arguments
 from urbansound_hf.config.arguments import RunConfig, trains_in_tf32
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.features.dataset import collate_evaluation
-from urbansound_hf.training.preprocessing import prepare_training
-from urbansound_hf.training.run import make_trainer
+from urbansound_hf.training.run import make_trainer, prepare_training
 from urbansound_hf.training.trainer import SoundTrainer
 
 

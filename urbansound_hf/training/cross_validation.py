@@ -35,11 +35,12 @@ from urbansound_hf.profiling import profiling, stage
 from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, run_summary, write_run
 from urbansound_hf.training.experiment import (
     Experiment,
+    check_serving,
+    check_storage,
     prepare_experiment,
     push_callback,
     push_target,
 )
-from urbansound_hf.training.preflight import check_serving, check_storage
 from urbansound_hf.training.resume import complete_checkpoints, interrupted, report_restart
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.search import run_search

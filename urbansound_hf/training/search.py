@@ -37,8 +37,7 @@ from urbansound_hf.training.experiment import (
     Experiment,
     prepare_experiment,
 )
-from urbansound_hf.training.preprocessing import prepare_training
-from urbansound_hf.training.run import make_trainer
+from urbansound_hf.training.run import make_trainer, prepare_training
 
 if TYPE_CHECKING:
     import optuna

@@ -29,7 +29,7 @@ from urbansound_hf.features.dataset import (
 )
 from urbansound_hf.features.streaming import StreamedClips, StreamOrder
 from urbansound_hf.models import adapt
-from urbansound_hf.models.adapt import FrozenPart, frozen_parts
+from urbansound_hf.models.adapt import FrozenPart
 from urbansound_hf.profiling import stage
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.callbacks import FiniteGuard, TrainingBar, WeightAverage, check_scores
@@ -144,22 +144,47 @@ class SoundTrainer(Trainer):
         worth_it = wanted == "true" or (wanted == "auto" and epochs > 1 and processes == 1)
         if not worth_it or not isinstance(clips, PreparedClips):
             return
-        frozen = FrozenOutputs(self.model, arguments.device, self.accelerator.autocast, clips)
-        if frozen.part is None:
+        example = collate_evaluation([clips[0], clips[len(clips) - 1]])["groups"][0]
+        with self.accelerator.autocast():
+            inputs = self._prepare_inputs(example)
+            part = next((each for each in adapt.frozen_parts(self.model) if each.is_constant(self.model, inputs)), None)
+        if part is None:
             return
         parts = [each for each in (clips, self.eval_dataset) if isinstance(each, PreparedClips)]
-        needed, places = sum(map(frozen.nbytes, parts)), [arguments.device, torch.device("cpu")]
-        place = next((each for each in places if needed <= free_bytes(each)), None)
+        needed = sum(self._frozen_outputs(part, each, each.by_size()[:1])[0][1].nbytes * len(each) for each in parts)
+        place = next((each for each in (arguments.device, CPU) if needed <= free_bytes(each)), None)
         if place is None and wanted == "auto":
             progress.say(f"the output of the frozen part is not kept: {needed / 2**30:.1f} GiB is too much")
             return
         with stage("frozen part"):
-            done = [frozen.compute(each, arguments.eval_batch_size, place or places[-1]) for each in parts]
-        self.train_dataset, self.frozen = done[0], frozen.part
+            done = [self._with_frozen(part, each, place or CPU) for each in parts]
+        self.train_dataset, self.frozen = done[0], part
         self.eval_dataset = done[1] if len(done) > 1 else self.eval_dataset
         if self.is_world_process_zero():
             windows = sum(map(len, done))
             progress.say(f"the frozen part of the model ran once for {windows:,} windows: {needed / 2**20:,.0f} MiB")
+
+    def _with_frozen(self, part: FrozenPart, clips: PreparedClips, store: torch.device) -> WithFrozen:
+        """The clips with the outputs of a frozen part, which are kept on `store`."""
+        order, batch_size = clips.by_size(), self.args.eval_batch_size
+        outputs: dict[int, torch.Tensor] = {}
+        with progress.Bar(desc="Computing the frozen part", total=len(order), unit="windows", leave=False) as bar:
+            for first in range(0, len(order), batch_size):
+                done = self._frozen_outputs(part, clips, order[first : first + batch_size])
+                outputs |= {index: output.to(store) for index, output in done}
+                bar.update(len(done))
+        return WithFrozen(clips, [outputs[index] for index in range(len(clips))])
+
+    @torch.no_grad()
+    def _frozen_outputs(self, part: FrozenPart, clips: PreparedClips, indices: list[int]) -> list[tuple[int, Any]]:
+        self.model.eval()
+        batch = collate_evaluation([clips[index] for index in indices])
+        found: list[tuple[int, Any]] = []
+        for positions, group in zip(batch["positions"], batch["groups"], strict=True):
+            with self.accelerator.autocast():
+                outputs = part.compute(self.model, self._prepare_inputs(group))
+            found += zip((indices[position] for position in positions), outputs, strict=True)
+        return found
 
     def _batch_sizes(self) -> list[int]:
         processes, on_cpu = self.args.world_size * max(1, self.args.n_gpu), self.args.device.type == "cpu"
@@ -310,6 +335,7 @@ def streamed(dataset: Any) -> StreamedClips | None:
 DEVICE_SHARE, MEMORY_SHARE = 0.25, 0.5  # at most these parts of what is free are filled
 LARGE = 20_000_000  # parameters from which on a CPU gains nothing from more than `LARGE_BATCH` clips at once
 LARGE_BATCH = 8
+CPU = torch.device("cpu")
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -319,47 +345,6 @@ def free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
     return MEMORY_SHARE * psutil.virtual_memory().available if device.type == "cpu" else 0
-
-
-class FrozenOutputs:
-    """The output of the frozen part of a model for clips, computed on its device and in its mixed precision.
-
-    `part` is the longest part whose output for `clips`, those of training, does not change; None if there is none.
-    """
-
-    def __init__(self, model: nn.Module, device: torch.device, autocast: Context, clips: PreparedClips) -> None:
-        self.model, self.device, self.autocast = model, device, autocast
-        example = collate_evaluation([clips[0], clips[len(clips) - 1]])["groups"][0]
-        inputs = {name: values.to(device) for name, values in example.items()}
-        with autocast():
-            self.part = next((part for part in frozen_parts(model) if part.is_constant(model, inputs)), None)
-
-    def nbytes(self, clips: PreparedClips) -> int:
-        """The memory that the outputs for the clips take; shorter ones take less."""
-        return sum(output.nbytes for output in self._outputs(clips, clips.by_size()[:1]).values()) * len(clips)
-
-    def compute(self, clips: PreparedClips, batch_size: int, store: torch.device) -> WithFrozen:
-        """The clips with their outputs, which are kept on `store`."""
-        order = clips.by_size()
-        outputs: dict[int, torch.Tensor] = {}
-        with progress.Bar(desc="Computing the frozen part", total=len(order), unit="clips", leave=False) as bar:
-            for first in range(0, len(order), batch_size):
-                done = self._outputs(clips, order[first : first + batch_size])
-                outputs |= {index: output.to(store) for index, output in done.items()}
-                bar.update(len(done))
-        return WithFrozen(clips, [outputs[index] for index in range(len(clips))])
-
-    @torch.no_grad()
-    def _outputs(self, clips: PreparedClips, indices: list[int]) -> dict[int, torch.Tensor]:
-        self.model.eval()
-        batch = collate_evaluation([clips[index] for index in indices])
-        found: dict[int, torch.Tensor] = {}
-        for positions, group in zip(batch["positions"], batch["groups"], strict=True):
-            inputs = {name: values.to(self.device) for name, values in group.items()}
-            with self.autocast():
-                outputs = cast(FrozenPart, self.part).compute(self.model, inputs)
-            found |= {indices[i]: output for i, output in zip(positions.tolist(), outputs, strict=True)}
-        return found
 
 
 def micro_batches(clips: int, processes: int, model: nn.Module, on_cpu: bool) -> list[int]:
