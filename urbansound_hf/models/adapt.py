@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -60,14 +60,14 @@ def layers(model: PreTrainedModel) -> nn.ModuleList:
     return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()), default=nn.ModuleList())
 
 
-def pooled(model: PreTrainedModel, outputs: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def pooled(model: PreTrainedModel, outputs: Any, inputs: dict[str, Tensor]) -> Tensor:
     """The `outputs` of the backbone, pooled as the model pools them; see `linear_probe.embed`."""
     if pool_patches := getattr(model, "pool_patches", None):
         return pool_patches(outputs, inputs.get("attention_mask"))
     layered = hasattr(model, "layer_weights")
     if layered:
         outputs = torch.stack(outputs.hidden_states, dim=1)
-    elif not isinstance(outputs, torch.Tensor):
+    elif not isinstance(outputs, Tensor):
         pooled = getattr(outputs, "pooler_output", None)
         outputs = outputs[0] if pooled is None else pooled
     if outputs.ndim != 3 + layered:
@@ -90,7 +90,7 @@ class LogitsAndEmbedding(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Both outputs, (batch, classes) and (batch, hidden), in one pass."""
         seen: list[Any] = []
         watch = backbone(self.model).register_forward_hook(lambda _module, _inputs, outputs: seen.append(outputs))
@@ -144,9 +144,9 @@ class FrozenPart:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = list(modules)
-        self.output: torch.Tensor | None = None  # what the last of them gives while they are skipped, `(batch * n, …)`
+        self.output: Tensor | None = None  # what the last of them gives while they are skipped, `(batch * n, …)`
 
-    def compute(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def compute(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The output of the last module, `(batch, n, …)`, n being 1 or the patches of a clip; the rest does not run."""
 
         def stop(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -157,18 +157,18 @@ class FrozenPart:
             model(**inputs)
         except _Reached as reached:
             (output,), clips = reached.args, len(next(iter(inputs.values())))
-            return output.unflatten(0, (clips, -1)) if isinstance(output, torch.Tensor) else output
+            return output.unflatten(0, (clips, -1)) if isinstance(output, Tensor) else output
         finally:
             handle.remove()
         raise RuntimeError("the model did not call its frozen part")
 
-    def is_constant(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> bool:
+    def is_constant(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
         """Whether a clip's output is the same in training: nothing before it learns, no dropout, no other clips."""
         device = next(model.parameters()).device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
             one, other = (self.compute(model.train(), inputs) for _ in range(2))
             alone = self.compute(model, {name: values[:1] for name, values in inputs.items()})
-        if not isinstance(one, torch.Tensor) or one.requires_grad or not torch.equal(one, other):
+        if not isinstance(one, Tensor) or one.requires_grad or not torch.equal(one, other):
             return False
         return bool((alone[0] - one[0]).norm() <= 1e-2 * one[0].norm())  # in bfloat16 too
 

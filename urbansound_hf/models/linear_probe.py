@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -38,9 +38,9 @@ class LinearProbe(nn.Module):
         body = backbone(model)
         self.config, self.base_model = model.config, nn.Identity()  # nothing but head
         self.head = nn.Sequential(*(child for child in model.children() if child is not body))
-        self.layer_weights: torch.Tensor | None = getattr(model, "layer_weights", None)
+        self.layer_weights: Tensor | None = getattr(model, "layer_weights", None)
 
-    def forward(self, embedding: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
+    def forward(self, embedding: Tensor, labels: Tensor | None = None) -> SequenceClassifierOutput:
         """`embedding` (batch, hidden), or (batch, layers, hidden) → `logits` (batch, classes), with labels `loss`."""
         if self.layer_weights is not None:
             embedding = (embedding * self.layer_weights.softmax(dim=0)[:, None]).sum(dim=1)  # (batch, hidden)
@@ -52,7 +52,7 @@ class LinearProbe(nn.Module):
 
 
 @torch.no_grad()
-def embed(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def embed(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """The pooled output of the backbone, (batch, hidden) float32; under a sum of layers, (batch, layers, hidden)."""
     layered = hasattr(model, "layer_weights")
     return pooled(model, backbone(model)(**inputs, **{"output_hidden_states": True} if layered else {}), inputs)
@@ -128,7 +128,7 @@ def fit_head(
     chooses it. Returns the penalty and how it was chosen, for the receipt.
     """
     layers = linear_layers(model)
-    seen: list[torch.Tensor] = []
+    seen: list[Tensor] = []
     watch = layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     LinearProbe(model).eval()(torch.tensor(embedded["embedding"][:], device=model.device))
     watch.remove()
@@ -208,7 +208,7 @@ def regression(
     return weight, bias
 
 
-def put_head(layers: list[nn.Linear], weight: torch.Tensor, bias: torch.Tensor) -> None:
+def put_head(layers: list[nn.Linear], weight: Tensor, bias: Tensor) -> None:
     """Makes linear layers in a row compute `inputs @ weight.T + bias`, in place; `weight` is `(classes, width)`.
 
     The product is shared out by its singular values. What a layer holds beyond them stays as it was drawn, and is

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from urbansound_hf.features.extract import Features
@@ -55,11 +56,8 @@ def mask_without_waiting(model: PreTrainedModel) -> None:
 
 
 def _mask_hidden_states(
-    module: Any,
-    hidden_states: torch.Tensor,
-    mask_time_indices: torch.Tensor | None = None,
-    attention_mask: torch.Tensor | None = None,
-) -> torch.Tensor:
+    module: Any, hidden_states: Tensor, mask_time_indices: Tensor | None = None, attention_mask: Tensor | None = None
+) -> Tensor:
     config, (clips, frames, width) = module.config, hidden_states.shape
     if not (getattr(config, "apply_spec_augment", True) and module.training):
         return hidden_states
@@ -76,7 +74,7 @@ def _mask_hidden_states(
     return hidden_states
 
 
-def _sent(mask: np.ndarray, to: torch.Tensor) -> torch.Tensor:
+def _sent(mask: np.ndarray, to: Tensor) -> Tensor:
     """A mask as bool on the device of `to`; a GPU is not waited for."""
     values = torch.from_numpy(mask.astype(bool))
     return values.pin_memory().to(to.device, non_blocking=True) if to.device.type == "cuda" else values.to(to.device)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from urbansound_hf.errors import Signals, Terminated, UserError
@@ -59,7 +59,7 @@ class WeightAverage(TrainerCallback):
 
     def __init__(self, decay: float, continued: str | None = None) -> None:
         self.decay, self.continued, self.running = decay, continued, False
-        self.average: dict[str, torch.Tensor] = {}
+        self.average: dict[str, Tensor] = {}
 
     def on_train_begin(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
         self.average = {name: weight.detach().clone() for name, weight in trainable_weights(kwargs["model"]).items()}
@@ -185,16 +185,16 @@ class FiniteGuard(TrainerCallback):
     tensor of every process along its first axis; `skipped`: whether the last call of the optimizer was skipped.
     """
 
-    def __init__(self, gather: Callable[[torch.Tensor], torch.Tensor], skipped: Callable[[], bool]) -> None:
+    def __init__(self, gather: Callable[[Tensor], Tensor], skipped: Callable[[], bool]) -> None:
         self.gather, self.skipped = gather, skipped
         self.on_train_begin()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.first: torch.Tensor | None = None  # (2,) float32: step (0: none) and value of the first loss not finite
-        self.before: torch.Tensor | None = None  # the same at the last update
+        self.first: Tensor | None = None  # (2,) float32: step (0: none) and value of the first loss not finite
+        self.before: Tensor | None = None  # the same at the last update
         self.checked = self.skipped_in_a_row = self.updates = 0
 
-    def add(self, loss: torch.Tensor, step: int) -> torch.Tensor:
+    def add(self, loss: Tensor, step: int) -> Tensor:
         """Takes the loss of a batch of update `step`, from 1; returns it, or zero for one that is not finite."""
         if self.first is None:
             self.first = loss.new_zeros(2, dtype=torch.float32)
@@ -231,7 +231,7 @@ class FiniteGuard(TrainerCallback):
             raise diverged(f"the weights after step {state.global_step} are not finite", args, state)
 
 
-def finite_weights(model: nn.Module) -> torch.Tensor:
+def finite_weights(model: nn.Module) -> Tensor:
     """Whether all parameters are finite and no buffer is NaN: `()` bool, on the device."""
     with torch.no_grad():
         weights = [each for each in model.parameters() if each.numel()]

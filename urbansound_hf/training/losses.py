@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 
-def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
+def class_weights(labels: np.ndarray, classes: int) -> Tensor:
     """Class weights `(classes,)` inverse to the number of clips of each label, with a mean of 1 over the clips.
 
     A class without a training clip has weight 0: it is a target through label smoothing only. Of several labels, the
@@ -24,13 +25,13 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
 
 
 def classification_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    weights: torch.Tensor | None = None,
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
     smoothing: float = 0.0,
     focal_gamma: float = 0.0,
     several: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Cross entropy in float32, averaged over the clips of a batch; of several labels, the binary one over classes.
 
     Args:

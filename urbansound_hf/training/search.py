@@ -33,10 +33,7 @@ from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
 from urbansound_hf.reports.search import finished_trials, ranked, write_search_report
 from urbansound_hf.training.callbacks import NotFiniteError
-from urbansound_hf.training.experiment import (
-    Experiment,
-    prepare_experiment,
-)
+from urbansound_hf.training.experiment import Experiment, prepare_experiment
 from urbansound_hf.training.run import make_trainer, prepare_training
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import TrainOutput
@@ -167,7 +167,7 @@ class SoundTrainer(Trainer):
     def _with_frozen(self, part: FrozenPart, clips: PreparedClips, store: torch.device) -> WithFrozen:
         """The clips with the outputs of a frozen part, which are kept on `store`."""
         order, batch_size = clips.by_size(), self.args.eval_batch_size
-        outputs: dict[int, torch.Tensor] = {}
+        outputs: dict[int, Tensor] = {}
         with progress.Bar(desc="Computing the frozen part", total=len(order), unit="windows", leave=False) as bar:
             for first in range(0, len(order), batch_size):
                 done = self._frozen_outputs(part, clips, order[first : first + batch_size])
@@ -213,7 +213,7 @@ class SoundTrainer(Trainer):
             steps = self.args.gradient_accumulation_steps
             progress.say(f"batch: {self.recipe.train_batch_size} clips an update, {clips} at once in {steps} steps")
 
-    def _without_frozen(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _without_frozen(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inputs of the model; the stored output of its frozen part goes to that."""
         if self.frozen:
             self.frozen.output = inputs[FROZEN].flatten(0, 1)
@@ -223,7 +223,7 @@ class SoundTrainer(Trainer):
     _clip_grad_norm = stage("optimiser")(Trainer._clip_grad_norm)
     get_batch_samples = stage("wait")(Trainer.get_batch_samples)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         with stage("backward"):  # what is left of a step beside `compute_loss`
             return self.guard.add(super().training_step(*args, **kwargs), self.state.global_step + 1)
 
@@ -369,7 +369,7 @@ def micro_batches(clips: int, processes: int, model: nn.Module, on_cpu: bool) ->
     return sizes
 
 
-def fits_memory(model: nn.Module, inputs: dict[str, torch.Tensor], autocast: Context) -> bool:
+def fits_memory(model: nn.Module, inputs: dict[str, Tensor], autocast: Context) -> bool:
     """Whether a training step of a batch fits into the memory of the device; leaves model and random numbers as is."""
     device, numpy_state = next(model.parameters()).device, np.random.get_state()
     try:

@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -33,6 +32,8 @@ from transformers import (
     ClapPreTrainedModel,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+Waveforms = np.ndarray | Sequence[float] | Sequence[np.ndarray]
 
 
 class ClapAudioClassificationConfig(ClapAudioConfig):
@@ -72,7 +73,7 @@ class ClapAudioFeatureExtractor(ClapFeatureExtractor):
 
     def __call__(  # type: ignore[override]  # the original's truncation and padding are not to be chosen
         self,
-        raw_speech: np.ndarray | Sequence[float] | Sequence[np.ndarray],
+        raw_speech: Waveforms,
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
         **kwargs: object,
@@ -117,10 +118,7 @@ class ClapForAudioClassification(ClapPreTrainedModel):
         self.post_init()
 
     def forward(
-        self,
-        input_features: torch.Tensor,
-        is_longer: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        self, input_features: Tensor, is_longer: Tensor | None = None, labels: Tensor | None = None
     ) -> SequenceClassifierOutput:
         """`input_features` `(batch, 1, frames, 64)`, at most 1024 frames → `logits` `(batch, labels)` and `loss`.
 

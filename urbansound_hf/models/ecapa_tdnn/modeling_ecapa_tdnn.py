@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     AutoConfig,
@@ -29,6 +29,8 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+Waveforms = np.ndarray | Sequence[float] | Sequence[np.ndarray]
 
 SPEECHBRAIN_SIZES = (
     "input_size", "lin_neurons", "attention_channels", "res2net_scale", "se_channels", "global_context", "dropout",
@@ -108,11 +110,7 @@ class EcapaTdnnFeatureExtractor(FeatureExtractionMixin):
         _front_end(sampling_rate, n_mels, std_norm)  # without SpeechBrain: an error now, not at the first clip
 
     def __call__(
-        self,
-        raw_speech: np.ndarray | Sequence[float] | Sequence[np.ndarray],
-        sampling_rate: int | None = None,
-        return_tensors: str | None = None,
-        **kwargs: Any,
+        self, raw_speech: Waveforms, sampling_rate: int | None = None, return_tensors: str | None = None, **kwargs: Any
     ) -> BatchFeature:
         """Extracts `input_features` `(clips, frames, n_mels)` float32 of mono clips `(samples,)` in [-1, 1].
 
@@ -151,7 +149,7 @@ class EcapaTdnnBackbone(nn.Module):
         lists = {name: list(getattr(config, name)) for name in ("channels", "kernel_sizes", "dilations", "groups")}
         self.network = _speechbrain("lobes.models.ECAPA_TDNN").ECAPA_TDNN(**sizes, **lists)
 
-    def forward(self, input_features: torch.Tensor) -> torch.Tensor:  # (batch, frames, n_mels) → (batch, lin_neurons)
+    def forward(self, input_features: Tensor) -> Tensor:  # (batch, frames, n_mels) → (batch, lin_neurons)
         if self.training:  # one value a channel and clip has no deviation: a batch of one takes the running statistics
             self.network.asp_bn.train(len(input_features) > 1)
         return self.network(input_features).squeeze(1)
@@ -166,10 +164,10 @@ class CosineClassifier(nn.Module):
         self.cosine = classifier(config.lin_neurons, out_neurons=config.num_labels)
         self.margin = _speechbrain("nnet.losses").AdditiveAngularMargin(config.margin, config.scale)
 
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:  # (batch, lin_neurons) → (batch, classes)
+    def forward(self, embedding: Tensor) -> Tensor:  # (batch, lin_neurons) → (batch, classes)
         return self.margin.scale * self.cosine(embedding).squeeze(1)
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy; in training with the margin. `labels` are numbers or `(batch, classes)` probabilities."""
         targets = (F.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels).float()
         logits = self.margin(logits.float() / self.margin.scale, targets) if self.training else logits
@@ -199,7 +197,7 @@ class EcapaTdnnForAudioClassification(PreTrainedModel):
             super()._init_weights(module)
 
     # No **kwargs: Trainer would take them for a promise to average over accumulated batches in here.
-    def forward(self, input_features: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
+    def forward(self, input_features: Tensor, labels: Tensor | None = None) -> SequenceClassifierOutput:
         """Scores clips `(batch, frames, n_mels)`; `labels` are class numbers, or `(batch, classes)` probabilities."""
         logits = self.classifier(self.ecapa(input_features))
         loss = None if labels is None else self.classifier.loss(logits, labels)

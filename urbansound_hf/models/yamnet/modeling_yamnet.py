@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -28,6 +28,8 @@ from transformers import (
 )
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+Waveforms = np.ndarray | Sequence[float] | Sequence[np.ndarray]
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples at 16 kHz: 25 ms every 10 ms
 PATCH_FRAMES, PATCH_HOP_FRAMES = 96, 48  # 0.96 s every 0.48 s
@@ -108,7 +110,7 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
 
     def __call__(
         self,
-        raw_speech: np.ndarray | Sequence[float] | Sequence[np.ndarray],
+        raw_speech: Waveforms,
         sampling_rate: int | None = None,
         padding: bool | str = False,
         return_tensors: str | None = None,
@@ -150,7 +152,7 @@ class SameConv2d(nn.Conv2d):
     def __init__(self, channels_in: int, channels_out: int, stride: int, groups: int = 1) -> None:
         super().__init__(channels_in, channels_out, 3, stride, padding=1, groups=groups)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: Tensor) -> Tensor:
         if self.stride == (1, 1):
             return super().forward(hidden)
         if self.groups == 1 or not self.training:
@@ -188,7 +190,7 @@ class YamnetBackbone(nn.Module):
         """From one patch to the next, in evaluation or in training."""
         return self.training_patch_hop_frames if self.training else self.patch_hop_frames
 
-    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_features: Tensor) -> Tensor:
         """`(batch, frames, 64)`, at least 96 frames → `(batch, patches, channels[-1])`."""
         patches = input_features.unfold(1, PATCH_FRAMES, self.hop_frames)  # (batch, patches, 64, 96)
         images = patches.transpose(2, 3).flatten(0, 1).unsqueeze(1)  # (batch · patches, 1, 96, 64)
@@ -196,7 +198,7 @@ class YamnetBackbone(nn.Module):
         embeddings = torch.cat([self._embed(part) for part in (images.split(CPU_PATCHES) if in_parts else [images])])
         return embeddings.unflatten(0, patches.shape[:2])
 
-    def _embed(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _embed(self, hidden: Tensor) -> Tensor:
         embeddings = []
         for number, layer in enumerate(self.layers, start=1):
             hidden = layer(hidden)
@@ -233,10 +235,7 @@ class YamnetForAudioClassification(PreTrainedModel):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(
-        self,
-        input_features: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        self, input_features: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> SequenceClassifierOutput:
         """`input_features` `(batch, frames, 64)`, at least 96 frames → `logits` `(batch, labels)` and `loss`.
 
@@ -256,14 +255,14 @@ class YamnetForAudioClassification(PreTrainedModel):
         loss = self.loss_function(labels=labels, pooled_logits=pooled, config=self.config)
         return SequenceClassifierOutput(loss=loss, logits=pooled)
 
-    def _weights(self, patches: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def _weights(self, patches: Tensor, attention_mask: Tensor | None) -> Tensor:
         """`(batch, patches, 1)`, 1 in sum: a patch counts where its last frame is one of the clip."""
         if attention_mask is None:
             return torch.full_like(patches[..., :1], 1 / patches.shape[1], dtype=torch.float32)
         valid = attention_mask[:, PATCH_FRAMES - 1 :: self.yamnet.hop_frames, None].float()
         return valid / valid.sum(1, keepdim=True)
 
-    def pool_patches(self, patches: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def pool_patches(self, patches: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """`(batch, patches, width)` → `(batch, poolings · width)`, the embedding of a clip that the head sees."""
         weights, patches = self._weights(patches, attention_mask), patches.float()
         pooled = []
@@ -290,7 +289,7 @@ class YamnetForAudioClassification(PreTrainedModel):
         if self.classifier.in_features != self.config.head_width:
             self.classifier = nn.Linear(self.config.head_width, self.classifier.out_features)
 
-    def _pool(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def _pool(self, logits: Tensor, weights: Tensor) -> Tensor:
         """`(batch, patches, labels)` → `(batch, labels)`: the mean logit, or the logit of the mean score."""
         if self.config.problem_type != "multi_label_classification" or not self.config.mean_scores:
             return (logits * weights).sum(1)
