@@ -45,9 +45,7 @@ class LinearProbe(nn.Module):
         if self.layer_weights is not None:
             embedding = (embedding * self.layer_weights.softmax(dim=0)[:, None]).sum(dim=1)  # (batch, hidden)
         logits = self.head(embedding)
-        several = labels is not None and labels.ndim == 2 and labels.is_floating_point()
-        of_labels = nn.functional.binary_cross_entropy_with_logits if several else nn.functional.cross_entropy
-        loss = None if labels is None else of_labels(logits, labels)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
