@@ -23,7 +23,7 @@ from urbansound_hf.features.extract import (
     extract_or_refuse,
 )
 
-FROZEN = "frozen"  # the stored output of a model's frozen part, see `models.frozen`
+FROZEN = "frozen"  # the stored output of a model's frozen part, see `models.adapt`
 AT_ONCE = 256  # clips that are copied to the device together
 
 

@@ -199,7 +199,8 @@ class FiniteGuard(TrainerCallback):
         if self.first is None:
             self.first = loss.new_zeros(2, dtype=torch.float32)
         is_first = ~torch.isfinite(loss) & (self.first[0] == 0)
-        self.first = torch.where(is_first, torch.stack([torch.full_like(loss, step), loss]).float(), self.first)
+        now = torch.stack([torch.full_like(loss, step, dtype=torch.float32), loss.float()])
+        self.first = torch.where(is_first, now, self.first)
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:

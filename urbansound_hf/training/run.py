@@ -291,9 +291,7 @@ def split_facts(sounds: Sounds, split: Split) -> dict[str, Any]:
         "labels": sounds.labels,
         "split": split.name,
         "split_kind": split.kind,
-        "test_fold": split.test_fold,
-        "validation_fold": split.validation_fold,
-        "train_folds": split.train_folds,
+        **{name: getattr(split, name) for name in ("test_fold", "validation_fold", "train_folds")},
         "notes": [*sounds.notes, *split_notes(split, sounds.targets, sounds.labels)],
         "clips": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
     }
