@@ -1,1 +1,1 @@
-"""Measurements behind the documents: speed against the stock way, accuracy of models and recipes, the effects."""
+"""Measurements behind the documents: speed against the stock library, accuracy of models and recipes, the effects."""

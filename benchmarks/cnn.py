@@ -1,4 +1,4 @@
-"""The residual CNN in training on a CPU: channels-last order, and rows in memory, against the stock way.
+"""The residual CNN in training on a CPU: channels-last order, and rows in memory, against the stock library.
 
 The stock order is torch's own (channels first); the stock rows are those of `datasets`, read one at a time.
 """

@@ -33,7 +33,7 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One case, ours and the stock way: medians of the rounds, the ratio the median of the rounds' ratios.
+    """One case, this project and the stock library: medians of the rounds, the ratio the median of the rounds' ratios.
 
     The ratio is ours / stock, whatever the unit: in clips/s the higher is the better, in s and MiB the lower.
     """

@@ -1,4 +1,4 @@
-"""Preparing UrbanSound8K against reading the same clips the stock way, on the same cores.
+"""Preparing UrbanSound8K against reading the same clips with the stock library, on the same cores.
 
 Ours is the whole way, from finding the files to the finished Arrow table in a fresh cache, with its processes started
 inside the time. The stock side only reads: through `datasets`' own decoding `Audio(sampling_rate=16000)` where
@@ -64,7 +64,7 @@ def read_stock(paths: Sequence[str]) -> int:
 
 
 class Stock:
-    """The stock way in `num_proc` processes that are started, and have read a clip, before anything is timed."""
+    """The stock library in `num_proc` processes that are started, and have read a clip, before anything is timed."""
 
     def __init__(self, paths: Sequence[str], num_proc: int) -> None:
         self.shards = [paths[number::num_proc] for number in range(num_proc)]

@@ -1,4 +1,4 @@
-"""What the page refuses: foreign hosts and origins, large uploads, long work, work whose visitor has left."""
+"""Limits of the page: foreign hosts and origins, large uploads, long work, work whose visitor has left."""
 
 from __future__ import annotations
 

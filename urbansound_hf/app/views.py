@@ -159,7 +159,7 @@ def spells(result: Classification) -> list[list[str]]:
 
 
 class Live(NamedTuple):
-    """What a microphone recorded last: up to a window of `samples`, `new` of them since the last prediction."""
+    """The latest sound of a microphone: up to a window of `samples`, `new` of them since the last prediction."""
 
     samples: np.ndarray
     new: int = 0
@@ -182,7 +182,7 @@ def score_block(
 
 
 def remark(result: Classification) -> str:
-    """What to know about the scores of a silent sound; "" for others."""
+    """A warning about the scores of a silent sound; "" for others."""
     if result.overall.level_db >= SILENCE_DB:
         return ""
     return f"**Silence**: the level stays below {SILENCE_DB:g} dBFS. The scores say little."

@@ -33,7 +33,7 @@ Source = str | Path | bytes | BinaryIO
 
 
 class Limits(NamedTuple):
-    """What is refused of sounds: lower sampling rates in Hz, longer ones in seconds, more channels."""
+    """Limits of accepted sounds: lower sampling rates in Hz, longer ones in seconds, more channels."""
 
     min_rate: int = LOWEST_RATE
     max_seconds: float | None = None

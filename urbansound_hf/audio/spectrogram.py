@@ -7,7 +7,7 @@ import numpy as np
 from urbansound_hf.audio.dsp import from_mel, mel_edges, mel_filters, to_mel
 
 FRAME_SECONDS = 0.04  # long enough to resolve a voice's harmonics, short enough for a shot
-MOST_COLUMNS = 1000  # more than a picture has pixels; of a longer recording, each column is the mean of its frames
+MOST_COLUMNS = 1000  # more than a figure has pixels; of a longer recording, each column is the mean of its frames
 FLOOR = -120.0  # dBFS; below the noise of 16-bit samples (-98)
 N_MELS, N_MFCC = 64, 20
 

@@ -159,7 +159,7 @@ def _recordings(groups: Sequence[str] | None, clips: int) -> list[str]:
 
 
 def _warning(kind: str, groups: Sequence[str] | None, train: np.ndarray, test: np.ndarray) -> str:
-    """What every score of a split that was drawn must say."""
+    """The note that goes with every score of a split that was drawn."""
     known = np.array(["" if group is None else str(group) for group in (() if groups is None else groups)], str)
     if kind == "grouped":
         unknown = int((known == "").sum())
@@ -290,7 +290,7 @@ def random(labels: Labels, seed: int = 0, groups: Sequence[str] | None = None) -
 
 
 def split_notes(split: Split, labels: Labels, names: Sequence[str]) -> list[str]:
-    """What every score of this split must say: its warning, and the classes of which a part has no clip."""
+    """The notes that go with every score of this split: its warning, and the classes of which a part has no clip."""
     notes = [split.warning] * bool(split.warning)
     parts = {"training": split.train, "validation": split.validation, "test": split.test}
     for part, rows in parts.items():

@@ -100,7 +100,7 @@ def fill(waveform: np.ndarray, samples: int, how: str) -> np.ndarray:
 
 
 class Cut(NamedTuple):
-    """How clips become windows; see `prepare_features`. `window` and `shortest` are in samples."""
+    """Parameters of cutting clips into windows; see `prepare_features`. `window` and `shortest` are in samples."""
 
     window: int
     filled: str = "none"

@@ -1,4 +1,4 @@
-"""What runs a model in serving: the interface of a backend, and the choice between PyTorch and ONNX Runtime."""
+"""Backends that run a model in serving: their interface, and the choice between PyTorch and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ACCELERATORS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/
 
 @dataclass(frozen=True)
 class Facts:
-    """What a classifier has to know of its model."""
+    """The facts of a model that a classifier needs."""
 
     labels: list[str]  # class names in the order of the logits
     sampling_rate: int  # of its input, in Hz

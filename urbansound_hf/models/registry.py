@@ -153,7 +153,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Family:
-    """What is known of a model family before anything is loaded."""
+    """The facts of a model family that are known before anything is loaded."""
 
     model_type: str  # its name in Transformers, which `--model_name_or_path` takes for random weights
     start_from: str = ""  # the recommended checkpoint, a Hub id; the model type where there is nothing pretrained
