@@ -2,8 +2,9 @@
 
     python -m tests.fuzz {audio,tables,configs,checkpoints} [-max_total_time=600] [FOLDER for the corpus]
 
-It starts from the intact files of `tests.reliability`; of checkpoints it changes the config. A `UserError` is right;
-anything else that is raised is a fault, whose input Atheris writes to `crash-…`.
+It starts from the intact inputs of `readers` and the corpus beside this file, which the tests replay. A `UserError` is
+right; anything else that is raised is a fault, whose input Atheris writes to `crash-…`. What is covered in
+urbansound_hf and PyYAML guides the search; decoders in C are run, but do not guide it.
 """
 
 from __future__ import annotations
@@ -12,59 +13,42 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 atheris = importlib.import_module("atheris")
-with atheris.instrument_imports(include=["urbansound_hf.audio", "urbansound_hf.data", "urbansound_hf.config"]):
-    import tests.conftest
-    from tests.reliability import audio, checkpoints, configs, tables
-from tests.helpers import tiny  # noqa: E402
-from urbansound_hf.errors import UserError  # noqa: E402
+INSTRUMENTED = ["urbansound_hf", "yaml"]
+with atheris.instrument_imports(include=INSTRUMENTED):
+    from tests.fuzz import readers
+    from urbansound_hf.errors import UserError
 
-
-def readers(root: Path, name: str) -> tuple[Callable[[bytes], object], list[bytes]]:
-    """The function under test, which gets the bytes of a file, and the files to start from."""
-    if name == "audio":
-        seeds = [audio.encoded(form, subtype, 8_000) for form, subtype in audio.FORMATS]
-        return partial(audio.damaged, root / "sound.wav"), seeds
-    if name == "tables":
-        for number in range(len(tables.ROWS)):
-            (root / f"{number}.wav").write_bytes(audio.encoded("WAV", "PCM_16"))
-        return partial(tables.read, root), [tables.written(tables.HEADER, tables.ROWS)]
-    if name == "configs":
-        seeds = [tests.conftest.TINY.encode(), *(text.encode() for text in configs.TEXTS.values() if len(text) < 500)]
-        return lambda content: configs.parse(root / "run.yaml", content.decode("utf-8", "replace")), seeds
-    intact = tiny.save("yamnet", root / "intact", clip_seconds=1.0)
-
-    def serve(content: bytes) -> None:
-        def change(folder: Path) -> None:
-            (folder / "config.json").write_bytes(content)
-
-        checkpoints.serve(intact, root / "changed", change, [], False)
-
-    return serve, [(intact / "config.json").read_bytes()]
+TOKENS = ["null", "NaN", "1e400", "-1", "[]", "{}", "''", "&a", "*a", "!!python/name:os.system", "../", "\\x1b["]
+"""In the notation of a dictionary of libFuzzer's."""
 
 
 def main(name: str, options: list[str]) -> None:
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    (root / "files").mkdir()
-    (root / "corpus").mkdir()
-    read, seeds = readers(root / "files", name)
-    for number, content in enumerate(seeds):
-        (root / f"corpus/{number}").write_bytes(content)
+    for folder in ("files", "seeds"):
+        (root / folder).mkdir()
 
     def once(content: bytes) -> None:
         with suppress(UserError):
             read(content)
 
-    flags = [each for each in options if each.startswith("-")]
-    folders = [each for each in options if not each.startswith("-")]
-    sys.stderr.flush()
+    with atheris.instrument_imports(include=INSTRUMENTED):  # also what is imported once a file is read
+        read, seeds = readers.reader(root / "files", name)
+        once(seeds[0])
+    for number, content in enumerate(seeds):
+        (root / f"seeds/{number}").write_bytes(content)
+    (root / "tokens").write_text("".join(f'"{token}"\n' for token in TOKENS), encoding="utf-8")
+
+    own = [each for each in options if not each.startswith("-")] or [str(root / "new")]
+    flags = [f"-dict={root / 'tokens'}", "-keep_seed=1", "-len_control=0"]
+    flags += [each for each in options if each.startswith("-")]
+    Path(own[0]).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    atheris.Setup([sys.argv[0], *flags, *folders, str(root / "corpus")], once)
+    folders = [*own, str(root / "seeds"), str(Path(__file__).with_name("corpus") / name)]
+    atheris.Setup([sys.argv[0], *flags, *folders], once)
     atheris.Fuzz()
 
 
