@@ -85,8 +85,7 @@ def printable_lines(text: str) -> str:
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-SECRETS: set[str] = set()
-"""Tokens that flags of this process gave."""
+SECRETS: set[str] = set()  # tokens that flags of this process gave
 
 
 def redacted(text: str) -> str:
@@ -211,8 +210,7 @@ def writing(place: str | Path) -> Iterator[None]:
 def complete_file(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of `path` and with its suffix, which becomes `path` once the block has ended.
 
-    Raises:
-        UserError: the file cannot be written, or the disk is full; what was there before stays.
+    What was there before stays if it cannot be written: raises `UserError`.
     """
     partial = path.with_name(f".{path.stem[:100]}.{os.getpid()}{path.suffix}")
     try:
@@ -233,26 +231,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(folder: str | Path, flag: str) -> None:
-    """Raises UserError if a temporary file cannot be written in a folder, or the nearest one above it that exists.
+    """Raises UserError, with the flag or variable that chose the folder, if no temporary file can be written there.
 
-    The error names the flag or variable that chose the folder.
+    Of a folder that does not exist, the nearest one above it is tried.
     """
     place = f"{flag} {folder}"
     try:
-        above = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
-        if not above.is_dir():
+        if not (above := _existing(folder)).is_dir():
             raise UserError(f"the folder cannot be created: {above} is a file", place, "give another name")
         with tempfile.TemporaryFile(dir=above) as file:
             file.write(bytes(4096))
     except OSError as error:
-        raise UserError(f"nothing can be written there: {_reason(error.errno, folder)}", place, _fix(error)) from error
+        reason, fix = _explained(error.errno, folder)
+        raise UserError(f"nothing can be written there: {reason}", place, fix) from error
 
 
 def check_free_space(folder: str | Path, flag: str, needed: int) -> None:
     """Raises UserError if the disk of a folder has fewer than `needed` bytes free."""
     if (free := _free_bytes(folder)) < needed:
         what = f"the disk is full: {needed / 2**20:,.1f} MiB are needed, {free / 2**20:,.1f} MiB are free"
-        raise UserError(what, f"{flag} {folder}", _fix(OSError(errno.ENOSPC, "")))
+        raise UserError(what, f"{flag} {folder}", _explained(errno.ENOSPC, folder)[1])
 
 
 def storage_problem(error: BaseException, place: str | Path = "") -> UserError | None:
@@ -269,8 +267,8 @@ def storage_problem(error: BaseException, place: str | Path = "") -> UserError |
             number = errno.ENOSPC if _free_bytes(place) < 2**24 else errno.EIO
         if number in STORAGE:
             where = os.fsdecode(path) if isinstance(path, str | bytes) else str(place)
-            what = f"a file cannot be read or written: {_reason(number, where or '.')}"
-            return UserError(what, where, _fix(OSError(number, "")))
+            reason, fix = _explained(number, where or ".")
+            return UserError(f"a file cannot be read or written: {reason}", where, fix)
         cause = cause.__cause__
     return None
 
@@ -285,24 +283,28 @@ STORAGE = {
 """Numbers of errors that are about files: not those of connections, which have messages of their own."""
 
 
-def _reason(number: int | None, place: str | Path) -> str:
+def _explained(number: int | None, place: str | Path) -> tuple[str, str]:
+    """The reason of an error of the operating system, and what to do about it."""
     reason = os.strerror(number or errno.EIO)
-    return f"{reason}; {_free_bytes(place) / 2**20:,.1f} MiB are free" if number in FULL else reason
+    if number in FULL:
+        free = f"{_free_bytes(place) / 2**20:,.1f} MiB are free"
+        return f"{reason}; {free}", f"free some space, or choose another disk ({PLACES})"
+    return reason, f"choose another place ({PLACES}), or make this one writable"
 
 
-def _fix(error: OSError) -> str:
-    places = "--output_dir or --data_dir; HF_DATASETS_CACHE for prepared sounds, TMPDIR for uploads"
-    if error.errno in FULL:
-        return f"free some space, or choose another disk ({places})"
-    return f"choose another place ({places}), or make this one writable"
+PLACES = "--output_dir or --data_dir; HF_DATASETS_CACHE for prepared sounds, TMPDIR for uploads"
 
 
 def _free_bytes(place: str | Path) -> int:
-    above = (path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
     try:
-        return shutil.disk_usage(next(above)).free
+        return shutil.disk_usage(_existing(place)).free
     except OSError:
         return 0
+
+
+def _existing(place: str | Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -311,9 +313,8 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = re.findall(r"--\w+", message) if "unrecognized" in message else []
         near = [each for flag in unknown for each in difflib.get_close_matches(flag, self._option_string_actions, n=1)]
-        raise UserError(
-            message, self.prog, f"did you mean {', '.join(near)}?" if near else "--help lists what it takes"
-        )
+        fix = f"did you mean {', '.join(near)}?" if near else "--help lists what it takes"
+        raise UserError(message, self.prog, fix)
 
 
 def exit_code(main: Callable[[], int | None]) -> int:

@@ -83,10 +83,9 @@ def stage(name: str) -> Iterator[None]:
 
 @contextmanager
 def profiling(wanted: bool = True, trace: Path | None = None) -> Iterator[None]:
-    """Prints the table of the stages within on standard error; with `wanted` False nothing is measured or printed.
+    """Prints the table of the stages within on standard error, unless not `wanted`.
 
-    Args:
-        trace: a file for the stages one by one, which chrome://tracing opens.
+    `trace` is a file for the stages one by one, which chrome://tracing opens.
     """
     if not wanted:
         yield

@@ -27,13 +27,9 @@ QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 class Bar(tqdm):
-    """tqdm's bar on standard error, where that is a terminal; else a line.
+    """tqdm's bar on standard error, where that is a terminal; else a line at the end, if `leave`.
 
-    Args:
-        args, kwargs: tqdm's, `desc` and `total` above all. With `leave=False`, for a step within another, the bar goes
-            when it is done, and a log gets no line.
-        unit: what is counted, in the plural ("clips"); "B", bytes, is written as kB, MB, GB.
-        disable: say nothing.
+    `unit` is what is counted, in the plural ("clips"); "B", bytes, is written as kB, MB, GB.
     """
 
     def __init__(self, *args: Any, unit: str, disable: bool = False, **kwargs: Any) -> None:
@@ -134,12 +130,7 @@ def mapped(
     unit: str = "clips",
     **options: Any,
 ) -> datasets.Dataset:
-    """`dataset.map` with progress; the arguments are those of `map`.
-
-    Args:
-        num_proc: processes (default: `worker_count()`); with less than a batch for each, the work is not shared out.
-        unit: what the rows are.
-    """
+    """`dataset.map` with progress over its `unit`, by `worker_count()` processes if each has a batch or more."""
     processes = num_proc or worker_count()
     options["num_proc"] = processes if processes > 1 and len(dataset) > batch_size * processes else None
     work = partial(dataset.map, function, desc=desc, batch_size=batch_size, **options)

@@ -41,20 +41,20 @@ class Pusher(TrainerCallback):
         loadable = "config.json" in files and any(name.startswith("model") for name in files)
         if self.strategy == "end" or not loadable or not (self.always or self.last.done()):
             return
-        kept = keep(files, checkpoint.with_name(f"push-{state.global_step}"))
+        folder = checkpoint.with_name(f"push-{state.global_step}")
         message = f"Training in progress, step {state.global_step} of {state.max_steps}"
-        self.last = self.thread.submit(self._push, checkpoint.name, kept, message)
+        self.last = self.thread.submit(self._push, checkpoint.name, keep(files, folder), folder, message)
 
-    def _push(self, checkpoint: str, files: dict[str, Path], message: str) -> None:
+    def _push(self, checkpoint: str, files: dict[str, File], folder: Path, message: str) -> None:
         copies = {f"{checkpoint}/{name}": path for name, path in files.items()}
-        content: dict[str, File] = {**files, **(copies if self.strategy == "all_checkpoints" else {})}
         try:
             self.target = check_upload(self.target)
-            upload(self.target, content, message, replaces=describes_model)
+            files |= copies if self.strategy == "all_checkpoints" else {}
+            upload(self.target, files, message, replaces=describes_model)
         except UserError as error:
             logger.warning("%s was not pushed, the training continues: %s", checkpoint, error)
         finally:
-            shutil.rmtree(next(iter(files.values())).parent)
+            shutil.rmtree(folder)
 
     def finish(self, folder: Path) -> str | None:
         """Pushes the finished run, after the last checkpoint; returns the message of a failure, if any."""
@@ -68,7 +68,7 @@ class Pusher(TrainerCallback):
         return None
 
 
-def keep(files: Mapping[str, File], folder: Path) -> dict[str, Path]:
+def keep(files: Mapping[str, File], folder: Path) -> dict[str, File]:
     """Links or copies files to another folder, where they stay when Trainer deletes the checkpoint."""
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed while it pushed
     folder.mkdir()

@@ -1,7 +1,4 @@
-"""UrbanSound8K as a data set on the Hub: Parquet, one file for each fold, with its card and its credits.
-
-urbansound-hf hub data REPO_ID [--data_dir data] [--public] [--yes]
-"""
+"""UrbanSound8K as a data set on the Hub: Parquet, one file for each fold, with its card and its credits."""
 
 from __future__ import annotations
 
@@ -24,11 +21,7 @@ It may be shared for non-commercial purposes only, with attribution to its autho
 
 
 def push_dataset(data_dir: Path | None, target: Target) -> str:
-    """Prepares UrbanSound8K, unless it is prepared, and uploads it as one commit; returns its URL.
-
-    Raises:
-        UserError: the data set is missing, or the Hub refuses the upload; what arrived is not sent again.
-    """
+    """Prepares UrbanSound8K, unless it is prepared, and uploads it as one commit; returns its URL. Raises UserError."""
     target = check_upload(target)
     found = with_retries(target.repo_id, lambda: target.api.repo_info(target.repo_id, repo_type=target.kind))
     if target.private and not found.private:
@@ -46,8 +39,7 @@ def push_dataset(data_dir: Path | None, target: Target) -> str:
             name = f"train-{number:05d}-of-{len(present):05d}.parquet"
             dataset.select(np.flatnonzero(folds == fold)).to_parquet(Path(folder, name))
             files[f"data/{name}"] = Path(folder, name)
-        if credits.is_file():
-            files[CREDITS] = credits
+        files |= {CREDITS: credits} if credits.is_file() else {}
         table = urbansound8k.fold_table(dataset["label"], dataset["fold"])
         rate = dataset.features["audio"].sampling_rate
         page = data_card(target.repo_id, len(dataset), table, builder.notes, rate, credits.is_file())
@@ -57,11 +49,7 @@ def push_dataset(data_dir: Path | None, target: Target) -> str:
 
 
 def confirm(public: bool) -> None:
-    """Asks for agreement to the licence.
-
-    Raises:
-        UserError: the answer is not yes, or standard input is no terminal.
-    """
+    """Asks for agreement to the licence. Raises UserError without a yes, or a terminal to ask in."""
     print(f"{LICENCE}\nThe new repository would be {'PUBLIC' if public else 'private'}.", file=sys.stderr)
     if not sys.stdin.isatty():
         what = "the licence needs your agreement, and standard input is no terminal"

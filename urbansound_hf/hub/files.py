@@ -15,6 +15,7 @@ from urbansound_hf.errors import UserError, redacted
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.layout import (
     CARD,
+    EXTRACTOR_CONFIG,
     METRICS,
     MODEL_CONFIG,
     ONNX_EXPORT,
@@ -25,8 +26,7 @@ from urbansound_hf.layout import (
 )
 
 MODEL = (
-    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", MODEL_CONFIG,
-    "preprocessor_config.json",
+    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", MODEL_CONFIG, EXTRACTOR_CONFIG,
 )  # fmt: skip
 ONNX = ("onnx/*.onnx", "onnx/*.onnx_data", ONNX_EXPORT)
 RESULTS = (CARD, METRICS, REPORT_NUMBERS, PREDICTIONS, "*.onnx", "*.onnx_data", *ONNX)
@@ -40,23 +40,20 @@ File = Path | bytes
 
 def model_files(folder: Path) -> dict[str, File]:
     """The files of a checkpoint that a pipeline opens, by name: no optimizer, no training arguments."""
-    return _select(folder, [*MODEL, *_code(folder)])
+    return selected(folder, [*MODEL, *_code(folder)])
 
 
 def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
     """The files of a finished run that are uploaded: the model, its card (`card`, if given), its metrics and figures.
 
     Text files that name a token or a path of this machine (the run's, those of its receipt, the user's home) are
-    replaced by an anonymized copy.
-
-    Raises:
-        UserError: the run is not finished, or a binary file names such a path.
+    replaced by an anonymized copy. Raises UserError if the run is not finished, or a binary file names such a path.
     """
     if not finished(folder):
         inside = sorted(path.parent for path in folder.glob(f"*/{RECEIPT}"))
         fix = f"give one run: {', '.join(map(str, inside[:10]))}" if inside else "let the training finish"
         raise UserError(f"this is not a finished run: it has no {RECEIPT}", str(folder), fix)
-    files = _select(folder, [*MODEL, *RESULTS, *FIGURES, *_code(folder)])
+    files = selected(folder, [*MODEL, *RESULTS, *FIGURES, *_code(folder)])
     private = private_paths(folder)
     checked = {name: _anonymized_file(path, private) for name, path in files.items() if isinstance(path, Path)}
     return checked | ({CARD: anonymized(card, private).encode()} if card else {})
@@ -85,24 +82,17 @@ def anonymized(text: str, private: Mapping[str, str]) -> str:
     return TOKEN.sub("$HF_TOKEN", redacted(text))
 
 
-def _select(folder: Path, patterns: Iterable[str]) -> dict[str, File]:
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for pattern in patterns
-        for path in folder.glob(pattern)
-        if path.is_file()
-    }
-    return dict(sorted(found.items()))
+def selected(folder: Path, patterns: Iterable[str]) -> dict[str, File]:
+    """The files of a folder that match a pattern, by their path in it."""
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
 
 
 def _code(folder: Path) -> list[str]:
     """The modules that the configs name as code of the model, for `trust_remote_code`."""
-    named = []
-    for path in (folder / name for name in ("config.json", "preprocessor_config.json")):
-        if path.is_file():
-            references = _strings(json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}))
-            named += [f"{reference.split('--')[-1].split('.')[0]}.py" for reference in references]
-    return sorted(set(named))
+    configs = [path for name in (MODEL_CONFIG, EXTRACTOR_CONFIG) if (path := folder / name).is_file()]
+    references = _strings([json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}) for path in configs])
+    return sorted({f"{reference.split('--')[-1].split('.')[0]}.py" for reference in references})
 
 
 def _strings(value: Any) -> list[str]:

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import read_run, scope
-from urbansound_hf.hub.files import File, describes_model, run_files
+from urbansound_hf.hub.files import File, describes_model, run_files, selected
 from urbansound_hf.hub.space import SDK, write_space
 from urbansound_hf.layout import CARD
 from urbansound_hf.reports.model_card import render_card
@@ -44,22 +44,18 @@ class NotPushed(UserError):
 
 
 def with_retries(where: str, attempt: Callable[[], Answer], once: bool = False) -> Answer:
-    """Calls `attempt`, again after errors that are temporary unless `once`; `where` is the repository.
-
-    Raises:
-        NotPushed: the last attempt failed, or the error is not temporary.
-    """
+    """Calls `attempt`, again after temporary errors unless `once`. Raises `NotPushed` with the repository `where`."""
     for wait in (None,) if once else (*WAITS_SECONDS, None):
         try:
             return attempt()
         except CLIENT_ERRORS as error:
             cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+            what, fix = explain_http_error(cause)
             if wait is None or not is_temporary(cause):
-                what, fix = explain_http_error(cause)
                 raise NotPushed(what, where, fix) from error
             after = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
             seconds = max(wait, float(after) if after.isdecimal() else 0.0)
-            logger.warning("%s; next attempt in %g s", explain_http_error(cause)[0], seconds)
+            logger.warning("%s; next attempt in %g s", what, seconds)
             time.sleep(seconds)
     raise AssertionError("the last attempt returns or raises")
 
@@ -118,10 +114,8 @@ class Target:
 def check_upload(target: Target) -> Target:
     """Checks token, name and write access before there is anything to push, and creates the repository.
 
-    The target that it returns names the owner.
-
-    Raises:
-        NotPushed: no token, no write access, a repository of another kind, no connection.
+    Returns the target with its owner's name. Raises `NotPushed` without token, write access or connection, or for a
+    repository of another kind.
     """
     if not (target.token or get_token()):
         raise NotPushed("pushing needs a token, and there is none", target.repo_id, LOGIN)
@@ -141,9 +135,9 @@ def _make(target: Target) -> None:
     """Creates the repository and its branch unless they exist."""
     api, name, kind = target.api, target.repo_id, target.kind
     if not api.repo_exists(name, repo_type=kind):
-        others = (other for other in ("model", "dataset", "space") if other != kind)
-        for other in (other for other in others if api.repo_exists(name, repo_type=other)):
-            raise NotPushed(f"this repository is a {other}, not a {kind}", name, "choose another name")
+        for other in {"model", "dataset", "space"} - {kind}:
+            if api.repo_exists(name, repo_type=other):
+                raise NotPushed(f"this repository is a {other}, not a {kind}", name, "choose another name")
         sdk = SDK if kind == "space" else None
         api.create_repo(name, repo_type=kind, private=target.private, exist_ok=True, space_sdk=sdk)
     if not target.create_pr:  # which needs no write access
@@ -159,21 +153,18 @@ def upload(
     description: str = "",
     replaces: Callable[[str], bool] = lambda name: False,
 ) -> str:
-    """Uploads files as one commit; a large file that the repository already has is not sent again.
+    """Uploads files as one commit; returns the URL of the repository, of its branch, or of the pull request.
 
     `files` are local paths or contents by their path in the repository; what is there, not in them, and `replaces` is
-    true for is deleted. Returns the URL of the repository, of its branch, or of the pull request.
-
-    Raises:
-        NotPushed: all attempts failed; the repository is unchanged.
+    true for is deleted. After `NotPushed`, the repository is unchanged.
     """
     place: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.kind, "revision": target.revision}
+    about: dict[str, Any] = {"commit_message": message, "commit_description": description}
 
     def commit() -> Any:  # listed anew in each attempt, so that nothing is committed twice
         there = target.api.list_repo_files(**place)
         gone = [CommitOperationDelete(name) for name in there if replaces(name) and name not in files]
         new = [CommitOperationAdd(name, content) for name, content in files.items()]
-        about: dict[str, Any] = {"commit_message": message, "commit_description": description}
         return target.api.create_commit(**place, **about, operations=[*gone, *new], create_pr=target.create_pr)
 
     # a second attempt could open a second pull request
@@ -185,11 +176,7 @@ def upload(
 
 
 def push_run(folder: Path, target: Target) -> str:
-    """Pushes a finished run as one commit, without the files of an older one; returns the URL of the repository.
-
-    Raises:
-        UserError: the run is not finished, or the Hub refuses the upload.
-    """
+    """Pushes a finished run as one commit, without the files of an older one; returns the URL. Raises UserError."""
     run_files(folder)  # errors of the run before any request
     untouched = (folder / CARD).read_text(encoding="utf-8") == render_card(folder)
     target = check_upload(target)  # a generated card names its id
@@ -199,16 +186,11 @@ def push_run(folder: Path, target: Target) -> str:
 
 
 def push_space(model: str, target: Target) -> str:
-    """Writes the page of a model, a Hub id or a run's folder, as a Space; pushes it as one commit; returns its URL.
-
-    Raises:
-        UserError: the model is no checkpoint, or the Hub refuses the upload.
-    """
+    """Pushes the page of a model, a Hub id or a run's folder, as a Space; returns its URL. Raises UserError."""
     target = check_upload(target)
     with tempfile.TemporaryDirectory() as folder:
         write_space(Path(folder), model, target.repo_id.rpartition("/")[2])
-        parts = (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
-        files: dict[str, File] = {path.relative_to(folder).as_posix(): path for path in parts}
+        files = selected(Path(folder), ["**/*"])
         old = ("urbansound_hf-", "urbansound_hf/", "model/")  # an older wheel, and the source in its place before
         return upload(target, files, "The page of a sound classifier", replaces=lambda name: name.startswith(old))
 

@@ -12,18 +12,17 @@ import re
 import shutil
 import sys
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
-from itertools import chain
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from urbansound_hf import __version__
 from urbansound_hf.errors import UserError, complete_file, write_text
+from urbansound_hf.hub.files import model_files
 from urbansound_hf.layout import CONFIGS, PACKAGE_ROOT
 from urbansound_hf.models.loading import check_path
 from urbansound_hf.text import rendered
 
 SDK = "docker"
-CHECKPOINT = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -31,9 +30,7 @@ def write_space(folder: Path, model: str, title: str) -> None:
     """Writes a Space that serves one model into a folder; files in it of the same names are replaced.
 
     A Hub id is downloaded by the Space; the checkpoint of a run's folder becomes part of it.
-
-    Raises:
-        UserError: the model is no checkpoint, this package or one that the Space needs is not installed.
+    Raises UserError if the model is no checkpoint, or this package or one that the Space needs is not installed.
     """
     check_path(Path(model))
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,25 +38,20 @@ def write_space(folder: Path, model: str, title: str) -> None:
     if local:
         shutil.rmtree(folder / "model", ignore_errors=True)
         (folder / "model").mkdir()
-        for file in chain.from_iterable(Path(model).glob(pattern) for pattern in CHECKPOINT):
-            with complete_file(folder / "model" / file.name) as partial:
-                shutil.copy(file, partial)
+        for name, file in model_files(Path(model)).items():
+            with complete_file(folder / "model" / name) as partial:
+                shutil.copy(str(file), partial)
     title = " ".join(title.split())
     values = {"title": title, "quoted_title": repr(title), "local": local, "named": model}
     values |= {"model": repr("model" if local else model), "python": ".".join(map(str, sys.version_info[:2]))}
-    needed = pins()  # before anything is written
-    requirements = "\n".join([f"./{write_wheel(folder).name}", *needed]) + "\n"
-    write_text(folder / "requirements.txt", requirements)
+    pinned = pins()  # before anything is written
+    write_text(folder / "requirements.txt", "\n".join([f"./{write_wheel(folder).name}", *pinned]) + "\n")
     for template in TEMPLATES.iterdir():
         write_text(folder / template.stem, rendered(template, **values))
 
 
 def pins() -> list[str]:
-    """Every requirement of the page at its installed version, `name==version`: what this package and its `app` need.
-
-    Raises:
-        UserError: one of them is not installed.
-    """
+    """The requirements of this package and its extra `app` as `name==version`. Raises UserError if one is missing."""
     needs = [need for need in installed().requires or () if ";" not in need or need.endswith("extra == 'app'")]
     names = (re.split(r"[^\w.-]", need, maxsplit=1)[0] for need in needs)
     try:  # a local build (2.14.1+cpu) has the name that the index gives it
@@ -69,17 +61,11 @@ def pins() -> list[str]:
         raise UserError(what, fix="pip install 'urbansound-hf[app]'") from None
 
 
-# ---- the running package as a wheel, without a build backend or a network
-
 METADATA = ("METADATA", "WHEEL", "entry_points.txt", "licenses/LICENSE")
 
 
 def installed() -> Distribution:
-    """The installation of this package: its metadata, from a wheel or of an editable install.
-
-    Raises:
-        UserError: there is none, or it is that of another version.
-    """
+    """The installation of this package. Raises UserError if there is none, or it is that of another version."""
     fix = "install it: pip install ., or pip install -e ."
     try:
         found = distribution("urbansound-hf")
@@ -92,13 +78,10 @@ def installed() -> Distribution:
 
 
 def write_wheel(folder: Path) -> Path:
-    """Writes the running package, the shipped configs included, as a wheel into an existing folder; returns its path.
+    """Writes the running package with its shipped configs as a wheel into an existing folder; returns its path.
 
-    The modules are those of the running package, the metadata those of its installation. The same package gives the
-    same bytes.
-
-    Raises:
-        UserError: the package is not installed, or another version of it is.
+    No build backend and no network are needed: the metadata are those of the installation. The same package gives the
+    same bytes. Raises UserError as `installed` does.
     """
     about = installed()
     files = {**_below(PACKAGE_ROOT, "urbansound_hf"), **_below(CONFIGS, "urbansound_hf/configs")}

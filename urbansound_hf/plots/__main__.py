@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,7 @@ Figures = Iterator[tuple[str, Callable[..., Any]]]
 
 
 def of_sound(path: Path, augment: Sequence[str] | None = None) -> Figures:
-    """Figures of a sound at its own rate, and of effects on it: none, those of `augment`, or all if that is empty.
-
-    Raises:
-        AudioError: the file cannot be read as a sound.
-        UserError: `augment` names an unknown effect.
-    """
+    """Figures of a sound at its own rate, and of effects on it: none, those of `augment`, or all if that is empty."""
     samples, rate = read_audio(path)
     yield "waveform", partial(sounds.waveform, samples, rate, f"{path.name}: waveform")
     for scale in ("linear", "log"):
@@ -87,17 +83,10 @@ def of_runs(runs: Sequence[Run], changes: Mapping[str, Any]) -> Figures:
         yield from _map(runs[0], changes, note)
 
 
-def of_several(named: Mapping[str, Sequence[Run]]) -> Figures:
-    """Figures that compare several models, and their learning curves (of a cross-validation, its first fold)."""
-    yield "comparison", partial(evaluation.comparison, named)
-    yield from _curves({name: runs[0] for name, runs in named.items()}, "")
-
-
 def jobs(args: argparse.Namespace) -> dict[str, Figures]:
     """The figures of each input, by the name of their folder; two or more runs are compared instead of drawn alone.
 
-    Raises:
-        UserError: an input cannot be drawn; it is raised before the first figure is drawn.
+    Raises UserError for an input that cannot be drawn, before the first figure is drawn.
     """
     found: dict[str, Figures] = {}
     runs: dict[str, Sequence[Run]] = {}
@@ -114,8 +103,11 @@ def jobs(args: argparse.Namespace) -> dict[str, Figures]:
             request = SoundRequest(_dataset(each), allow_missing_files=args.allow_missing_files, **changes)
             found[name] = of_dataset(request)
     if len(runs) > 1:
+        named = _by_differing_parts(runs)
         alone = [name for name, each in zip(names, args.inputs, strict=True) if each not in runs]
-        return {name: found[name] for name in alone} | {"comparison": of_several(_by_differing_parts(runs))}
+        curves = _curves({name: folds[0] for name, folds in named.items()}, "")  # of a cross-validation, its first fold
+        figures: Figures = chain([("comparison", partial(evaluation.comparison, named))], curves)
+        return {name: found[name] for name in alone} | {"comparison": figures}
     return found
 
 
@@ -136,11 +128,9 @@ def _dataset(name: str) -> str:
 
 def _by_differing_parts(runs: Mapping[str, Sequence[Run]]) -> dict[str, Sequence[Run]]:
     """The runs by the parts in which their paths differ: base/fold3 and new/fold3 are "base" and "new"."""
-    parts = [Path(name).resolve().parts for name in runs]
-    longest = max(map(len, parts))
-    padded = [("",) * (longest - len(each)) + each for each in parts]
-    differ = [column for column in range(longest) if len({each[column] for each in padded}) > 1]
-    names = ["/".join(filter(None, (each[column] for column in differ))) for each in padded]
+    reverse = zip_longest(*(reversed(Path(name).resolve().parts) for name in runs), fillvalue="")
+    differ = [column for column in reverse if len(set(column)) > 1]
+    names = ["/".join(filter(None, reversed(parts))) for parts in zip(*differ, strict=True)]
     return dict(zip(distinct(names), runs.values(), strict=True))
 
 
@@ -183,12 +173,8 @@ def main(argv: Sequence[str]) -> int:
     add("inputs", nargs="+", metavar="INPUT", help="a sound, a data set (folder, its CSV, Hub id, synthetic), a run")
     add("--output", type=Path, default=Path("figures"), metavar="DIR", help="each input gets a folder in it (figures)")
     add("--format", choices=FORMATS, default="png", help="default: png")
-    add(
-        "--augment",
-        nargs="*",
-        metavar="EFFECT",
-        help="of a sound: before and after these effects; of all if none is named",
-    )
+    effects = "of a sound: before and after these effects; of all if none is named"
+    add("--augment", nargs="*", metavar="EFFECT", help=effects)
     add("--allow_missing_files", action="store_true", help="of a data set: ignore clips without a file")
     for name, text in DATA_FLAGS.items():
         add(f"--{name}", help=text)

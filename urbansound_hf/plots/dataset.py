@@ -76,18 +76,14 @@ def lengths(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws a histogram of the clip lengths in seconds."""
     low, middle, high = np.quantile(stock.seconds, (0, 0.5, 1))
     title = f"Length of the clips: {low:.2g} to {high:.3g} s, median {middle:.3g} s"
-    with drawing(path, title, stock.note, (7.5, 3.8)) as figure:
-        _histogram(figure.add_subplot(), stock.seconds, "length (s)")
-    return figure
+    return _histogram(stock.seconds, title, "length (s)", stock.note, path)
 
 
 def loudness(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws a histogram of the clip levels in dBFS; the title counts the silent ones."""
     silent = int((stock.levels <= spectrogram.FLOOR).sum())
     count = f", {silent:,} silent (at {spectrogram.FLOOR:g})" * (silent > 0)
-    with drawing(path, f"Loudness of the clips{count}", stock.note, (7.5, 3.8)) as figure:
-        _histogram(figure.add_subplot(), stock.levels, "root mean square (dBFS)")
-    return figure
+    return _histogram(stock.levels, f"Loudness of the clips{count}", "root mean square (dBFS)", stock.note, path)
 
 
 def sampling_rates(stock: Inventory, path: Path | None = None) -> Figure:
@@ -125,12 +121,15 @@ def _parts(axes: Axes, stock: Inventory, shown: np.ndarray, names: Sequence[str]
             axes.text(column, row, f"{table[row, column]:,}", ha="center", va="center", color=colour, fontsize=9)
 
 
-def _histogram(axes: Axes, values: np.ndarray, label: str) -> None:
+def _histogram(values: np.ndarray, title: str, label: str, note: str, path: Path | None) -> Figure:
     """Draws a histogram with a logarithmic count axis, which shows rare values too."""
-    axes.hist(values, bins=40, color=LIGHT_BLUE)
-    axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.4, label="median")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-    axes.set(xlabel=label, ylabel="clips", yscale="log")
-    axes.set_ylim(bottom=0.7)
-    log_ticks(axes, "y")
-    axes.grid(axis="y")
+    with drawing(path, title, note, (7.5, 3.8)) as figure:
+        axes = figure.add_subplot()
+        axes.hist(values, bins=40, color=LIGHT_BLUE)
+        axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.4, label="median")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+        axes.set(xlabel=label, ylabel="clips", yscale="log")
+        axes.set_ylim(bottom=0.7)
+        log_ticks(axes, "y")
+        axes.grid(axis="y")
+    return figure

@@ -85,9 +85,7 @@ def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path |
         >>> figure.axes[0].get_ylabel()
         'accuracy'
     """
-    counts, confidence, accuracy = (
-        np.array(diagram[key], dtype=np.float64) for key in ("counts", "confidence", "accuracy")
-    )
+    counts, confidence, accuracy = (np.array(diagram[key], float) for key in ("counts", "confidence", "accuracy"))
     width = 1 / len(counts)
     middles = (np.arange(len(counts)) + 0.5) * width
     with drawing(path, f"Calibration: expected error {error:.3f}", note, (6, 6.4)) as figure:
@@ -119,8 +117,6 @@ def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None,
     keys = [key for key in titles if all(key in row for row in scores.values())]
     ranked = sorted(scores.items(), key=lambda item: item[1][keys[0]])[:MOST_NAMED]
     hidden = f" ({len(ranked)} hardest of {len(scores)} classes)" * (len(ranked) < len(scores))
-    names = [f"{name} ({row['support']:,})" for name, row in zip(readable(scores), scores.values(), strict=True)]
-    name_of = dict(zip(scores, names, strict=True))
     with drawing(path, f"Scores by class{hidden}", note, (9.5, 1.6 + 0.36 * len(ranked))) as figure:
         panels = figure.subplots(1, len(keys), sharey=True)
         for axes, key in zip(panels, keys, strict=True):
@@ -131,7 +127,8 @@ def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None,
             axes.set(xlabel=f"{titles[key]}, 95 % interval", xlim=(0, 1), ylim=(len(ranked) - 0.5, -0.5))
             axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
             axes.grid(axis="x")
-        panels[0].set_yticks(range(len(ranked)), [name_of[name] for name, _ in ranked])
+        names = [f"{readable([name])[0]} ({row['support']:,})" for name, row in ranked]
+        panels[0].set_yticks(range(len(ranked)), names)
         panels[0].set_ylabel("class (clips)")
     return figure
 
@@ -139,7 +136,6 @@ def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None,
 def folds(scores: Sequence[Mapping[str, Any]], path: Path | None = None, note: str = "") -> Figure:
     """Draws the first metric of each fold with its interval, over the mean ± standard deviation of the folds."""
     metric = present_metrics(scores[0], "test_")[0]
-    numbers = [str(row["test_fold"]) for row in scores]
     values = [row[f"test_{metric.name}"] for row in scores]
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
     ends = whiskers(values, [row[f"test_{metric.name}_interval"] for row in scores])
@@ -152,7 +148,7 @@ def folds(scores: Sequence[Mapping[str, Any]], path: Path | None = None, note: s
             axes.axhspan(mean - std, mean + std, color=ORANGE, alpha=0.13, linewidth=0, label="± standard deviation")
         places = range(len(scores))
         axes.errorbar(places, values, yerr=ends, fmt="o", color=BLUE, capsize=3, label="fold, 95 % interval")
-        axes.set_xticks(places, numbers)
+        axes.set_xticks(places, [str(row["test_fold"]) for row in scores])
         axes.set(xlabel="test fold", ylabel=metric.title, xlim=(-0.6, len(scores) - 0.4))
         axes.grid(axis="y")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
@@ -183,21 +179,16 @@ History = Sequence[Mapping[str, float]]
 
 
 def shared(measured: Mapping[str, Any]) -> dict[str, Callable[..., Figure]]:
-    """The figures that a run and a cross-validation share: by its name, a function that draws it to a `path`.
-
-    Args:
-        measured: the result of `summary.measure`, with `scope`.
-    """
+    """The figures of a run or cross-validation by name, from `summary.measure` with `scope`: each draws to a `path`."""
     note, counts = scope_caution(measured["scope"]), np.array(measured["confusion_matrix"])
-    drawn: dict[str, Callable[..., Figure]] = {
+    known = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
+    known = {name: rows for name, rows in known.items() if len(rows) > 1}
+    return {
         "confusion_matrix": partial(confusion_matrix, counts, measured["labels"], note=note),
         "reliability": partial(reliability, measured["reliability"], measured["ece"], note=note),
         "per_class": partial(per_class, measured["per_class"], note=note),
+        **({"conditions": partial(conditions, known, note=note)} if known else {}),
     }
-    known = {"clip length": measured["by_length"], "salience": measured["by_salience"]}
-    if known := {name: rows for name, rows in known.items() if len(rows) > 1}:
-        drawn["conditions"] = partial(conditions, known, note=note)
-    return drawn
 
 
 def plotted_history(run: Run) -> History:
@@ -214,8 +205,8 @@ def validation_key(histories: Iterable[History]) -> str:
 
 def curve(rows: History, key: str) -> tuple[list[float], list[float]]:
     """The epochs at which `key` was logged, and its values."""
-    points = [(row["epoch"], row[key]) for row in rows if key in row and "epoch" in row]
-    return [epoch for epoch, _ in points], [value for _, value in points]
+    logged = [row for row in rows if key in row and "epoch" in row]
+    return [row["epoch"] for row in logged], [row[key] for row in logged]
 
 
 def learning_curves(histories: Mapping[str, History], path: Path | None = None, note: str = "") -> Figure:
@@ -261,32 +252,25 @@ COSTS: dict[str, tuple[tuple[str, ...], Callable[[list[float]], Any], float]] = 
 """What the accuracy is drawn against: the metrics (the first that a run has), how folds are combined, the unit."""
 
 
-def cost(runs: Sequence[Run], label: str) -> float:
-    """One of the `COSTS` of the folds of a model; NaN if a run lacks it."""
-    keys, combine, unit = COSTS[label]
-    key = next((key for key in keys if key in runs[0].metrics), keys[-1])
-    return float(combine([float(run.metrics.get(key, np.nan)) for run in runs])) / unit
-
-
 def comparison(named: Mapping[str, Sequence[Run]], path: Path | None = None) -> Figure:
     """Draws the accuracy of several models, with its interval, against their `COSTS`; a note says if clips differ."""
-    tested = {name: pooled(runs) for name, runs in named.items()}
-    intervals = [mean_interval(each.correct, each.groups) for each in tested.values()]
-    accuracies = [float(each.correct.mean()) for each in tested.values()]
+    tested = [pooled(runs) for runs in named.values()]
+    accuracies = [float(each.correct.mean()) for each in tested]
+    intervals = [mean_interval(each.correct, each.groups) for each in tested]
     note = next(filter(None, map(caution, named.values())), "")
-    if len({frozenset(each.paths) for each in tested.values()}) > 1:
+    if len({frozenset(each.paths) for each in tested}) > 1:
         note = f"not tested on the same clips: {NOT_COMPARABLE} with each other"
     columns = min(3, 1 + 90 // max(len(name) + 8 for name in named))
     height = 3.8 + 0.22 * -(-len(named) // columns) * (len(named) <= MOST_RUNS)
     with drawing(path, "Accuracy against cost", note, (11, height)) as figure:
         panels = figure.subplots(1, 3, sharey=True)
-        for axes, label in zip(panels, COSTS, strict=True):
+        for axes, (label, (keys, combine, unit)) in zip(panels, COSTS.items(), strict=True):
             for number, (name, runs) in enumerate(named.items()):
-                ends = whiskers([accuracies[number]], [intervals[number]])
+                key = next((key for key in keys if key in runs[0].metrics), keys[-1])
+                cost = float(combine([float(run.metrics.get(key, np.nan)) for run in runs])) / unit  # NaN: not recorded
+                ends = whiskers(accuracies[number : number + 1], intervals[number : number + 1])
                 look: dict[str, Any] = {"fmt": MARKERS[number % len(MARKERS)], "color": TEN[number % len(TEN)]}
-                axes.errorbar(
-                    [cost(runs, label)], [accuracies[number]], yerr=ends, capsize=2, label=shortened(name, 60), **look
-                )
+                axes.errorbar([cost], accuracies[number], yerr=ends, capsize=2, label=shortened(name, 60), **look)
             axes.set_xlabel(label)
             log_ticks(axes, "x")
             axes.grid()

@@ -84,11 +84,10 @@ def mfcc(samples: np.ndarray, rate: int, title: str = "MFCC", path: str | Path |
         'coefficient'
     """
     spectrum = spectra.mfcc(samples, rate)
+    cells = spectrum.times, spectrum.bands, spectrum.levels
     with drawing(path, title, "", SIZE) as figure:
         axes = figure.add_subplot()
-        mesh = axes.pcolormesh(
-            spectrum.times, spectrum.bands, spectrum.levels, cmap="RdBu_r", vmin=-3, vmax=3, rasterized=True
-        )
+        mesh = axes.pcolormesh(*cells, cmap="RdBu_r", vmin=-3, vmax=3, rasterized=True)
         axes.set(ylabel="coefficient", yticks=range(0, spectra.N_MFCC, 5))
         time_axis(axes, spectrum.times[-1])
         colour_bar(axes, mesh, "deviations from\nthe coefficient's mean")
@@ -145,9 +144,8 @@ def draw_wave(axes: Axes, samples: np.ndarray, rate: int, peak: float = 0.0) -> 
 def draw_levels(axes: Axes, spectrum: Spectrum, scale: str, limits: tuple[float, float] | None = None) -> QuadMesh:
     """Draws a spectrum into `axes` on a linear, log or mel frequency `scale`; `limits` of the colours in dBFS."""
     low, high = limits or level_limits(spectrum.levels)
-    mesh = axes.pcolormesh(
-        spectrum.times, spectrum.bands, spectrum.levels, cmap=COLOURS, vmin=low, vmax=high, rasterized=True
-    )
+    cells = spectrum.times, spectrum.bands, spectrum.levels
+    mesh = axes.pcolormesh(*cells, cmap=COLOURS, vmin=low, vmax=high, rasterized=True)
     options: dict[str, Any] = {"functions": (to_mel, from_mel)} if scale == "mel" else {}
     axes.set_yscale("function" if scale == "mel" else scale, **options)
     bottom, top = HERTZ[0] if scale == "log" else spectrum.bands[0], spectrum.bands[-1]
@@ -162,7 +160,7 @@ def draw_levels(axes: Axes, spectrum: Spectrum, scale: str, limits: tuple[float,
 
 def level_limits(*levels: np.ndarray) -> tuple[float, float]:
     """The levels of the darkest and the brightest colour in dBFS; silence gets the darkest."""
-    high = max(max(float(each.max()) for each in levels), spectra.FLOOR + RANGE)
+    high = max(*(float(each.max()) for each in levels), spectra.FLOOR + RANGE)
     return high - RANGE, high
 
 
@@ -198,8 +196,7 @@ MOST_CLASSES = 10  # classes in a timeline
 def plot_targets(sounds: Sequence[Source], target: str) -> list[Path]:
     """The file for the figure of each sound: `target` itself, or files named after the sounds if it is a folder.
 
-    Raises:
-        UserError: one file for several sounds, an unknown format, or no folder to write to.
+    Raises UserError for one file of several sounds, an unknown format, or without a folder to write to.
     """
     wanted, where = Path(target), f"--plot {target}"
     if not wanted.suffix or wanted.is_dir():
@@ -257,7 +254,7 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
     note = "grey: not among the top classes of this window (--top_k)" if result.summary and gaps else ""
     overall, mean = result.overall, f", mean of {len(result.windows)} windows"
     title = f"{shortened(Path(result.path).name, 45)}: {readable([overall.label])[0]} {overall.score:.2f}"
-    title += mean * (result.summary is not None)
+    title += mean if result.summary else ""
     with drawing(path, title, note, (10, 4.6 + rows)) as figure:
         wave, mel, below = figure.subplots(3, 1, height_ratios=(1.1, 2, rows))
         draw_wave(wave, samples, rate)
