@@ -6,7 +6,9 @@ Each sub-command is a `main(argv) -> exit code` in the package that does the wor
 from __future__ import annotations
 
 import argparse
+import difflib
 import gc
+import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,12 +68,8 @@ def _infer_arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--shard", metavar="I/N", help="classify one of N parts of the inputs; its number is added to --output")
     add("--microphone", nargs="?", const="", metavar="DEVICE", help="classify live sound, a line a hop")
     add("--raw", type=int, metavar="RATE", help="live sound as raw PCM on standard input: 16 bit, mono, RATE in Hz")
-    add(
-        "--model",
-        nargs="+",
-        metavar="DIR_OR_HUB_ID",
-        help="a checkpoint, or several of the same labels: an ensemble (default: the newest finished run in outputs/)",
-    )
+    models = "a checkpoint, or several of the same labels: an ensemble (default: the newest finished run in outputs/)"
+    add("--model", nargs="+", metavar="DIR_OR_HUB_ID", help=models)
     add("--labels", metavar="A,B,...", help=f"zero-shot: score these labels with a CLAP model (default: {CLAP})")
     add("--revision", help="branch, tag or commit of a Hub id")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
@@ -220,8 +218,6 @@ def _results(
 
 def _made_with(args: argparse.Namespace, form: str, names: list[str]) -> dict[str, Any]:
     """What results depend on, for `--resume`."""
-    import hashlib
-
     models = args.model if isinstance(args.model, list) else [args.model]
     weights = [path.stat().st_mtime for model in models for path in Path(model).glob("*.safetensors")]
     flags = ("revision", "labels", "top_k", "window_seconds", "hop_seconds", "events", "min_score", "min_seconds",
@@ -234,12 +230,7 @@ def _made_with(args: argparse.Namespace, form: str, names: list[str]) -> dict[st
 def infer(argv: Sequence[str], prog: str = "urbansound-hf infer") -> int:
     """Classifies files, folders, globs or standard input; writes a table, JSON lines, CSV, Parquet or label files.
 
-    Args:
-        argv: the words after the command's name.
-        prog: the command's name in usage lines.
-
-    Returns:
-        0; 1 if some inputs could not be read, 2 if none could.
+    Returns 0; 1 if some inputs could not be read, 2 if none could.
     """
     args = _infer_arguments(argv, prog)
     with profiling(args.profile, Path(TRACE)):
@@ -285,12 +276,7 @@ def _infer(args: argparse.Namespace) -> int:
 
 
 def train(argv: Sequence[str], prog: str = "urbansound-hf train") -> int:
-    """Fine-tunes and evaluates a model: `[CONFIG] [--flag value …]`.
-
-    Args:
-        argv: the words after the command's name; CONFIG is a YAML file or the name of a shipped one.
-        prog: the command's name in usage lines.
-    """
+    """Fine-tunes and evaluates a model: `[CONFIG] [--flag value …]`; CONFIG is a YAML file or a shipped one's name."""
     from urbansound_hf.config.parse import config_path, parse_run_config
 
     if argv and not argv[0].startswith("-"):
@@ -321,8 +307,6 @@ def run(argv: Sequence[str]) -> int:
         print(f"urbansound-hf {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        import difflib
-
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         fix = f"did you mean {near[0]}?" if near else f"give one of {', '.join(COMMANDS)}"
         raise UserError(f"there is no command {argv[0]!r}", "urbansound-hf", fix)

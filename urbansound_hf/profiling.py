@@ -23,10 +23,7 @@ TRACED = 100_000  # stages of a trace; the table counts them all
 
 
 class Profile:
-    """The seconds of each stage since the profile was made; of stages within one another, the inner one counts.
-
-    Stages in other threads run beside those of the first one, and add up beyond the whole.
-    """
+    """The seconds of each stage since the profile was made; of stages within one another, the inner one counts."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -36,8 +33,14 @@ class Profile:
         self.started, self.thread, self.lock = time.perf_counter(), threading.get_ident(), threading.Lock()
 
     def switch(self) -> list[str]:
-        """Gives the time since this thread's last switch to its innermost stage; returns the stages that it is in."""
-        now, thread = time.perf_counter(), threading.get_ident()
+        """Gives the time since this thread's last switch to its innermost stage; returns the stages that it is in.
+
+        The first thread waits for the work that a GPU still does, so that it counts where it was asked for.
+        """
+        thread, torch = threading.get_ident(), sys.modules.get("torch")
+        if thread == self.thread and torch is not None and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
         with self.lock:
             running, since = self.running[thread], self.changed.get(thread, now)
             if running:
@@ -50,12 +53,12 @@ class Profile:
 
     def table(self) -> str:
         """Seconds and percentages of all stages, and of what belongs to none."""
-        whole = max(time.perf_counter() - self.started, 1e-9)
+        all_seconds = max(time.perf_counter() - self.started, 1e-9)
         order = [name + where for where in ("", IN_THREADS) for name in STAGES]
-        named = {name: self.seconds[name] for name in [*order, *self.seconds] if name in self.seconds}
-        other = whole - sum(seconds for name, seconds in named.items() if not name.endswith(IN_THREADS))
-        rows = {**named, "other": other, "all": whole}
-        cells = [(name, f"{seconds:.2f}", f"{100 * seconds / whole:.1f}") for name, seconds in rows.items()]
+        rows = {name: self.seconds[name] for name in [*order, *self.seconds] if name in self.seconds}
+        other = all_seconds - sum(seconds for name, seconds in rows.items() if not name.endswith(IN_THREADS))
+        rows |= {"other": other, "all": all_seconds}
+        cells = [(name, f"{seconds:.2f}", f"{100 * seconds / all_seconds:.1f}") for name, seconds in rows.items()]
         return table(("stage", "seconds", "%"), cells)
 
 
@@ -69,15 +72,10 @@ def stage(name: str) -> Iterator[None]:
         yield
         return
     profile = ACTIVE[-1]
-    first = threading.get_ident() == profile.thread
-    if first:
-        _wait_for_device()
-    profile.switch().append(name if first else name + IN_THREADS)
+    profile.switch().append(name if threading.get_ident() == profile.thread else name + IN_THREADS)
     try:
         yield
     finally:
-        if first:
-            _wait_for_device()
         profile.switch().pop()
 
 
@@ -99,10 +97,3 @@ def profiling(wanted: bool = True, trace: Path | None = None) -> Iterator[None]:
         print(profile.table(), file=sys.stderr)
         if trace:
             write_text(trace, json.dumps({"traceEvents": profile.trace}))
-
-
-def _wait_for_device() -> None:
-    """A GPU works on while Python goes on: waits, so that its work counts where it was asked for."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.synchronize()

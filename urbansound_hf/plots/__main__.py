@@ -88,8 +88,7 @@ def jobs(args: argparse.Namespace) -> dict[str, Figures]:
 
     Raises UserError for an input that cannot be drawn, before the first figure is drawn.
     """
-    found: dict[str, Figures] = {}
-    runs: dict[str, Sequence[Run]] = {}
+    found, runs = dict[str, Figures](), dict[str, Sequence[Run]]()
     changes = {name: getattr(args, name) for name in DATA_FLAGS if getattr(args, name)}
     names = distinct([Path(each).resolve().stem for each in args.inputs])
     for name, each in zip(names, args.inputs, strict=True):

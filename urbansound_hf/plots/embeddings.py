@@ -32,14 +32,9 @@ PERPLEXITY = 30.0  # of t-SNE: the effective number of neighbours of a clip
 def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 16) -> np.ndarray:
     """Embeds the test clips by the run's backbone, averaged over time and over the windows of a long clip.
 
-    Args:
-        changes: values of `SoundRequest` that replace those of the run, such as `data_dir` where the data have moved.
-
-    Returns:
-        `(clips, hidden)` float32, in the order of `run.predictions`.
-
-    Raises:
-        UserError: the run has no receipt or no model, or its data are not there; nothing is downloaded.
+    `changes` are values of `SoundRequest` that replace those of the run, such as `data_dir` where the data have moved.
+    Returns `(clips, hidden)` float32, in the order of `run.predictions`. Raises UserError without a receipt, model or
+    data; nothing is downloaded.
     """
     if not run.finished or run.receipt is None:
         raise UserError(f"the run has no {RECEIPT}, which names its data", str(run.folder))
@@ -54,23 +49,20 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
     row_of = {sound["path"]: row for row, sound in enumerate(table["audio"])}
     missing = [path for path in run.predictions.paths if path not in row_of]
     if missing:
-        share = f"{len(missing):,} of the run's {len(run.predictions):,} test clips"
-        what = f"{share} are not in the data, first {missing[0]}"
+        what = (
+            f"{len(missing):,} of the run's {len(run.predictions):,} test clips are not in the data, first {missing[0]}"
+        )
         raise UserError(what, str(run.folder), "name its data with --data_dir or --dataset")
     wanted = table.select([row_of[path] for path in run.predictions.paths])
     shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
     features = prepare_features(wanted, extractor, config["clip_seconds"], shortest_samples=shortest)
     embedded = linear_probe.embeddings(model, features, batch_size)
-    vectors, clips = np.asarray(embedded["embedding"]), np.asarray(embedded["clip"])
-    vectors = vectors.reshape(len(vectors), -1)  # with a weighted sum of layers, the layers are concatenated
-    return mean_over_windows(vectors, clips)[1]
+    vectors = np.asarray(embedded["embedding"]).reshape(len(embedded), -1)  # layers of a weighted sum are concatenated
+    return mean_over_windows(vectors, np.asarray(embedded["clip"]))[1]
 
 
 def project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Projects `(clips, hidden)` to `(clips, 2)`: the first 50 principal components, then t-SNE (van der Maaten 2008).
-
-    Raises UserError for fewer than 4 clips.
-    """
+    """Projects `(clips, hidden)` to `(clips, 2)`: 50 principal components, then t-SNE (van der Maaten 2008)."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

@@ -28,6 +28,7 @@ SIZE = (9.0, 4.0)  # inches
 HERTZ = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)  # ticks where frequency is not linear
 SECOND_STEPS = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
 POINTS = 2000  # of a waveform; a longer one is drawn as its envelope
+MOST_CLASSES = 10  # in a timeline
 
 
 def waveform(samples: np.ndarray, rate: int, title: str = "Waveform", path: str | Path | None = None) -> Figure:
@@ -126,10 +127,7 @@ def before_after(
 
 
 def draw_wave(axes: Axes, samples: np.ndarray, rate: int, peak: float = 0.0) -> None:
-    """Draws a waveform into `axes`, whose range is ± `peak` (0: the waveform's own).
-
-    A long one is drawn as the band between the minimum and the maximum of each of `POINTS` segments.
-    """
+    """Draws a waveform into `axes`, whose range is ± `peak` (0: the waveform's own); a long one as its envelope."""
     if len(samples) > 2 * POINTS:
         starts = np.linspace(0, len(samples), POINTS, endpoint=False, dtype=int)
         low, high = np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)
@@ -188,9 +186,6 @@ def _spectrum(spectrum: Spectrum, scale: str, title: str, path: str | Path | Non
         time_axis(axes, spectrum.times[-1])
         colour_bar(axes, mesh, "level (dBFS)")
     return figure
-
-
-MOST_CLASSES = 10  # classes in a timeline
 
 
 def plot_targets(sounds: Sequence[Source], target: str) -> list[Path]:
@@ -260,10 +255,9 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
         draw_wave(wave, samples, rate)
         mesh = draw_levels(mel, spectra.mel_spectrogram(samples, rate), "mel")
         colour_bar(mel, mesh, "level (dBFS)")
-        timed = [wave, mel]
+        timed = [wave, mel, below] if result.summary else [wave, mel]
         if result.summary:
             colour_bar(below, draw_scores(below, result.windows, shown), "probability")
-            timed.append(below)
         else:
             _bars(below, result.windows[0])
         for axes in timed:

@@ -63,10 +63,9 @@ MOST_COUNTED = 20  # classes whose counts are legible in the cells of a matrix
 def drawing(
     path: str | Path | None, title: str, note: str, size: tuple[float, float], dark: bool = False
 ) -> Iterator[Figure]:
-    """A figure of `size` inches with a title above and a note below it.
+    """A figure of `size` inches with a title and a note below it; saved to `path` (PNG, SVG or PDF) on leaving.
 
-    On leaving, it is saved to `path` as PNG, SVG or PDF by its suffix; without a path only its layout is computed, so
-    that it looks the same wherever it is shown later.
+    Without a path only its layout is computed, so that it looks the same wherever it is shown later.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure

@@ -10,24 +10,10 @@ import numpy as np
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import confidence
 from urbansound_hf.evaluation.metrics import metrics_of, right
-from urbansound_hf.evaluation.runs import (
-    Predictions,
-    Run,
-    find_runs,
-    notes,
-    pooled,
-    run_folder,
-    scope,
-    scope_caution,
-)
+from urbansound_hf.evaluation.runs import Predictions, Run, find_runs, notes, pooled, run_folder, scope, scope_caution
 from urbansound_hf.evaluation.summary import known, metric_interval
 from urbansound_hf.reports import markdown
 from urbansound_hf.text import in_markdown, table
-
-MCNEMAR = (
-    "McNemar's test assumes independent clips, and slices of one recording are not independent; where it and the "
-    "interval disagree, rely on the interval."
-)
 
 
 def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False) -> str:
@@ -74,8 +60,7 @@ def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False)
 def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predictions, Predictions]:
     """Selects the clips of both in the same order, and gives B the class ids of A.
 
-    Raises:
-        UserError: the classes, the clips (unless `common`) or their true classes differ.
+    Raises UserError if the classes, the clips (unless `common`) or their true classes differ.
     """
     if set(a.labels) != set(b.labels):
         only = [", ".join(sorted({*one.labels} - {*other.labels})) or "none" for one, other in ((a, b), (b, a))]
@@ -129,15 +114,16 @@ def class_differences(a: Predictions, b: Predictions) -> list[tuple[str, ...]]:
 
 def _verdict(a: Predictions, b: Predictions) -> str:
     """One sentence on the difference in accuracy, and the counts of McNemar's test."""
-    gain, low, high = confidence.paired_difference(a.correct, b.correct, a.groups)
+    _, low, high = confidence.paired_difference(a.correct, b.correct, a.groups)
     verdict = "The test recordings do not show which is better: the interval of the difference contains 0."
     if low > 0 or high < 0:
-        verdict = f"{'B' if gain > 0 else 'A'} is better: the interval of the difference excludes 0."
+        verdict = f"{'B' if low > 0 else 'A'} is better: the interval of the difference excludes 0."
     only_a, only_b = (a.correct & ~b.correct).sum(), (b.correct & ~a.correct).sum()
     p = confidence.mcnemar(a.correct, b.correct)
     return (
         f"**{verdict}** Only A is right on {only_a:,} clips, only B on {only_b:,}; McNemar's exact test: "
-        f"p {'< 0.0001' if p < 1e-4 else f'= {p:.4f}'}. {MCNEMAR}"
+        f"p {'< 0.0001' if p < 1e-4 else f'= {p:.4f}'}. McNemar's test assumes independent clips, and slices of one "
+        "recording are not independent; where it and the interval disagree, rely on the interval."
     )
 
 

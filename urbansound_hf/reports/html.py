@@ -1,8 +1,7 @@
 """report.html: the report of a run or a cross-validation as one file, with the sounds of its most confident mistakes.
 
-The page needs no network and no other file. It holds audio of the data set, so it is not among the files that are
-published. The sounds are encoded when a run is trained and kept in report_clips.json, so that the page can be written
-again without the data.
+It holds audio of the data set, so it is not among the files that are published. The sounds are encoded when a run is
+trained and kept in report_clips.json, so that the page can be written again without the data.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,12 +41,7 @@ EncodedClip = dict[str, str]
 
 
 def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str, EncodedClip]) -> None:
-    """Writes report.html from the report as Markdown.
-
-    Args:
-        folder: of a run or of a cross-validation, with the figures that the report names.
-        clips: of `encode_mistakes`; a mistake without one is listed without its sound.
-    """
+    """Writes report.html from the report as Markdown; a mistake that is not in `clips` is listed without its sound."""
     predictions = pooled(runs)
     cards = [
         mistake_card(predictions, row, clips.get(str(predictions.paths[row]))) for row in select_mistakes(predictions)
@@ -86,15 +81,14 @@ def as_page(text: str, folder: Path, mistakes: Sequence[Mapping[str, Any]] = (),
 
 def select_mistakes(predictions: Predictions) -> list[int]:
     """Row numbers of the wrong predictions with the highest scores, `MAX_OF_ONE_RECORDING` at most of a recording."""
-    scores = np.where(predictions.correct, -1, predictions.mistake_scores)
+    wrong = np.flatnonzero(~predictions.correct)
+    counts: Counter[str] = Counter()
     selected: list[int] = []
-    counts: dict[str, int] = {}
-    for row in np.argsort(-scores, kind="stable")[: (~predictions.correct).sum()]:
-        recording = str(predictions.groups[row])
-        counts[recording] = counts.get(recording, 0) + 1
-        if counts[recording] <= MAX_OF_ONE_RECORDING and len(selected) < MAX_MISTAKES:
+    for row in wrong[np.argsort(-predictions.mistake_scores[wrong], kind="stable")]:
+        counts[predictions.groups[row]] += 1
+        if counts[predictions.groups[row]] <= MAX_OF_ONE_RECORDING:
             selected.append(int(row))
-    return selected
+    return selected[:MAX_MISTAKES]
 
 
 def mistake_card(predictions: Predictions, row: int, clip: EncodedClip | None) -> dict[str, Any]:
@@ -172,10 +166,8 @@ def encoded(sound: bytes) -> EncodedClip:
     if rate not in MP3_RATES:
         waveform, rate = resample(waveform, rate, MP3_RATES[-1]), MP3_RATES[-1]
     waveform = waveform[: round(CLIP_SECONDS * rate)]
-    file = io.BytesIO()
-    soundfile.write(
-        file, waveform, rate, "MPEG_LAYER_III", format="MP3", bitrate_mode="VARIABLE", compression_level=0.3
-    )
+    file, options = io.BytesIO(), {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.3}
+    soundfile.write(file, waveform, rate, "MPEG_LAYER_III", **options)
     image = data_uri("image/png", spectrogram_png(waveform, rate))
     return {"audio": data_uri("audio/mpeg", file.getvalue()), "image": image}
 

@@ -77,19 +77,14 @@ class Entry:
 
 
 def find_entries(folder: Path) -> list[Entry]:
-    """The finished experiments below a folder; runs of a fold in one folder are one experiment.
-
-    Raises:
-        UserError: there is none, or one of them is damaged.
-    """
-    groups: dict[tuple[Path, bool, Path | None], list[Run]] = defaultdict(list)
+    """The finished experiments below a folder; runs of a fold in one folder are one experiment. Raises UserError."""
+    groups: dict[Path, list[Run]] = defaultdict(list)
     for path in sorted(folder.rglob(RECEIPT)):
         run = read_run(path.parent)
-        single = run.metrics["test_fold"] is None
-        groups[path.parent.parent, single, path.parent if single else None].append(run)
+        groups[run.folder if run.metrics["test_fold"] is None else run.folder.parent].append(run)
     if not groups:
         raise UserError("there is no finished run below this folder", str(folder), "give the folder of some runs")
-    return [Entry(alone or parent, by_fold(runs)) for (parent, _, alone), runs in groups.items()]
+    return [Entry(place, by_fold(runs)) for place, runs in groups.items()]
 
 
 def published(name: str) -> list[str]:
@@ -104,11 +99,7 @@ def published(name: str) -> list[str]:
 
 
 def leaderboard(folder: str | Path) -> str:
-    """The leaderboard of the finished runs below a folder as Markdown; writes it there as .md, .csv and .html too.
-
-    Raises:
-        UserError: there is no finished run, or one is damaged.
-    """
+    """The leaderboard of the finished runs below a folder as Markdown; writes it there as .md, .csv and .html too."""
     folder, groups = Path(folder), defaultdict(list)
     for entry in sorted(find_entries(folder), key=lambda entry: -entry.accuracy):
         groups[entry.protocol].append(entry)

@@ -104,13 +104,9 @@ def page(
     folds: Sequence[Mapping[str, Any]] = (),
     learned: bool = False,
 ) -> str:
-    """The report of a run or of a cross-validation.
+    """The report of a run or of a cross-validation from the result of `summary.measure`, with `scope` and `notes`.
 
-    Args:
-        headline: the lines after the notes.
-        measured: the result of `summary.measure`, with `scope` and `notes`.
-        folds: of a cross-validation, the metrics of each fold.
-        learned: whether there is a figure of learning curves.
+    `headline` has the lines after the notes, `folds` the metrics of each fold of a cross-validation.
     """
     note = scope_caution(measured["scope"])
     parts = [f"# {in_markdown(title)}", *[f"> {in_markdown(text)}" for text in measured["notes"]], "\n".join(headline)]
@@ -146,15 +142,13 @@ def fold_table(folds: Sequence[Mapping[str, Any]], note: str) -> str:
     metrics = [each for each in present_metrics(folds[0], "test_") if all(f"test_{each.name}" in row for row in folds)]
     rows = []
     for fold in folds:
-        keys = [f"test_{each.name}" for each in metrics]
-        ends = [f" {interval(fold[f'{key}_interval'])}" if f"{key}_interval" in fold else "" for key in keys]
-        shown = [f"{fold[key]:.3f}{end}" for key, end in zip(keys, ends, strict=True)]
-        validated = "none" if fold["validation_fold"] is None else fold["validation_fold"]
         amounts = (f"{fold['clips']['test']:,}", f"{fold['recordings']:,}")
-        rows.append((fold["test_fold"], *amounts, *shown, validated, f"{fold['train_seconds']:,.0f} s"))
+        values = {key: f"{fold[key]:.3f}" for key in (f"test_{each.name}" for each in metrics)}
+        values |= {key: score(fold[key], fold[f"{key}_interval"]) for key in values if f"{key}_interval" in fold}
+        validated = "none" if fold["validation_fold"] is None else fold["validation_fold"]
+        rows.append((fold["test_fold"], *amounts, *values.values(), validated, f"{fold['train_seconds']:,.0f} s"))
     titles = [each.title for each in metrics]
-    header = ("fold", "clips", "recordings", *titles, "checkpoint selected on", "training")
-    return table(header, rows, note, texts=0)
+    return table(("fold", "clips", "recordings", *titles, "checkpoint selected on", "training"), rows, note, texts=0)
 
 
 def class_table(per_class: Mapping[str, Mapping[str, Any]], note: str) -> str:

@@ -174,10 +174,8 @@ def data_card(repo_id: str, rows: int, table: str, notes: Sequence[str], samplin
     """Renders the card of UrbanSound8K as this project pushes it.
 
     Args:
-        rows: the number of clips.
         table: the number of clips of each class and fold, as Markdown.
         notes: cautions that every score from these clips must carry, such as that they are a subset.
-        sampling_rate: of the stored sounds, in Hz.
         credits: whether the file with the author of every recording is pushed too.
     """
     size = next((name for below, name in SIZES.items() if rows < below), "100K<n<1M")

@@ -91,9 +91,7 @@ def gather_metrics(runs: Sequence[Run], cautions: Sequence[str] = ()) -> dict[st
 
     For every metric: `mean_…` and `std_…` over folds, and `pooled_…` over all clips. `std_…` is the sample standard
     deviation (ddof=1), as the folds are a sample of possible folds; None with one fold.
-
-    Raises:
-        UserError: a run is not of one fold, or two are of the same.
+    Raises UserError if a run is not of one fold, or two are of the same.
     """
     tested = [run.metrics["test_fold"] for run in runs]
     if None in tested or len(set(tested)) < len(tested):
@@ -124,8 +122,7 @@ def gather_metrics(runs: Sequence[Run], cautions: Sequence[str] = ()) -> dict[st
 def gather_folds(folder: Path, force: bool = False) -> dict[str, Any]:
     """Gathers the finished folds in an experiment's folder into its metrics.json (returned), report and figures.
 
-    Raises:
-        UserError: there is no finished fold, or their configs, data or code differ; with `force` the report says so.
+    Raises UserError without a finished fold, or if configs, data or code differ; with `force` the report says so.
     """
     runs = finished_folds(folder)
     if not runs:
@@ -166,15 +163,14 @@ def report(run: Run | str | Path, force: bool = False) -> str:
 
 def run_summary(metrics: Mapping[str, Any], folder: Path) -> str:
     """The last lines that a run prints."""
-    wrong = [item for item in metrics["per_class"].items() if item[1]["f1"] < 1]
-    worst = sorted(wrong, key=lambda item: item[1]["f1"])[:3]
-    hardest = ", ".join(f"{printable(name)} (F1 {row['f1']:.2f})" for name, row in worst)
+    worst = sorted(metrics["per_class"].items(), key=lambda item: item[1]["f1"])[:3]
+    hardest = ", ".join(f"{printable(name)} (F1 {row['f1']:.2f})" for name, row in worst if row["f1"] < 1)
     (title, score), *others = [(each.title, metrics[f"test_{each.name}"]) for each in present_metrics(metrics, "test_")]
     scores = "   ".join([f"{score:.4f}", *(f"{name} {value:.4f}" for name, value in others)])
     lines = [
         "",
         f"{f'test {title}':<15}{scores}   ({metrics['clips']['test']} clips; {scope([metrics])})",
-        *[f"hardest        {hardest}"] * bool(worst),
+        *[f"hardest        {hardest}"] * bool(hardest),
         f"training       {metrics['train_seconds']:.0f} s, {metrics['train_clips_per_second']:.1f} clips/s, "
         f"{metrics['train_peak_memory_gib']:.1f} GiB",
         f"protocol       {markdown.protocol(metrics)}",

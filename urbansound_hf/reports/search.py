@@ -31,7 +31,6 @@ IMPORTANCE = (
     f"on the searched ranges, and is estimated from {FEWEST} trials or more."
 )
 
-
 Flags = Mapping[str, Mapping[str, Any] | None]
 """The flags that a search varied: for each its values by their text in the search space; None: a range of numbers."""
 
@@ -60,27 +59,27 @@ def flag_importance(study: optuna.Study) -> dict[str, float]:
 def write_search_report(folder: Path, study: optuna.Study, flags: Flags, metric: str, split: Split) -> str:
     """Writes trials.csv, report.md and the figures of a search; returns the lines that the command prints.
 
-    Args:
-        metric: the title of the score, such as "validation accuracy".
-        split: the data of the search; its test part was not used.
-
-    Raises:
-        UserError: no trial was completed.
+    `metric` is the title of the score, such as "validation accuracy". Raises UserError if no trial was completed.
     """
     if not finished_trials(study):
         raise UserError("no trial was completed", str(folder), "the same command tries again")
-    shares = flag_importance(study)
-    write_trials(folder / "trials.csv", study, flags, metric)
+    with complete_file(folder / "trials.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", metric, "seconds", *flags])
+        for trial in study.trials:
+            seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.1f}"
+            score = trial.value if trial.state.name == "COMPLETE" else ""
+            values = [trial.params.get(name, "") for name in flags]
+            writer.writerow(map(in_csv, [trial.number, trial.state.name.lower(), score, seconds, *values]))
     draw_search(study, metric, folder)
-    write_text(folder / REPORT, search_page(study, flags, shares, metric, split))
+    write_text(folder / REPORT, search_page(study, flags, metric, split))
     best = trial_table(study, flags, metric, SHOWN)
     return f"{best}\n\nreport:   {folder / REPORT}\ntrain it: urbansound-hf train {folder / BEST}"
 
 
 def trial_values(flags: Flags, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     """The values of a completed trial by their flags."""
-    found = trial.params
-    return {name: found[name] if values is None else values[found[name]] for name, values in flags.items()}
+    return {name: values[trial.params[name]] if values else trial.params[name] for name, values in flags.items()}
 
 
 def shown(values: Mapping[str, Any]) -> str:
@@ -99,20 +98,20 @@ def _text(value: Any) -> str:
 def trial_table(study: optuna.Study, flags: Flags, metric: str, most: int | None = None) -> str:
     """The completed trials, best first, as a Markdown table."""
     rows = [
-        [trial.number, f"{trial.value:.4f}", *map(_text, trial_values(flags, trial).values())]
-        for trial in ranked(study)[:most]
+        [each.number, f"{each.value:.4f}", *map(_text, trial_values(flags, each).values())] for each in ranked(study)
     ]
-    return table(["trial", metric, *flags], rows)
+    return table(["trial", metric, *flags], rows[:most])
 
 
-def search_page(study: optuna.Study, flags: Flags, shares: Mapping[str, float], metric: str, split: Split) -> str:
+def search_page(study: optuna.Study, flags: Flags, metric: str, split: Split) -> str:
     """The content of report.md."""
-    best, lost = ranked(study)[0], len(study.trials) - len(finished_trials(study))
-    validated = f"fold {split.validation_fold}" if split.validation_fold else "the validation part"
+    best, trials, shares = ranked(study)[0], len(finished_trials(study)), flag_importance(study)
+    lost, validated = len(study.trials) - trials, split.validation_fold
     parts = [
-        f"# Search: {len(finished_trials(study))} trials of {len(flags)} flags",
-        f"**Best: trial {best.number}, {metric} {best.value:.4f}** on {validated}: "
-        f"{shown(trial_values(flags, best))}. `{BEST}` is the config of a run with these values.",
+        f"# Search: {trials} trials of {len(flags)} flags",
+        f"**Best: trial {best.number}, {metric} {best.value:.4f}** on "
+        f"{f'fold {validated}' if validated else 'the validation part'}: {shown(trial_values(flags, best))}. "
+        f"`{BEST}` is the config of a run with these values.",
         UNCERTAINTY,
         f"{lost} more {'was' if lost == 1 else 'were'} interrupted or had no score." if lost else "",
         "![history](history.png)",
@@ -122,18 +121,6 @@ def search_page(study: optuna.Study, flags: Flags, shares: Mapping[str, float], 
         f"## All trials\n\n{trial_table(study, flags, metric)}",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def write_trials(path: Path, study: optuna.Study, flags: Flags, metric: str) -> None:
-    """Writes trials.csv: a line per trial in their order; failed ones have an empty score."""
-    with complete_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", metric, "seconds", *flags])
-        for trial in study.trials:
-            seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.1f}"
-            score = trial.value if trial.state.name == "COMPLETE" else ""
-            values = [trial.params.get(name, "") for name in flags]
-            writer.writerow(map(in_csv, [trial.number, trial.state.name.lower(), score, seconds, *values]))
 
 
 def draw_search(study: optuna.Study, metric: str, folder: Path) -> None:
