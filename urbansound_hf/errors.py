@@ -44,10 +44,8 @@ class UserError(Exception):
         self.what, self.where, self.fix = what, where, fix
 
     def __str__(self) -> str:
-        lines = [self.what]
-        lines += [f"  where: {self.where}"] * bool(self.where)
-        lines += [f"  fix:   {self.fix}"] * bool(self.fix)
-        return "\n".join(lines)
+        details = [f"  where: {self.where}"] * bool(self.where) + [f"  fix:   {self.fix}"] * bool(self.fix)
+        return "\n".join([self.what, *details])
 
 
 class UserErrors(UserError):
@@ -70,10 +68,7 @@ def joined(problems: Sequence[UserError]) -> UserError:
 
 
 def printable(text: str) -> str:
-    """The text with control characters, among them those that turn the direction of writing, as escapes (`\\x1b`).
-
-    A file name or a label may hold sequences that a terminal obeys, or bytes that are no text (lone surrogates).
-    """
+    """The text with control characters, among them those that turn the direction of writing, as escapes (`\\x1b`)."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -89,17 +84,14 @@ SECRETS: set[str] = set()  # tokens that flags of this process gave
 
 
 def redacted(text: str) -> str:
-    """The text without the tokens of this process: those of flags, HF_TOKEN and the file of `hf auth login`.
-
-    A token is known by its origin, so that one of any form is found; shorter than six characters, it is no secret.
-    """
+    """The text without the tokens of this process: those of flags, HF_TOKEN and the file of `hf auth login`."""
     home = os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface"
     stored = Path(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token")
     secrets = {*SECRETS, os.environ.get("HF_TOKEN", ""), os.environ.get("HUGGING_FACE_HUB_TOKEN", "")}
     with suppress(OSError, ValueError):
         secrets.add(stored.read_text(encoding="utf-8"))
     for secret in sorted((secret.strip() for secret in secrets), key=len, reverse=True):
-        if len(secret) >= 6:
+        if len(secret) >= 6:  # a shorter one is no secret
             text = text.replace(secret, "$HF_TOKEN").replace(json.dumps(secret)[1:-1], "$HF_TOKEN")
     return text
 
@@ -198,10 +190,8 @@ def writing(place: str | Path) -> Iterator[None]:
     """Turns a refusal of the operating system inside the block into a `UserError` that names the path, or `place`."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if problem := storage_problem(error, place):
+        if not isinstance(error, UserError) and (problem := storage_problem(error, place)):
             raise problem from error
         raise
 
@@ -318,12 +308,9 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def exit_code(main: Callable[[], int | None]) -> int:
-    """Runs `main`; a `UserError` or a file error becomes a message and exit code 2, Ctrl-C 130, SIGTERM 143.
-
-    What standard output cannot encode is printed as question marks: a label is no reason to lose a result.
-    """
+    """Runs `main`; a `UserError` or a file error becomes a message and exit code 2, Ctrl-C 130, SIGTERM 143."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
+        sys.stdout.reconfigure(errors="replace")  # a label that it cannot encode is no reason to lose a result
     try:
         with catching_signals(), redacting_logs():
             code = main() or 0

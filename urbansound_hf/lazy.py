@@ -11,12 +11,7 @@ from typing import Any
 
 
 def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package: its names are those that it imports `if TYPE_CHECKING`.
-
-    Args:
-        package: its `__name__`.
-        file: its `__file__`, whose imports for type checkers are read and not run.
-    """
+    """The `__getattr__` and `__dir__` of a package whose names are those that its `file` imports `if TYPE_CHECKING`."""
     tree = ast.parse(Path(file).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     imports = (node for node in block.body if isinstance(node, ast.ImportFrom))

@@ -104,10 +104,10 @@ def computed(what: str, rows: int, work: Callable[[], datasets.Dataset], unit: s
     """Runs a step of `datasets` over `rows` clips, which draws its own bar; a result from its cache gets no line."""
     import datasets
 
-    started, watch = time.time(), time.perf_counter()
+    started = time.time()
     with library_bars(), writing(datasets.config.HF_DATASETS_CACHE):
         dataset = work()
-    seconds = time.perf_counter() - watch
+    seconds = time.time() - started
     new = any(Path(file["filename"]).stat().st_mtime >= started - 1e-2 for file in dataset.cache_files)  # clock's tick
     if new and seconds >= SHORT_SECONDS and not sys.stderr.isatty():
         amount = f"{rows:,} {unit}" if len(dataset) == rows else f"{len(dataset):,} windows of {rows:,} {unit}"

@@ -52,7 +52,7 @@ def shortened(text: str, most: int) -> str:
 def in_markdown(text: str) -> str:
     """A label, name or path as Markdown that shows it as it is: no image, link, HTML, emphasis or heading.
 
-    `|` is left to `table`. An underscore within a word has no meaning and stays.
+    `|` is left to `table`; an underscore within a word stays.
     """
     return MARKDOWN.sub(r"\\\g<0>", printable(text))
 
@@ -74,13 +74,9 @@ FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "", texts: int = 1) -> str:
-    """Formats a Markdown table with aligned columns.
+    """Formats a Markdown table with aligned columns, below a `note` in italics.
 
-    Args:
-        header: the titles of the columns.
-        rows: as many cells each; a `|` inside a cell is escaped.
-        note: a line in italics above the table.
-        texts: how many columns, from the first, are aligned left; the others are numbers and aligned right.
+    The first columns, so many as `texts`, are aligned left; the others are numbers and aligned right.
     """
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]

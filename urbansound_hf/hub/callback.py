@@ -22,10 +22,8 @@ logger = logging.get_logger(__name__)
 class Pusher(TrainerCallback):
     """Pushes what Trainer saves, as `--hub_strategy` says, in a thread.
 
-    Args:
-        target: the destination; checked with the first push.
-        strategy: "end", "every_save", or "all_checkpoints", which also keeps each in a folder of its name.
-        always: queue a push while the one before it is running, instead of skipping it.
+    The `target` is checked with the first push. With `always`, a push is queued while the one before it is running,
+    instead of being skipped.
     """
 
     def __init__(self, target: Target, strategy: str, always: bool) -> None:

@@ -12,15 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors, get_token
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import read_run, scope
@@ -33,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 WAITS_SECONDS = (1, 2, 4, 8)  # before the next attempts; a longer Retry-After of the Hub wins
 TEMPORARY_STATUS = {408, 409, 412, 425, 429, 500, 502, 503, 504}  # 409 and 412: another commit came first
-CLIENT_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)  # of the network and the Hub, as the client raises them
+CLIENT_ERRORS = errors.HTTPError, OSError, RuntimeError, ValueError  # of the network and the Hub
 LOGIN = "hf auth login, or set HF_TOKEN, with a token from https://huggingface.co/settings/tokens that may write"
 
 Answer = TypeVar("Answer")
@@ -53,7 +45,7 @@ def with_retries(where: str, attempt: Callable[[], Answer], once: bool = False) 
             what, fix = explain_http_error(cause)
             if wait is None or not is_temporary(cause):
                 raise NotPushed(what, where, fix) from error
-            after = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
+            after = cause.response.headers.get("Retry-After", "") if isinstance(cause, errors.HfHubHTTPError) else ""
             seconds = max(wait, float(after) if after.isdecimal() else 0.0)
             logger.warning("%s; next attempt in %g s", what, seconds)
             time.sleep(seconds)
@@ -62,17 +54,18 @@ def with_retries(where: str, attempt: Callable[[], Answer], once: bool = False) 
 
 def is_temporary(error: BaseException) -> bool:
     """Whether the same request may succeed later: the Hub is busy, or the connection failed."""
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code in TEMPORARY_STATUS
-    broken = HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError  # the last: an error page instead of JSON
-    return isinstance(error, broken) and not isinstance(error, OfflineModeIsEnabled)
+    # JSONDecodeError: an error page instead of JSON
+    broken = errors.HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError
+    return isinstance(error, broken) and not isinstance(error, errors.OfflineModeIsEnabled)
 
 
 EXPLANATIONS: dict[type | int, tuple[str, str]] = {
-    OfflineModeIsEnabled: ("HF_HUB_OFFLINE is set, so nothing can be pushed", "unset HF_HUB_OFFLINE"),
-    HFValidationError: ("this is not a repository id: {}", "give owner/name, with letters, digits, - _ and ."),
-    RevisionNotFoundError: ("the branch does not exist", "leave out --revision for main"),
-    RepositoryNotFoundError: (
+    errors.OfflineModeIsEnabled: ("HF_HUB_OFFLINE is set, so nothing can be pushed", "unset HF_HUB_OFFLINE"),
+    errors.HFValidationError: ("this is not a repository id: {}", "give owner/name, with letters, digits, - _ and ."),
+    errors.RevisionNotFoundError: ("the branch does not exist", "leave out --revision for main"),
+    errors.RepositoryNotFoundError: (
         "the repository does not exist, or the token has no access to it", "check the name and the token"),
     401: ("the token is invalid: mistyped, expired or revoked", LOGIN),
     403: ("the token has no write access to the repository ({})",
@@ -84,7 +77,7 @@ EXPLANATIONS: dict[type | int, tuple[str, str]] = {
 
 def explain_http_error(error: BaseException) -> tuple[str, str]:
     """The message of a failed request, and the fix."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     reason = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
     for kind, (what, fix) in EXPLANATIONS.items():
         if status == kind or (isinstance(kind, type) and isinstance(error, kind)):
@@ -199,8 +192,7 @@ def commit_message(folder: Path) -> tuple[str, str]:
     """Subject and body of the commit: model, accuracy and protocol; data and code."""
     run = read_run(folder)
     metrics, receipt = run.metrics, run.receipt or {}
-    environment = receipt["environment"]
-    named = receipt["config"]["model_name_or_path"]
+    environment, named = receipt["environment"], receipt["config"]["model_name_or_path"]
     model = Path(named).name if Path(named).is_absolute() else named
     fold = f", test fold {metrics['test_fold']}" if metrics["test_fold"] is not None else ""
     protocol = f"{metrics['split_kind']} split{fold}; {scope([metrics])}"

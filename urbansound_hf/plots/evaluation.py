@@ -12,21 +12,8 @@ import numpy as np
 from urbansound_hf.evaluation.confidence import mean_interval
 from urbansound_hf.evaluation.metrics import ALL_METRICS, present_metrics
 from urbansound_hf.evaluation.runs import NOT_COMPARABLE, Run, pooled, scope, scope_caution
-from urbansound_hf.plots.style import (
-    BLUE,
-    GREY,
-    LIGHT_BLUE,
-    MARKERS,
-    MOST_COUNTED,
-    MOST_NAMED,
-    ORANGE,
-    TEN,
-    drawing,
-    log_ticks,
-    readable,
-    shortened,
-    whiskers,
-)
+from urbansound_hf.plots import style
+from urbansound_hf.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,16 +39,16 @@ def confusion_matrix(
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = min(max(2.2, 0.5 * len(labels)), 14)  # inches
-    names = 0.08 * max(map(len, readable(labels))) * (len(labels) <= MOST_NAMED)
-    with drawing(path, "Confusion matrix", note, (cells + names + 1.8, cells + 0.7 * names + 1.4)) as figure:
+    names = 0.08 * max(map(len, style.readable(labels))) * (len(labels) <= style.MOST_NAMED)
+    with style.drawing(path, "Confusion matrix", note, (cells + names + 1.8, cells + 0.7 * names + 1.4)) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted class", ylabel="true class")
-        if len(labels) <= MOST_NAMED:
-            axes.set_xticks(range(len(labels)), readable(labels), rotation=45, ha="right", rotation_mode="anchor")
-            axes.set_yticks(range(len(labels)), readable(labels))
-        if len(labels) <= MOST_COUNTED:
+        if len(labels) <= style.MOST_NAMED:
+            axes.set_xticks(range(len(labels)), style.readable(labels), rotation=45, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(labels)), style.readable(labels))
+        if len(labels) <= style.MOST_COUNTED:
             for true, predicted in np.argwhere(counts):
                 colour = "white" if shares[true, predicted] > 0.55 else "#333333"
                 number = f"{shares[true, predicted]:.2f}" if rates else f"{counts[true, predicted]:,}"
@@ -88,14 +75,14 @@ def reliability(diagram: Mapping[str, Sequence[Any]], error: float, path: Path |
     counts, confidence, accuracy = (np.array(diagram[key], float) for key in ("counts", "confidence", "accuracy"))
     width = 1 / len(counts)
     middles = (np.arange(len(counts)) + 0.5) * width
-    with drawing(path, f"Calibration: expected error {error:.3f}", note, (6, 6.4)) as figure:
+    with style.drawing(path, f"Calibration: expected error {error:.3f}", note, (6, 6.4)) as figure:
         top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-        top.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfect")
-        top.bar(middles, accuracy, width * 0.92, color=LIGHT_BLUE, label="accuracy of the bin")
-        top.plot(confidence, accuracy, "o", color=ORANGE, markersize=4.5, label="at its mean confidence")
+        top.plot([0, 1], [0, 1], color=style.GREY, linewidth=1, linestyle="--", label="perfect")
+        top.bar(middles, accuracy, width * 0.92, color=style.LIGHT_BLUE, label="accuracy of the bin")
+        top.plot(confidence, accuracy, "o", color=style.ORANGE, markersize=4.5, label="at its mean confidence")
         top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         top.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
-        bottom.bar(middles, 100 * counts / counts.sum(), width * 0.92, color=GREY)
+        bottom.bar(middles, 100 * counts / counts.sum(), width * 0.92, color=style.GREY)
         bottom.set(xlabel="confidence (the highest class score)", ylabel="clips (%)")
         for axes in (top, bottom):
             axes.grid(axis="y")
@@ -115,19 +102,19 @@ def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None,
     """
     titles = {"average_precision": "average precision", "f1": "F1", "precision": "precision", "recall": "recall"}
     keys = [key for key in titles if all(key in row for row in scores.values())]
-    ranked = sorted(scores.items(), key=lambda item: item[1][keys[0]])[:MOST_NAMED]
+    ranked = sorted(scores.items(), key=lambda item: item[1][keys[0]])[: style.MOST_NAMED]
     hidden = f" ({len(ranked)} hardest of {len(scores)} classes)" * (len(ranked) < len(scores))
-    with drawing(path, f"Scores by class{hidden}", note, (9.5, 1.6 + 0.36 * len(ranked))) as figure:
+    with style.drawing(path, f"Scores by class{hidden}", note, (9.5, 1.6 + 0.36 * len(ranked))) as figure:
         panels = figure.subplots(1, len(keys), sharey=True)
         for axes, key in zip(panels, keys, strict=True):
             values = [row[key] for _, row in ranked]
-            ends = whiskers(values, [row[f"{key}_interval"] for _, row in ranked])
-            axes.barh(range(len(ranked)), values, height=0.68, color=LIGHT_BLUE)
+            ends = style.whiskers(values, [row[f"{key}_interval"] for _, row in ranked])
+            axes.barh(range(len(ranked)), values, height=0.68, color=style.LIGHT_BLUE)
             axes.errorbar(values, range(len(ranked)), xerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
             axes.set(xlabel=f"{titles[key]}, 95 % interval", xlim=(0, 1), ylim=(len(ranked) - 0.5, -0.5))
             axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
             axes.grid(axis="x")
-        names = [f"{readable([name])[0]} ({row['support']:,})" for name, row in ranked]
+        names = [f"{style.readable([name])[0]} ({row['support']:,})" for name, row in ranked]
         panels[0].set_yticks(range(len(ranked)), names)
         panels[0].set_ylabel("class (clips)")
     return figure
@@ -138,16 +125,18 @@ def folds(scores: Sequence[Mapping[str, Any]], path: Path | None = None, note: s
     metric = present_metrics(scores[0], "test_")[0]
     values = [row[f"test_{metric.name}"] for row in scores]
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-    ends = whiskers(values, [row[f"test_{metric.name}_interval"] for row in scores])
+    ends = style.whiskers(values, [row[f"test_{metric.name}_interval"] for row in scores])
     name = metric.title[0].upper() + metric.title[1:]
     title = f"{name} by test fold: mean {mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
-    with drawing(path, title, note, (max(6.4, 2.6 + 0.5 * len(scores)), 4)) as figure:
+    with style.drawing(path, title, note, (max(6.4, 2.6 + 0.5 * len(scores)), 4)) as figure:
         axes = figure.add_subplot()
-        axes.axhline(mean, color=ORANGE, linewidth=1.4, label="mean over folds")
+        axes.axhline(mean, color=style.ORANGE, linewidth=1.4, label="mean over folds")
         if std is not None:
-            axes.axhspan(mean - std, mean + std, color=ORANGE, alpha=0.13, linewidth=0, label="± standard deviation")
+            axes.axhspan(
+                mean - std, mean + std, color=style.ORANGE, alpha=0.13, linewidth=0, label="± standard deviation"
+            )
         places = range(len(scores))
-        axes.errorbar(places, values, yerr=ends, fmt="o", color=BLUE, capsize=3, label="fold, 95 % interval")
+        axes.errorbar(places, values, yerr=ends, fmt="o", color=style.BLUE, capsize=3, label="fold, 95 % interval")
         axes.set_xticks(places, [str(row["test_fold"]) for row in scores])
         axes.set(xlabel="test fold", ylabel=metric.title, xlim=(-0.6, len(scores) - 0.4))
         axes.grid(axis="y")
@@ -160,12 +149,12 @@ def conditions(
 ) -> Figure:
     """Draws the accuracy under each condition, a panel a table: {"clip length": {"< 1 s": {accuracy, …}, …}, …}."""
     sizes = [len(table) for table in tables.values()]
-    with drawing(path, "Accuracy by condition", note, (1.6 + 1.15 * sum(sizes), 4)) as figure:
+    with style.drawing(path, "Accuracy by condition", note, (1.6 + 1.15 * sum(sizes), 4)) as figure:
         panels = figure.subplots(1, len(tables), sharey=True, width_ratios=sizes, squeeze=False)[0]
         for axes, (title, table) in zip(panels, tables.items(), strict=True):
             values, places = [row["accuracy"] for row in table.values()], range(len(table))
-            ends = whiskers(values, [row["accuracy_interval"] for row in table.values()])
-            axes.bar(places, values, width=0.6, color=LIGHT_BLUE)
+            ends = style.whiskers(values, [row["accuracy_interval"] for row in table.values()])
+            axes.bar(places, values, width=0.6, color=style.LIGHT_BLUE)
             axes.errorbar(places, values, yerr=ends, fmt="none", ecolor="#222222", elinewidth=1, capsize=3)
             axes.set_xticks(places, [f"{name}\n{row['clips']:,} clips" for name, row in table.items()])
             axes.set_xlabel(title)
@@ -222,15 +211,15 @@ def learning_curves(histories: Mapping[str, History], path: Path | None = None, 
     """
     key = validation_key(histories.values())
     validated = any(curve(rows, key)[0] for rows in histories.values())
-    with drawing(path, "Learning curves", note, (8, 5.6 if validated else 3.8)) as figure:
+    with style.drawing(path, "Learning curves", note, (8, 5.6 if validated else 3.8)) as figure:
         panels = figure.subplots(1 + validated, 1, sharex=True, squeeze=False)[:, 0]
         for number, (name, rows) in enumerate(histories.items()):
-            colour = BLUE if len(histories) == 1 else TEN[number % 10]
-            style: dict[str, Any] = {"color": colour, "linewidth": 1.4, "markersize": 3.5}
-            panels[0].plot(*curve(rows, "loss"), **style, label=shortened(name, 40) or "training")
-            panels[0].plot(*curve(rows, "eval_loss"), **style, linestyle="--", marker="o")
+            colour = style.BLUE if len(histories) == 1 else style.TEN[number % 10]
+            look: dict[str, Any] = {"color": colour, "linewidth": 1.4, "markersize": 3.5}
+            panels[0].plot(*curve(rows, "loss"), **look, label=shortened(name, 40) or "training")
+            panels[0].plot(*curve(rows, "eval_loss"), **look, linestyle="--", marker="o")
             if validated:
-                panels[1].plot(*curve(rows, key), **style, marker=MARKERS[number % len(MARKERS)])
+                panels[1].plot(*curve(rows, key), **look, marker=style.MARKERS[number % len(style.MARKERS)])
         dashed = any(curve(rows, "eval_loss")[0] for rows in histories.values())
         panels[0].set(ylabel="loss (dashed: validation)" if dashed else "training loss", ylim=(0, None))
         if validated:
@@ -262,17 +251,20 @@ def comparison(named: Mapping[str, Sequence[Run]], path: Path | None = None) -> 
         note = f"not tested on the same clips: {NOT_COMPARABLE} with each other"
     columns = min(3, 1 + 90 // max(len(name) + 8 for name in named))
     height = 3.8 + 0.22 * -(-len(named) // columns) * (len(named) <= MOST_RUNS)
-    with drawing(path, "Accuracy against cost", note, (11, height)) as figure:
+    with style.drawing(path, "Accuracy against cost", note, (11, height)) as figure:
         panels = figure.subplots(1, 3, sharey=True)
         for axes, (label, (keys, combine, unit)) in zip(panels, COSTS.items(), strict=True):
             for number, (name, runs) in enumerate(named.items()):
                 key = next((key for key in keys if key in runs[0].metrics), keys[-1])
                 cost = float(combine([float(run.metrics.get(key, np.nan)) for run in runs])) / unit  # NaN: not recorded
-                ends = whiskers(accuracies[number : number + 1], intervals[number : number + 1])
-                look: dict[str, Any] = {"fmt": MARKERS[number % len(MARKERS)], "color": TEN[number % len(TEN)]}
+                ends = style.whiskers(accuracies[number : number + 1], intervals[number : number + 1])
+                look: dict[str, Any] = {
+                    "fmt": style.MARKERS[number % len(style.MARKERS)],
+                    "color": style.TEN[number % len(style.TEN)],
+                }
                 axes.errorbar([cost], accuracies[number], yerr=ends, capsize=2, label=shortened(name, 60), **look)
             axes.set_xlabel(label)
-            log_ticks(axes, "x")
+            style.log_ticks(axes, "x")
             axes.grid()
         panels[0].set_ylabel("accuracy, 95 % interval")
         if len(named) <= MOST_RUNS:
