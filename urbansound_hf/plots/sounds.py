@@ -259,7 +259,13 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
         if result.summary:
             colour_bar(below, draw_scores(below, result.windows, shown), "probability")
         else:
-            _bars(below, result.windows[0])
+            top = dict(result.windows[0].top[:MOST_CLASSES])
+            bars = below.barh(range(len(top)), list(top.values()), height=0.68, color=LIGHT_BLUE)
+            below.bar_label(bars, [f"{score:.2f}" for score in top.values()], padding=3, fontsize=9)
+            below.set_yticks(range(len(top)), readable(top))
+            below.set(xlabel="probability", xlim=(0, 1), ylim=(len(top) - 0.5, -0.5))
+            below.set_xticks((0, 0.25, 0.5, 0.75, 1))
+            below.grid(axis="x")
         for axes in timed:
             time_axis(axes, len(samples) / rate)
         for axes in timed[:-1]:
@@ -278,16 +284,6 @@ def draw_scores(axes: Axes, windows: Sequence[Prediction], shown: Sequence[str])
     axes.set_yticks(range(len(shown)), readable(shown))
     axes.set(ylim=(len(shown) - 0.5, -0.5), facecolor="#ececec")
     return mesh
-
-
-def _bars(axes: Axes, prediction: Prediction) -> None:
-    top = prediction.top[:MOST_CLASSES]
-    bars = axes.barh(range(len(top)), [score for _, score in top], height=0.68, color=LIGHT_BLUE)
-    axes.bar_label(bars, [f"{score:.2f}" for _, score in top], padding=3, fontsize=9)
-    axes.set_yticks(range(len(top)), readable([label for label, _ in top]))
-    axes.set(xlabel="probability", xlim=(0, 1), ylim=(len(top) - 0.5, -0.5))
-    axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
-    axes.grid(axis="x")
 
 
 def shown_classes(result: Classification) -> list[str]:

@@ -43,12 +43,17 @@ def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False)
     alike = places[0].name == places[1].name  # base/fold3 and new/fold3
     names = [in_markdown(f"{place.parent.name}/" * alike + place.name) for place in places]
     note = next(filter(None, map(scope_caution, scopes)), "")
+    differences = []
+    for metric in metrics_of(of_a.true):
+        values = [metric.function(of.true, of.predicted, of.probabilities) for of in (of_a, of_b)]
+        difference = markdown.signed(values[1] - values[0], metric_interval(metric, of_a, of_b))
+        differences.append((metric.title, *(f"{value:.3f}" for value in values), difference))
     parts = [
         f"# {names[1]} against {names[0]}",
         *[f"> {in_markdown(text)}" for text in notes([*runs[0], *runs[1]])],
         f"A is {names[0]} ({scopes[0]}), B is {names[1]} ({scopes[1]}); differences are B − A, over the {len(of_a):,} "
         f"clips of {len(np.unique(of_a.groups)):,} recordings on which both were tested.",
-        table(("", "A", "B", "B − A"), metric_differences(of_a, of_b), note),
+        table(("", "A", "B", "B − A"), differences, note),
         _verdict(of_a, of_b),
     ]
     if len(np.unique(of_a.folds)) > 1:
@@ -83,16 +88,6 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
         what = f"{len(differ):,} clips have another true class in B than in A, first {a.paths[differ[0]]}"
         raise UserError(f"{what}: {of_a} in A, {of_b} in B", fix="compare runs on the same data")
     return a, b
-
-
-def metric_differences(a: Predictions, b: Predictions) -> list[tuple[str, ...]]:
-    """For every metric its title, the scores of A and B, and B − A with its interval."""
-    rows: list[tuple[str, ...]] = []
-    for metric in metrics_of(a.true):
-        of_a, of_b = (metric.function(of.true, of.predicted, of.probabilities) for of in (a, b))
-        difference = markdown.signed(of_b - of_a, metric_interval(metric, a, b))
-        rows.append((metric.title, f"{of_a:.3f}", f"{of_b:.3f}", difference))
-    return rows
 
 
 def class_differences(a: Predictions, b: Predictions) -> list[tuple[str, ...]]:

@@ -135,15 +135,15 @@ def _write_fold(
     run = Run(folder)
     run.write_results(metrics, [])
     write_json(folder / ENSEMBLE, {"members": [os.path.relpath(each.folder, folder) for each in runs], **choice})
-    receipts = [run.receipt or {} for run in runs]
+    write_run(folder)
+    of_first = runs[0].receipt or {}
     receipt = {
         "command": list(command),
         "config": {"ensemble_mean": choice["mean"], "ensemble_of": [str(each.folder.parent) for each in runs]},
         "ensemble": {**choice, "members": [{"folder": str(each.folder)} for each in runs]},
-        "data": receipts[0]["data"],
-        "split": receipts[0].get("split"),
+        "data": of_first["data"],
+        "split": of_first.get("split"),
         "environment": environment(),
         "test_accuracy": metrics["test_accuracy"],
     }
-    write_run(folder, receipt=receipt)
     run.finish(receipt)

@@ -213,10 +213,7 @@ def weaknesses(measured: Mapping[str, Any]) -> list[str]:
     """Sentences on the closed set of classes and on the weaknesses that a report (report.json) shows."""
     rows = {in_markdown(name): row for name, row in measured["per_class"].items()}
     outcome = "may be given" if "mean_average_precision" in measured else "is assigned to"
-    closed = (
-        f"It has {len(rows)} classes and no class for other sounds: any other sound {outcome} one of these, "
-        "sometimes with a high score."
-    )
+    closed = f"It has {len(rows)} classes and no class for other sounds: any other sound {outcome} one of these"
     below = [name for name, row in rows.items() if _is_below(row.get("f1_interval"), measured["macro_f1"])]
     worst = sorted(below, key=lambda name: rows[name]["f1"])[:MOST]
     few = {name: row["recordings"] for name, row in rows.items() if row["recordings"] <= FEW_RECORDINGS}
@@ -227,7 +224,7 @@ def weaknesses(measured: Mapping[str, Any]) -> list[str]:
             [f"{name} ({count})" for name, count in few.items()],
     }  # fmt: skip
     sentences = [f"{title}: {', '.join(names)}." for title, names in lists.items() if names]
-    return [closed, *sentences, *_conditions(measured), _calibration(measured)]
+    return [f"{closed}, sometimes with a high score.", *sentences, *_conditions(measured), _calibration(measured)]
 
 
 def _is_below(interval: Sequence[float] | None, overall: float) -> bool:
