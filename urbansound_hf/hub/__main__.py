@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="urbansound-hf hub", description=main.__doc__)
     commands = parser.add_subparsers(required=True, dest="what")
     model = commands.add_parser("push", help="push a finished run")
-    model.add_argument("run", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
+    model.add_argument("pushed", type=Path, metavar="RUN_DIR", help="the folder of a finished run")
     data = commands.add_parser("data", help="push the prepared UrbanSound8K", description=ABOUT)
-    data.add_argument("--data_dir", type=Path, help="folder of the data set (default: data)")
+    data.add_argument("--data_dir", type=Path, dest="pushed", help="folder of the data set (default: data)")
     data.add_argument("--public", action="store_true", help="a new repository is public")
     data.add_argument("--yes", action="store_true", help="agree to the licence without being asked")
     page = commands.add_parser("space", help="push the browser page of a model as a Space")
-    page.add_argument("model", metavar="RUN_OR_REPO", help="the folder of a run, or a Hub id")
+    page.add_argument("pushed", metavar="RUN_OR_REPO", help="the folder of a run, or a Hub id")
     for command in (model, data, page):
         command.add_argument("repo_id", metavar="REPO_ID", help="owner/name on the Hub; created if it does not exist")
         where = command.add_mutually_exclusive_group()
@@ -82,12 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = {"push": "model", "data": "dataset", "space": "space"}[args.what]
     private = not args.public if kind == "dataset" else args.private
     target = Target(args.repo_id, kind, private, args.revision, args.create_pr)
-    if kind == "dataset":
-        if not args.yes:
-            confirm(args.public)
-        print(push_dataset(args.data_dir, target))
-    else:
-        print(push_space(args.model, target) if kind == "space" else push_run(args.run, target))
+    if kind == "dataset" and not args.yes:
+        confirm(args.public)
+    pushers: dict[str, Callable[..., str]] = {"push": push_run, "data": push_dataset, "space": push_space}
+    print(pushers[args.what](args.pushed, target))
     return 0
 
 

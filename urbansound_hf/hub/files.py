@@ -9,27 +9,16 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
+from urbansound_hf import layout
 from urbansound_hf.errors import UserError, redacted
 from urbansound_hf.evaluation.runs import Run
-from urbansound_hf.layout import (
-    CARD,
-    EXTRACTOR_CONFIG,
-    METRICS,
-    MODEL_CONFIG,
-    ONNX_EXPORT,
-    PREDICTIONS,
-    RECEIPT,
-    REPORT_NUMBERS,
-    finished,
-)
 
-MODEL = (
-    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", MODEL_CONFIG, EXTRACTOR_CONFIG,
-)  # fmt: skip
-ONNX = ("onnx/*.onnx", "onnx/*.onnx_data", ONNX_EXPORT)
-RESULTS = (CARD, METRICS, REPORT_NUMBERS, PREDICTIONS, "*.onnx", "*.onnx_data", *ONNX)
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+MODEL = (*WEIGHTS, layout.MODEL_CONFIG, layout.EXTRACTOR_CONFIG)
+ONNX = ("onnx/*.onnx", "onnx/*.onnx_data", layout.ONNX_EXPORT)
+NUMBERS = (layout.METRICS, layout.REPORT_NUMBERS, layout.PREDICTIONS)
+RESULTS = (layout.CARD, *NUMBERS, "*.onnx", "*.onnx_data", *ONNX)
 """predictions.csv has the names of the clips and no audio; every number of the card can be computed from it."""
 FIGURES = ("*.png",)
 TEXTS = (".json", ".md", ".csv", ".py")
@@ -49,14 +38,14 @@ def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
     Text files that name a token or a path of this machine (the run's, those of its receipt, the user's home) are
     replaced by an anonymized copy. Raises UserError if the run is not finished, or a binary file names such a path.
     """
-    if not finished(folder):
-        inside = sorted(path.parent for path in folder.glob(f"*/{RECEIPT}"))
+    if not layout.finished(folder):
+        inside = sorted(path.parent for path in folder.glob(f"*/{layout.RECEIPT}"))
         fix = f"give one run: {', '.join(map(str, inside[:10]))}" if inside else "let the training finish"
-        raise UserError(f"this is not a finished run: it has no {RECEIPT}", str(folder), fix)
+        raise UserError(f"this is not a finished run: it has no {layout.RECEIPT}", str(folder), fix)
     files = selected(folder, [*MODEL, *RESULTS, *FIGURES, *_code(folder)])
     private = private_paths(folder)
     checked = {name: _anonymized_file(path, private) for name, path in files.items() if isinstance(path, Path)}
-    return checked | ({CARD: anonymized(card, private).encode()} if card else {})
+    return checked | ({layout.CARD: anonymized(card, private).encode()} if card else {})
 
 
 def describes_model(name: str) -> bool:
@@ -66,8 +55,7 @@ def describes_model(name: str) -> bool:
 
 def private_paths(folder: Path) -> dict[str, str]:
     """The paths of this machine that files of the run may name, longest first, each with its public replacement."""
-    receipt = Run(folder).receipt
-    words = [part for text in _strings(receipt) for part in re.split(r"[=,\s]+", text)]
+    words = re.split(r'[=,\s"]+', json.dumps(Run(folder).receipt, ensure_ascii=False))
     paths = {Path(part) for part in words if Path(part).is_absolute() and len(Path(part).parts) > 1}
     paths |= {folder.absolute(), folder.resolve(), Path.cwd()}
     names = {str(path): path.name for path in paths} | {str(Path.home()): "~"}
@@ -90,16 +78,9 @@ def selected(folder: Path, patterns: Iterable[str]) -> dict[str, File]:
 
 def _code(folder: Path) -> list[str]:
     """The modules that the configs name as code of the model, for `trust_remote_code`."""
-    configs = [path for name in (MODEL_CONFIG, EXTRACTOR_CONFIG) if (path := folder / name).is_file()]
-    references = _strings([json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}) for path in configs])
-    return sorted({f"{reference.split('--')[-1].split('.')[0]}.py" for reference in references})
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for each in inside for text in _strings(each)]
+    configs = [path for name in (layout.MODEL_CONFIG, layout.EXTRACTOR_CONFIG) if (path := folder / name).is_file()]
+    maps = json.dumps([json.loads(path.read_text(encoding="utf-8")).get("auto_map") for path in configs])
+    return sorted({f"{module}.py" for module in re.findall(r"(\w+)\.\w+", maps)})
 
 
 def _anonymized_file(path: Path, private: Mapping[str, str]) -> File:
