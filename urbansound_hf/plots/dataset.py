@@ -15,7 +15,16 @@ from matplotlib.ticker import MaxNLocator
 from urbansound_hf.audio import spectrogram
 from urbansound_hf.audio.io import read_audio
 from urbansound_hf.data.loading import Sounds
-from urbansound_hf.plots.style import LIGHT_BLUE, MOST_COUNTED, MOST_NAMED, ORANGE, drawing, log_ticks, readable
+from urbansound_hf.plots.style import (
+    LIGHT_BLUE,
+    MOST_COUNTED,
+    MOST_NAMED,
+    ORANGE,
+    drawing,
+    log_ticks,
+    readable,
+    value_bars,
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,8 @@ def classes(stock: Inventory, path: Path | None = None) -> Figure:
     with drawing(path, f"Clips by class{hidden}", stock.note, (width, 1.6 + 0.34 * len(shown))) as figure:
         ratios = (3.2, 0.5 * len(names)) if names else (1,)
         panels = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
-        counted_bars(panels[0], readable([stock.labels[number] for number in shown]), counts[shown])
+        value_bars(panels[0], readable([stock.labels[number] for number in shown]), counts[shown], "{:,}")
+        panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         panels[0].set(xlabel="clips", ylabel="class", xlim=(0, 1.2 * counts.max()), ylim=(len(shown) - 0.5, -0.5))
         if stock.parts is not None:
             _parts(panels[1], stock, shown, names)
@@ -92,19 +102,11 @@ def sampling_rates(stock: Inventory, path: Path | None = None) -> Figure:
     known = "" if len(stock.rates) == len(stock.seconds) else f" ({len(stock.rates):,} of {len(stock.seconds):,} found)"
     with drawing(path, f"Sampling rate of the files{known}", stock.note, (7.5, 2.2 + 0.36 * len(rates))) as figure:
         axes = figure.add_subplot()
-        counted_bars(axes, [f"{rate / 1000:g}" for rate in rates], counts)
+        value_bars(axes, [f"{rate / 1000:g}" for rate in rates], counts, "{:,}")
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set(xlabel="files", ylabel="sampling rate (kHz)", ylim=(-1, len(rates)))
         axes.margins(x=0.1)
     return figure
-
-
-def counted_bars(axes: Axes, names: Sequence[str], counts: np.ndarray) -> None:
-    """Draws a bar for each name, with its count behind it."""
-    bars = axes.barh(range(len(names)), counts, height=0.68, color=LIGHT_BLUE)
-    axes.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=9)
-    axes.set_yticks(range(len(names)), names)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.grid(axis="x")
 
 
 def _parts(axes: Axes, stock: Inventory, shown: np.ndarray, names: Sequence[str]) -> None:

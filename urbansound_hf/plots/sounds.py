@@ -19,7 +19,7 @@ from urbansound_hf.audio.io import AudioError, Source, read_audio
 from urbansound_hf.audio.spectrogram import Spectrum
 from urbansound_hf.errors import UserError, writing
 from urbansound_hf.inference.output import Classification, Prediction
-from urbansound_hf.plots.style import BLUE, FORMATS, LIGHT_BLUE, drawing, readable
+from urbansound_hf.plots.style import BLUE, FORMATS, drawing, readable, value_bars
 from urbansound_hf.text import distinct, shortened
 
 COLOURS = "magma"  # perceptually uniform, also to the colour-blind
@@ -260,12 +260,8 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
             colour_bar(below, draw_scores(below, result.windows, shown), "probability")
         else:
             top = dict(result.windows[0].top[:MOST_CLASSES])
-            bars = below.barh(range(len(top)), list(top.values()), height=0.68, color=LIGHT_BLUE)
-            below.bar_label(bars, [f"{score:.2f}" for score in top.values()], padding=3, fontsize=9)
-            below.set_yticks(range(len(top)), readable(top))
-            below.set(xlabel="probability", xlim=(0, 1), ylim=(len(top) - 0.5, -0.5))
-            below.set_xticks((0, 0.25, 0.5, 0.75, 1))
-            below.grid(axis="x")
+            value_bars(below, readable(top), list(top.values()), "{:.2f}")
+            below.set(xlabel="probability", xlim=(0, 1), ylim=(len(top) - 0.5, -0.5), xticks=(0, 0.25, 0.5, 0.75, 1))
         for axes in timed:
             time_axis(axes, len(samples) / rate)
         for axes in timed[:-1]:

@@ -98,6 +98,14 @@ def log_ticks(axes: Axes, direction: str) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+def value_bars(axes: Axes, names: Sequence[str], values: Sequence[float] | np.ndarray, form: str) -> None:
+    """Draws a horizontal bar for each name, with its value behind it."""
+    bars = axes.barh(range(len(names)), values, height=0.68, color=LIGHT_BLUE)
+    axes.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize=9)
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(axis="x")
+
+
 def whiskers(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> np.ndarray:
     """`(2, n)` lengths of error bars below and above each value; zero where there is no interval."""
     ends = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
