@@ -20,7 +20,7 @@ from urbansound_hf.audio.spectrogram import Spectrum
 from urbansound_hf.errors import UserError, writing
 from urbansound_hf.inference.output import Classification, Prediction
 from urbansound_hf.plots.style import BLUE, FORMATS, drawing, readable, value_bars
-from urbansound_hf.text import distinct, shortened
+from urbansound_hf.text import alternatives, distinct, shortened
 
 COLOURS = "magma"  # perceptually uniform, also to the colour-blind
 RANGE = 80.0  # dB between the darkest and the brightest colour
@@ -200,8 +200,8 @@ def plot_targets(sounds: Sequence[Source], target: str) -> list[Path]:
         names = [Path(sound).stem if isinstance(sound, str | Path) else "sound" for sound in sounds]
         return [wanted / f"{name}.png" for name in distinct(names)]
     if wanted.suffix[1:].lower() not in FORMATS:
-        found, fix = f"found {wanted.suffix[1:]}", f"give {wanted.with_suffix('.png')}, or a folder"
-        raise UserError(f"a figure is saved as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, {found}", where, fix)
+        what = f"a figure is saved as {alternatives(FORMATS)}, found {wanted.suffix[1:]}"
+        raise UserError(what, where, f"give {wanted.with_suffix('.png')}, or a folder")
     if len(sounds) > 1:
         fix = f"give a folder, as --plot {wanted.with_suffix('')}: one file for each sound"
         raise UserError(f"one file holds the figure of one sound, found {len(sounds)} sounds", where, fix)
@@ -232,10 +232,8 @@ def timeline(samples: np.ndarray, rate: int, result: Classification, path: str |
     """Draws a sound and its classification: class scores over time, or bars where it is a single window.
 
     Args:
-        samples: `(samples,)` waveform in [-1, 1].
-        rate: its sampling rate in Hz.
+        samples, rate, path: as for `waveform`.
         result: what `SoundClassifier.classify` returned for it.
-        path: where to save the figure: .png, .svg or .pdf.
 
     Examples:
         >>> model = ush.SoundClassifier.from_pretrained("outputs/base/fold10")

@@ -31,24 +31,12 @@ STYLE: dict[RcKeyType, Any] = {
     "font.size": 10,
     "text.parse_math": False,  # a file or a class may be called $5
     "svg.hashsalt": "urbansound-hf",  # the same figure, the same bytes
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "axes.edgecolor": "#b0b0b0",
-    "axes.labelcolor": "#333333",
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "xtick.color": "#333333",
-    "ytick.color": "#333333",
-    "xtick.major.size": 0,
+    "legend.frameon": False, "legend.fontsize": 9, "figure.dpi": 140, "figure.constrained_layout.w_pad": 0.08,
+    "axes.edgecolor": "#b0b0b0", "axes.labelcolor": "#333333", "axes.titlelocation": "left", "axes.titlesize": 11,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "#e6e6e6",
+    "xtick.color": "#333333", "ytick.color": "#333333", "xtick.major.size": 0, "ytick.major.size": 0,
     "xtick.major.pad": 7,  # clear of the 0 beside the corner
-    "ytick.major.size": 0,
-    "figure.dpi": 140,
-    "figure.constrained_layout.w_pad": 0.08,
-}
+}  # fmt: skip
 GROUND, BRIGHT = "#14171b", "#d0d5da"
 DARK: dict[RcKeyType, Any] = {
     "figure.facecolor": GROUND, "axes.facecolor": GROUND, "grid.color": "#363d46", "text.color": BRIGHT,

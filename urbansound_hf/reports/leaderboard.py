@@ -40,10 +40,11 @@ class Entry:
     def protocol(self) -> tuple[str, ...]:
         """What entries that are ranked together share: the data with their fingerprint, and the clips tested on."""
         data, metrics = (self.runs[0].receipt or {})["data"], [run.metrics for run in self.runs]
-        tested = listed([each["test_fold"] for each in metrics if each["test_fold"] is not None])
+        tested = [each["test_fold"] for each in metrics if each["test_fold"] is not None]
+        folds = [f"fold{'s' * (len(tested) > 1)} {listed(tested)}"] * bool(tested)
         clips = counted(sum(each["clips"]["test"] for each in metrics), "test clip")
         validated = "validated" if metrics[0]["clips"]["validation"] else "without validation"
-        return data["name"], data["fingerprint"], ", ".join(filter(None, (scope(metrics), tested, clips, validated)))
+        return data["name"], data["fingerprint"], ", ".join([scope(metrics), *folds, clips, validated])
 
     @cached_property
     def predictions(self) -> Predictions:

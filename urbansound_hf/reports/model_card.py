@@ -43,7 +43,7 @@ def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, 
     metrics, measured, config = run.metrics, run.report, run.model_config
     receipt, leaks = receipt or run.receipt, describe_leaks(metrics["leaks"]) if "leaks" in metrics else ""
     card = ModelCard.from_template(
-        card_metadata(metrics, measured, receipt, config["model_type"], repo_id),
+        card_metadata(run, receipt, repo_id),
         template_path=str(TEMPLATES / "card.md.jinja"),
         title=repo_id.rpartition("/")[2] if repo_id else "Sound classifier",
         repo_id=repo_id or ".",
@@ -73,17 +73,12 @@ def render_card(folder: Path, repo_id: str | None = None, receipt: Mapping[str, 
     return redacted(str(card))
 
 
-def card_metadata(
-    metrics: Mapping[str, Any],
-    measured: Mapping[str, Any],
-    receipt: Mapping[str, Any] | None,
-    model_type: str,
-    repo_id: str | None = None,
-) -> ModelCardData:
+def card_metadata(run: Run, receipt: Mapping[str, Any] | None, repo_id: str | None = None) -> ModelCardData:
     """The metadata that the Hub reads; data set's name and split of a score state its protocol.
 
     `datasets` is the Hub id of the training data if they came from the Hub. UrbanSound8K itself has no official id.
     """
+    metrics, measured, model_type = run.metrics, run.report, run.model_config["model_type"]
     urbansound = is_urbansound(metrics["labels"], receipt)
     data, config = (receipt["data"], receipt["config"]) if receipt else ({"name": "unknown"}, {})
     clips = f"{data['clips']:,} clips; " if "clips" in data else ""
