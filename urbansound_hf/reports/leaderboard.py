@@ -109,11 +109,7 @@ def leaderboard(folder: str | Path) -> str:
         parts.append(f"{len(groups)} tables: results on other data or under another protocol are not ranked together.")
     for (name, fingerprint, protocol), ranked in groups.items():
         lines = [entry.cells(ranked[0]) for entry in ranked]
-        parts += [
-            f"## {in_markdown(f'{name}: {protocol}')}",
-            f"Data {fingerprint}.",
-            *map(in_markdown, published(name)),
-        ]
+        parts += [f"## {in_markdown(f'{name}: {protocol}')}\n\nData {fingerprint}.", *map(in_markdown, published(name))]
         parts.append(table(HEADER, [(in_markdown(line[0]), *line[1:-1], in_markdown(line[-1])) for line in lines]))
         rows += [(name, fingerprint, protocol, *line) for line in lines]
     text = "\n\n".join([*parts, "## Uncertainty", markdown.UNCERTAINTY]) + "\n"

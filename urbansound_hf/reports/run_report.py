@@ -13,7 +13,6 @@ from urbansound_hf.evaluation import receipts
 from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import (
     Run,
-    by_fold,
     expected_folds,
     finished_folds,
     notes,
@@ -70,7 +69,6 @@ def write_run(
 
 def write_cross_validation(folder: Path, runs: Sequence[Run], cautions: Sequence[str] = ()) -> dict[str, Any]:
     """Writes metrics.json (returned), report.md, report.html and the figures of a cross-validation."""
-    runs = by_fold(runs)
     metrics = gather_metrics(runs, cautions)
     evaluation.folds(metrics["folds"], folder / "folds.png", scope_caution(metrics["scope"]))
     for name, draw_to in evaluation.shared(metrics).items():
