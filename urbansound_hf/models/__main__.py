@@ -1,7 +1,5 @@
 """Lists the model families: recommended checkpoint, licence, pretraining, size, input, published results."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import json

@@ -1,7 +1,5 @@
 """The parts of a pretrained model: backbone, layers, pooled output; what is frozen, and runs once; learning rates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile

@@ -4,8 +4,6 @@ Licences and pretraining are those that the checkpoints' cards state; parameters
 That speech models do not carry over to other sounds: arXiv:2111.12124.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any

@@ -3,8 +3,6 @@
 A damaged checkpoint would answer from random weights, or with scores that are no numbers.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Heads of pretrained models: weights assigned to classes by name, and a weighted sum of layers below the head."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -17,9 +15,8 @@ from urbansound_hf.errors import UserError
 def rows_by_name(model: PreTrainedModel, before: Mapping[int, str], labels: Sequence[str]) -> None:
     """Puts each row of a loaded head under its own name, in place; `before` is the `id2label` of the checkpoint.
 
-    Transformers loads the rows of a checkpoint in their order, whatever the new names: the row that the checkpoint
-    calls `siren` would become `dog_bark`. With the same names in another order, the rows are moved. With other names
-    they have no meaning, and the last layer is initialised. With another number of names, Transformers has done that.
+    Transformers loads the rows in their order: that of `siren` would become `dog_bark`. The same names in another order
+    are moved; with other names the last layer is initialised; for another number of them Transformers has done so.
     """
     known = [before[number] for number in sorted(before)]
     if len(known) != len(labels) or known == list(labels):

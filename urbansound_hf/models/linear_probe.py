@@ -4,8 +4,6 @@ In every family here the head is linear up to the pooling over time, or comes af
 pooled embedding: `head(mean(frames)) = mean(head(frames))`. `agrees` checks that on real clips before it is relied on.
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import datasets
@@ -121,9 +119,8 @@ def fit_head(
 ) -> dict[str, Any]:
     """Puts a logistic regression on the embeddings of the training clips into the model's head, in place.
 
-    The head is one linear layer, or several in a row, after anything that is not to be learnt (a norm); else
-    `linear_layers` raises UserError. With `recordings`, those of the rows, and without a `penalty`, `choose_penalty`
-    chooses it. Returns the penalty and how it was chosen, for the receipt.
+    With `recordings`, those of the rows, and without a `penalty`, `choose_penalty` chooses it. Returns the penalty and
+    how it was chosen, for the receipt; UserError for a head that does not end in linear layers.
     """
     layers = linear_layers(model)
     seen: list[Tensor] = []
@@ -183,8 +180,8 @@ def regression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Multinomial logistic regression on standardised inputs, for inputs as they are; of several labels, one a class.
 
-    Of inputs `(clips, width)` and class ids `(clips,)`, or `(clips, classes)` of 0 and 1: `(classes, width)` weights
-    and `(classes,)` biases. A class without a clip gets the lowest bias and no weights.
+    Of inputs `(clips, width)` and ids `(clips,)`, or 0 and 1 `(clips, classes)`: weights `(classes, width)` and biases
+    `(classes,)`. A class without a clip gets the lowest bias and no weights.
     """
     if labels.ndim == 2:
         centre, scale = inputs.mean(axis=0), inputs.std(axis=0)

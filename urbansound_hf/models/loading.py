@@ -1,7 +1,5 @@
 """Loading of a model and its feature extractor by name, for training: any family, pretrained or with random weights."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

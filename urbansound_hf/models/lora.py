@@ -4,8 +4,6 @@ The corrections are added to the weights when training is done, so that the chec
 and speed as before. Needs peft: `pip install 'urbansound-hf[lora]'`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -32,8 +30,8 @@ def apply_lora(model: PreTrainedModel, rank: int) -> None:
     """Freezes the backbone and gives each linear layer and convolution of its layers a correction, in place.
 
     All of them, not only those of the attention, and α = 2 · rank, as in "LoRA Learns Less and Forgets Less"
-    (arXiv:2405.09673), which found the former better. The head learns fully. A correction has rank · (inputs + outputs)
-    parameters and starts at zero. Raises UserError if the model has no layers that could be corrected.
+    (arXiv:2405.09673). The head learns fully. A correction has rank · (inputs + outputs) parameters and starts at zero.
+    Raises UserError if the model has no layers that could be corrected.
     """
     adapt.freeze(model, "backbone")
     head = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,7 +1,5 @@
 """The masking of hidden states that wav2vec2-style models apply in training."""
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from typing import Any

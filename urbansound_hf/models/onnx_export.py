@@ -6,8 +6,6 @@ The inputs are those of the feature extractor; the outputs are `logits` (batch, 
 hidden), what the backbone gives, pooled over time. The batch is dynamic, and the time where a family allows it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

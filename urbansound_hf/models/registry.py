@@ -7,8 +7,6 @@ Cutting both to the length of the clips saves nine tenths of the work on 4-s cli
 of the saved configs (`max_source_positions` and `chunk_length`; `max_length`), so stock classes open the checkpoint.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections.abc import Mapping, Sequence

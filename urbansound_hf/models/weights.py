@@ -1,17 +1,14 @@
 """A fingerprint of the weights of a checkpoint, without torch."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """A SHA-256 of a checkpoint's weights by size, names and the first 4 KiB of each tensor; "" where there are none.
+    """A SHA-256 of the weights by size, names and the first 4 KiB of each tensor, in milliseconds; "" without any.
 
-    Any training changes the first values of the tensors that it trains, so a checkpoint that changed after its export
-    is recognised in milliseconds.
+    Training changes the first values of each tensor that it trains: a checkpoint newer than its export is recognised.
     """
     digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
     try:

@@ -5,8 +5,6 @@ several, with or without data-loader workers, and after a resume. For the same r
 the whole data set, not from the batch.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import datasets

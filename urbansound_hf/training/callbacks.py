@@ -1,7 +1,5 @@
 """Trainer callbacks: the guard against values that are not finite, bars, averaged weights, profiling, SIGTERM."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

@@ -7,8 +7,6 @@ Jobs of an array can train one fold each, with `--test_fold k` and the same outp
 gathers the finished folds.
 """
 
-from __future__ import annotations
-
 import gc
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The common part of all runs of a command: data, splits, receipt, and checks before the work and after it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -113,10 +111,9 @@ class Experiment:
         return wanted
 
     def refuse_mixtures(self, wanted: Sequence[Split], waiting: Sequence[Split]) -> None:
-        """Checks, before anything is trained, that runs of other experiments in the output folder are not mixed in.
+        """Raises UserError, before anything is trained, where runs of other experiments would be mixed in.
 
-        Raises UserError if an interrupted run of another experiment would be continued, or finished folds of another
-        one gathered with several new ones. A single new one only prints a note.
+        That is, continued, or gathered as folds with several new ones. A single new one only prints a note.
         """
         now, folders = {"this run": self.receipt}, [self.folder(split) for split in waiting]
         for folder in (folder for folder in folders if resume.interrupted(self.config, folder)):
@@ -247,10 +244,9 @@ REFUSALS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, Ar
 
 
 def check_model(config: RunConfig, model: PreTrainedModel, extractor: FeatureExtractor) -> None:
-    """Runs a window of faint noise through a model as serving and as training do; it is not usable afterwards.
+    """Runs faint noise through a model as serving and training do; UserError if it cannot. It is not usable afterwards.
 
-    Silence would not do: the features of some families divide by its deviation. Raises UserError if model, feature
-    extractor and clip length do not fit together, or the weights are not finite.
+    Silence would not do: the features of some families divide by its deviation.
     """
     clip_seconds, rate = config.data.clip_seconds, extractor.sampling_rate
     samples = window_samples(clip_seconds, extractor)

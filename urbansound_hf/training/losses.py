@@ -1,7 +1,5 @@
 """Losses, class weights and the balanced sampler."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,10 +9,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 
 def class_weights(labels: np.ndarray, classes: int) -> Tensor:
-    """Class weights `(classes,)` inverse to the number of clips of each label, with a mean of 1 over the clips.
+    """Class weights `(classes,)` inverse to the clips of each label, with a mean of 1 over the clips; 0 without clips.
 
-    A class without a training clip has weight 0: it is a target through label smoothing only. Of several labels, the
-    weight of having the label is the number of clips without it for each with it, as torch's `pos_weight`.
+    Of several labels, the number of clips without the label for each with it, as torch's `pos_weight`.
     """
     if labels.ndim == 2:
         positives = labels.sum(axis=0)

@@ -1,7 +1,5 @@
 """Checkpoints of interrupted runs: which are complete, and which one a run continues from."""
 
-from __future__ import annotations
-
 import json
 import sys
 import zipfile

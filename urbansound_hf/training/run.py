@@ -1,7 +1,5 @@
 """One run: its model and data, training, the checkpoint chosen on the validation clips, and one test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -124,10 +122,7 @@ def mask_hidden_states(
 def prepare_inputs(
     config: RunConfig, clips: datasets.Dataset, split: Split, extractor: FeatureExtractor, model: PreTrainedModel
 ) -> tuple[dict[str, datasets.Dataset], torch.nn.Module]:
-    """The model inputs of the parts that have clips, by name, and what is trained: the model, or a probe of its head.
-
-    "train" holds waveforms where the recipe changes them.
-    """
+    """The inputs of the parts that have clips, by name, and what is trained: the model, or a probe of its head."""
     recipe, batch_size = config.recipe, config.training.per_device_eval_batch_size
     compute = feature_step(clips, model, config.data)
     filled = filling(extractor, window_samples(config.data.clip_seconds, extractor), recipe.fill)

@@ -1,7 +1,5 @@
 """`SoundTrainer`: Trainer with this project's loss, parameter groups, evaluation as in serving, and use of memory."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -113,10 +111,7 @@ class SoundTrainer(Trainer):
 
     @contextmanager
     def _in_memory(self) -> Iterator[None]:
-        """Keeps in memory what saves work within, and makes the batch as large as the memory allows.
-
-        A sharded model, or one on several devices in one process, is left alone.
-        """
+        """Keeps in memory what saves work within, and makes the batch fit; not for a model on several devices."""
         before = self.train_dataset, self.eval_dataset
         self.train_dataset, self.eval_dataset = map(readable, before)
         try:

@@ -6,8 +6,6 @@ text tower is asked once, and what is left is an ordinary classifier, which can 
 scores are those of the stock `pipeline("zero-shot-audio-classification")` with its default template.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

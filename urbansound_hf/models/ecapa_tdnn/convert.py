@@ -8,8 +8,6 @@ hyperparameters are read as data, the weights without pickled objects. The label
 classifier; its order is kept, and fine-tuning finds the rows again by those names.
 """
 
-from __future__ import annotations
-
 import pickle
 import re
 from pathlib import Path
