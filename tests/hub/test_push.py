@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tests.conftest import ROOT, TINY
-from tests.helpers import hub_server, tiny
+from tests.conftest import ROOT, TINY, YAMNET
+from tests.helpers import hub_protocol, hub_server, tiny
 from tests.helpers.hub_server import READ_TOKEN, TOKEN, Fault
 from tests.helpers.processes import exit_status, fork
 from urbansound_hf import __version__
@@ -31,6 +31,9 @@ from urbansound_hf.hub import __main__, push
 from urbansound_hf.hub.callback import Pusher
 from urbansound_hf.hub.files import anonymized, describes_model, model_files, run_files
 from urbansound_hf.hub.push import NotPushed, Target, check_upload, push_run, push_space, upload
+from urbansound_hf.inference.classifier import SoundClassifier
+from urbansound_hf.models.loading import check_path
+from urbansound_hf.models.registry import conversions
 from urbansound_hf.reports.model_card import render_card
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import push_target
@@ -490,6 +493,22 @@ def test_infer_takes_a_revision_from_the_hub_and_caches_it(loopback, synthetic_r
     cache = tmp_path / "home" / "hub"
     kept = huggingface_hub.try_to_load_from_cache("me/yamnet", "model.safetensors", cache, revision="first")
     assert Path(str(kept)).read_bytes() == (tmp_path / "yamnet" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.real
+def test_the_weights_of_the_yamnet_config_are_downloaded_and_converted(loopback, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("onnx", reason="onnx is not installed: pip install 'urbansound-hf[export]'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder, hub = Path("outputs/yamnet_audioset"), conversions()["yamnet"].hub
+    with pytest.raises(UserError, match=r"there is no such folder(.|\n)*urbansound-hf models yamnet convert"):
+        check_path(folder)
+    assert "could not be downloaded from niobures/YAMNet@080fce0" in capsys.readouterr().err and not folder.exists()
+    repo = loopback.repos["models", hub["repo_id"]] = hub_protocol.Repo(private=False)
+    files = {f"{hub['subfolder']}/{path.name}": path.read_bytes() for path in YAMNET.iterdir()}
+    repo.branches[hub["revision"]] = repo.commit("main", "weights", files)
+    model = SoundClassifier.from_pretrained(folder, device="cpu")
+    assert model.labels[0] == "Speech" and "converted from niobures/YAMNet@080fce0" in capsys.readouterr().err
 
 
 def test_the_licence_is_asked_for(monkeypatch, capsys):

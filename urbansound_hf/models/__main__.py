@@ -4,14 +4,13 @@ import argparse
 import importlib
 import json
 import sys
-import tempfile
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers.utils import logging
 
-from urbansound_hf.errors import CommandParser, exit_code, writing
+from urbansound_hf.errors import CommandParser, exit_code
 from urbansound_hf.models.catalogue import HEADER, NOTES, family_cells, list_families
 from urbansound_hf.models.loading import library_messages
 from urbansound_hf.models.registry import Conversion, conversions
@@ -29,15 +28,8 @@ def _convert(conversion: Conversion, argv: Sequence[str]) -> int:
     command.add_argument("source", type=Path, metavar=conversion.source, help="the published weights")
     command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the folder to write")
     chosen = parser.parse_args(argv)
-    target: Path = chosen.out_dir
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as partial:
-            with library_messages():
-                module.convert(chosen.source, Path(partial))
-            target.mkdir(exist_ok=True)
-            for path in sorted(Path(partial).iterdir(), reverse=True):  # the config last
-                path.replace(target / path.name)
+    with library_messages():
+        conversion.write(chosen.source, chosen.out_dir)
     print(f"wrote {chosen.out_dir}: urbansound-hf infer CLIP.wav --model {chosen.out_dir}")
     return 0
 

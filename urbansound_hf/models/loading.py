@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
@@ -24,7 +24,7 @@ from transformers import (
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.models.heads import SWITCH, configure_layer_sum, rows_by_name, rows_from
-from urbansound_hf.models.registry import Family, conversions, family_of, known_types, label_names, register
+from urbansound_hf.models.registry import Conversion, Family, conversions, family_of, known_types, label_names, register
 
 
 def load_feature_extractor(
@@ -155,7 +155,23 @@ def check_path(path: Path) -> None:
         for conversion in conversions().values():
             if conversion.out_dir and path.name == Path(conversion.out_dir).name:
                 fix = f"convert the published weights: {conversion.command(out_dir=str(path))} (its --help)"
+                if conversion.hub and _downloaded(conversion, path):
+                    return
         raise UserError("there is no such folder", str(path), fix)
+
+
+def _downloaded(conversion: Conversion, path: Path) -> bool:
+    """Whether the published weights of a shipped config could be had from the Hub; they are a checkpoint then."""
+    place = "{repo_id}@{revision:.7}".format(**conversion.hub)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with library_messages():
+            conversion.download(path)
+    except (OSError, HfHubHTTPError) as error:
+        progress.say(f"the weights could not be downloaded from {place}: {str(error).splitlines()[0]}")
+        return False
+    progress.say(f"{path}: converted from {place}")
+    return True
 
 
 @contextmanager

@@ -9,6 +9,7 @@ of the saved configs (`max_source_positions` and `chunk_length`; `max_length`), 
 
 import importlib
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock
+from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING, PretrainedConfig, PreTrainedModel
 
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, writing
 from urbansound_hf.features.extract import FeatureExtractor, Spectrogram
 
 FRAMES_PER_SECOND = 100  # both families: a 10-ms hop
@@ -143,10 +146,33 @@ class Conversion:
     source: str  # what the command reads, as its help calls it
     marker: str = ""  # a file by which a folder of unconverted weights is recognised
     out_dir: str = ""  # where the family's shipped config expects the converted checkpoint
+    hub: Mapping[str, Any] = field(default_factory=dict)  # of `hf_hub_download`: repo_id, revision, and the folder
+    files: tuple[str, ...] = ()  # in that folder, the source first
 
     def command(self, source: str = "", out_dir: str = "OUT_DIR") -> str:
         """The command line that converts `source`."""
         return f"urbansound-hf models {self.name} convert {source or self.source} {out_dir}"
+
+    def write(self, source: Path, out_dir: Path) -> None:
+        """Converts `source`; the config, by which a checkpoint is recognised, is the last file in `out_dir`."""
+        with writing(out_dir):
+            out_dir.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=".") as partial:
+                importlib.import_module(self.module).convert(source, Path(partial))
+                out_dir.mkdir(exist_ok=True)
+                for path in sorted(Path(partial).iterdir(), reverse=True):
+                    path.replace(out_dir / path.name)
+
+    def download(self, out_dir: Path) -> None:
+        """Converts the files of `hub` to `out_dir`, once, whatever the number of processes. Raises OSError."""
+        with FileLock(out_dir.with_name(f".{out_dir.name}.lock")):
+            if (out_dir / "config.json").is_file():
+                return
+            with tempfile.TemporaryDirectory(
+                dir=out_dir.parent, prefix="."
+            ) as folder:  # onnx follows no link of the cache
+                paths = [hf_hub_download(filename=name, local_dir=folder, **self.hub) for name in self.files]
+                self.write(Path(paths[0]), out_dir)
 
 
 @dataclass(frozen=True)

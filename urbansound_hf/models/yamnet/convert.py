@@ -2,8 +2,9 @@
 
     urbansound-hf models yamnet convert MODEL.onnx OUT_DIR
 
-The graph is https://huggingface.co/qualcomm/YamNet: model.onnx with model.data beside it. In the same folder,
-yamnet_class_map.csv of Google's YAMNet names the 521 classes. Needs the `onnx` package.
+The graph is Qualcomm's export (https://huggingface.co/niobures/YAMNet, folder yamnet-onnx): model.onnx, and beside it
+model.data and yamnet_class_map.csv, Google's 521 class names. Where a config names outputs/yamnet_audioset and the Hub
+can be reached, it is downloaded and converted without this command. Needs the `onnx` package.
 """
 
 from __future__ import annotations
