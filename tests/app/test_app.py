@@ -407,6 +407,9 @@ def test_it_fits_desktop_and_phone_light_and_dark(visit, sounds, width, theme, t
     page.keyboard.press("Enter")
     page.get_by_text("Model input,").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing to scroll sideways"
+    answer, examples = page.locator(".answer").bounding_box(), example.bounding_box()
+    assert answer and examples and answer["y"] < examples["y"], "the answer comes first, also on a phone"
+    assert (answer["x"] > examples["x"] + examples["width"]) == (width == 1280), "beside the examples on a desktop"
     table = page.get_by_role("grid").first.bounding_box()
     score = page.get_by_test_id("cell-0-3").first.bounding_box()
     assert table and score and score["x"] + score["width"] <= table["x"] + table["width"] + 1, "the score is in sight"
