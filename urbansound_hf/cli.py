@@ -252,7 +252,8 @@ def _infer(args: argparse.Namespace) -> int:
             return _listen(args, WriteOptions(args.top_k, rules=rules))
     shard = inputs.Shard.of(args.shard)
     sounds, problems = inputs.find_sounds([*args.inputs, *(inputs.listed(args.manifest) if args.manifest else ())])
-    sounds, problems, args.output = shard.cut(sounds), shard.cut(problems), shard.name(args.output)
+    part, args.output = slice(shard.part, None, shard.parts), shard.name(args.output)
+    sounds, problems = sounds[part], problems[part]
     names = [problem.where for problem in problems] + [inputs.name_of(sound) for sound in sounds]
     if args.output is None and args.format in ("audacity", "raven") and len(names) > 1:
         what = f"one file of {args.format} holds the labels of one sound, found {len(names)} sounds"

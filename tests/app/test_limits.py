@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -142,3 +143,26 @@ def test_large_uploads_and_full_queues(small, tmp_path, sounds):  # noqa: F811
     answers = [visitor.classify(uploaded, NAMES) for _ in range(60)]
     full = [answer.text for answer in answers if answer.status_code == 503]
     assert len(full) >= 10 and "Queue is full" in full[0]
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyError("session"), 400), (OSError("disk"), None)])
+def test_a_wrong_request_is_answered_and_a_fault_of_the_page_is_not_hidden(error, status):
+    async def fails(*_):
+        raise error
+
+    async def ask() -> int:
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"localhost:7860")]
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": headers}
+        await OwnSite(fails, "127.0.0.1", [], 10**6, False)(scope, None, send)
+        return sent[0]["status"]
+
+    if status:
+        assert asyncio.run(ask()) == status
+    else:
+        with pytest.raises(type(error)):
+            asyncio.run(ask())

@@ -140,7 +140,7 @@ def test_the_nearest_legal_command_line_passes(folder, argv):
 def test_a_word_that_belongs_to_nothing(folder):
     with pytest.raises(UserErrors) as caught:
         parse_run_config(["train"], folder / "run.yaml")
-    first, second = caught.value.problems
+    second, first = caught.value.problems
     assert (first.what, first.where) == ("'train' is neither a config nor a flag", "command line")
     assert first.fix == "a config ends in .yaml, a flag begins with --"
     assert second.what == "the config does not exist or cannot be read"

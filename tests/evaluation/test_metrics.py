@@ -16,7 +16,6 @@ from urbansound_hf.evaluation.metrics import (
     mean_over_windows,
     metric,
     metrics_of,
-    softmax,
 )
 from urbansound_hf.evaluation.runs import read_run
 from urbansound_hf.reports.run_report import write_cross_validation
@@ -74,13 +73,6 @@ def test_one_metric_computes_again_and_beside_another_and_leaves_no_file(tmp_pat
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "processes would share them"
 
 
-def test_softmax():
-    expected = [[0.25, 0.75], [0.5, 0.5], [0.0, 1.0]]
-    scores = softmax(np.array([[0, np.log(3)], [1000, 1000], [-1000, 1000]], np.float32))
-    assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, expected, rtol=1e-6)
-
-
 def test_mean_over_windows_whatever_their_order():
     windows = np.array([[0.2, 0.8], [1.0, 0.0], [0.6, 0.4], [0.4, 0.6]], np.float32)
     clips, means = mean_over_windows(windows, np.array([7, 3, 7, 7]))
@@ -126,8 +118,10 @@ def test_a_registered_metric_selects_the_checkpoint_and_is_reported(top_2, confi
     evaluated = [row["eval_top_2_accuracy"] for row in run.history if "eval_top_2_accuracy" in row]
     assert len(evaluated) == 2 and run.metrics["best_validation_top_2_accuracy"] == max(evaluated)
     shown = f"top-2 accuracy {value:.3f} [{low:.2f}, {high:.2f}]"
-    for name in ("report.md", "report.html", "README.md"):
+    for name in ("report.md", "report.html"):
         assert shown in (run.folder / name).read_text(encoding="utf-8"), name
+    in_card = f"top-2 accuracy **[{low:.2f}, {high:.2f}]** ({value:.3f})"
+    assert in_card in (run.folder / "README.md").read_text(encoding="utf-8")
     assert f"top-2 accuracy {value:.4f}" in capsys.readouterr().out
     write_cross_validation(tmp_path / "out", [run])
     assert f"top-2 accuracy {value:.3f}" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")

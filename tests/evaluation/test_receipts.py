@@ -25,7 +25,8 @@ from urbansound_hf.evaluation.receipts import (
     mismatches,
     peak_process_gib,
 )
-from urbansound_hf.evaluation.runs import Run
+from urbansound_hf.evaluation.runs import Run, write_json
+from urbansound_hf.layout import BEGUN
 
 RECEIPT = {
     "config": {"learning_rate": 3e-05, "model_config": ["hidden_size=16"], "output_dir": "outputs/a", "seed": 42},
@@ -58,7 +59,7 @@ def changed(**changes: object) -> dict:
 def test_a_receipt_marks_the_end(tmp_path):
     run = Run(tmp_path / "outputs" / "fold1")
     assert run.receipt is run.begun_receipt is None
-    run.begin(RECEIPT)
+    write_json(run.folder / BEGUN, RECEIPT)
     assert run.begun_receipt == run.receipt == RECEIPT and not run.finished
     run.finish(RECEIPT | {"seconds": 3})
     assert run.finished

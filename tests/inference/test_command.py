@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.helpers import tiny
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.inference.formats import BAR_WIDTH, FORMATS, WriteOptions, bar, sound_by_sound
+from urbansound_hf.inference.formats import BAR_WIDTH, FORMATS, WriteOptions, bar
 from urbansound_hf.inference.inputs import find_sounds, newest_run
 from urbansound_hf.inference.output import Classification, Prediction
 from urbansound_hf.inference.results import write_results
@@ -195,10 +195,10 @@ def test_what_was_unusual_in_a_sound_is_said_on_standard_error(run, tmp_path):
 def test_a_format_is_one_entry(run, sounds, monkeypatch):
     """What `--format` offers, what the suffix of `--output` chooses and what is written all follow from it."""
 
-    def lines(stream, options):
-        return lambda sound: stream.write(f"{sound[0]['path']} {sound[0]['label']} of {options.top_k}\n")
+    def lines(sounds, stream, options):
+        stream.writelines(f"{sound[0]['path']} {sound[0]['label']} of {options.top_k}\n" for sound in sounds)
 
-    monkeypatch.setitem(FORMATS, "lines", sound_by_sound(lines))
+    monkeypatch.setitem(FORMATS, "lines", lines)
     code, named, _ = run("a.wav", "--format", "lines", "--top_k", "3")
     assert code == 0 and re.fullmatch(r"a.wav \w+ of 3\n", named)
     assert run("a.wav", "--output", "out.lines", "--top_k", "3")[0] == 0

@@ -69,7 +69,7 @@ def test_the_rows_of_other_classes_are_not_taken_over(checkpoint, count):
 
 
 def test_a_model_without_a_head_gets_one(tmp_path):
-    pairs = key_values(TINY["wav2vec2"], "")
+    pairs = key_values(TINY["wav2vec2"])
     Wav2Vec2Model(Wav2Vec2Config(**pairs)).save_pretrained(tmp_path)
     load_feature_extractor("wav2vec2").save_pretrained(tmp_path)
     assert load(tmp_path, ["a", "b"]).config.id2label == {0: "a", 1: "b"}  # as many as the default LABEL_0, LABEL_1
@@ -103,4 +103,4 @@ def test_new_classes_begin_with_what_the_head_knew_under_other_names(checkpoint)
 def test_a_class_to_begin_with_must_be_there(checkpoint, pair, message):
     _, folder, _ = checkpoint
     with pytest.raises(UserError, match=message):
-        load_model(folder, ["alarm", "hound"], clip_seconds=1.0, head_from=key_values([pair], "--head_from"))
+        load_model(folder, ["alarm", "hound"], clip_seconds=1.0, head_from=key_values([pair]))

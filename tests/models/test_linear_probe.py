@@ -50,7 +50,7 @@ def build(family: str, *more: str):
     """The family's extractor and a random model of it, as a run makes them."""
     extractor = load_feature_extractor(family)
     training_run.set_seed(0)
-    overrides = key_values([*FAMILIES[family], *more], "--model_config")
+    overrides = key_values([*FAMILIES[family], *more])
     return extractor, load_model(family, CLASSES, overrides=overrides)
 
 

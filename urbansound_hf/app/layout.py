@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -16,7 +15,7 @@ from gradio.exceptions import InvalidPathError
 from starlette.middleware import Middleware
 
 from urbansound_hf.app import views
-from urbansound_hf.app.limits import OwnSite, PageLimits, Report, watched
+from urbansound_hf.app.limits import OwnSite, PageLimits, Report, is_ours, watched
 from urbansound_hf.app.views import Live, Segment, clock
 from urbansound_hf.audio import files
 from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, SAMPLING_RATE, to_wav
@@ -31,7 +30,7 @@ DROP = "Drop a sound file, record a sound, or choose an example."
 EVENT_COLUMNS = {"from": "22%", "to": "22%", "class": "36%", "score": "20%"}  # name: width
 FILE_COLUMNS = {"file": "25%", "length": "12%", "class": "20%", "score": "12%", "problem": "31%"}  # name: width
 SUFFIXES = sorted(files.SUFFIXES)
-FONTS, MONO_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # no web fonts from other hosts
+FONTS = (("system-ui", "sans-serif"), ("ui-monospace", "monospace"))  # no web fonts from other hosts
 CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 BROWSERS_PLAYER = {"show_recording_waveform": False}  # Gradio's own decodes the whole file before it plays
 KEPT_SECONDS = 3600  # then uploads are deleted
@@ -52,7 +51,7 @@ class Page(gr.Blocks):
             error.print_exception = False
             raise
         except Exception as error:
-            if any("urbansound_hf" in each.filename for each in traceback.extract_tb(error.__traceback__)[1:]):
+            if is_ours(error):
                 raise
             logging.getLogger(__name__).warning("a call is refused: %r", error)
             names_a_folder = isinstance(error, OSError | InvalidPathError)
@@ -63,13 +62,7 @@ class Page(gr.Blocks):
 def build(
     models: Mapping[str, SoundClassifier], examples: Sequence[Path], limits: PageLimits, api: bool = False
 ) -> gr.Blocks:
-    """The page, to be launched with `options()`.
-
-    Args:
-        models: classifiers by the names that the page shows.
-        examples: sound files to choose from.
-        api: whether programs may call its functions by name.
-    """
+    """The page, to be launched with `options()`, of classifiers by their names and sounds to choose from."""
     # The models share the processor.
     one_at_a_time: Listeners = {"concurrency_id": "models", "concurrency_limit": 1}
     one_at_a_time["api_visibility"] = "public" if api else "private"
@@ -86,7 +79,7 @@ def build(
 
 def options(limits: PageLimits, host: str, names: Sequence[str], api: bool) -> dict[str, Any]:
     """The keyword arguments of `launch`: the theme, the limits, and nothing loaded from other hosts."""
-    fonts, mono = ([gr.themes.Font(name) for name in names] for names in (FONTS, MONO_FONTS))
+    fonts, mono = ([gr.themes.Font(name) for name in names] for names in FONTS)
     looks = {"theme": gr.themes.Default(font=fonts, font_mono=mono), "css": CSS, "footer_links": []}
     site = Middleware(OwnSite, host=host, names=names, max_bytes=limits.upload_mb * 10**6, api=api)
     served = {"app_kwargs": {"middleware": [site]}, "max_file_size": limits.upload_mb * 10**6, "show_error": True}
@@ -97,14 +90,11 @@ def reported(
     message: gr.Markdown, work: Callable[[Report], Result], seconds: float
 ) -> Generator[Updates, None, Result]:
     """Shows in `message` what `work` reports, and returns its result. Raises UserError as `watched` does."""
-    with closing(watched(work, seconds)) as running:
-        while True:
-            try:
-                text = next(running)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
+    results: list[Result] = []
+    with closing(watched(lambda report: results.append(work(report)), seconds)) as running:
+        for text in running:
             yield {message: gr.Markdown(in_markdown(text), visible=True)}
+    return results[0]
 
 
 class ModelColumn(NamedTuple):
@@ -220,7 +210,13 @@ class OneSound:
         updates = self._nothing(views.remark(result)) | {self.overview: gr.Plot(figure, visible=True)}
         for name in results:
             updates |= self.columns[name].showing(results[name], dark)
-        yield updates | self._decision(first, path, views.most_typical(result), chosen)
+        segment = views.most_typical(result)
+        yield updates | {
+            self.decision: gr.Column(visible=True),
+            self.segment: segment,
+            self.played: self._player(first, path, segment),
+            self.asked: gr.Radio(chosen, value=first, visible=len(chosen) > 1),
+        }
 
     def play(self, path: str, name: str, row: gr.SelectData) -> tuple[Any, ...]:
         """Plays the segment of the selected row of a timeline, and selects it and its model for the explanation."""
@@ -239,14 +235,6 @@ class OneSound:
             yield {self.reason: problem(error, path), self.map: gr.Plot(visible=False)}
             return
         yield {self.reason: f"{in_markdown(sentence)}\n\n*{CAVEAT}*", self.map: gr.Plot(figure, visible=True)}
-
-    def _decision(self, name: str, path: str, segment: Segment, chosen: list[str]) -> Updates:
-        return {
-            self.decision: gr.Column(visible=True),
-            self.segment: segment,
-            self.played: self._player(name, path, segment),
-            self.asked: gr.Radio(chosen, value=name, visible=len(chosen) > 1),
-        }
 
     def _player(self, name: str, path: str, segment: Segment, autoplay: bool = False) -> gr.Audio:
         model = self.models[name]

@@ -9,9 +9,11 @@ import queue
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from contextlib import suppress
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -20,10 +22,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from urbansound_hf.errors import UserError
+from urbansound_hf.layout import PACKAGE_ROOT
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 API = re.compile(r"/(gradio_api/)?(openapi\.json|call/|run/(?!predict$)|api/)")  # named endpoints; browsers run predict
-Result = TypeVar("Result")
 Report = Callable[[str], None]
 
 
@@ -36,8 +38,8 @@ class PageLimits(NamedTuple):
     request_seconds: float = 600.0
 
 
-def watched(work: Callable[[Report], Result], seconds: float) -> Generator[str, None, Result]:
-    """Runs `work` in a thread, yields what it reports, five times a second at most, and returns its result.
+def watched(work: Callable[[Report], object], seconds: float) -> Generator[str, None, None]:
+    """Runs `work` in a thread and yields what it reports, five times a second at most.
 
     When the generator is closed, as Gradio does once the visitor has left, the next report ends the work.
 
@@ -65,7 +67,7 @@ def watched(work: Callable[[Report], Result], seconds: float) -> Generator[str, 
                 yield text
         finally:
             left.set()
-        return done.result()
+        done.result()
 
 
 class OwnSite:
@@ -73,17 +75,12 @@ class OwnSite:
 
     Another site could otherwise have a visitor's browser talk to a page on the visitor's machine: by a form or script
     (its Origin differs), or under a name of its own that it points to this address (DNS rebinding; the Host differs).
-
-    Args:
-        app: the application.
-        host: the address that the page listens on; of one that is open to the network, every IP address is its own.
-        names: further host names under which it is reached.
-        max_bytes: of a request's body.
-        api: whether named endpoints and their description are served.
+    `host` is the address listened on; of a page that is open to the network, every IP address is its own.
     """
 
     def __init__(self, app: ASGIApp, host: str, names: Collection[str], max_bytes: int, api: bool) -> None:
         self.app, self.max_bytes, self.api = app, max_bytes, api
+        self.too_large = f"a request has at most {max_bytes / 1e6:,.0f} MB (--upload_mb)"
         self.open = host in ("0.0.0.0", "::", "")
         space = os.environ.get("SPACE_HOST", "").split(",")
         self.public = {name.strip().lower() for name in [*names, *space] if name.strip()}
@@ -97,7 +94,7 @@ class OwnSite:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise HTTPException(413, self._too_large())
+                raise HTTPException(413, self.too_large)
             return message
 
         async def noted(message: Message) -> None:
@@ -109,7 +106,9 @@ class OwnSite:
         answer: Any = PlainTextResponse(reason, status) if status else self.app
         try:
             await answer(scope, counted, noted)
-        except Exception as error:  # Gradio lets wrong requests fail anywhere
+        except Exception as error:
+            if is_ours(error) or not isinstance(error, AttributeError | LookupError | TypeError | ValueError):
+                raise  # Gradio lets wrong requests fail anywhere, with one of these
             logging.getLogger(__name__).warning("%s: %s: %s", scope.get("path"), type(error).__name__, error)
             if not begun and scope["type"] == "http":
                 refused = PlainTextResponse(f"this request cannot be answered ({type(error).__name__})", 400)
@@ -126,21 +125,21 @@ class OwnSite:
             if netloc != host and _hostname(origin.lower()) not in self.public:
                 return 403, f"requests from other sites are refused, this one came from {origin!r}"
         if int(re.sub(r"\D", "", headers.get("content-length", "")) or 0) > self.max_bytes:
-            return 413, self._too_large()
+            return 413, self.too_large
         if not self.api and API.match(scope["path"]):
             return 404, "the API is off; --api serves it"
         return 0, ""
 
     def _is_own(self, name: str) -> bool:
-        if name in self.names:
-            return True
-        try:
-            return self.open and bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
+        with suppress(ValueError):
+            return name in self.names or (self.open and bool(ipaddress.ip_address(name)))
+        return False
 
-    def _too_large(self) -> str:
-        return f"a request has at most {self.max_bytes / 1e6:,.0f} MB (--upload_mb)"
+
+def is_ours(error: Exception) -> bool:
+    """Whether an exception comes from this package, below the function that caught it."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    return any(str(PACKAGE_ROOT) in each.filename for each in frames if each.filename != __file__)
 
 
 def _hostname(address: str) -> str:

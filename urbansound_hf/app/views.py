@@ -30,14 +30,7 @@ from urbansound_hf.inference.inputs import find_sounds
 from urbansound_hf.inference.live import score_window
 from urbansound_hf.inference.output import Classification, Prediction
 from urbansound_hf.inference.results import write_results
-from urbansound_hf.plots.sounds import (
-    colour_bar,
-    draw_levels,
-    draw_scores,
-    draw_wave,
-    shown_classes,
-    time_axis,
-)
+from urbansound_hf.plots.sounds import colour_bar, draw_levels, draw_scores, draw_wave, shown_classes, time_axis
 from urbansound_hf.plots.style import BLUE, LIGHT_BLUE, ORANGE, drawing
 
 if TYPE_CHECKING:
@@ -65,13 +58,15 @@ def short_name(model: str) -> str:
 
 
 def examples(folder: Path | None) -> list[Path]:
-    """The first sounds of a folder, or without one a synthetic sound of each class and a sequence of all ten.
-
-    Raises:
-        UserError: the folder does not exist or holds no sound.
-    """
+    """The first sounds of a folder, or without one a synthetic sound of each class and all in turn. Or UserError."""
     if folder is None:
-        return _synthetic(temporary_folder() / "examples")
+        (made := temporary_folder() / "examples").mkdir(exist_ok=True)
+        draw = np.random.default_rng(0)
+        waveforms = {name: 0.5 * synthetic.waveform(name, draw, CLIP_SECONDS, SAMPLING_RATE) for name in CLASSES}
+        waveforms["all_ten"] = np.concatenate(list(waveforms.values()))
+        for name, waveform in waveforms.items():
+            (made / f"{name}.wav").write_bytes(to_wav(waveform))
+        return [made / f"{name}.wav" for name in waveforms]
     if not folder.is_dir():
         raise UserError("the examples must be a folder of sounds", f"--examples {folder}", "give an existing folder")
     sounds, problems = find_sounds([str(folder)])
@@ -88,39 +83,10 @@ def temporary_folder() -> Path:
     return Path(folder)
 
 
-def _synthetic(folder: Path) -> list[Path]:
-    folder.mkdir(exist_ok=True)
-    draw = np.random.default_rng(0)
-    sounds = {name: 0.5 * synthetic.waveform(name, draw, CLIP_SECONDS, SAMPLING_RATE) for name in CLASSES}
-    sounds["all_ten"] = np.concatenate(list(sounds.values()))
-    for name, waveform in sounds.items():
-        (folder / f"{name}.wav").write_bytes(to_wav(waveform))
-    return [folder / f"{name}.wav" for name in sounds]
-
-
-def read(path: Path, classifier: SoundClassifier, report: Report) -> np.ndarray:
-    """A sound at `SAMPLING_RATE`, `(samples,)` float32. Raises AudioError."""
-    blocks, samples = [], 0
-    for block in stream_audio(path, limits=classifier.limits):
-        blocks.append(block)
-        samples += len(block)
-        report(f"reading: {clock(samples / SAMPLING_RATE)}")
-    return np.concatenate(blocks)
-
-
 def classify(
     classifier: SoundClassifier, path: Path, report: Report, name: str = "", samples: int = 0
 ) -> Classification:
-    """The scores of all classes of a sound, the same that `infer.py` prints.
-
-    Args:
-        report: called after every batch with the number of finished windows.
-        name: of the model, as the page shows it.
-        samples: of the sound, at `SAMPLING_RATE`.
-
-    Raises:
-        AudioError: the sound cannot be read.
-    """
+    """The scores of all classes of a sound of so many samples at `SAMPLING_RATE`, by a model. Raises AudioError."""
     window = round(classifier.window_seconds * SAMPLING_RATE)
     total, done = len(window_bounds(samples, window, window // 2)), 0
 
@@ -136,7 +102,12 @@ def classify_by_all(
     models: Mapping[str, SoundClassifier], path: Path, report: Report
 ) -> tuple[np.ndarray, dict[str, Classification]]:
     """A sound, `(samples,)` at `SAMPLING_RATE`, and its result of each model. Raises AudioError."""
-    waveform = read(path, next(iter(models.values())), report)
+    blocks, samples = [], 0
+    for block in stream_audio(path, limits=next(iter(models.values())).limits):
+        blocks.append(block)
+        samples += len(block)
+        report(f"reading: {clock(samples / SAMPLING_RATE)}")
+    waveform = np.concatenate(blocks)
     return waveform, {name: classify(each, path, report, name, len(waveform)) for name, each in models.items()}
 
 
@@ -213,8 +184,8 @@ def explain(
     """A sentence and a map of the evidence for the prediction of a segment, or of a long one's most certain window."""
 
     def track(parts: Iterable[int]) -> Iterator[int]:
-        for number, part in enumerate(parts, start=1):
-            report(f"scores with each part of the sound silenced: band {number}")
+        for part in parts:
+            report(f"scores with each part of the sound silenced: band {part + 1}")
             yield part
 
     waveform = cut(path, segment, classifier)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -27,19 +28,6 @@ def flag(default: Any, **metadata: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-HELP = yaml.safe_load(Path(__file__).with_name("help.yaml").read_text(encoding="utf-8"))
-
-
-def explained(kind: type[Arguments]) -> type[Arguments]:
-    """Gives the fields of a dataclass their help texts: those of help.yaml, else those of `TrainingArguments`."""
-    for each in fields(kind):  # type: ignore[arg-type]
-        inherited = TrainingArguments.__dataclass_fields__.get(each.name)
-        known = {"help": HELP[each.name]} if each.name in HELP or not inherited else inherited.metadata
-        each.metadata = MappingProxyType({**known, **each.metadata})
-    return kind
-
-
-@explained
 @dataclass
 class RecipeArguments:
     """Augmentation, loss, batch and weight averaging; validation and test clips are never changed."""
@@ -61,14 +49,9 @@ class RecipeArguments:
     test_time_shifts: int = 0
 
     @property
-    def changes_waveforms(self) -> bool:
-        """Whether features must be extracted anew in each epoch."""
-        return bool(self.augment)
-
-    @property
     def changes_inputs(self) -> bool:
         """Whether the model input of a training clip differs from epoch to epoch."""
-        return self.changes_waveforms or self.spec_augment > 0 or self.mixes
+        return bool(self.augment) or self.spec_augment > 0 or self.mixes
 
     @property
     def mixes(self) -> bool:
@@ -79,7 +62,6 @@ class RecipeArguments:
 BATCH_FLAGS = ("per_device_train_batch_size", "gradient_accumulation_steps")  # those that win over `train_batch_size`
 
 
-@explained
 @dataclass
 class DataArguments:
     """The data set, how it is split, and the length of a clip."""
@@ -109,7 +91,6 @@ class DataArguments:
     preprocessing_num_workers: int | None = None
 
 
-@explained
 @dataclass
 class ModelArguments:
     """The pretrained model, and which part of it is trained at which learning rate."""
@@ -133,7 +114,6 @@ class ModelArguments:
     layer_decay: float = 1.0
 
 
-@explained
 @dataclass
 class OwnRunArguments:
     """Flags of a run that `TrainingArguments` lacks."""
@@ -150,7 +130,6 @@ class OwnRunArguments:
     search_space: list[str] | None = None
 
 
-@explained
 @dataclass
 class RunArguments(TrainingArguments, OwnRunArguments):
     """All of `transformers.TrainingArguments`, with this project's defaults; constructing it sets up the device."""
@@ -202,16 +181,19 @@ class RunArguments(TrainingArguments, OwnRunArguments):
             raise ValueError(f"{what}; what is: {', '.join(['none', *installed])}")
 
 
+SCHEMA = (DataArguments, ModelArguments, RecipeArguments, RunArguments)
+HELP = yaml.safe_load(Path(__file__).with_name("help.yaml").read_text(encoding="utf-8"))
+for each in chain.from_iterable(map(fields, SCHEMA)):
+    inherited = TrainingArguments.__dataclass_fields__.get(each.name)
+    known = {"help": HELP[each.name]} if each.name in HELP or not inherited else inherited.metadata
+    each.metadata = MappingProxyType({**known, **each.metadata})
+
+
 def mixed_precision(bf16: bool | None, fp16: bool | None, on_cpu: bool, launched: str = "no") -> tuple[bool, bool]:
-    """Chooses the mixed precision of training: bfloat16 in hardware, else float16 on a CUDA GPU, else neither.
+    """Whether to train in bfloat16, and whether in float16: the first in hardware, else the other on a CUDA GPU.
 
-    Args:
-        bf16, fp16: what the user asked for, which wins; None: not given. A given `bf16` leaves float16 off.
-        on_cpu: training runs on the CPU, where float16 is never chosen.
-        launched: the precision that Accelerate was launched with, which wins over the choice made here; "no": none.
-
-    Returns:
-        whether to use bfloat16, and whether to use float16.
+    What the user gave (None: nothing) wins; a given `bf16` leaves float16 off. The precision that Accelerate was
+    launched with ("no": none) wins over the choice made here.
     """
     if bf16 is None:
         bf16 = not fp16 and launched in ("no", "bf16") and has_bf16(on_cpu)
@@ -271,9 +253,8 @@ class RunConfig:
         """The same run with other values of some flags, already checked."""
         if set(BATCH_FLAGS) & set(values):
             values = {"train_batch_size": None, **values}
-        parts = {part: getattr(self, part) for part in ("data", "model", "recipe", "training")}
         changed = {
-            part: replaced(arguments, {name: value for name, value in values.items() if name in vars(arguments)})
-            for part, arguments in parts.items()
+            part: replaced(known := getattr(self, part), {name: values[name] for name in values if name in vars(known)})
+            for part in ("data", "model", "recipe", "training")
         }
         return replace(self, **changed)

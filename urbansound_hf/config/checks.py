@@ -28,15 +28,15 @@ class Range(NamedTuple):
 
     def rule(self, value: float) -> str:
         """What the value breaks; "" if it is in the range, as NaN never is."""
-        if value > self.high > 1 and math.isfinite(value):
-            return f"at most {self.high:,.0f}"
-        if (self.low < value or (value == self.low and not self.above)) and (
-            value < self.high or (value == self.high and not self.below)
-        ):
+        if self.low < value < self.high or (value, self.above) == (self.low, False):
             return ""
-        if self.high > 1:
-            return f"above {self.low:g}" if self.above else f"{self.low:g} or more"
-        return f"{self.low:g} to {'below ' * self.below}{self.high:g}"
+        if (value, self.below) == (self.high, False):
+            return ""
+        if self.high <= 1:
+            return f"{self.low:g} to {'below ' * self.below}{self.high:g}"
+        if value > self.high and math.isfinite(value):
+            return f"at most {self.high:,.0f}"
+        return f"above {self.low:g}" if self.above else f"{self.low:g} or more"
 
 
 def _ranges(names: str, *values: Any) -> dict[str, Range]:
@@ -109,14 +109,8 @@ def unused_by_dataset(settings: Mapping[str, Any], origin: Mapping[str, str]) ->
 
 
 def check_settings(settings: Mapping[str, Any], origin: Mapping[str, str]) -> list[UserError]:
-    """Checks all flags; returns one error for each rule that is broken.
-
-    Args:
-        settings: the value of every flag, given or default.
-        origin: the place (file and line, or command line) of each flag that was given.
-    """
-    broken = [*ranges(settings), *forms(settings), *conflicts(settings), *unused(settings, origin)]
-    broken += unsupported(settings, origin)
+    """One error for each rule that is broken by the values of all flags; `origin`: the places of those given."""
+    broken = [*ranges(settings), *forms(settings), *conflicts(settings), *misplaced(settings, origin)]
     problems = [
         UserError(what, " and ".join(origin[name] for name in names if name in origin), fix)
         for names, what, fix in broken
@@ -236,8 +230,8 @@ def conflicts(settings: Mapping[str, Any]) -> Broken:
         yield flags, what, f"save_strategy: {evaluated}, or load_best_model_at_end: false"
 
 
-def unsupported(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
-    """Inherited flags that do not apply to audio classification, or lack the flag or processes that they need."""
+def misplaced(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
+    """Flags that do not apply to audio classification, lack what they need, or have no effect with the others."""
     for name in (name for name in UNSUPPORTED if name in origin):
         value = settings[name]
         if value not in (None, [], False) if name != "eval_do_concat_batches" else value is False:
@@ -250,9 +244,6 @@ def unsupported(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broke
         what = f"`{name}` needs several processes, found one and `{name}: {settings[name]}`"
         yield [name], what, "start the training with accelerate launch, or leave it out"
 
-
-def unused(settings: Mapping[str, Any], origin: Mapping[str, str]) -> Broken:
-    """Flags on the command line, or keywords, that have no effect with the others."""
     if settings["folds"] and not settings["test_fold"]:
         yield ["folds"], "`folds` belongs to `test_fold`, found it alone", "add --test_fold all"
     for name in unused_by_dataset(settings, origin):

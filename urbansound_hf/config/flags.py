@@ -10,11 +10,10 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
@@ -33,18 +32,16 @@ OTHER_NAMES = {
 """Flag names of earlier Transformers versions and other tools, for suggestions that difflib would not find."""
 
 
-@dataclass
-class Flags:
+class Flags(NamedTuple):
     """The flags that were given, by name: their values and their places; and all mistakes."""
 
     source: Path
-    values: dict[str, Any] = field(default_factory=dict)
-    origin: dict[str, str] = field(default_factory=dict)
-    problems: list[UserError] = field(default_factory=list)
+    values: dict[str, Any]
+    origin: dict[str, str]
+    problems: list[UserError]
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A flag as written: its name, values as text (None: the default), place, and the prefix of names there."""
 
     name: str
@@ -91,15 +88,18 @@ class FlagParser(HfArgumentParser):
         return getattr(self.parse_args(tokens), self.by_name[name].dest)
 
 
-def read_flags(parser: FlagParser, config: Path, pairs: Iterable[Pair], problems: list[UserError]) -> Flags:
+def read_flags(parser: FlagParser, config: Path, pairs: Iterable[Pair | UserError]) -> Flags:
     """Reads a config, then `pairs` of the command line or of keywords, which win over it."""
-    flags = Flags(source=config, problems=problems)
-    for pair in chain(read_yaml(config, parser, problems), pairs):
+    flags = Flags(config, {}, {}, [])
+    for pair in chain(read_yaml(config, parser), pairs):
+        if isinstance(pair, UserError):
+            flags.problems.append(pair)
+            continue
         action = parser.by_name.get(pair.name)
         if pair.name.endswith("token"):
             SECRETS.update(pair.values or [])
         if action is None or (action.nargs == 0 and not pair.sign):  # `--no_x` is `x: false` in a file
-            problems.append(unknown(pair, parser.names))
+            flags.problems.append(unknown(pair, parser.names))
         elif pair.values is None:
             flags.values.pop(action.dest, None)
             flags.origin.pop(action.dest, None)
@@ -108,15 +108,13 @@ def read_flags(parser: FlagParser, config: Path, pairs: Iterable[Pair], problems
                 flags.values[action.dest] = parser.convert(pair.name, pair.values)
                 flags.origin[action.dest] = pair.where
             except ValueError:
-                problems.append(refused(pair, action))
+                flags.problems.append(refused(pair, action))
     return flags
 
 
-def split_command_line(
-    parser: FlagParser, argv: Sequence[str], problems: list[UserError]
-) -> tuple[list[Pair], Path | None]:
+def split_command_line(parser: FlagParser, argv: Sequence[str]) -> tuple[list[Pair | UserError], Path | None]:
     """Splits a command line into `--flag value …` and `--flag=value` pairs and the path of the config, if any."""
-    pairs: list[Pair] = []
+    pairs: list[Pair | UserError] = []
     config: Path | None = None
     values: list[str] | None = None  # of the last flag
     waits = False  # whether the last flag still needs a value
@@ -133,7 +131,7 @@ def split_command_line(
             waits = False
         else:
             what = f"{token!r} is neither a config nor a flag"
-            problems.append(UserError(what, "command line", "a config ends in .yaml, a flag begins with --"))
+            pairs.append(UserError(what, "command line", "a config ends in .yaml, a flag begins with --"))
     return pairs, config
 
 
@@ -157,28 +155,26 @@ def _texts(value: Any, action: argparse.Action | None) -> list[str] | None:
     return [str(value.value if isinstance(value, Enum) else value)]
 
 
-def read_yaml(path: Path, parser: FlagParser, problems: list[UserError]) -> Iterator[Pair]:
-    """The lines of a flat YAML file, in its order; mistakes are added to `problems`."""
+def read_yaml(path: Path, parser: FlagParser) -> Iterator[Pair | UserError]:
+    """The lines of a flat YAML file, and the mistakes in it, in its order."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError:
         near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.y*ml")], n=1)
         fix = f"did you mean {path.with_name(near[0])}?" if near else "give the path of a .yaml file"
-        problems.append(UserError("the config does not exist or cannot be read", str(path), fix))
+        yield UserError("the config does not exist or cannot be read", str(path), fix)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         what = f"the config is not YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
-        problems.append(UserError(what, f"{path}:{mark.line + 1}" if mark else str(path), "one `flag: value` a line"))
+        yield UserError(what, f"{path}:{mark.line + 1}" if mark else str(path), "one `flag: value` a line")
     else:
         if isinstance(root, yaml.MappingNode):
-            yield from _pairs(root.value, path, parser, problems)
+            yield from _pairs(root.value, path, parser)
         elif root is not None:
-            problems.append(UserError("the config does not consist of `flag: value` lines", f"{path}:{_line(root)}"))
+            yield UserError("the config does not consist of `flag: value` lines", f"{path}:{_line(root)}")
 
 
-def _pairs(
-    entries: Iterable[tuple[yaml.Node, yaml.Node]], path: Path, parser: FlagParser, problems: list[UserError]
-) -> Iterator[Pair]:
+def _pairs(entries: Iterable[Any], path: Path, parser: FlagParser) -> Iterator[Pair | UserError]:
     first: dict[str, int] = {}
     for key, node in entries:
         name, where = str(key.value), f"{path}:{_line(key)}"
@@ -187,10 +183,10 @@ def _pairs(
         line = first.setdefault(action.dest if action else name, _line(key))
         if line != _line(key):
             fix = f"keep one of the lines {line} and {_line(key)}"
-            problems.append(UserError(f"`{name}` is given twice", where, fix))
+            yield UserError(f"`{name}` is given twice", where, fix)
         elif not all(isinstance(item, yaml.ScalarNode) for item in items):
             fix = "a flag of several values takes a list, one that takes JSON takes it in quotes"
-            problems.append(UserError(f"`{name}` holds a nested value; a config is flat", where, fix))
+            yield UserError(f"`{name}` holds a nested value; a config is flat", where, fix)
         elif node.tag == "tag:yaml.org,2002:null":
             yield Pair(name, None, where)
         elif node.tag == "tag:yaml.org,2002:bool" and action and action.const is True and action.type is str:

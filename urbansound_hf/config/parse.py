@@ -13,14 +13,7 @@ from typing import Any
 
 from urbansound_hf import progress
 from urbansound_hf.config import search_space
-from urbansound_hf.config.arguments import (
-    BATCH_FLAGS,
-    DataArguments,
-    ModelArguments,
-    RecipeArguments,
-    RunArguments,
-    RunConfig,
-)
+from urbansound_hf.config.arguments import BATCH_FLAGS, SCHEMA, RunConfig
 from urbansound_hf.config.checks import check_settings, unused_by_dataset
 from urbansound_hf.config.flags import OVERRIDES, FlagParser, Flags, keyword_pairs, read_flags, split_command_line
 from urbansound_hf.errors import UserError, UserErrors
@@ -31,11 +24,7 @@ TRAIN = "urbansound-hf train"
 
 
 def config_path(name: str) -> Path:
-    """The file of a config that is named by its path or, of the shipped ones, by its stem.
-
-    Raises:
-        UserError: there is neither such a file nor such a shipped config.
-    """
+    """The file of a config that is named by its path or, of the shipped ones, by its stem. Raises UserError."""
     shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
     path = Path(name)
     if path.suffix or path.name != name:
@@ -52,28 +41,21 @@ def config_path(name: str) -> Path:
 def parse_run_config(argv: Sequence[str], default_config: Path, prog: str = TRAIN) -> RunConfig:
     """Reads `[CONFIG.yaml] [--flag value …]`; the command line wins; `prog` is the command's name in its usage.
 
-    Raises:
-        UserErrors: all mistakes of the file and the command line, each with its place and the way out.
-        SystemExit: after `--help` was printed.
+    Raises UserErrors: all mistakes of both, each with its place and the way out; SystemExit after `--help`.
     """
     parser = flag_parser(prog)
     if {"--help", "-h"} & set(argv):
         parser.parse_args(["--help"])
-    problems: list[UserError] = []
-    pairs, config = split_command_line(parser, argv, problems)
+    pairs, config = split_command_line(parser, argv)
     command = (Path(sys.argv[0]).name, *sys.argv[1:])
-    return _checked(parser, read_flags(parser, config or default_config, pairs, problems), command)
+    return _checked(parser, read_flags(parser, config or default_config, pairs), command)
 
 
 def keyword_run_config(config: str | Path, keywords: Mapping[str, Any], command: Sequence[str]) -> RunConfig:
-    """A config by its path or shipped name, and flags as keywords, which win; the receipt has `command` as the call.
-
-    Raises:
-        UserErrors: all mistakes of the file and the keywords, each with its place and the way out.
-    """
+    """The same of a config's path or shipped name, and flags as keywords; the receipt has `command` as the call."""
     parser = flag_parser()
     pairs = keyword_pairs(parser, keywords)
-    return _checked(parser, read_flags(parser, config_path(str(config)), pairs, []), command)
+    return _checked(parser, read_flags(parser, config_path(str(config)), pairs), command)
 
 
 def _checked(parser: FlagParser, flags: Flags, command: Sequence[str]) -> RunConfig:
@@ -125,11 +107,8 @@ def dropped_flags(settings: Mapping[str, Any], origin: Mapping[str, str]) -> lis
     return dropped
 
 
-SCHEMA = (DataArguments, ModelArguments, RecipeArguments, RunArguments)
-ABOUT = (
-    "CONFIG is a YAML file, or the name of a shipped one. "
-    "Every line `flag: value` of it is the flag --flag value; the command line wins over it."
-)
+ABOUT = """CONFIG is a YAML file, or the name of a shipped one. Every line `flag: value` of it is the flag --flag value;
+the command line wins over it."""
 
 
 def flag_parser(prog: str = TRAIN) -> FlagParser:
@@ -146,11 +125,7 @@ SELECTION = frozenset({"eval_strategy", "load_best_model_at_end", "metric_for_be
 
 
 def changed_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that determine the result of a run, where their values differ from the defaults.
-
-    Args:
-        settings: the resolved values of a run, as `RunConfig.as_dict` returns them.
-    """
+    """Those flags of a `RunConfig.as_dict` that determine the result of a run and differ from their defaults."""
     defaults = vars(flag_parser().parse_args([]))
     if not settings.get("train_batch_size"):  # both win over it
         defaults |= dict.fromkeys(BATCH_FLAGS)
@@ -164,17 +139,10 @@ def changed_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def key_values(pairs: Sequence[str], flag: str) -> dict[str, Any]:
-    """`["hidden_size=32", "hidden_act=relu"]` → `{"hidden_size": 32, "hidden_act": "relu"}`.
-
-    Raises:
-        UserError: a pair has no equals sign; `flag` is the place.
-    """
+def key_values(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["hidden_size=32", "hidden_act=relu"]`, already checked, → `{"hidden_size": 32, "hidden_act": "relu"}`."""
     values: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, text = pair.partition("=")
-        if not sign:
-            raise UserError(f"{pair!r} is not of the form KEY=VALUE", flag, "for example hidden_size=256")
+    for key, _, text in (pair.partition("=") for pair in pairs):
         try:
             values[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

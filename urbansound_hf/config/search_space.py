@@ -63,11 +63,7 @@ def suggest(space: Space, trial: Any) -> dict[str, Any]:
 
 
 def parse_search_space(lines: Sequence[str], parser: FlagParser, where: str = "--search_space") -> list[SearchedFlag]:
-    """Reads the lines of a space; `where` is what a mistake names as its place.
-
-    Raises:
-        UserErrors: every line that names no flag, one that no search may change, or values that the flag refuses.
-    """
+    """Reads the lines of a space. Raises UserErrors: every mistake in them, with `where` as its place."""
     space: list[SearchedFlag] = []
     problems = []
     for line in lines:
@@ -88,9 +84,9 @@ def check_search_space(parser: FlagParser, settings: Mapping[str, Any], origin: 
 
     A rule is about one flag or two, so each two lines are tried together, at their ends.
     """
-    lines, where = settings["search_space"] or [], origin.get("search_space", "")
+    where = origin.get("search_space", "")
     try:
-        space = parse_search_space(lines, parser, where)
+        space = parse_search_space(settings["search_space"] or [], parser, where)
     except UserErrors as errors:
         return errors.problems
     known = {problem.what for problem in check_settings(settings, origin)}
@@ -122,12 +118,8 @@ def _line(line: str, parser: FlagParser, where: str) -> SearchedFlag:
     if action.dest not in SEARCHABLE:
         what = f"`search_space` takes flags of the training, with the same data and initial weights; found `{name}`"
         raise UserError(what, where, f"leave it out; flags that can be searched: {', '.join(SEARCHABLE)}")
-    read = _choices if "|" in text else _range
-    return read(line, text, action, parser, where)
-
-
-def _choices(line: str, text: str, action: argparse.Action, parser: FlagParser, where: str) -> SearchedFlag:
-    """`"0|0.2"`; an empty choice is the default, and a flag of several values takes the words of a choice."""
+    if "|" not in text:
+        return _range(line, text, action, parser, where)
     words = [choice.strip() for choice in text.split("|")]
     if len(set(words)) < len(words):
         raise UserError(f"`search_space` has a choice twice in {line!r}", where, "keep one of the two")
@@ -139,8 +131,9 @@ def _range(line: str, text: str, action: argparse.Action, parser: FlagParser, wh
     form = re.fullmatch(r"(\S+?)\.\.(\S+)(\s+log)?", text)
     if not form or action.type not in (int, float):
         rule = FORM if action.type in (int, float) else "FLAG=CHOICE|CHOICE of a flag that is no number"
-        fix = f"for example {action.dest}={_example(action)}"
-        raise UserError(f"`search_space` takes {rule}, found {line!r}", where, fix)
+        examples: dict[Any, str] = {int: "1..8", float: "0.1..0.4", str: "one|other"}
+        example = "|".join(map(str, action.choices or ())) or examples.get(action.type, "true|false")
+        raise UserError(f"`search_space` takes {rule}, found {line!r}", where, f"for example {action.dest}={example}")
     low, high = (_value(end, action, parser, where) for end in form.group(1, 2))
     whole, log = all(re.fullmatch(r"[+-]?\d+", end) for end in form.group(1, 2)), bool(form.group(3))
     if not low < high:
@@ -155,11 +148,7 @@ def _range(line: str, text: str, action: argparse.Action, parser: FlagParser, wh
 
 
 def _value(text: str, action: argparse.Action, parser: FlagParser, where: str) -> Any:
-    """The typed value of a text; the default of an empty text.
-
-    Raises:
-        UserError: the flag refuses the text.
-    """
+    """The typed value of a text, whose words are those of a flag of several values; of an empty one, the default."""
     if not text:
         return action.default
     values = text.split() if action.nargs in ("+", "*") else [text]
@@ -167,11 +156,3 @@ def _value(text: str, action: argparse.Action, parser: FlagParser, where: str) -
         return parser.convert(action.dest, values)
     except ValueError:
         raise refused(Pair(action.dest, values, where), action) from None
-
-
-def _example(action: argparse.Action) -> str:
-    if action.choices:
-        return "|".join(str(choice) for choice in action.choices)
-    if action.type in (int, float):
-        return "1..8" if action.type is int else "0.1..0.4"
-    return "one|other" if action.type is str else "true|false"

@@ -1,8 +1,7 @@
 """Uncertainty of scores: bootstrap intervals over recordings, calibration, and paired comparison of two models.
 
-The slices of one recording sound alike, so their errors are correlated. The bootstrap therefore resamples recordings;
-resampling clips would give intervals that are too narrow. The intervals cover the choice of test recordings. They do
-not cover the random seed of the training, which only repeated trainings can measure.
+The errors on slices of one recording are correlated: resampling clips would give intervals that are too narrow, so
+recordings are resampled. The intervals do not cover the random seed, which only repeated trainings can measure.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Interval = tuple[float, float]
 RESAMPLES = 2000
 COVERAGE = 0.95
-TEMPERATURES = (0.05, 20.0)  # between which one is looked for
+ENDS = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)  # quantiles of the resamples
 
 
 def bootstrap_interval(
@@ -36,23 +36,20 @@ def bootstrap_interval(
     drawn = np.random.default_rng(seed).multinomial(recordings, occurs / recordings, size=resamples)
     sums = drawn.astype(np.float64) @ kinds  # (resamples, quantities)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a score that is undefined in every one
-        ends = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-        return np.nanquantile(metric(sums.reshape(resamples, *shape)), ends, axis=0)
+        return np.nanquantile(metric(sums.reshape(resamples, *shape)), ENDS, axis=0)
 
 
 def resampled_interval(
-    score: Callable[[np.ndarray], float], groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
+    score: Callable[[np.ndarray], float], groups: np.ndarray, resamples: int = RESAMPLES
+) -> Interval:
     """The 95 % percentile-bootstrap interval of any score of clips; slower than `bootstrap_interval`.
 
     Args:
         score: row numbers `(n,)` of the clips in a resample, with repetitions → the score.
         groups: `(clips,)` the recording of each clip.
     """
-    drawn, recording = resampled(groups, resamples, seed)
-    rows = np.arange(len(groups))
-    values = [score(np.repeat(rows, times[recording])) for times in drawn]
-    low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    drawn, recording = resampled(groups, resamples)
+    low, high = np.quantile([score(np.repeat(np.arange(len(groups)), times[recording])) for times in drawn], ENDS)
     return float(low), float(high)
 
 
@@ -64,24 +61,17 @@ def resampled(groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> 
 
 
 def count_by_recording(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
-    """Counts each recording's clips for accuracy, precision, recall and F1.
+    """Correct clips of each class, its clips, and clips predicted as it: `(recordings, 3, classes)` int64.
 
     Args:
         true, predicted: `(clips,)` class ids, or `(clips, classes)` of 0 and 1.
         groups: `(clips,)` the recording of each clip.
-
-    Returns:
-        `(recordings, 3, classes)` int64: correctly classified clips of the class, its clips, clips predicted as it.
     """
     names, recording = np.unique(groups, return_inverse=True)
+    if true.ndim == 1:
+        true, predicted = (np.eye(classes, dtype=np.int64)[ids] for ids in (true, predicted))
     counts = np.zeros((len(names), 3, classes), dtype=np.int64)
-    if true.ndim == 2:
-        np.add.at(counts, recording, np.stack([true * predicted, true, predicted], axis=1))
-        return counts
-    right = true == predicted
-    np.add.at(counts[:, 0], (recording[right], true[right]), 1)
-    np.add.at(counts[:, 1], (recording, true), 1)
-    np.add.at(counts[:, 2], (recording, predicted), 1)
+    np.add.at(counts, recording, np.stack([true * predicted, true, predicted], axis=1))
     return counts
 
 
@@ -98,7 +88,7 @@ def classification_scores(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([overall, precision, recall, f1], axis=-1)
 
 
-def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> Interval:
     """The ends of the 95 % interval of the mean over `(clips,)`, such as an accuracy; recordings are resampled."""
     recording = np.unique(groups, return_inverse=True)[1]
     sums = np.column_stack([np.bincount(recording, values), np.bincount(recording)])  # (recordings, 2)
@@ -146,8 +136,7 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
     """
     from scipy.optimize import minimize_scalar  # a tenth of a second, for who calibrates only
 
-    low, high = np.log(TEMPERATURES)
-    fitted = minimize_scalar(lambda log: loss(float(np.exp(log))), bounds=(low, high), method="bounded")
+    fitted = minimize_scalar(lambda log: loss(float(np.exp(log))), bounds=np.log((0.05, 20.0)), method="bounded")
     return float(np.exp(fitted.x)) if fitted.fun < loss(1.0) else 1.0
 
 
@@ -165,8 +154,7 @@ def paired_difference(
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     """McNemar's exact test: the two-sided p-value of the hypothesis that both models have the same accuracy.
 
-    It assumes independent clips. Slices of one recording are not independent, so p is too small where recordings have
-    many clips; `paired_difference` accounts for them.
+    It takes clips as independent, so p is too small for many clips of one recording; `paired_difference` is not.
     """
     from scipy.stats import binomtest
 

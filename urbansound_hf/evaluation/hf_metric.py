@@ -9,13 +9,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from urbansound_hf.evaluation.metrics import (
-    Thresholds,
-    compute_metrics,
-    confusion_counts,
-    per_class_scores,
-    predicted_classes,
-)
+from urbansound_hf.evaluation import metrics
 
 
 class AudioClassificationMetric(evaluate.Metric):
@@ -29,7 +23,7 @@ class AudioClassificationMetric(evaluate.Metric):
         labels: the class names in the order of their ids.
     """
 
-    def __init__(self, labels: Sequence[str], thresholds: Thresholds = None, **kwargs: Any) -> None:
+    def __init__(self, labels: Sequence[str], thresholds: metrics.Thresholds = None, **kwargs: Any) -> None:
         self.labels, self.thresholds = list(labels), thresholds
         super().__init__(**{"keep_in_memory": True, **kwargs})  # on disk, several processes would share one file
 
@@ -45,9 +39,9 @@ class AudioClassificationMetric(evaluate.Metric):
 
     def _compute(self, predictions: Sequence[Sequence[float]], references: Sequence[int]) -> dict[str, Any]:
         true, probabilities = np.asarray(references), np.asarray(predictions, dtype=np.float32)
-        predicted = predicted_classes(probabilities, self.thresholds)
+        predicted = metrics.predicted_classes(probabilities, self.thresholds)
         return {
-            **compute_metrics(true, predicted, probabilities),
-            "per_class": per_class_scores(true, predicted, self.labels),
-            "confusion_matrix": confusion_counts(true, predicted, len(self.labels)).tolist(),
+            **metrics.compute_metrics(true, predicted, probabilities),
+            "per_class": metrics.per_class_scores(true, predicted, self.labels),
+            "confusion_matrix": metrics.confusion_counts(true, predicted, len(self.labels)).tolist(),
         }

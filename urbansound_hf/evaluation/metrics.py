@@ -1,15 +1,7 @@
 """Metrics of classification and the registry that training, reports and cards iterate over.
 
-A new metric is one function of `(true, predicted, probabilities)` under the decorator `metric`, which names its column:
-
-    @metric("top-3 accuracy")
-    def top_3_accuracy(true, predicted, probabilities):
-        return np.mean((np.argsort(-probabilities)[:, :3] == true[:, None]).any(axis=1))
-
-`@metric("…", "several")` registers one of clips with several labels, whose arrays are all `(clips, classes)`; "any" one
-of both. It then stands in metrics.json as `test_top_3_accuracy`, in reports, cards and summaries, and
-`--metric_for_best_model top_3_accuracy` selects the checkpoint by it. scikit-learn is imported when a metric is
-computed, as the flags need the names only.
+A new metric is one function under the decorator `metric`, see docs/extend/metric.md. scikit-learn and SciPy are
+imported when a metric is computed, as the flags need the names only.
 """
 
 from __future__ import annotations
@@ -45,14 +37,12 @@ ALL_METRICS: dict[str, Metric] = {}
 """The registered metrics by name; reports show them in this order."""
 
 
-def metric(
-    title: str, labels: str = "one", greater_is_better: bool = True, hub_type: str | None = None
-) -> Callable[[MetricFunction], MetricFunction]:
+def metric(title: str, labels: str = "one", **facts: Any) -> Callable[[MetricFunction], MetricFunction]:
     """Registers a function as the metric of its name; the arguments are those of `Metric`."""
 
     def register(function: MetricFunction) -> MetricFunction:
         name = getattr(function, "__name__", "")
-        ALL_METRICS[name] = Metric(name, title, function, labels, greater_is_better, hub_type)
+        ALL_METRICS[name] = Metric(name, title, function, labels, **facts)
         return function
 
     return register
@@ -123,12 +113,8 @@ def _hits_and_sizes(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray
 def ranking_scores(true: np.ndarray, scores: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
     """Average precision and area under the ROC curve, as scikit-learn's, in many resamples at once.
 
-    Args:
-        true, scores: `(clips, classes)`.
-        times: `(resamples, clips)` how often each clip occurs; None: once.
-
-    Returns:
-        `(2, classes)`, or `(2, classes, resamples)`; NaN where a class has no clip, or for the area no other.
+    From `(clips, classes)` to `(2, classes)`, with `(resamples, clips)` times that each clip occurs to
+    `(2, classes, resamples)`; NaN where a class has no clip, or for the area no other.
     """
     if times is None:
         return ranking_scores(true, scores, np.ones((1, len(true))))[..., 0]
@@ -200,23 +186,11 @@ def confusion_counts(true: np.ndarray, predicted: np.ndarray, classes: int) -> n
     if true.ndim == 2:
         missed, wrong = true * (1 - predicted), predicted * (1 - true)
         return (missed.T @ wrong + np.diag((true * predicted).sum(axis=0))).astype(np.int64)
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (true, predicted), 1)
-    return counts
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """`(clips, classes)` logits → probabilities, float32."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return np.bincount(classes * true + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def mean_over_windows(probabilities: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Averages the `(windows, classes)` of each clip, as serving does; `clips` `(windows,)` is the clip of each window.
-
-    Returns:
-        the clips in ascending order `(n,)`, and their mean probabilities `(n, classes)`.
-    """
+    """Averages `(windows, classes)` by the `(windows,)` clips: those in ascending order, and `(clips, classes)`."""
     names, position = np.unique(clips, return_inverse=True)
     total = np.zeros((len(names), probabilities.shape[1]))
     np.add.at(total, position, probabilities)
@@ -231,15 +205,15 @@ def predicted_classes(probabilities: np.ndarray, thresholds: Thresholds | float)
 
 
 def clip_scores(logits: Any, targets: Any) -> dict[str, np.ndarray]:
-    """Combines the logits of windows to the arguments of `compute_metrics`, in the order of the clips' rows.
+    """Combines `(windows, classes)` logits to the arguments of `compute_metrics`, in the order of the clips' rows.
 
-    Args:
-        logits: `(windows, classes)`.
-        targets: of each window, its class `(windows,)` or labels `(windows, classes)`, and its clip's row `(windows,)`.
+    The targets are the class `(windows,)` or labels `(windows, classes)` of each window, and its clip's row.
     """
+    from scipy.special import expit, softmax
+
     labels, clips = targets
     several = labels.ndim == 2
-    scores = np.exp(-np.logaddexp(0, -logits)) if several else softmax(logits)  # the sigmoid, without an overflow
+    scores = expit(logits) if several else softmax(logits, axis=-1)
     probabilities = mean_over_windows(scores, clips)[1]
     first = np.unique(clips, return_index=True)[1]
     predicted = predicted_classes(probabilities, UNTUNED if several else None)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ INCIDENTAL = frozenset({
 class Stopwatch:
     """Seconds and peak memory (GiB, this process and its children) of a block.
 
-    The memory is sampled, so that the peak is the block's own and not the process's since its start: every 0.2 s, or
-    more rarely where that would take more than a hundredth of a core.
+    The memory is sampled, as the system's peak is the process's since its start: every 0.2 s, or more rarely where
+    that would take more than a hundredth of a core.
     """
 
     def __enter__(self) -> Stopwatch:
@@ -65,10 +66,8 @@ def resident_gib(process: psutil.Process) -> float:
     """Resident memory of a process and its children, in GiB; pages they share count once for each."""
     total = 0
     for member in [process, *process.children(recursive=True)]:
-        try:
+        with suppress(psutil.NoSuchProcess):
             total += member.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
     return total / 2**30
 
 
@@ -90,11 +89,9 @@ def environment() -> dict[str, Any]:
 
 @functools.cache
 def code_state() -> dict[str, Any]:
-    """The code that this process runs, seen when first asked for: later edits of the files do not reach it.
+    """The code of this process when first asked for: `source`, a hash of this package's modules.
 
-    Returns:
-        `source`, a hash of this package's modules, and in a checkout its `commit` and whether tracked files are
-        `dirty`, that is, differ from it.
+    In a checkout, also its `commit`, and whether tracked files are `dirty`, that is, differ from it.
     """
     package, content = PACKAGE_ROOT, hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -126,38 +123,30 @@ def peak_process_gib() -> float:
 
 
 def mismatches(receipts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lists the settings, data and code in which runs of one experiment must not differ, and do.
+    """The settings, data and code in which runs of one experiment must not differ, and do, by receipts of names.
 
-    Args:
-        receipts: by the name of their run.
-
-    Returns:
-        `["learning_rate is 3e-05 in fold1, fold2 and 0.0001 in fold3", …]`
+    Such as `["learning_rate is 3e-05 in fold1, fold2 and 0.0001 in fold3", …]`.
     """
-    facts = {name: _identity(receipt) for name, receipt in receipts.items()}
+    facts: dict[str, dict[str, Any]] = {}
+    for name, receipt in receipts.items():
+        environment = receipt["environment"]
+        code = {"version": environment["urbansound_hf"], **environment["code"]}
+        facts[name] = {
+            **{flag: value for flag, value in receipt["config"].items() if flag not in INCIDENTAL},
+            **{f"{package} version": version for package, version in environment.get("packages", {}).items()},
+            "number of processes": receipt.get("processes", 1),
+            "data fingerprint": receipt["data"]["fingerprint"],
+            "code": ", ".join(f"{key} {code[key]}" for key in code if key not in ("commit", "dirty")),
+        }
     found = []
     for key in sorted({key for values in facts.values() for key in values}):
         holders: dict[str, list[str]] = {}  # of each value
         for name, values in facts.items():
-            holders.setdefault(values.get(key, "not set"), []).append(name)
+            holders.setdefault(str(values.get(key, "not set")), []).append(name)
         if len(holders) > 1:
             listed = [f"{value} in {', '.join(names)}" for value, names in holders.items()]
             found.append(f"{key} is {' and '.join(listed)}")
     return found
-
-
-def _identity(receipt: Mapping[str, Any]) -> dict[str, str]:
-    """The settings, data and code that the runs of one experiment share."""
-    environment, config = receipt["environment"], receipt["config"]
-    code = {"version": environment["urbansound_hf"], **environment["code"]}
-    facts = {
-        **{name: value for name, value in config.items() if name not in INCIDENTAL},
-        **{f"{name} version": version for name, version in environment.get("packages", {}).items()},
-        "number of processes": receipt.get("processes", 1),
-        "data fingerprint": receipt["data"]["fingerprint"],
-        "code": ", ".join(f"{key} {code[key]}" for key in code if key not in ("commit", "dirty")),  # `source`: its hash
-    }
-    return {name: str(value) for name, value in facts.items()}
 
 
 def _cpu() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,32 +127,27 @@ class Run:
     @property
     def receipt(self) -> dict[str, Any] | None:
         """The receipt of a finished run, else the one that an unfinished run began with, else None."""
-        return self._read_json(layout.RECEIPT, "train again") if self.finished else self.begun_receipt
+        return self._read_json(layout.RECEIPT) if self.finished else self.begun_receipt
 
     @property
     def begun_receipt(self) -> dict[str, Any] | None:
         """The receipt that lies beside the checkpoints of an unfinished run; None without one."""
-        return self._read_json(layout.BEGUN, "train again") if (self.folder / layout.BEGUN).is_file() else None
+        return self._read_json(layout.BEGUN, absent=None)
 
     @property
     def model_config(self) -> dict[str, Any]:
         """The model's config.json."""
-        return self._read_json(layout.MODEL_CONFIG, "train again")
+        return self._read_json(layout.MODEL_CONFIG)
 
     @property
     def history(self) -> list[dict[str, float]]:
         """The entries that Trainer logged; none without a log."""
-        return self._read_json(layout.HISTORY, "train again") if (self.folder / layout.HISTORY).is_file() else []
+        return self._read_json(layout.HISTORY, absent=[])
 
     @property
     def report_clips(self) -> dict[str, dict[str, str]]:
         """The sounds and spectrograms of report.html by the paths of their clips: see `reports.html.encoded`."""
-        path = self.folder / layout.REPORT_CLIPS
-        return self._read_json(path.name, "train again, or remove it") if path.is_file() else {}
-
-    def begin(self, receipt: Mapping[str, Any]) -> None:
-        """Writes the receipt of an unfinished run beside its checkpoints."""
-        write_json(self.folder / layout.BEGUN, receipt)
+        return self._read_json(layout.REPORT_CLIPS, "train again, or remove it", {})
 
     def write_results(self, metrics: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
         """Writes metrics.json and log_history.json."""
@@ -168,9 +163,31 @@ class Run:
         thresholds: Thresholds = None,
         name: str = PREDICTIONS,
     ) -> None:
-        """Writes predictions.csv, or that of the validation clips, see `write_predictions`."""
+        """Writes a line per clip with its facts, true and predicted class, and every class's score.
+
+        Args:
+            clips: columns audio and label, and those of `CLIP_FACTS` that the data have.
+            probabilities: `(clips, classes)`; six significant digits are kept.
+            labels: names of the classes.
+            thresholds: of clips with several labels, the score of each class from which it is predicted.
+            name: of the file: predictions.csv, or that of the validation clips.
+        """
         vars(self).pop("predictions", None)
-        write_predictions(self.folder / name, clips, probabilities, labels, thresholds)
+        several, predicted = thresholds is not None, predicted_classes(probabilities, thresholds)
+        facts = [clips[name] if name in clips.column_names else [""] * len(clips) for name in CLIP_FACTS]
+        lengths = clips["seconds"][:] if "seconds" in clips.column_names else []
+        sounds = (clips.with_format(None) if lengths else clips)["audio"]  # streamed ones are not read again
+
+        def lines() -> Iterator[list[Any]]:
+            yield ["path", *CLIP_FACTS, "seconds", *(SEVERAL if several else ("true", "predicted")), *labels]
+            scored = zip(sounds, clips["label"], predicted, probabilities, *facts, strict=True)
+            for row, (clip, true, best, scores, *known) in enumerate(scored):
+                seconds = f"{lengths[row] if lengths else audio_seconds(clip['bytes']):.3f}"
+                ids: Any = (true, np.flatnonzero(best)) if several else ([true], [best])
+                classes = (";".join(labels[each] for each in one) for one in ids)
+                yield [clip["path"], *known, seconds, *classes, *(f"{score:.6g}" for score in scores)]
+
+        _write_csv(self.folder / name, lines())
 
     def write_report(self, numbers: Mapping[str, Any], text: str) -> None:
         """Writes report.json and report.md."""
@@ -182,7 +199,9 @@ class Run:
         """Writes the receipt, the last file of a run, with the peak memory of this process."""
         write_json(self.folder / layout.RECEIPT, {**receipt, "peak_process_memory_gib": peak_process_gib()})
 
-    def _read_json(self, name: str, fix: str) -> Any:
+    def _read_json(self, name: str, fix: str = "train again", absent: Any = ...) -> Any:
+        if absent is not ... and not (self.folder / name).is_file():
+            return absent
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -241,60 +260,36 @@ def run_folder(run: Run | str | Path) -> Path:
     return run.folder if isinstance(run, Run) else Path(run)
 
 
-def write_predictions(
-    path: Path, clips: datasets.Dataset, probabilities: np.ndarray, labels: Sequence[str], thresholds: Thresholds = None
-) -> None:
-    """Writes a predictions.csv: a line per clip with its facts, true and predicted class, and every class's score.
+def copy_with_scores(source: Path, path: Path, predictions: Predictions) -> None:
+    """Copies a predictions.csv with other scores, and predicted classes, of the same clips and classes, one a clip."""
+    header, *lines = _read_csv(source)
+    place, rows = header.index("predicted"), {str(name): row for row, name in enumerate(predictions.paths)}
+    best, labels = predictions.predicted, predictions.labels
+    changed = [
+        [*line[:place], labels[best[row]], *(f"{score:.6g}" for score in predictions.probabilities[row])]
+        for line, row in ((line, rows[line[0]]) for line in lines)
+    ]
+    _write_csv(path, [header, *changed])
 
-    Args:
-        clips: columns audio and label, and those of `CLIP_FACTS` that the data have.
-        probabilities: `(clips, classes)`; six significant digits are kept.
-        labels: names of the classes.
-        thresholds: of clips with several labels, the score of each class from which it is predicted.
-    """
-    several, predicted = thresholds is not None, predicted_classes(probabilities, thresholds)
-    facts = [clips[name] if name in clips.column_names else [""] * len(clips) for name in CLIP_FACTS]
+
+def _write_csv(path: Path, lines: Iterable[Iterable[Any]]) -> None:
     with (
         complete_file(path) as partial,
         partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        writer = csv.writer(file)
-        titles = SEVERAL if several else ("true", "predicted")
-        writer.writerow(map(in_csv, ["path", *CLIP_FACTS, "seconds", *titles, *labels]))
-        lengths = clips["seconds"][:] if "seconds" in clips.column_names else []
-        sounds = (clips.with_format(None) if lengths else clips)["audio"]  # streamed ones are not read again
-        scored = zip(sounds, clips["label"], predicted, probabilities, *facts, strict=True)
-        for row, (clip, true, best, scores, *known) in enumerate(scored):
-            seconds = f"{lengths[row] if lengths else audio_seconds(clip['bytes']):.3f}"
-            ids: Any = (true, np.flatnonzero(best)) if several else ([true], [best])
-            names = (";".join(labels[each] for each in one) for one in ids)
-            writer.writerow(map(in_csv, [clip["path"], *known, seconds, *names, *(f"{score:.6g}" for score in scores)]))
+        csv.writer(file).writerows(map(in_csv, line) for line in lines)
 
 
-def copy_with_scores(source: Path, path: Path, predictions: Predictions) -> None:
-    """Copies a predictions.csv with other scores, and predicted classes, of the same clips and classes, one a clip."""
-    with source.open(newline="", encoding="utf-8") as file:
-        header, *lines = csv.reader(file)
-    place, rows = header.index("predicted"), {str(name): row for row, name in enumerate(predictions.paths)}
-    with complete_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for line in lines:
-            row = rows[from_csv(line[0])]
-            best = in_csv(predictions.labels[predictions.predicted[row]])
-            writer.writerow([*line[:place], best, *(f"{score:.6g}" for score in predictions.probabilities[row])])
+def _read_csv(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [[from_csv(cell) for cell in line] for line in csv.reader(file)]
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Reads a predictions.csv; group, salience and seconds may be empty or absent.
-
-    Raises:
-        UserError: the file or a column is missing, or a line is damaged; it names the line.
-    """
+    """Reads a predictions.csv; group, salience and seconds may be empty or absent. Raises UserError."""
     if not path.is_file():
         raise UserError(f"there is no {path.name}", str(path.parent), "give the folder of a finished run")
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = [[from_csv(cell) for cell in row] for row in csv.reader(file)] or [[]]
+    header, *rows = _read_csv(path) or [[]]
     several = SEVERAL[0] in header
     header = [name.removesuffix("_labels") if name in SEVERAL else name for name in header]
     missing = [name for name in ("path", "fold", "true", "predicted") if name not in header]

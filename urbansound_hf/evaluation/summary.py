@@ -32,6 +32,8 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     per_class = _per_class(predictions.labels, counts, values[2:], intervals[2:])
     ranked = _rankings(predictions, per_class) if true.ndim == 2 else {"accuracy": intervals[0]}
     from_counts = {**ranked, "macro_f1": intervals[1]}
+    values_of = compute_metrics(true, predicted, predictions.probabilities)
+    others = {name: metric_interval(ALL_METRICS[name], predictions) for name in values_of if name not in from_counts}
     diagram = confidence.reliability(predictions.probabilities, true)
     bins = {key: getattr(diagram, key) for key in ("counts", "confidence", "accuracy")}
     seconds, salience = predictions.seconds, predictions.salience
@@ -39,7 +41,8 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     return {
         "clips": len(predictions),
         "recordings": len(counts),
-        **_metrics(predictions, from_counts),
+        **values_of,
+        **{f"{name}_interval": ends for name, ends in {**from_counts, **others}.items()},
         "per_class": per_class,
         "confusion_matrix": confusion_counts(true, predicted, len(predictions.labels)).tolist(),
         "labels": predictions.labels,
@@ -57,9 +60,10 @@ def _rankings(predictions: Predictions, per_class: Mapping[str, dict[str, Any]])
     drawn, recording = confidence.resampled(predictions.groups)
     parts = np.array_split(drawn, len(drawn) // RESAMPLES_AT_ONCE)
     sampled = np.concatenate([ranking_scores(true, scores, times[:, recording]) for times in parts], axis=2)
-    ends = [(1 - confidence.COVERAGE) / 2, (1 + confidence.COVERAGE) / 2]
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a class that no clip has
-        means, of_class = (np.nanquantile(each, ends, axis=-1) for each in (np.nanmean(sampled, axis=1), sampled[0]))
+        means, of_class = (
+            np.nanquantile(each, confidence.ENDS, axis=-1) for each in (np.nanmean(sampled, axis=1), sampled[0])
+        )
     values = np.nan_to_num(ranking_scores(true, scores)[0])
     for row, value, interval in zip(per_class.values(), values, of_class.T, strict=True):
         row |= {"average_precision": float(value), "average_precision_interval": known(interval)}
@@ -75,18 +79,8 @@ def fold_summary(run: Run) -> dict[str, Any]:
     return {**run.metrics, **ends, "recordings": len(np.unique(groups))}
 
 
-def _metrics(predictions: Predictions, intervals: dict[str, list[float] | None]) -> dict[str, Any]:
-    """Every registered metric with its interval; `intervals` has those that are known already."""
-    values = compute_metrics(predictions.true, predictions.predicted, predictions.probabilities)
-    others = {name: metric_interval(ALL_METRICS[name], predictions) for name in values if name not in intervals}
-    return {**values, **{f"{name}_interval": ends for name, ends in {**intervals, **others}.items()}}
-
-
 def metric_interval(metric: Metric, *of: Predictions) -> list[float]:
-    """The 95 % interval of a metric, or of the last `Predictions`' value less the first's if two are given.
-
-    Two must be of the same clips in the same order.
-    """
+    """The 95 % interval of a metric or, of two with the same clips, of the second's value less the first's."""
 
     def value(rows: np.ndarray) -> float:
         parts = [metric.function(one.true[rows], one.predicted[rows], one.probabilities[rows]) for one in of]
@@ -101,26 +95,24 @@ def _per_class(
     support, recordings = counts[:, 1].sum(axis=0), (counts[:, 1] > 0).sum(axis=0)
     rows: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(labels):
-        row: dict[str, Any] = {"support": int(support[i]), "recordings": int(recordings[i])}
+        rows[name] = {"support": int(support[i]), "recordings": int(recordings[i])}
         for key, at in zip(("precision", "recall", "f1"), range(i, len(values), len(labels)), strict=True):
-            row |= {key: float(values[at]), f"{key}_interval": intervals[at]}
-        rows[name] = row
+            rows[name] |= {key: float(values[at]), f"{key}_interval": intervals[at]}
     return rows if len(rows) > 1 else {}  # one alone says what all clips say
 
 
 def _by(predictions: Predictions, conditions: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """The accuracy of the clips under each condition that occurs."""
-    rows = {}
-    for name, mask in conditions.items():
-        if mask.any():
-            correct, groups = predictions.correct[mask], predictions.groups[mask]
-            rows[name] = {
-                "accuracy": float(correct.mean()),
-                "accuracy_interval": list(confidence.mean_interval(correct, groups)),
-                "clips": int(mask.sum()),
-                "recordings": len(np.unique(groups)),
-            }
-    return rows
+    return {
+        name: {
+            "accuracy": float(some.correct.mean()),
+            "accuracy_interval": list(confidence.mean_interval(some.correct, some.groups)),
+            "clips": len(some),
+            "recordings": len(np.unique(some.groups)),
+        }
+        for name, mask in conditions.items()
+        if len(some := predictions.select(mask))
+    }
 
 
 def confident_mistakes(predictions: Predictions, most: int = MISTAKES) -> list[dict[str, Any]]:

@@ -64,11 +64,7 @@ class Backend(Protocol):
 
 
 def chosen_backend(name: str | Path, device: str | None, backend: str, dtype: str | None) -> str:
-    """`torch` or `onnx`: as asked; "auto" takes an ONNX export that is up to date, where a CPU computes float32.
-
-    Raises:
-        UserError: there is no such backend, or it has no such precision or device.
-    """
+    """`torch` or `onnx`: as asked, or UserError; "auto": an up-to-date ONNX export where a CPU computes float32."""
     if backend not in BACKENDS or dtype not in (None, *DTYPES):
         raise UserError(f"there is no backend {backend!r} with {dtype}", "", f"{', '.join(BACKENDS + DTYPES)}")
     if backend == "onnx" or dtype == "int8":

@@ -1,9 +1,8 @@
 """Serving: a checkpoint folder or Hub id in, labels for clips, folders and long recordings out.
 
-All that is known comes from the checkpoint. For a sound no longer than the window, the scores are those of the stock
-`pipeline("audio-classification")` to 1e-4: each window goes alone through the feature extractor, and only windows of
-equal shape share a batch. A longer sound is scored window by window, as in evaluation; the pipeline passes it to the
-model at once, and some models ignore all but its beginning. Test-time shifts are not known to the pipeline either.
+For a sound no longer than the window, the scores are those of the stock `pipeline("audio-classification")` to 1e-4:
+each window goes alone through the feature extractor, and only windows of equal shape share a batch. A longer sound is
+scored window by window, as in evaluation; the pipeline, which knows no test-time shifts either, takes it at once.
 """
 
 from __future__ import annotations
@@ -25,14 +24,17 @@ from urbansound_hf.features.extract import Features, equal_shapes, extract_or_re
 from urbansound_hf.inference.backend import Backend, chosen_backend
 from urbansound_hf.inference.ensemble import check_alike, combined, members_of
 from urbansound_hf.inference.events import MULTI_LABEL_SCORE
-from urbansound_hf.inference.inputs import THREADS, Cut, Window, read_windows
-from urbansound_hf.inference.output import Classification, Prediction
+from urbansound_hf.inference.inputs import THREADS, Cut, Cutting, Window, read_windows
+from urbansound_hf.inference.output import Classification, Prediction, activation
 from urbansound_hf.profiling import stage
 
 BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once; on an accelerator four times as many
 OUT_OF_MEMORY = re.compile("out ?of ?memory|memoryerror|allocate memory|bad_alloc", re.IGNORECASE)
 TOO_LARGE = "a window of it does not fit into the memory of the model's device"
 Prepared = tuple[Window, list[Features] | AudioError]
+Scored = tuple[Window, np.ndarray | AudioError]
+Track = Callable[[int], object]
+Wait = Callable[[], np.ndarray]  # for the outputs of a forward pass that was started
 DEFAULT_WINDOW_SECONDS = 10.0  # of a checkpoint without clip_seconds whose family takes any length
 
 
@@ -59,9 +61,8 @@ class SoundClassifier:
         self.backend, facts, self.limits = backend, backend.facts, LIMITS
         self.feature_extractor = backend.feature_extractor
         self.labels, self.sampling_rate, self.problem_type = facts.labels, facts.sampling_rate, facts.problem_type
-        self.thresholds: list[float] | None = None  # of each class, where several may be true at a time
-        if self.problem_type == "multi_label_classification":
-            self.thresholds = facts.thresholds or [MULTI_LABEL_SCORE] * len(self.labels)
+        several = self.problem_type == "multi_label_classification"
+        self.thresholds = (facts.thresholds or [MULTI_LABEL_SCORE] * len(self.labels)) if several else None
         trained_on, longest = facts.clip_seconds, facts.longest_seconds
         self.longest_seconds = longest and max(longest, trained_on or 0.0)  # the window of training is always accepted
         self.window_seconds: float = trained_on or self.longest_seconds or DEFAULT_WINDOW_SECONDS
@@ -183,7 +184,7 @@ class SoundClassifier:
         window_seconds: float | None = None,
         hop_seconds: float | None = None,
         batch_size: int | None = None,
-        track: Callable[[int], object] = lambda windows: None,
+        track: Track = lambda windows: None,
         embeddings: bool = False,
         on_window: Callable[[str, Prediction], object] = lambda path, prediction: None,
     ) -> Iterator[Classification]:
@@ -208,7 +209,7 @@ class SoundClassifier:
         Raises:
             UserError: the window or the hop is impossible for this model.
         """
-        window, hop = self.window_samples(window_seconds, hop_seconds)
+        cutting = Cutting(self.sampling_rate, *self.window_samples(window_seconds, hop_seconds), self.limits)
         size = batch_size or self.backend.batch_size
 
         def stream() -> Iterator[Classification]:
@@ -217,11 +218,9 @@ class SoundClassifier:
                 if self.backend.on_accelerator and progress.worker_count() > 2 and sys.platform == "linux":
                     from urbansound_hf.inference.workers import WholeClips, prepared_in_processes
 
-                    clips = WholeClips(self.sampling_rate, window, hop, self._prepare, self.limits)
-                    prepared = prepared_in_processes(clips, pool, sources)
+                    prepared = prepared_in_processes(WholeClips(cutting, self._prepare), pool, sources)
                 else:  # on a CPU, calls of torch at a time would compete; elsewhere than on Linux, a fork is not safe
-                    read = read_windows(pool, sources, self.sampling_rate, window, hop, self.limits)
-                    prepared = map(self._prepare, read)
+                    prepared = map(self._prepare, read_windows(pool, sources, cutting))
                 scored = self._score(prepared, size, embeddings, track)
                 for _, pairs in groupby(scored, key=lambda pair: pair[0].sound):
                     yield self._result(pairs, top_k, on_window)
@@ -245,11 +244,9 @@ class SoundClassifier:
 
     def _prepare(self, item: Cut) -> Prepared:
         window, waveform = item
-        if isinstance(waveform, AudioError):
-            return window, waveform
         try:
             with stage("extract"):
-                return window, self._features(waveform, window.name)
+                return window, waveform if isinstance(waveform, AudioError) else self._features(waveform, window.name)
         except AudioError as error:
             return window, error
         except MemoryError:
@@ -260,11 +257,9 @@ class SoundClassifier:
         sounds = shifted(waveform, self.shifts)
         return [extract_or_refuse(self.feature_extractor, each, name, self.shortest_samples) for each in sounds]
 
-    def _score(
-        self, windows: Iterator[Prepared], batch_size: int, embed: bool, track: Callable[[int], object]
-    ) -> Iterator[tuple[Window, np.ndarray | AudioError]]:
+    def _score(self, windows: Iterator[Prepared], batch_size: int, embed: bool, track: Track) -> Iterator[Scored]:
         """The outputs of windows, sorted into batches of equal shape; on an accelerator, one round of batches late."""
-        waiting: list[tuple[list[Prepared], Callable[[], np.ndarray]]] = []
+        waiting: list[tuple[list[Prepared], Wait]] = []
         sorted_at_once = BATCHES_AHEAD * batch_size * (4 if self.backend.on_accelerator else 1)
         while True:
             with stage("extract"):
@@ -284,41 +279,33 @@ class SoundClassifier:
             if not chunk:
                 return
 
-    def _forward(
-        self,
-        clips: Sequence[list[Features]],
-        batch_size: int,
-        embed: bool = False,
-        track: Callable[[int], object] = lambda windows: None,
-    ) -> Callable[[], np.ndarray]:
-        """Starts the forward passes of clips.
+    def _forward(self, clips: Sequence[Any], batch_size: int, embed: bool = False, track: Track | None = None) -> Wait:
+        """Starts the forward passes of clips; what is returned waits for `(clips, classes [+ hidden])` float32.
 
-        What is returned waits for their scores, with `embed` also their embeddings: `(clips, classes [+ hidden])`
-        float32. A clip that does not fit into the memory has NaN.
+        A clip that does not fit into the memory has NaN.
         """
-        started: list[tuple[list[int], Callable[[], np.ndarray]]] = []
+        started: list[tuple[list[int], Wait]] = []
         for positions, stacked in equal_shapes(chain.from_iterable(clips)):
             for first in range(0, len(positions), batch_size):
                 part = slice(first, first + batch_size)
                 batch = {name: values[part] for name, values in stacked.items()}
                 with stage("forward"):
                     started += self._start(batch, positions[part], embed)
-                track(len(positions[part]))
+                if track:
+                    track(len(positions[part]))
 
         def finish() -> np.ndarray:
             found, classes = [(positions, outputs()) for positions, outputs in started], len(self.labels)
             width = found[0][1].shape[1] if found else classes
             rows = np.full((len(clips) * (self.shifts + 1), width), np.nan, np.float32)
             for positions, outputs in found:
-                rows[positions, :classes] = finite(self._activation(outputs[:, :classes]))  # (batch, classes)
+                rows[positions, :classes] = finite(activation(outputs[:, :classes], self.problem_type))
                 rows[positions, classes:] = outputs[:, classes:]
             return rows.reshape(len(clips), self.shifts + 1, width).mean(axis=1)
 
         return finish
 
-    def _start(
-        self, batch: Features, positions: list[int], embed: bool
-    ) -> Iterator[tuple[list[int], Callable[[], np.ndarray]]]:
+    def _start(self, batch: Features, positions: list[int], embed: bool) -> Iterator[tuple[list[int], Wait]]:
         """Starts a batch; one that does not fit into the memory is halved, and a clip that does not, left out."""
         try:
             outputs = self.backend.start(batch, embed)
@@ -332,20 +319,7 @@ class SoundClassifier:
         for part in (slice(half), slice(half, None)) if half else ():
             yield from self._start({name: values[part] for name, values in batch.items()}, positions[part], embed)
 
-    def _activation(self, logits: np.ndarray) -> np.ndarray:
-        if self.problem_type == "regression":  # the choice that transformers' AudioClassificationPipeline makes
-            return logits
-        if self.problem_type == "multi_label_classification":
-            return np.exp(-np.logaddexp(0, -logits))  # the sigmoid, without an overflow
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return powers / powers.sum(axis=-1, keepdims=True)
-
-    def _result(
-        self,
-        pairs: Iterable[tuple[Window, np.ndarray | AudioError]],
-        top_k: int,
-        on_window: Callable[[str, Prediction], object],
-    ) -> Classification:
+    def _result(self, pairs: Iterable[Scored], top_k: int, on_window: Callable[..., object]) -> Classification:
         scores, windows, classes = [], [], len(self.labels)
         for window, outcome in pairs:
             if isinstance(outcome, AudioError):
@@ -388,10 +362,10 @@ class EnsembleClassifier(SoundClassifier):
         self, members: Sequence[SoundClassifier], weights: Sequence[float] | None = None, mean: str = "geometric"
     ) -> None:
         check_alike(members)
-        self.members = sorted(members, key=lambda member: member.window_seconds)
-        order = [list(members).index(member) for member in self.members]
+        order = sorted(range(len(members)), key=lambda place: members[place].window_seconds)
+        self.members, self.mean = [members[place] for place in order], mean
         super().__init__(self.members[0].backend)
-        self.weights, self.mean = weights and [weights[place] for place in order], mean
+        self.weights = weights and [weights[place] for place in order]
         self.columns = [[member.labels.index(label) for label in self.labels] for member in self.members]
         if self.thresholds:
             by_member = [
@@ -404,15 +378,9 @@ class EnsembleClassifier(SoundClassifier):
     def _features(self, waveform: np.ndarray, name: str) -> Any:
         return [member._features(waveform, name) for member in self.members]
 
-    def _forward(
-        self,
-        clips: Sequence[list[Any]],
-        batch_size: int,
-        embed: bool = False,
-        track: Callable[[int], object] = lambda windows: None,
-    ) -> Callable[[], np.ndarray]:
+    def _forward(self, clips: Sequence[Any], batch_size: int, embed: bool = False, track: Track | None = None) -> Wait:
         started = [
-            member._forward([clip[number] for clip in clips], batch_size, embed, *([] if number else [track]))
+            member._forward([clip[number] for clip in clips], batch_size, embed, None if number else track)
             for number, member in enumerate(self.members)
         ]
 

@@ -19,16 +19,12 @@ LOWEST = 1e-9  # of a score in a geometric mean, so that one model cannot rule a
 def combined(
     scores: np.ndarray, weights: Sequence[float] | None = None, mean: str = "geometric", several: bool = False
 ) -> np.ndarray:
-    """The scores of several models as those of one.
+    """The scores `(models, clips, classes)` of several models as those of one, `(clips, classes)`; NaN stays NaN.
 
     Args:
-        scores: `(models, clips, classes)` probabilities.
         weights: of each model, 1 in sum (default: equal).
         mean: "arithmetic", or "geometric", whose scores are brought to a sum of 1 again (logarithmic opinion pool).
         several: whether several classes may be true at a time: each class then has a geometric mean of its own.
-
-    Returns:
-        `(clips, classes)`; NaN where a model gave NaN.
     """
     shares = np.full(len(scores), 1 / len(scores)) if weights is None else np.asarray(weights)
     if mean == "arithmetic":
@@ -57,17 +53,11 @@ def members_of(folder: str | Path | Sequence[str | Path]) -> dict[str, Any] | No
 
 def check_alike(members: Sequence[Any]) -> None:
     """Raises UserError where classifiers differ in labels, sampling rate or kind of scores, or are none."""
-    facts = [
-        {
-            "labels": sorted(each.labels),
-            "sampling rate in Hz": each.sampling_rate,
-            "kind of scores": each.problem_type or "one label",
-        }
-        for each in members
-    ]
+    names = ("labels", "sampling rate in Hz", "kind of scores")
+    facts = [(sorted(each.labels), each.sampling_rate, each.problem_type or "one label") for each in members]
     what = "the models of an ensemble share labels, sampling rate and kind of scores"
     differ = [
-        f"{name}: {facts[0][name]} and {each[name]}" for each in facts for name in each if each[name] != facts[0][name]
+        f"{name}: {a} and {b}" for each in facts for name, a, b in zip(names, facts[0], each, strict=True) if a != b
     ]
     if differ or not members or members[0].problem_type == "regression":
         found = "; ".join(differ[:3]) or "found none, or a regression"

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the command's help waits for no NumPy
-    import numpy as np
+import numpy as np
 
 SILENCE_DB = -60.0  # dBFS, RMS of a window; below, a score says little
 UNKNOWN = "unknown"  # the label of cells in which no score reaches `min_score`
@@ -50,8 +48,6 @@ def merge_windows(
         silent: `(windows,)` bool.
         multi_label: whether labels exclude each other (False) or may overlap.
     """
-    import numpy as np
-
     edges, means, quiet = _cells(bounds, scores, silent)
     if smooth > 1:
         from scipy.ndimage import median_filter
@@ -72,8 +68,6 @@ def merge_windows(
 
 def _cells(bounds: np.ndarray, scores: np.ndarray, silent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`(cells + 1,)` edges in seconds, `(cells, classes)` mean scores, `(cells,)` whether all windows are silent."""
-    import numpy as np
-
     starts, ends = bounds.T
     edges = np.unique(bounds)
     apart = np.diff(edges, prepend=-1.0) > SHORTEST_CELL
@@ -90,8 +84,6 @@ def _runs(
     keys: np.ndarray, quiet: np.ndarray, scores: np.ndarray, edges: np.ndarray, labels: Sequence[str]
 ) -> Iterator[Event]:
     """Neighbouring cells of equal class number and silence as one event; none for `NOTHING`."""
-    import numpy as np
-
     changes = np.flatnonzero((np.diff(keys) != 0) | (np.diff(quiet) != 0)) + 1
     for first, behind in zip([0, *changes], [*changes, len(keys)], strict=True):
         if keys[first] != NOTHING:

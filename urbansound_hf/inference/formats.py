@@ -12,7 +12,6 @@ import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -73,34 +72,30 @@ def bar(score: float, blocks: bool = True) -> str:
     return "█" * (eighths // 8) + BLOCKS[eighths % 8] if blocks else "#" * round(eighths / 8)
 
 
-Write = Callable[[list[Record]], object]
-Format = Callable[[Iterable[list[Record]], TextIO, WriteOptions], None]
-
-
-def sound_by_sound(start: Callable[[TextIO, WriteOptions], Write]) -> Format:
-    """A format from a function that begins a file and returns the function that writes one sound, flushed after it."""
-
-    def write(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
-        write_sound = start(stream, options)
-        for sound in sounds:
-            write_sound(sound)
-            stream.flush()
-
-    return write
+def flushed(sounds: Iterable[list[Record]], stream: TextIO) -> Iterator[list[Record]]:
+    """The sounds; what was written of one is flushed before the next is asked for."""
+    for sound in sounds:
+        yield sound
+        stream.flush()
 
 
 # ---- CSV, Parquet
 
 
-def _csv(stream: TextIO, options: WriteOptions) -> Write:
-    numbers = range(2, options.top_k + 1)
-    others = [f"{name}_{place}" for place in numbers for name in ("label", "score")]
+def _jsonl(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
+    for sound in flushed(sounds, stream):
+        stream.writelines(json.dumps(record) + "\n" for record in sound)
+
+
+def _csv(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
+    others = [f"{name}_{place}" for place in range(2, options.top_k + 1) for name in ("label", "score")]
     several = ["labels"] * options.multi_label
     windows = ["path", "start", "end", "label", "score", *others, *several, "level_db", "silence", "windows", "error"]
     events = ["path", "start", "end", "label", "score", "silence", "error"]
     table = csv.DictWriter(stream, events if options.events else windows, lineterminator="\n")
     table.writeheader()
-    return lambda sound: table.writerows(_csv_row(record) for record in sound)
+    for sound in flushed(sounds, stream):
+        table.writerows(_csv_row(record) for record in sound)
 
 
 def _csv_row(record: Record) -> Record:
@@ -138,50 +133,49 @@ def _parquet_row(record: Record) -> Record:
 # ---- label files
 
 
-def _audacity(stream: TextIO, options: WriteOptions) -> Write:
+def _audacity(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
     """https://manual.audacityteam.org/man/importing_and_exporting_labels.html: start, end, label; tabs, no header."""
     lines = csv.writer(stream, **TABS)
-    row = "{start:.6f} {end:.6f}".format_map
-    return lambda sound: lines.writerows((*row(each).split(), _label(each)) for each in _readable(sound))
+    for sound in flushed(sounds, stream):
+        lines.writerows((f"{each['start']:.6f}", f"{each['end']:.6f}", label) for label, each in _labelled(sound))
 
 
-def _raven(stream: TextIO, options: WriteOptions) -> Write:
+def _raven(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
     """A selection table of Raven Pro, with a header and two columns of its own: Label, Score."""
     lines = csv.writer(stream, **TABS)
     lines.writerow(RAVEN)
-    band = (0, f"{options.highest_hz:g}")
-    return lambda sound: lines.writerows(
-        (number, "Spectrogram 1", 1, each["start"], each["end"], *band, _label(each), each["score"])
-        for number, each in enumerate(_readable(sound), start=1)
-    )
+    for sound in flushed(sounds, stream):
+        for number, (label, each) in enumerate(_labelled(sound), start=1):
+            band = 0, f"{options.highest_hz:g}"
+            lines.writerow((number, "Spectrogram 1", 1, each["start"], each["end"], *band, label, each["score"]))
 
 
-def _readable(sound: list[Record]) -> Iterator[Record]:
+def _labelled(sound: list[Record]) -> Iterator[tuple[str, Record]]:
+    """The events of a sound, with their labels; an error goes to standard error."""
     for record in sound:
         if "error" in record:
-            _print_error(record)
+            print_error(record)
         else:
-            yield record
-
-
-def _label(event: Record) -> str:
-    return "silence" if event["silence"] else printable(event["label"])
+            yield "silence" if record["silence"] else printable(record["label"]), record
 
 
 # ---- the table
 
 
-def _print_error(record: Record) -> None:
+def print_error(record: Record) -> None:
+    """Names an unreadable sound on standard error."""
     Bar.write(printable(f"{record['path']}: {record['error']}"), file=sys.stderr)  # above a bar that may be there
 
 
-def _print_table(sound: list[Record], stream: TextIO, rules: Mapping[str, Any]) -> None:
-    if not sound:
-        return
-    if "error" in sound[0]:
-        _print_error(sound[0])
-        return
-    blocks = _shows_blocks(stream)
+def _table(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
+    for sound in filter(None, flushed(sounds, stream)):
+        if "error" in sound[0]:
+            print_error(sound[0])
+        else:
+            _print(_table_lines(sound, _shows_blocks(stream), options.rules.get("min_score") or 0), stream)
+
+
+def _table_lines(sound: list[Record], blocks: bool, least: float) -> list[str]:
     events, overall = [record for record in sound if "top" not in record], sound[-1]
     answers = [*chain(events, overall.get("top", ()))]
     width = max(len(printable(answer["label"])) for answer in answers)
@@ -194,20 +188,23 @@ def _print_table(sound: list[Record], stream: TextIO, rules: Mapping[str, Any]) 
         lines += [f"  {_line(answer, width, blocks)}" for answer in overall["top"]]
         if "labels" in overall:
             lines.append(f"  labels: {', '.join(overall['labels']) or 'none reaches its threshold'}")
-        if overall["score"] < (least := rules.get("min_score") or 0):
+        if overall["score"] < least:
             lines.append(f"  {UNKNOWN}: no score reaches {least:g}")
         if overall["silence"]:
             lines.append(f"  silence: {overall['level_db']:g} dBFS")
-    text = "\n".join(map(printable, lines))
-    print(text if blocks else text.replace("–", "-"), file=stream)
+    return lines
 
 
-def window_line(window: Record, stream: TextIO, min_score: float | None) -> str:
+def print_window(window: Record, stream: TextIO, min_score: float | None) -> None:
     """One window in one line: its times, the best label or unknown, the score, and silence."""
-    label = window["label"] if window["score"] >= (min_score or 0) else UNKNOWN
-    blocks = _shows_blocks(stream)
-    text = f"{window['start']:.1f}–{window['end']:.1f} s  {_line({**window, 'label': label}, 16, blocks)}"
-    return (text if blocks else text.replace("–", "-")) + "  silence" * window["silence"]
+    answer = window | ({"label": UNKNOWN} if window["score"] < (min_score or 0) else {})
+    text = f"{window['start']:.1f}–{window['end']:.1f} s  {_line(answer, 16, _shows_blocks(stream))}"
+    _print([text + "  silence" * window["silence"]], stream)
+
+
+def _print(lines: Iterable[str], stream: TextIO) -> None:
+    text = "\n".join(map(printable, lines))
+    print(text if _shows_blocks(stream) else text.replace("–", "-"), file=stream, flush=True)
 
 
 def _line(answer: Record, width: int, blocks: bool) -> str:
@@ -222,12 +219,12 @@ def _shows_blocks(stream: TextIO) -> bool:
     return True
 
 
-FORMATS: dict[str, Format] = {
-    "table": sound_by_sound(lambda stream, options: partial(_print_table, stream=stream, rules=options.rules)),
-    "jsonl": sound_by_sound(lambda stream, _: lambda sound: stream.writelines(json.dumps(r) + "\n" for r in sound)),
-    "csv": sound_by_sound(_csv),
+FORMATS: dict[str, Callable[[Iterable[list[Record]], TextIO, WriteOptions], None]] = {
+    "table": _table,
+    "jsonl": _jsonl,
+    "csv": _csv,
     "parquet": _parquet,
-    "audacity": sound_by_sound(_audacity),
-    "raven": sound_by_sound(_raven),
+    "audacity": _audacity,
+    "raven": _raven,
 }
 """Every output format by its name, which is also the suffix of its files."""

@@ -8,11 +8,11 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from itertools import count, islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,6 @@ from urbansound_hf.profiling import stage
 
 THREADS = min(4, progress.worker_count())  # decoding and resampling release the GIL
 AHEAD_SECONDS = 60  # of a sound, read before its turn comes
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Window(NamedTuple):
@@ -43,6 +41,15 @@ class Window(NamedTuple):
 Cut = tuple[Window, np.ndarray | AudioError]
 
 
+class Cutting(NamedTuple):
+    """How sounds are read and cut: the new sampling rate in Hz, window and hop in its samples, what is refused."""
+
+    sampling_rate: int
+    window: int
+    hop: int
+    limits: Limits = LIMITS
+
+
 class StandardInput(io.BytesIO):
     """A sound from a pipe, read to its end because libsndfile has to seek in it."""
 
@@ -52,11 +59,10 @@ class StandardInput(io.BytesIO):
 
 
 def find_sounds(inputs: Iterable[str]) -> tuple[list[Source], list[AudioError]]:
-    """Files and addresses (`https://…`, `s3://…`, `hf://…`) as they are named, folders searched recursively, globs
-    that the shell left alone, `-` for standard input.
+    """The sounds in the order of the inputs (names sorted within a folder or glob), and what led to no sound at all.
 
-    Returns:
-        the sounds in the order of the inputs (names sorted within a folder or glob), and what led to no sound at all.
+    Inputs are files, addresses (`https://…`, `s3://…`, `hf://…`), folders with all below them, globs that the shell
+    left alone, and `-` for standard input.
     """
     sounds: list[Source] = []
     problems: list[AudioError] = []
@@ -98,10 +104,6 @@ class Shard(NamedTuple):
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         return cls((number - 1) * processes + rank, count * processes)
 
-    def cut(self, items: list[Item]) -> list[Item]:
-        """Every `parts`-th item."""
-        return items[self.part :: self.parts]
-
     def name(self, path: str | None) -> str | None:
         """The file of this shard: `labels.parquet` → `labels-00000-of-00004.parquet`."""
         if path is None or self.parts == 1:
@@ -119,54 +121,36 @@ def newest_run(root: Path = Path("outputs")) -> Path:
     return max(receipts, key=lambda receipt: receipt.stat().st_mtime).parent
 
 
-def read_windows(
-    pool: ThreadPoolExecutor,
-    sources: Iterable[Source],
-    sampling_rate: int,
-    window: int,
-    hop: int,
-    limits: Limits = LIMITS,
-) -> Iterator[Cut]:
-    """Reads sounds in the threads of `pool` and cuts them, in order; `window` and `hop` are in samples of the new rate.
+def read_windows(pool: ThreadPoolExecutor, sources: Iterable[Source], cutting: Cutting) -> Iterator[Cut]:
+    """Reads sounds in the threads of `pool` and cuts them, in order.
 
     Yields:
         each window with its `(samples,)` float32 waveform; an unreadable sound as one window with the reason.
     """
-    opened = partial(Recording, sampling_rate=sampling_rate, limits=limits)
-    for number, recording in enumerate(ahead(pool, opened, sources, THREADS)):
-        yield from recording.windows(pool, number, window, hop)
-
-
-def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
-) -> Iterator[Result]:
-    """`map(function, items)`, in order, in threads that run at most `depth` items ahead of who asks."""
-    pending: deque[Future[Result]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) > depth:
-            yield _waited(pending.popleft())
-    while pending:
-        yield _waited(pending.popleft())
-
-
-def _waited(future: Future[Result]) -> Result:
-    with stage("wait"):
-        return future.result()
+    pending = deque[Future[Recording]]()
+    sources, numbers = iter(sources), count()
+    while True:
+        for source in islice(sources, THREADS + 1 - len(pending)):
+            pending.append(pool.submit(Recording, source, cutting))
+        if not pending:
+            return
+        with stage("wait"):
+            recording = pending.popleft().result()
+        yield from recording.windows(pool, next(numbers))
 
 
 class Recording:
     """A sound of which the beginning was read: all of a clip, `AHEAD_SECONDS` of a long recording."""
 
-    def __init__(self, source: Source, sampling_rate: int, limits: Limits = LIMITS) -> None:
-        self.name, self.sampling_rate = name_of(source), sampling_rate
+    def __init__(self, source: Source, cutting: Cutting) -> None:
+        self.name, self.cutting, rate = name_of(source), cutting, cutting.sampling_rate
         self.notes: list[str] = []
         self._read = deque[np.ndarray]()
         self._error: AudioError | None = None
         self._rest: Iterator[np.ndarray] | None
-        self._rest = stream_audio(source, sampling_rate, self.name, self.notes, limits)
+        self._rest = stream_audio(source, rate, self.name, self.notes, cutting.limits)
         samples = 0
-        while self._rest and samples < AHEAD_SECONDS * sampling_rate:
+        while self._rest and samples < AHEAD_SECONDS * rate:
             samples += self._read_block()
 
     @property
@@ -174,14 +158,11 @@ class Recording:
         """Whether there is nothing left to read."""
         return self._rest is None
 
-    def windows(self, pool: ThreadPoolExecutor | None, number: int, window: int, hop: int) -> Iterator[Cut]:
-        """The windows of this sound, the `number`-th of all; other arguments and yields as of `read_windows`.
-
-        A sound that is complete needs no `pool`.
-        """
+    def windows(self, pool: ThreadPoolExecutor | None, number: int) -> Iterator[Cut]:
+        """The windows of this sound, the `number`-th of all, as of `read_windows`; a complete one needs no `pool`."""
         start = end = 0
         try:
-            for start, end, waveform in cut_windows(self._blocks(pool), window, hop):
+            for start, end, waveform in cut_windows(self._blocks(pool), self.cutting.window, self.cutting.hop):
                 yield Window(number, self.name, start, end, loudness(waveform)), waveform
         except AudioError as error:
             yield Window(number, self.name, start, end), error
@@ -196,9 +177,10 @@ class Recording:
                 reading = pool.submit(self._read_block) if pool and self._rest else None
                 block = self._read.popleft()
                 yield block
-                bar.update(round(len(block) / self.sampling_rate))
+                bar.update(round(len(block) / self.cutting.sampling_rate))
                 if reading:
-                    _waited(reading)
+                    with stage("wait"):
+                        reading.result()
         if self._error:
             raise self._error
 
@@ -207,11 +189,10 @@ class Recording:
         try:
             with stage("decode"):
                 block = next(self._rest, None) if self._rest else None
-        except AudioError as error:
-            self._error, block = error, None
         except Exception as error:  # one sound never ends the call, whatever it does: MemoryError above all
             reason = ": ".join(filter(None, (type(error).__name__, str(error))))
-            self._error, block = AudioError(f"cannot be read ({reason})", self.name), None
+            what = f"cannot be read ({reason})"
+            self._error, block = error if isinstance(error, AudioError) else AudioError(what, self.name), None
         if block is None:
             self._rest = None
             return 0
@@ -234,7 +215,7 @@ def _expand(name: str, problems: list[AudioError]) -> list[Source]:
     try:
         path = expand_user(name)
         if path.is_dir():
-            return [*_sounds_in(path, problems)]
+            return _sounds_in(path, problems)
         if path.is_fifo():  # <(command), /dev/stdin behind a pipe: libsndfile has to seek
             return [StandardInput(path.read_bytes(), name)]
         if glob.has_magic(name) and not path.exists():
@@ -246,7 +227,7 @@ def _expand(name: str, problems: list[AudioError]) -> list[Source]:
     return [path]  # if it isn't there, the decoder says so under its name
 
 
-def _sounds_in(folder: Path, problems: list[AudioError]) -> list[Path]:
+def _sounds_in(folder: Path, problems: list[AudioError]) -> list[Source]:
     """The sounds below a folder; what else looks like sound is named on standard error."""
     before = len(problems)
     found = find_audio_files(folder, problems)
@@ -255,4 +236,4 @@ def _sounds_in(folder: Path, problems: list[AudioError]) -> list[Path]:
         raise AudioError(what, f"{folder}", SOUND_NAMES)
     for note in found.notes():
         progress.say(f"{folder}: {note}")
-    return found.sounds
+    return [*found.sounds]

@@ -1,7 +1,6 @@
 """Live sound: a microphone or raw PCM from a pipe, classified window by window while it comes.
 
-What waits to be classified is bounded: a pipe is read only as fast as the model works, so that its writer waits; of a
-microphone, the oldest sound beyond `BACKLOG_SECONDS` is dropped, which is reported.
+A pipe is read only as fast as the model works; of a microphone, the oldest sound beyond `BACKLOG_SECONDS` is dropped.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, cut_windows
 from urbansound_hf.audio.resampling import Resampler
 from urbansound_hf.audio.spectrogram import loudness
 from urbansound_hf.errors import UserError
-from urbansound_hf.inference.formats import FORMATS, WriteOptions, records, window_line
+from urbansound_hf.inference.formats import FORMATS, WriteOptions, print_window, records
 from urbansound_hf.inference.inputs import Window
 from urbansound_hf.inference.output import Classification, Prediction
 
@@ -69,8 +68,13 @@ def listen(
     window, hop = classifier.window_samples(window_seconds, hop_seconds)
     length, step = window / classifier.sampling_rate, hop / classifier.sampling_rate
     progress.say(f"listening: every {step:g} s, the {length:g} s before are classified")
-    cut = cut_windows(_at_rate(blocks, sampling_rate, classifier.sampling_rate), window, hop)
-    for number, (start, end, waveform) in enumerate(cut):
+
+    def resampled() -> Iterator[np.ndarray]:
+        resampler = Resampler(sampling_rate, classifier.sampling_rate)
+        yield from map(resampler.push, blocks)
+        yield resampler.finish()
+
+    for number, (start, end, waveform) in enumerate(cut_windows(resampled(), window, hop)):
         started = time.perf_counter()
         prediction = score_window(classifier, start, end, waveform, top_k)
         if number == 1:  # the first one also warms the model up
@@ -90,7 +94,7 @@ def write_live(predictions: Iterable[Prediction], form: str, options: WriteOptio
     windows = (records(Classification(LIVE, (each,)), "jsonl", options) for each in predictions)
     if form == "table":
         for (window,) in windows:
-            print(window_line(window, stream, options.rules.get("min_score")), file=stream, flush=True)
+            print_window(window, stream, options.rules.get("min_score"))
     else:
         FORMATS[form](windows, stream, options)
 
@@ -107,13 +111,10 @@ def raw_pcm(stream: BinaryIO, sampling_rate: int) -> Iterator[np.ndarray]:
 
 
 def microphone(device: str | int | None = None) -> tuple[int, Iterator[np.ndarray]]:
-    """Opens a microphone through PortAudio, by name or number as `python -m sounddevice` lists them.
+    """A microphone of PortAudio, by name or number as `python -m sounddevice` lists them. Raises UserError.
 
     Returns:
         the sampling rate of the device in Hz, and endless blocks `(samples,)` float32, which open it.
-
-    Raises:
-        UserError: sounddevice or PortAudio is not installed, or there is no such microphone.
     """
     try:
         import sounddevice as library
@@ -150,9 +151,3 @@ def _recorded(library: Any, device: str | int | None, rate: int) -> Iterator[np.
                 yield waiting.get()
     except library.PortAudioError as error:
         raise UserError(NO_MICROPHONE.format(error), "--microphone", LIST_MICROPHONES) from None
-
-
-def _at_rate(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iterator[np.ndarray]:
-    resampler = Resampler(from_rate, to_rate)
-    yield from map(resampler.push, blocks)
-    yield resampler.finish()

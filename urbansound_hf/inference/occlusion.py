@@ -1,8 +1,7 @@
 """Explanation of a score by occlusion: each tile of the spectrogram is silenced in turn, and the sound scored again.
 
-Occlusion (Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901) needs nothing of a model but its scores: the
-waveform goes through the short-time Fourier transform, one stretch of time in one band of frequencies is set to zero,
-and what comes back as a waveform is classified like any other. So it works for every family.
+Occlusion (Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901) needs nothing of a model but its scores, so it works
+for every family: a tile of the short-time Fourier transform is set to zero, and its inverse classified.
 """
 
 from __future__ import annotations
@@ -31,9 +30,8 @@ Track = Callable[[Iterable[int]], Iterable[int]]
 class Occlusion:
     """The effect of silencing each tile on a score.
 
-    The evidence is by how much a tile raises the log-odds of the class against all others; below 0 where it speaks
-    against the class. (A sure model moves from 0.999 to 0.99 where a doubting one moves from 0.7 to 0.2: the scores
-    themselves would show nothing.)
+    The evidence is by how much a tile raises the log-odds of the class against all others, since the score of a sure
+    model moves only from 0.999 to 0.99 where that of a doubting one moves from 0.7 to 0.2.
     """
 
     label: str  # the class that is explained
@@ -64,7 +62,6 @@ def occlusion(
     """Silences each of `BANDS` × `STEPS` tiles of a sound and scores what is left.
 
     Args:
-        classifier: any model; its scores are all that is asked of it, once for each tile.
         waveform: `(samples,)` float32, full scale 1.0, at the model's rate, no longer than its window.
         label: the class to explain (default: the one the model chooses).
         track: wraps the loop over the bands, as `tqdm` does, to show progress.

@@ -46,8 +46,8 @@ class OnnxBackend:
                 raise UserError(what, str(name_or_path), "check the name, or give a folder") from error
         model = folder / (ONNX_INT8 if int8 else ONNX_MODEL)
         if not model.is_file() or not (folder / ONNX_EXPORT).is_file():
-            flag = " --int8" if int8 else ""
-            raise UserError("there is no ONNX export", str(model), f"urbansound-hf export {name_or_path}{flag}")
+            fix = f"urbansound-hf export {name_or_path}{' --int8' * int8}"
+            raise UserError("there is no ONNX export", str(model), fix)
         if is_stale(folder):
             what = "the weights changed after the ONNX export"
             raise UserError(what, str(model), f"urbansound-hf export {name_or_path}, or --backend torch")

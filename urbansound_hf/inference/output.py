@@ -5,13 +5,12 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference.events import SILENCE_DB, Event, merge_windows
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Record = dict[str, Any]
 
@@ -58,11 +57,7 @@ class Classification:
         return self.summary or self.windows[0]
 
     def events(
-        self,
-        min_score: float | None = None,
-        min_seconds: float = 0.0,
-        smooth: int = 1,
-        silence_db: float = SILENCE_DB,
+        self, min_score: float | None = None, min_seconds: float = 0.0, smooth: int = 1, silence_db: float = SILENCE_DB
     ) -> list[Event]:
         """Merged stretches of one label; where windows overlap, their scores are averaged.
 
@@ -84,8 +79,6 @@ class Classification:
             >>> all(event.start < event.end for event in events)
             True
         """
-        import numpy as np
-
         if smooth < 1 or smooth % 2 == 0:
             raise UserError(f"the median is over an odd number of cells, found {smooth}", "smooth", f"{smooth + 1}")
         if min_seconds < 0:
@@ -101,6 +94,16 @@ class Classification:
         least = self.thresholds if min_score is None and self.scores is not None else min_score
         several = self.thresholds is not None
         return merge_windows(bounds, scores, silent, labels, several, least, min_seconds, smooth)
+
+
+def activation(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
+    """The scores `(…, classes)` of logits, as the stock pipeline chooses their function; NaN stays NaN."""
+    if problem_type == "regression":
+        return logits
+    if problem_type == "multi_label_classification":
+        return np.exp(-np.logaddexp(0, -logits))  # the sigmoid, without an overflow
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def window_records(result: Classification, silence_db: float) -> Iterator[Record]:

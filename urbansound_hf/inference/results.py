@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, TextIO, TypeVar
 
 from urbansound_hf.errors import UserError, complete_file, interruption, storage_problem, writing
 from urbansound_hf.inference.events import SILENCE_DB
-from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, records
+from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, print_error, records
 from urbansound_hf.inference.inputs import name_of
 from urbansound_hf.inference.output import Classification, Prediction, Record, window_record
 from urbansound_hf.profiling import stage
@@ -30,6 +30,7 @@ from urbansound_hf.progress import Bar, say
 from urbansound_hf.text import distinct
 
 SYNC_SECONDS = 5.0  # a power cut loses no more than so long
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 Item = TypeVar("Item")
 
 
@@ -51,22 +52,14 @@ def write_results(results: Iterable[Classification], form: str, options: WriteOp
             FORMATS[form](counted(), stream, options)
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return _exit_code(*counts)
+    return 2 if not counts[0] else int(counts[1] > 0)
 
 
 class ResultFile:
-    """FILE.part, which keeps what is finished until FILE is complete.
+    """FILE.part, which keeps what is finished until FILE is complete; for one label file a sound, FILE is a folder.
 
-    Args:
-        path: FILE; for one label file a sound, a folder.
-        form: its format, one of `FORMATS`.
-        names: of all inputs, in their order.
-        made_with: what the results depend on: model, windows, options, inputs.
-        resume: continue FILE.part, if there is one.
-
-    Attributes:
-        done: sounds that are finished.
-        suspects: sounds behind them that the process died in.
+    `names` are those of all inputs, and `made_with` what the results depend on. `done` sounds are finished, and the
+    process died in the `suspects` behind them.
 
     Raises:
         UserError: FILE.part is there without `resume`, or was made with something else; FILE cannot be written.
@@ -103,9 +96,8 @@ class ResultFile:
             self.part.unlink(missing_ok=True)
         kept = f"{self.done:,} of {len(self.names):,} sounds are kept in {self.part}; --resume continues from there"
         if isinstance(error, KeyboardInterrupt):
-            raise interruption(
-                error, f"interrupted; {kept}" if self.done else "interrupted; nothing was finished"
-            ) from error
+            message = f"interrupted; {kept if self.done else 'nothing was finished'}"
+            raise interruption(error, message) from error
         if isinstance(error, MemoryError):
             raise UserError("the memory is used up", kept, "give a smaller --batch_size, and --resume") from error
         if self.done:
@@ -133,7 +125,8 @@ class ResultFile:
         self._write(*sound[self.windows :], {"done": self.done})
         self.windows = 0
         self.end = self.file.tell()
-        self._count(any("error" in record for record in sound))
+        self.done += 1
+        self.counts[any("error" in record for record in sound)] += 1
         if time.monotonic() - self.synced > SYNC_SECONDS:
             os.fsync(self.file.fileno())
             self.synced = time.monotonic()
@@ -145,25 +138,25 @@ class ResultFile:
             with stage("write"):
                 self.add(records(result, self.form, options))
         with stage("write"), writing(self.path):
-            self._publish(options)
+            for path, sounds in self._files():
+                with complete_file(path) as partial, partial.open("w", **TEXT) as stream:
+                    FORMATS[self.form](sounds, stream, options)
         self.file.close()
         self.part.unlink()
         say(f"{Path(self.path).name}: {self.counts[0]} classified, {self.counts[1]} could not be read")
-        return _exit_code(*self.counts)
+        return 2 if not self.counts[0] else int(self.counts[1] > 0)
 
-    def _publish(self, options: WriteOptions) -> None:
-        sounds = self._sounds()
+    def _files(self) -> Iterator[tuple[Path, Iterable[list[Record]]]]:
+        """Each file to write, and the sounds in it."""
         if not self.folder:
-            with _replaced(Path(self.path)) as stream:
-                FORMATS[self.form](sounds, stream, options)
+            yield Path(self.path), self._sounds()
             return
         Path(self.path).mkdir(parents=True, exist_ok=True)
-        for stem, sound in zip(distinct([Path(name).stem for name in self.names]), sounds, strict=True):
+        for stem, sound in zip(distinct([Path(name).stem for name in self.names]), self._sounds(), strict=True):
             if sound and "error" in sound[0]:
-                FORMATS[self.form]([sound], sys.stderr, options)
-                continue
-            with _replaced(Path(self.path, stem + ANNOTATIONS[self.form])) as stream:
-                FORMATS[self.form]([sound], stream, options)
+                print_error(sound[0])
+            else:
+                yield Path(self.path, stem + ANNOTATIONS[self.form]), [sound]
 
     def _sounds(self) -> Iterator[list[Record]]:
         with self.part.open("rb") as file:
@@ -192,19 +185,9 @@ class ResultFile:
                 failed += "error" in record
                 if "done" in record:
                     end = position
-                    self._count(bool(failed))
+                    self.done += 1
+                    self.counts[failed > 0] += 1
                     failed = 0
-        self._check(found, header, resume)
-        self.suspects = max(begun - self.done, 0)
-        self.file = self.part.open("ab", buffering=0)
-        self.file.truncate(end)
-        if not found:
-            self._write(header)
-        self.end = self.file.seek(0, os.SEEK_END)  # not where it was before the truncation: that would append zeros
-        if self.suspects:
-            self._write({"begun": begun - 1})
-
-    def _check(self, found: Record, header: Record, resume: bool) -> None:
         way_out = f"delete {self.part} to start from the beginning"
         if not resume:
             what = f"an earlier call was not finished: {self.done:,} of {len(self.names):,} sounds are kept"
@@ -214,10 +197,14 @@ class ResultFile:
         if found and changed:
             what = f"--resume continues the same call only: {'; '.join(changed)}"
             raise UserError(what, str(self.part), f"give what it was made with, or {way_out}")
-
-    def _count(self, failed: bool) -> None:
-        self.done += 1
-        self.counts[failed] += 1
+        self.suspects = max(begun - self.done, 0)
+        self.file = self.part.open("ab", buffering=0)
+        self.file.truncate(end)
+        if not found:
+            self._write(header)
+        self.end = self.file.seek(0, os.SEEK_END)  # not where it was before the truncation: that would append zeros
+        if self.suspects:
+            self._write({"begun": begun - 1})
 
     def _write(self, *lines: Record) -> None:
         try:
@@ -236,8 +223,7 @@ def classify_alone(
 ) -> Iterator[Classification]:
     """Classifies suspects one after another in a process of their own; one in which that dies, too, is a failure.
 
-    Args:
-        open_model: called once in that process; what it returns, for each sound.
+    `open_model` is called once in that process; what it returns, for each sound.
     """
     context, here = get_context("spawn"), None
     for sound in sounds:
@@ -269,16 +255,6 @@ def _serve_alone(connection: Connection, open_model: Callable[[], Callable[[Any]
                 connection.send(error)
 
 
-@contextmanager
-def _replaced(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name only once it is complete."""
-    with (
-        complete_file(path) as partial,
-        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        yield file
-
-
 def _is_folder(path: str, form: str, names: Sequence[str]) -> bool:
     """Whether there will be a folder of label files. Raises UserError if there is no place for the output."""
     wanted, where = Path(path), f"--output {path}"
@@ -290,7 +266,3 @@ def _is_folder(path: str, form: str, names: Sequence[str]) -> bool:
         what = f"one file of {form} holds the labels of one sound, found {len(names)} sounds"
         raise UserError(what, where, f"give a folder: --output {wanted.with_suffix('')}")
     return False
-
-
-def _exit_code(classified: int, unreadable: int) -> int:
-    return 2 if not classified else int(unreadable > 0)

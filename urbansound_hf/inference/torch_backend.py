@@ -69,11 +69,7 @@ class TorchBackend:
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device that was named, else the accelerator of this machine (CUDA, Apple's mps, Intel's xpu …), else the CPU.
-
-    Raises:
-        UserError: there is no device of that name, or this machine does not have it.
-    """
+    """The device of a name, which this machine must have, else its accelerator (CUDA, mps, xpu …), else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name is None and accelerator and "LOCAL_RANK" in os.environ:  # one process of `accelerate launch` a device
         return torch.device(accelerator.type, int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())

@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
 from urbansound_hf import progress
-from urbansound_hf.audio.io import Limits, Source
-from urbansound_hf.inference.inputs import Cut, Recording, Window, read_windows
+from urbansound_hf.audio.io import Source
+from urbansound_hf.inference.inputs import Cut, Cutting, Recording, Window, read_windows
 from urbansound_hf.profiling import stage
 
 PROCESSES = 8  # at most; starting one beside CUDA takes 50 to 80 ms
@@ -26,25 +26,13 @@ Prepared = tuple[Window, Any]
 class WholeClips(Dataset):
     """Clips by `(number, source)`: each a list of its prepared windows, None for a recording that comes in blocks."""
 
-    def __init__(
-        self, sampling_rate: int, window: int, hop: int, prepare: Callable[[Cut], Prepared], limits: Limits
-    ) -> None:
-        self.sampling_rate, self.window, self.hop, self.prepare = sampling_rate, window, hop, prepare
-        self.limits = limits
+    def __init__(self, cutting: Cutting, prepare: Callable[[Cut], Prepared]) -> None:
+        self.cutting, self.prepare = cutting, prepare
 
     def __getitem__(self, item: tuple[int, Source | None]) -> list[Prepared] | None:
         number, source = item
-        if source is None:
-            return None
-        recording = self.opened(source)
-        return [*self.prepared(recording, number)] if recording.complete else None
-
-    def opened(self, source: Source) -> Recording:
-        return Recording(source, self.sampling_rate, self.limits)
-
-    def prepared(self, recording: Recording, number: int, pool: ThreadPoolExecutor | None = None) -> Iterator[Prepared]:
-        """The windows of a recording with the model's inputs; `pool` reads what is left of it."""
-        return map(self.prepare, recording.windows(pool, number, self.window, self.hop))
+        recording = source and Recording(source, self.cutting)
+        return [*map(self.prepare, recording.windows(None, number))] if recording and recording.complete else None
 
 
 def prepared_in_processes(clips: WholeClips, pool: ThreadPoolExecutor, sources: Iterable[Source]) -> Iterator[Prepared]:
@@ -54,9 +42,8 @@ def prepared_in_processes(clips: WholeClips, pool: ThreadPoolExecutor, sources: 
     once a worker has died, all sounds by this process.
     """
     sources = iter(sources)
-    cut = (clips.sampling_rate, clips.window, clips.hop, clips.limits)
     with threadpool_limits(1):
-        yield from map(clips.prepare, read_windows(pool, islice(sources, FIRST), *cut))
+        yield from map(clips.prepare, read_windows(pool, islice(sources, FIRST), clips.cutting))
     if not (more := [*islice(sources, 1)]):
         return
     numbered = enumerate(chain(more, sources), start=FIRST)
@@ -71,10 +58,10 @@ def prepared_in_processes(clips: WholeClips, pool: ThreadPoolExecutor, sources: 
         clips,
         sampler=handed_out(),  # type: ignore[arg-type]  # any iterable of keys will do
         batch_size=None,
-        collate_fn=_unchanged,
+        collate_fn=lambda windows: windows,
         num_workers=min(progress.worker_count() - 1, PROCESSES),
         prefetch_factor=AHEAD,
-        worker_init_fn=_one_thread,
+        worker_init_fn=lambda _: threadpool_limits(1),  # more threads of BLAS in each would wait for one another
         multiprocessing_context="fork",
     )
     for windows in chain(_until_one_dies(loader), repeat(None)):
@@ -83,7 +70,7 @@ def prepared_in_processes(clips: WholeClips, pool: ThreadPoolExecutor, sources: 
         if not waiting:
             return
         number, source = waiting.popleft()
-        yield from windows or clips.prepared(clips.opened(source), number, pool)
+        yield from windows or map(clips.prepare, Recording(source, clips.cutting).windows(pool, number))
 
 
 def _until_one_dies(loader: DataLoader) -> Iterator[list[Prepared] | None]:
@@ -98,11 +85,3 @@ def _until_one_dies(loader: DataLoader) -> Iterator[list[Prepared] | None]:
             progress.say(f"a process that reads sounds has died ({error}); reading goes on in one process")
             return
         yield windows
-
-
-def _one_thread(_: int) -> None:
-    threadpool_limits(1)  # each worker uses one core; with as many threads of BLAS in each, all wait for one another
-
-
-def _unchanged(windows: list[Prepared] | None) -> list[Prepared] | None:
-    return windows

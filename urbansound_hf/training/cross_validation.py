@@ -25,9 +25,9 @@ from urbansound_hf.config.parse import keyword_run_config
 from urbansound_hf.data.splits import Split, fold_numbers
 from urbansound_hf.errors import UserError, interruption, printable_lines, redacted, write_text, writing
 from urbansound_hf.evaluation.receipts import Stopwatch
-from urbansound_hf.evaluation.runs import Run, read_run
+from urbansound_hf.evaluation.runs import Run, read_run, write_json
 from urbansound_hf.hub.push import check_upload
-from urbansound_hf.layout import CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
+from urbansound_hf.layout import BEGUN, CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
 from urbansound_hf.models.loading import library_messages
 from urbansound_hf.profiling import profiling, stage
 from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, run_summary, write_run
@@ -209,7 +209,7 @@ def make_folder(experiment: Experiment, split: Split) -> None:
     if not interrupted(config, folder):
         report_restart(config, folder)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    Run(folder).begin(experiment.receipt)
+    write_json(folder / BEGUN, experiment.receipt)
     own = {name: value for name, value in config.as_dict().items() if name not in ("output_dir", "overwrite")}
     own |= {} if split.test_fold is None else {"test_fold": str(split.test_fold)}
     about = f"# this run's resolved config: urbansound-hf train {RESOLVED} repeats it\n"

@@ -167,7 +167,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
     extractor = configured_extractor(config)
     # This takes seconds, and reports a mistake in the model's flags before an hour of decoding; two labels suffice.
     with library_messages():
-        model = configured_model(config, [*key_values(config.model.head_from or (), "--head_from"), "a", "b"])
+        model = configured_model(config, [*key_values(config.model.head_from or ()), "a", "b"])
         if config.model.probe_first:
             linear_layers(model)
         if config.training.calibrate:

@@ -77,15 +77,15 @@ def prepare_training(config: RunConfig, sounds: Sounds, split: Split) -> Prepare
 
 def configured_extractor(config: RunConfig) -> FeatureExtractionMixin:
     """The feature extractor for clips of `clip_seconds`. Raises UserError as `load_feature_extractor` does."""
-    overrides = key_values(config.model.feature_extractor_config or (), "--feature_extractor_config")
+    overrides = key_values(config.model.feature_extractor_config or ())
     return load_feature_extractor(config.model.model_name_or_path, overrides=overrides, **_source(config))
 
 
 def configured_model(config: RunConfig, labels: Sequence[str], multi_label: bool = False) -> PreTrainedModel:
     """The model with a head for `labels`, before anything is frozen. Raises UserError as `load_model` does."""
     model, kind = config.model, "multi_label_classification" if multi_label else "single_label_classification"
-    overrides = key_values(model.model_config or (), "--model_config") | {"problem_type": kind}
-    head: dict[str, Any] = {"head_from": key_values(model.head_from or (), "--head_from")}
+    overrides = key_values(model.model_config or ()) | {"problem_type": kind}
+    head: dict[str, Any] = {"head_from": key_values(model.head_from or ())}
     head["weighted_layer_sum"] = model.weighted_layer_sum
     loaded = load_model(model.model_name_or_path, labels, overrides=overrides, **head, **_source(config))
     choose_head_inputs(loaded, model.probe_pooling or (), model.probe_layers or ())
@@ -129,8 +129,8 @@ def prepare_inputs(
     learner: torch.nn.Module = model
     with config.training.main_process_first(desc="feature extraction"):
         scored = compute(extractor, shifts=recipe.test_time_shifts)
-        learned = compute(Waveforms(extractor.sampling_rate) if recipe.changes_waveforms else extractor,
-                          filled="none" if recipe.changes_waveforms else filled)  # fmt: skip
+        learned = compute(Waveforms(extractor.sampling_rate) if recipe.augment else extractor,
+                          filled="none" if recipe.augment else filled)  # fmt: skip
         kinds = {features._fingerprint: features for features in (scored, learned)}.values()
         if is_probe(config.model, recipe) and all(agrees(model, each, config.training.device) for each in kinds):
             features, scored, learner = learned, embeddings(model, scored, batch_size), LinearProbe(model)
@@ -152,8 +152,8 @@ def streamed_inputs(
 ) -> tuple[dict[str, Any], torch.nn.Module]:
     """As `prepare_inputs`, but each part reads, decodes and extracts its clips when they are asked for."""
     recipe, window = config.recipe, window_samples(config.data.clip_seconds, extractor)
-    filled = "none" if recipe.changes_waveforms else filling(extractor, window, recipe.fill)
-    learned = Waveforms(extractor.sampling_rate) if recipe.changes_waveforms else extractor
+    filled = "none" if recipe.augment else filling(extractor, window, recipe.fill)
+    learned = Waveforms(extractor.sampling_rate) if recipe.augment else extractor
     shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
     cut = Cut(window, shortest=shortest, limits=Limits(config.data.min_rate, config.data.max_seconds))
     buffer, scored = config.data.shuffle_buffer, cut._replace(shifts=recipe.test_time_shifts)
