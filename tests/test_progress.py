@@ -200,6 +200,7 @@ def test_training_in_a_terminal_shows_bars(configure, synthetic_root, tmp_path, 
     assert re.search(r"Extracting features: 100%.*100/100 .*examples/s\]", told)
     assert re.search(r"Training:  50%.* 2/4 \[\d\d:\d\d<.* steps/s.*loss \d\.\d{3}, validation accuracy 0\.\d{3}", told)
     assert "Scoring:" in told and "1 of 2 folds in " in told and " to go" in told
+    assert "shards" not in told
     assert "{'loss'" not in told and "{'eval_loss'" not in capsys.readouterr().out
 
 

@@ -28,7 +28,7 @@ from urbansound_hf.layout import TRACE, VALIDATION
 from urbansound_hf.models import adapt, masking
 from urbansound_hf.models.heads import choose_head_inputs
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head, linear_layers
-from urbansound_hf.models.loading import load_feature_extractor, load_model
+from urbansound_hf.models.loading import library_messages, load_feature_extractor, load_model
 from urbansound_hf.models.onnx_export import export_onnx
 from urbansound_hf.models.registry import family_of
 from urbansound_hf.profiling import stage
@@ -353,7 +353,8 @@ def save_run(trainer: SoundTrainer, folder: Path, model: PreTrainedModel, extrac
     if not isinstance(trainer.model, LinearProbe):  # Trainer gathers the weights of a sharded model
         trainer.save_model(str(folder))
     elif trainer.is_world_process_zero():  # the probe's head is the model's own
-        model.save_pretrained(folder)
+        with library_messages():
+            model.save_pretrained(folder)
         extractor.save_pretrained(folder)
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)

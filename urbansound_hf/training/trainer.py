@@ -28,6 +28,7 @@ from urbansound_hf.features.dataset import (
 from urbansound_hf.features.streaming import StreamedClips, StreamOrder
 from urbansound_hf.models import adapt
 from urbansound_hf.models.adapt import FrozenPart
+from urbansound_hf.models.loading import library_messages
 from urbansound_hf.profiling import stage
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.callbacks import FiniteGuard, TrainingBar, WeightAverage, check_scores
@@ -235,6 +236,10 @@ class SoundTrainer(Trainer):
         with stage("write"):
             self.guard.check(self.model, self.args, self.state)
             super()._save_checkpoint(*args, **kwargs)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with library_messages():  # no bar of the shards, of which there is one
+            super()._save(*args, **kwargs)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *_: Any, **__: Any
