@@ -308,3 +308,10 @@ def test_a_fold_that_no_number_of_32_bits_holds_is_an_error(text):
     with pytest.raises(UserError, match="fold is a whole number"):
         fold_number(text, "metadata.csv:2")
     assert [fold_number(each, "") for each in ("3", "fold3", "003", "3.0", "0")] == [3, 3, 3, 3, 0]
+
+
+def test_a_table_without_an_end_is_refused(tmp_path):
+    sounds_in(tmp_path, "a.wav", "b.wav")
+    (tmp_path / "metadata.csv").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="it is a device"):
+        read_folder(tmp_path)

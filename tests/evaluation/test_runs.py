@@ -71,6 +71,10 @@ def test_absent_files_are_empty_and_damaged_ones_are_errors(tmp_path):
     with pytest.raises(UserError, match="cannot be read") as error:
         _ = run.receipt
     assert error.value.where == str(tmp_path / "run.json")
+    for text in ("[" * 100_000, "[1]", "null", '{"config": {}, "data": [], "environment": {}}'):
+        (tmp_path / "run.json").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"cannot be read|no right 'data'|no right 'config'"):
+            _ = run.receipt
 
 
 def test_finished_folds_are_those_with_a_receipt_and_a_fold(tmp_path):

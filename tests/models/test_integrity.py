@@ -79,7 +79,8 @@ def test_an_impossible_config_is_named(damaged, key, value):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("sampling_rate", value) for value in (0, -5, "a", 1e30, None)] + [("feature_size", -1), ("do_normalize", "x")],
+    [("sampling_rate", value) for value in (0, -5, "a", 1e30, None)]
+    + [("feature_size", -1), ("do_normalize", "x"), ("feature_extractor_type", "WhisperFeatureExtractor")],
 )
 def test_an_impossible_feature_extractor_is_named(damaged, key, value):
     with pytest.raises(UserError, match=key):

@@ -169,6 +169,8 @@ def read_csv(path: Path) -> MetadataCsv:
 
     Raises UserError if it cannot be read, has another encoding, an open quote, a column twice, or nameless cells.
     """
+    if path.is_fifo() or path.is_char_device():  # which may have no end
+        raise UserError("not a readable CSV (it is a device)", str(path))
     try:
         lines = list(io.StringIO(_decoded(path.read_bytes(), str(path)), newline=""))
     except OSError as error:

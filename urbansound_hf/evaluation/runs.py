@@ -32,6 +32,12 @@ UNKNOWN_RECORDINGS = (
 )
 SEVERAL = ("true_labels", "predicted_labels")
 """The columns `true` and `predicted` of a predictions.csv of clips with several labels, which are separated by `;`."""
+NEEDED: dict[str, dict[str, Any]] = {
+    METRICS: {"confusion_matrix": list, "labels": list, "per_class": dict, "split": str, "test_accuracy": float,
+              "test_fold": int | None},
+    **{name: {"config": dict, "data": dict, "environment": dict} for name in (layout.RECEIPT, layout.BEGUN)},
+}  # fmt: skip
+"""By file of a run, the keys without which it is damaged, and their types."""
 CLIP_FACTS = ("fold", "group", "salience")
 """Columns of the data that predictions.csv repeats where they exist."""
 
@@ -203,9 +209,14 @@ class Run:
         if absent is not ... and not (self.folder / name).is_file():
             return absent
         try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            found = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"cannot be read: {error}", str(self.folder / name), fix) from error
+        known = found if isinstance(found, dict) else {}
+        for key, kind in NEEDED.get(name, {}).items():
+            if key not in known or not isinstance(known[key], kind):
+                raise UserError(f"is damaged: it has no right {key!r}", str(self.folder / name), fix)
+        return found
 
 
 def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:

@@ -47,7 +47,7 @@ def members_of(folder: str | Path | Sequence[str | Path]) -> dict[str, Any] | No
         found = json.loads(path.read_text(encoding="utf-8"))
         return {"members": [str(path.parent / name) for name in found["members"]],
                 "weights": [float(each) for each in found["weights"]], "mean": str(found["mean"])}  # fmt: skip
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"cannot be read: {error}", str(path), "make the ensemble again") from error
 
 

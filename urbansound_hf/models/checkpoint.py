@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
@@ -32,7 +33,7 @@ ONLY_IN_TRAINING = "masked_spec_embed"  # missing in many checkpoints of wav2vec
 PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 LIMITS: dict[str, tuple[Any, float, float]] = {
     "clip_seconds": ((int, float), 1e-3, 600), "test_time_shifts": (int, 0, 1000),
-    "sampling_rate": (int, 1000, 1_000_000),
+    "sampling_rate": (int, 1000, 1_000_000), "feature_size": (int, 1, 10_000),
 }  # fmt: skip
 """Type, lowest and highest value of the keys that serving itself uses."""
 SIZE = re.compile(r"(size|heads|dim|channels|layers|frames|stride|hop_length)$")  # whole numbers above 0
@@ -126,6 +127,9 @@ def impossible(config: PreTrainedConfig, extractor: FeatureExtractionMixin | Non
         yield "`id2label` names a class twice, or none"
     if config.problem_type not in PROBLEM_TYPES:
         yield f"`problem_type` is {config.problem_type!r}"
+    expected: Any = FEATURE_EXTRACTOR_MAPPING.get(type(config), None)
+    if extractor and expected and not isinstance(extractor, expected):
+        yield f"`feature_extractor_type` is {type(extractor).__name__}, its model needs {expected.__name__}"
     parts: list[Any] = [config, extractor] if extractor else [config]
     for part in parts:
         try:
