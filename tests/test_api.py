@@ -41,17 +41,15 @@ def in_a_new_process(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_importing_it_takes_no_time_and_no_library():
+def test_importing_it_imports_no_library():
     code = """
-import sys, time
-started = time.process_time()
+import sys
 import urbansound_hf as ush
-print(time.process_time() - started, *{"torch", "numpy", "transformers", "datasets", "matplotlib"} & set(sys.modules))
+print(*{"torch", "numpy", "transformers", "datasets", "matplotlib"} & set(sys.modules))
 dir(ush), ush.UserError, ush.splits.official, ush.plots.waveform, ush.spectrogram, ush.augment.EFFECTS
 print(*{"torch", "transformers"} & set(sys.modules))
 """
-    seconds, *loaded = in_a_new_process(code).split()
-    assert float(seconds) < 0.1 and not loaded
+    assert not in_a_new_process(code).split()
 
 
 @pytest.mark.parametrize("package", PACKAGES)

