@@ -137,10 +137,8 @@ class ChunkedFile:
         if in_order and not declared:
             return 0
         unknown = not declared or (declared >= ENDLESS_BYTES and after > end)
-        earliest, latest = (
-            (end - TAIL_BYTES, end) if unknown else (min(after, end) - HEADER_BYTES, after + HEADER_BYTES)
-        )
-        size = self.metadata_start(max(start, earliest), min(latest, end)) - start
+        around = (end - TAIL_BYTES, end) if unknown else (min(after, end) - HEADER_BYTES, after + HEADER_BYTES)
+        size = self.metadata_start(max(start, around[0]), min(around[1], end)) - start
         if in_order and size >= declared:
             return declared
         if unknown:

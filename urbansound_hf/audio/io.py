@@ -223,21 +223,14 @@ class _Sound:
     def _resampled(self, blocks: Iterator[np.ndarray], from_rate: int) -> Iterator[np.ndarray]:
         first, second = next(blocks, np.zeros(0, np.float32)), next(blocks, None)
         self.rate = self.rate or from_rate
-        if second is None:
-            with np.errstate(
-                over="ignore", invalid="ignore"
-            ):  # not around a yield: another thread may go on from there
-                output = resample(first, from_rate, self.rate)
-            self.decoded += len(first)
-            yield output
-            return
         resampler = Resampler(from_rate, self.rate)
-        for block in chain((first, second), blocks):
-            with np.errstate(over="ignore", invalid="ignore"):
-                output = resampler.push(block)
+        for block in (first,) if second is None else chain((first, second), blocks):
+            with np.errstate(over="ignore", invalid="ignore"):  # not around a yield: another thread may go on there
+                output = resample(block, from_rate, self.rate) if second is None else resampler.push(block)
             self.decoded += len(block)
             yield output
-        yield resampler.finish()
+        if second is not None:
+            yield resampler.finish()
 
 
 # How libsndfile notes a size in a header: CAF, and the others where their chunks cannot be followed.

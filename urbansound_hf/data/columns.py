@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,6 +144,13 @@ def split_name(name: str, where: str) -> str:
     if known not in SPLIT_NAMES:
         raise UserError(f"a split is called {', '.join(SPLIT_NAMES)}; found {name!r}", where, "rename it")
     return SPLIT_NAMES[known]
+
+
+READERS: dict[str, Callable[[str, str], Any]] = {
+    "label": lambda text, where: clean_text(text), "group": lambda text, where: text, "split": split_name,
+    "fold": fold_number,
+}  # fmt: skip
+"""How the name of a folder or the text of a cell is read, by its role."""
 
 
 def columns_of(rows: Iterable[Mapping[str, object]]) -> dict[str, str]:

@@ -93,10 +93,8 @@ def _download(url: str, part: Path, attempts: int, backoff_seconds: float) -> No
             have, status = _size(part), 0 if error.response is None else error.response.status_code
             idle = 0 if have > before else idle + 1
             if idle >= attempts or (400 <= status < 500 and status != 429):
-                again = (
-                    f"run the command again: it goes on after the {Bar.format_sizeof(have, 'B')} that are there; or "
-                    * bool(have)
-                )
+                there = f"the {Bar.format_sizeof(have, 'B')} that are there"
+                again = f"run the command again: it goes on after {there}; or " * bool(have)
                 raise UserError(f"the download stopped: {_reason(error)}", url, again + BY_HAND) from None
             pause_seconds = _retry_after(error) or backoff_seconds * 2 ** max(0, idle - 1)
             logger.warning("%s: %s; trying again in %.0f s", part.stem, _reason(error), pause_seconds)
@@ -135,9 +133,7 @@ def _go_on(url: str, part: Path) -> None:
 
 def _extract(archive: Path, folder: Path) -> None:
     size = archive.stat().st_size
-    check_free_space(
-        folder.parent, "--data_dir", size
-    )  # WAVs hardly shrink, so this is nearly the size of what comes out
+    check_free_space(folder.parent, "--data_dir", size)  # WAVs hardly shrink: nearly what comes out
     folder.mkdir()
     try:
         with (

@@ -2,25 +2,24 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from urbansound_hf.audio.files import SOUND_NAMES, SUFFIXES, UNREAD_SUFFIXES, AudioFiles, find_audio_files, is_hidden
 from urbansound_hf.data.builder import DEFAULTS, Row, SoundRequest
 from urbansound_hf.data.columns import (
+    READERS,
     SPLIT_NAMES,
     clean_text,
     find_columns,
-    fold_number,
     is_fold_name,
     read_csv,
     read_label_map,
     seconds,
     split_name,
-)
+)  # fmt: skip
 from urbansound_hf.data.segments import Listed, background, named_segments, read_annotations, refuse, segment_mistakes
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten
@@ -113,13 +112,6 @@ def _level_role(names: Iterable[str], where: str) -> str:
         what = f"{found[0]} are names of folds or parts of the data, and beside them lie {found[1]}"
         raise UserError(what, where, "keep folds, parts and classes on levels of their own, or rename the folders")
     return "label"
-
-
-READERS: dict[str, Callable[[str, str], Any]] = {
-    "label": lambda text, where: clean_text(text), "group": lambda text, where: text, "split": split_name,
-    "fold": fold_number,
-}  # fmt: skip
-"""How the name of a folder or the text of a cell is read, by its role."""
 
 
 class ListedFiles:

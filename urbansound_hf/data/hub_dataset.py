@@ -1,7 +1,7 @@
 """Labelled sounds that are already a data set: on the Hub, as Parquet in a folder, or written by `save_to_disk`."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from urbansound_hf import progress
 from urbansound_hf.audio.files import find_audio_files, is_hidden
 from urbansound_hf.data.builder import DEFAULTS, Row, SoundRequest, file_state, one_label
-from urbansound_hf.data.columns import clean_text, encode, find_column, find_columns, fold_number, split_name
+from urbansound_hf.data.columns import READERS, clean_text, encode, find_column, find_columns, split_name
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten
 
@@ -274,15 +274,13 @@ def _labels(parts: Sequence[Part], column: str, where: str, notes: list[str]) ->
 
 def _optional(parts: Sequence[Part], roles: Mapping[str, str], where: str) -> dict[str, list]:
     """The columns fold, group, split, start and end; the data set's own splits come before a column that names some."""
-    readers: dict[str, Callable[[str], Any]]
-    readers = {"fold": lambda text: fold_number(text, f"{where}, column {roles['fold']}"), "group": str,
-               "split": lambda text: split_name(text, where)}  # fmt: skip
     columns: dict[str, list] = {}
-    for role, read in readers.items():
+    for role in ("fold", "group", "split"):
         if role == "split" and len({part.split for part in parts}) > 1:
-            columns[role] = [read(part.split) for part in parts for _ in range(len(part.table))]
+            columns[role] = [split_name(part.split, where) for part in parts for _ in range(len(part.table))]
         elif role in roles:
-            columns[role] = [read(text or "") for part in parts for text in part.texts(roles[role], where)]
+            place, read = f"{where}, column {roles[role]}", READERS[role]
+            columns[role] = [read(text or "", place) for part in parts for text in part.texts(roles[role], where)]
     times = [role for role in ("start", "end") if role in roles]
     kinds = [part.table.features[roles[role]].dtype for part in parts for role in times]
     if len(times) == 2 and all("float" in kind or "int" in kind for kind in kinds):

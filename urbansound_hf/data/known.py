@@ -7,11 +7,11 @@ from typing import NamedTuple
 from urbansound_hf.audio.files import find_audio_files
 from urbansound_hf.audio.io import file_seconds
 from urbansound_hf.data.builder import Row, SoundRequest
-from urbansound_hf.data.columns import read_csv, split_name
-from urbansound_hf.data.folder import ListedFiles, listed_sounds
+from urbansound_hf.data.columns import split_name
+from urbansound_hf.data.folder import listed_sounds
 from urbansound_hf.data.segments import equal_pieces
 from urbansound_hf.errors import UserError
-from urbansound_hf.text import first_ten, listed
+from urbansound_hf.text import listed
 
 Found = tuple[list[Row], list[str]]
 """The rows of a data set, see `folder.read_folder`, and notes."""
@@ -26,26 +26,17 @@ class Published(NamedTuple):
 
 
 class KnownDataset(NamedTuple):
-    """A public data set: how it is recognised and read, and what everybody who uses it must know.
+    """A public data set: how it is recognised and read, and what everybody who uses it must know."""
 
-    Args:
-        name: as its authors call it.
-        markers: files and folders by which it is recognised.
-        read: the root, and what is asked for, to the rows.
-        protocol: how its authors test, in a sentence.
-        published: results under this protocol, by variant.
-        variants: the values of `--dataset_variant`.
-    """
-
-    name: str
-    markers: tuple[str, ...]
-    read: Callable[[Path, SoundRequest], Found]
-    protocol: str
+    name: str  # as its authors call it
+    markers: tuple[str, ...]  # files and folders by which it is recognised
+    read: Callable[[Path, SoundRequest], Found]  # the rows below a root
+    protocol: str  # how its authors test, in a sentence
     licence: str
     citation: str
     homepage: str
-    published: Mapping[str, tuple[Published, ...]] = {}
-    variants: tuple[str, ...] = ()
+    published: Mapping[str, tuple[Published, ...]] = {}  # results under this protocol, by variant
+    variants: tuple[str, ...] = ()  # the values of `--dataset_variant`
 
     def root(self, folder: Path) -> Path | None:
         """The root of the data set: `folder`, or a folder in it, as archives unpack; None if it is another one."""
@@ -103,23 +94,16 @@ FSD50K_TABLES = {"dev": "FSD50K.ground_truth/dev.csv", "eval": "FSD50K.ground_tr
 
 def read_fsd50k(root: Path, request: SoundRequest) -> Found:
     """The clips with their lists of labels, in the parts train, validation (val) and test (eval)."""
-    rows: list[Row] = []
-    missing = []
+    rows, notes = list[Row](), list[str]()
+    wanted = {"audio": "fname", "label": "labels"}
     for part, table in FSD50K_TABLES.items():
-        records = read_csv(root / table).records
-        files = ListedFiles(find_audio_files(root / f"FSD50K.{part}_audio"), [cells["fname"] for _, cells in records])
-        for line, cells in records:
-            where = f"{root / table}, line {line}"
-            source = files.find(cells["fname"], where)
-            if source is None:
-                missing.append(f"{part}/{cells['fname']}")
-                continue
-            rows.append({"source": str(source), "path": f"{part}/{source.name}", "label": cells["labels"].split(","),
-                         "split": split_name(cells.get("split", part), where)})  # fmt: skip
-    if missing and not (request.allow_missing_files and rows):
-        fix = "unpack all parts, or do without them: --allow_missing_files"
-        raise UserError(f"{len(missing):,} listed clips have no file: {first_ten(missing)}", str(root), fix)
-    return rows, [f"{len(missing):,} listed clips have no file and are left out"] * bool(missing)
+        found = find_audio_files(root / f"FSD50K.{part}_audio")
+        clips, _, left_out = listed_sounds(root / table, found, wanted, request.allow_missing_files)
+        for row in clips:
+            own = {"path": f"{part}/{row['path']}", "label": row["label"].split(",")}
+            rows.append({"split": split_name(part, table)} | row | own)
+        notes += left_out
+    return rows, notes
 
 
 FSD50K = KnownDataset(

@@ -206,11 +206,8 @@ def _relabelled(sounds: Sounds, new: list[str | None], request: SoundRequest) ->
         values: list[Any] = dataset["label"][:]
         values = [sorted({ids[i] for i in each} - {None}) if several else ids[each] for each in values]
         kept = [row for row, value in enumerate(values) if value is not None]
-        feature: Any = datasets.ClassLabel(names=left)
-        feature, filled = (
-            datasets.List(feature) if several else feature,
-            [0 if each is None else each for each in values],
-        )
+        feature = sound_features(left, {}, multi_label=several)["label"]
+        filled = [0 if each is None else each for each in values]
         dataset = dataset.remove_columns("label").add_column("label", filled, feature=feature)
         dataset = dataset.select(kept)  # last: a column cannot be added to a selection without copying the sounds
         note = f"labels changed by {Path(request.label_map).name}: {len(kept):,} of {len(values):,} clips left"

@@ -249,20 +249,21 @@ def _is_root(root: Path) -> bool:
 
 
 def _folders(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
-    except OSError:  # it is not there, no folder, or closed to us
-        return []
+    return [path for path in _listing(folder) if not is_hidden(path.name) and path.is_dir()]
 
 
 def _entry(folder: Path, name: str) -> Path | None:
     """What is called `name` in a folder, if need be in other letters' case."""
     if (folder / name).exists():
         return folder / name
+    return next((path for path in _listing(folder) if path.name.lower() == name.lower()), None)
+
+
+def _listing(folder: Path) -> list[Path]:
     try:
-        return next((path for path in sorted(folder.iterdir()) if path.name.lower() == name.lower()), None)
-    except OSError:
-        return None
+        return sorted(folder.iterdir())
+    except OSError:  # it is not there, no folder, or closed to us
+        return []
 
 
 def obtain(data_dir: Path | None, download: bool = False, url: str = SOURCE_URL, md5: str = SOURCE_MD5) -> Path:
