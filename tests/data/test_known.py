@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from tests.helpers import miniatures
@@ -9,6 +11,7 @@ from urbansound_hf.data.known import FSD50K, KNOWN
 from urbansound_hf.data.loading import SoundRequest, load_sounds
 from urbansound_hf.data.splits import wanted_splits
 from urbansound_hf.errors import UserError
+from urbansound_hf.training.experiment import recorded_facts
 
 
 def split_of(sounds) -> list:
@@ -60,3 +63,12 @@ def test_every_record_is_complete(tmp_path):
         assert known.published and set(known.published) <= {"", *known.variants}
         (tmp_path / "a").mkdir(exist_ok=True)
         assert known.root(tmp_path) is None
+
+
+def test_a_folder_of_that_name_alone_has_not_its_licence(tmp_path, configure):
+    """The receipt names licence and citation of a set that is recognised, not of one's own sounds under its name."""
+    own = tmp_path / "ESC-50"
+    own.mkdir()
+    data = SimpleNamespace(name="ESC-50", fingerprint="", dataset=[])
+    assert "licence" not in recorded_facts(configure("--dataset", own), data)["data"]
+    assert "licence" in recorded_facts(configure("--dataset", miniatures.esc50(tmp_path / "real")), data)["data"]

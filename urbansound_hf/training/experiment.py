@@ -33,7 +33,7 @@ from urbansound_hf.hub.files import TOKEN
 from urbansound_hf.hub.push import Target
 from urbansound_hf.inference.classifier import NotFiniteScores, SoundClassifier
 from urbansound_hf.inference.torch_backend import TorchBackend
-from urbansound_hf.layout import finished
+from urbansound_hf.layout import expand_user, finished
 from urbansound_hf.models.linear_probe import linear_layers
 from urbansound_hf.models.loading import library_messages, starts_from_config
 from urbansound_hf.models.registry import family_of, register
@@ -201,6 +201,8 @@ def recorded_facts(config: RunConfig, sounds: Sounds) -> dict[str, Any]:
     register()
     name, dataset = config.model.model_name_or_path, config.data.dataset
     known, _ = known_dataset(sounds.name)
+    if known and not ((folder := expand_user(dataset)).is_dir() and known.root(folder)):
+        known = None  # a set of one's own, under that name
     return {
         "data": {
             "name": sounds.name,
