@@ -322,12 +322,8 @@ def window_bounds(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
     A recording no longer than `window` is one piece. Otherwise every piece has exactly `window` samples, one
     every `hop`, and the last one ends with the recording, so that no score ever comes from padding.
     """
-    if samples <= window:
-        return [(0, samples)]
-    starts = list(range(0, samples - window + 1, hop))
-    if starts[-1] + window < samples:
-        starts.append(samples - window)
-    return [(start, start + window) for start in starts]
+    starts = [*range(0, samples - window, hop), samples - window] if samples > window else [0]
+    return [(start, min(start + window, samples)) for start in starts]
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, int, np.ndarray]]:

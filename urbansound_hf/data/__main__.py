@@ -16,10 +16,8 @@ from urbansound_hf.text import counted
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepares the data set and prints what there is; `synthetic` and `shard` write data sets."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["synthetic"]:
-        return synthetic.main(argv[1:])
-    if argv[:1] == ["shard"]:
-        return shard(argv[1:])
+    if argv and (command := {"synthetic": synthetic.main, "shard": shard}.get(argv[0])):
+        return command(argv[1:])
     parser = CommandParser(prog="urbansound-hf data", description=main.__doc__)
     parser.add_argument("--data_dir", default="data", help="folder of UrbanSound8K, downloaded there if it is missing")
     parser.add_argument("--allow_missing_files", action="store_true", help="leave out clips without a file")

@@ -133,7 +133,15 @@ def find_builder(request: SoundRequest) -> Found:
         root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
         builder = UrbanSound8K(synthetic.synthetic_dataset(root, seed=request.seed), request.sampling_rate)
         return builder, "synthetic", [SYNTHETIC_NOTE]
-    return _folder(request, folder) if kind == "folder" and folder.is_dir() else _stored(request, folder)
+    if kind == "stored" or not folder.is_dir():
+        return _stored(request, folder)
+    for known in KNOWN:
+        if known_root := known.root(folder):
+            name = known.title(request.dataset_variant or "")
+            rows, notes = known.read(known_root, request)
+            return _prepared(request, named_segments(rows), name, notes)
+    rows, notes = read_folder(folder, request)
+    return _prepared(request, rows, folder.resolve().name, notes)
 
 
 def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder", "stored"]:
@@ -149,16 +157,6 @@ def kind_of_dataset(name: str) -> Literal["urbansound8k", "synthetic", "folder",
 def is_path(name: str) -> bool:
     """Whether the name of a data set cannot be a Hub id."""
     return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
-
-
-def _folder(request: SoundRequest, folder: Path) -> Found:
-    for known in KNOWN:
-        if root := known.root(folder):
-            name = known.title(request.dataset_variant or "")
-            rows, notes = known.read(root, request)
-            return _prepared(request, named_segments(rows), name, notes)
-    rows, notes = read_folder(folder, request)
-    return _prepared(request, rows, folder.resolve().name, notes)
 
 
 def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str]) -> Found:

@@ -200,8 +200,9 @@ def _parquet_columns(file: BinaryIO, path: str, audio_column: str | None) -> pa.
     features = datasets.Features.from_arrow_schema(shard.schema_arrow)
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
     column = find_columns(list(features), {"audio": audio_column or next(iter(typed), None)}, path, ["audio"])["audio"]
+    features.pop(column)
     sizes = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
-    table = shard.read([name for name in features if name != column])
+    table = shard.read(list(features))
     names = pa.array([f"row {row}" for row in range(len(table))], pa.string())
     if pa.types.is_struct(shard.schema_arrow.field(column).type):
         names = pa.compute.struct_field(shard.read([f"{column}.path"]).column(0), "path").combine_chunks()
@@ -213,9 +214,7 @@ def _parquet_columns(file: BinaryIO, path: str, audio_column: str | None) -> pa.
     none = np.zeros(len(table), np.int64)
     rows = np.concatenate([none[:0], *(np.arange(size) for size in sizes)])
     places = [pa.repeat(path, len(table)), np.repeat(np.arange(len(sizes)), sizes), none, rows, none]
-    return _addressed(
-        table, {name: each for name, each in features.items() if name != column}, [names, *places], column
-    )
+    return _addressed(table, features, [names, *places], column)
 
 
 def _addressed(table: pa.Table, features: Mapping[str, Any], addresses: list[Any], column: str) -> pa.Table:

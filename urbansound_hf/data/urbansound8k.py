@@ -117,15 +117,13 @@ def read_records(path: Path) -> list[tuple[int, dict[str, str]]]:
 def dataset_notes(rows: Sequence[Row], found: AudioFiles) -> list[str]:
     """What every score from these rows must say: how they differ from the official table, and what is not used."""
     notes = []
-    counts = [dict(Counter(row[column] for row in rows)) for column in ("class", "fold")]
-    official: list[dict] = [CLIPS_PER_CLASS, CLIPS_PER_FOLD]
+    counts = Counter(name for row in rows for name in (row["class"], f"fold {row['fold']}"))
+    official = {**CLIPS_PER_CLASS, **{f"fold {fold}": clips for fold, clips in CLIPS_PER_FOLD.items()}}
     if counts != official:
-        has, expected = ({str(key): n for each in sides for key, n in each.items()} for sides in (counts, official))
-        more = [f"{'fold ' * key.isdecimal()}{key} has {n:,} instead of {expected[key]:,}"
-                for key, n in has.items() if n > expected[key]]  # fmt: skip
-        folds = f"folds {', '.join(map(str, sorted(counts[1])))}"
-        kind = f"subset: {len(rows):,} of {TOTAL_CLIPS:,} official clips ({folds})"
-        if more:
+        folds = ", ".join(str(fold) for fold in CLIPS_PER_FOLD if counts[f"fold {fold}"])
+        kind = f"subset: {len(rows):,} of {TOTAL_CLIPS:,} official clips (folds {folds})"
+        above = [(name, clips) for name, clips in official.items() if counts[name] > clips]
+        if more := [f"{name} has {counts[name]:,} instead of {clips:,}" for name, clips in above]:
             kind = f"not the official table: {len(rows):,} clips ({first_ten(more)})"
         notes.append(f"{kind}; scores are not comparable with published ones")
     return [*notes, *found.unlisted((row["source"] for row in rows), METADATA_FILE.name), *found.notes()]
