@@ -18,7 +18,7 @@ import numpy as np
 from urbansound_hf.audio.io import load_audio, to_float_wav
 from urbansound_hf.data.urbansound8k import metadata_path
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.inference.events import Event
+from urbansound_hf.inference.output import Event
 from urbansound_hf.text import table
 
 TOLERANCE = 0.5  # seconds

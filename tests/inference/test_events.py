@@ -14,8 +14,7 @@ import soundfile
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.inference.events import Event
-from urbansound_hf.inference.output import Classification, Prediction
+from urbansound_hf.inference.output import Classification, Event, Prediction
 
 RATE = 16_000
 LABELS = ("dog", "siren")

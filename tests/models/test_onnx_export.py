@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 from tests.helpers import tiny
 from urbansound_hf.cli import infer
 from urbansound_hf.errors import UserError
+from urbansound_hf.inference.backend import OnnxBackend
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.inference.onnx_backend import OnnxBackend
 from urbansound_hf.inference.torch_backend import TorchBackend
 from urbansound_hf.models import onnx_export
 

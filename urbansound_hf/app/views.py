@@ -24,11 +24,10 @@ from urbansound_hf.data.urbansound8k import CLASSES, CLIP_SECONDS
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference import occlusion
 from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.inference.events import SILENCE_DB
 from urbansound_hf.inference.formats import WriteOptions
 from urbansound_hf.inference.inputs import find_sounds
 from urbansound_hf.inference.live import score_window
-from urbansound_hf.inference.output import Classification, Prediction
+from urbansound_hf.inference.output import SILENCE_DB, Classification, Prediction
 from urbansound_hf.inference.results import write_results
 from urbansound_hf.plots.sounds import colour_bar, draw_levels, draw_scores, draw_wave, shown_classes, time_axis
 from urbansound_hf.plots.style import BLUE, LIGHT_BLUE, ORANGE, drawing

@@ -21,11 +21,10 @@ from urbansound_hf import progress
 from urbansound_hf.audio.io import LIMITS, AudioError, Source
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, equal_shapes, extract_or_refuse, shifted
-from urbansound_hf.inference.backend import Backend, chosen_backend
+from urbansound_hf.inference.backend import Backend, OnnxBackend, chosen_backend
 from urbansound_hf.inference.ensemble import check_alike, combined, members_of
-from urbansound_hf.inference.events import MULTI_LABEL_SCORE
 from urbansound_hf.inference.inputs import THREADS, Cut, Cutting, Window, read_windows
-from urbansound_hf.inference.output import Classification, Prediction, activation
+from urbansound_hf.inference.output import MULTI_LABEL_SCORE, Classification, Prediction, activation
 from urbansound_hf.profiling import stage
 
 BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once; on an accelerator four times as many
@@ -94,8 +93,6 @@ class SoundClassifier:
             return EnsembleClassifier(members, **ensemble)
         assert isinstance(name_or_path, str | Path)  # a list is an ensemble
         if chosen_backend(name_or_path, device, backend, dtype) == "onnx":
-            from urbansound_hf.inference.onnx_backend import OnnxBackend
-
             return cls(OnnxBackend(name_or_path, revision, int8=dtype == "int8"))
         from urbansound_hf.inference.torch_backend import TorchBackend
         from urbansound_hf.models.checkpoint import load_checkpoint

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from urbansound_hf.errors import printable
-from urbansound_hf.inference.events import SILENCE_DB, UNKNOWN
-from urbansound_hf.inference.output import Classification, Record, event_records, window_records
+from urbansound_hf.inference.output import SILENCE_DB, UNKNOWN, Classification, Record, event_records, window_records
 from urbansound_hf.progress import Bar
 from urbansound_hf.text import in_csv
 

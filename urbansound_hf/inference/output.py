@@ -1,4 +1,10 @@
-"""The results of classification: predictions of windows, their summary and events, and the records that are written."""
+"""The results of classification: predictions of windows, their summary and events, and the records that are written.
+
+The starts and ends of all windows divide the recording into cells. The scores of a cell are the mean of the windows
+that cover it. A model with one label for each sound gives every cell the label of its highest score, so events never
+overlap; a multi-label model gives it every label whose score reaches the threshold. Neighbouring cells of one label
+are an event; its score is the mean over its cells, weighted by their length.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +16,12 @@ from typing import Any
 import numpy as np
 
 from urbansound_hf.errors import UserError
-from urbansound_hf.inference.events import SILENCE_DB, Event, merge_windows
 
+SILENCE_DB = -60.0  # dBFS, RMS of a window; below, a score says little
+UNKNOWN = "unknown"  # the label of cells in which no score reaches `min_score`
+MULTI_LABEL_SCORE = 0.5  # default threshold of multi-label models
+SHORTEST_CELL = 0.01  # seconds; windows whose length is no multiple of the hop leave slivers of a sample
+NOTHING, BELOW = -2, -1  # in place of a class number: no event, `UNKNOWN`
 Record = dict[str, Any]
 
 
@@ -33,6 +43,22 @@ class Prediction:
     @property
     def score(self) -> float:
         return self.top[0][1]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A stretch of a recording with one label."""
+
+    start: float  # seconds
+    end: float
+    label: str  # a class, or `unknown`
+    score: float  # mean of the label's scores over the stretch; of `unknown`, mean of the highest scores
+    silence: bool = False  # whether all windows that cover it are silent; the label and the score of the model stay
+
+    @property
+    def text(self) -> str:
+        """The label, or `silence`."""
+        return "silence" if self.silence else self.label
 
 
 @dataclass(frozen=True)
@@ -90,10 +116,46 @@ class Classification:
             labels = list(dict.fromkeys(label for window in self.windows for label, _ in window.top))
             scores = np.array([[dict(window.top).get(label, 0.0) for label in labels] for window in self.windows])
         bounds = np.array([(window.start, window.end) for window in self.windows])
-        silent = np.array([window.level_db < silence_db for window in self.windows])
-        least = self.thresholds if min_score is None and self.scores is not None else min_score
-        several = self.thresholds is not None
-        return merge_windows(bounds, scores, silent, labels, several, least, min_seconds, smooth)
+        edges, means, quiet = _cells(bounds, scores, np.array([each.level_db < silence_db for each in self.windows]))
+        if smooth > 1:
+            from scipy.ndimage import median_filter
+
+            means = median_filter(means, (smooth, 1), mode="nearest")
+        if self.thresholds is not None:
+            reached = means >= (self.thresholds if min_score is None else min_score)  # (cells, classes)
+            tracks = [(np.where(each, number, NOTHING), means[:, number]) for number, each in enumerate(reached.T)]
+        else:
+            highest = means.max(axis=1)
+            least = -np.inf if min_score is None else min_score
+            tracks = [(np.where(highest < least, BELOW, means.argmax(axis=1)), highest)]
+        events = [each for keys, of in tracks for each in _runs(keys, quiet, of, edges, labels)]
+        return sorted((each for each in events if each.end - each.start >= min_seconds), key=lambda each: each.start)
+
+
+def _cells(bounds: np.ndarray, scores: np.ndarray, silent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`(cells + 1,)` edges in seconds, `(cells, classes)` mean scores, `(cells,)` whether all windows are silent."""
+    starts, ends = bounds.T
+    edges = np.unique(bounds)
+    apart = np.diff(edges, prepend=-1.0) > SHORTEST_CELL
+    edges = np.append(edges[:-1][apart[:-1]], edges[-1])
+    centres = (edges[1:] + edges[:-1]) / 2
+    first, behind = np.searchsorted(ends, centres), np.searchsorted(starts, centres)  # the windows that cover a cell
+    sums = np.zeros((len(bounds) + 1, scores.shape[1] + 1))
+    np.cumsum(np.column_stack([scores, silent]), axis=0, out=sums[1:])
+    means = (sums[behind] - sums[first]) / (behind - first)[:, None]
+    return edges, means[:, :-1], means[:, -1] > 1 - 1e-9
+
+
+def _runs(
+    keys: np.ndarray, quiet: np.ndarray, scores: np.ndarray, edges: np.ndarray, labels: Sequence[str]
+) -> Iterator[Event]:
+    """Neighbouring cells of equal class number and silence as one event; none for `NOTHING`."""
+    changes = np.flatnonzero((np.diff(keys) != 0) | (np.diff(quiet) != 0)) + 1
+    for first, behind in zip([0, *changes], [*changes, len(keys)], strict=True):
+        if keys[first] != NOTHING:
+            label = UNKNOWN if keys[first] == BELOW else labels[keys[first]]
+            score = np.average(scores[first:behind], weights=np.diff(edges[first : behind + 1]))
+            yield Event(float(edges[first]), float(edges[behind]), label, float(score), bool(quiet[first]))
 
 
 def activation(logits: np.ndarray, problem_type: str | None) -> np.ndarray:

@@ -21,10 +21,9 @@ from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
 from urbansound_hf.errors import UserError, complete_file, interruption, storage_problem, writing
-from urbansound_hf.inference.events import SILENCE_DB
 from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, print_error, records
 from urbansound_hf.inference.inputs import name_of
-from urbansound_hf.inference.output import Classification, Prediction, Record, window_record
+from urbansound_hf.inference.output import SILENCE_DB, Classification, Prediction, Record, window_record
 from urbansound_hf.profiling import stage
 from urbansound_hf.progress import Bar, say
 from urbansound_hf.text import distinct
