@@ -11,8 +11,7 @@ from tests.helpers import tiny
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference import classifier as serving
-from urbansound_hf.inference.classifier import SoundClassifier
-from urbansound_hf.inference.ensemble import combined
+from urbansound_hf.inference.classifier import SoundClassifier, combined
 
 
 def named(labels):

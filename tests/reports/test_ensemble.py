@@ -14,7 +14,7 @@ from tests.helpers.runs import rewrite
 from urbansound_hf.cli import run as command
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import read_predictions, read_run
-from urbansound_hf.inference.ensemble import combined, members_of
+from urbansound_hf.inference.classifier import combined, members_of
 from urbansound_hf.reports.ensemble import fit_weights, write_ensemble
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from urbansound_hf.evaluation import confidence
+
 MetricFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 """`true (clips,)` and `predicted (clips,)` class ids, `probabilities (clips, classes)` → the value.
 
@@ -84,10 +86,9 @@ def micro_f1(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray)
 @metric("loss", "any", greater_is_better=False)
 def loss(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:
     """The mean negative log-likelihood in nats: of the true classes; of several labels, over clips and classes."""
-    if true.ndim == 2:
-        return float(-np.log(np.maximum(np.where(true > 0, probabilities, 1 - probabilities), 1e-12)).mean())
-    likelihood = probabilities[np.arange(len(true)), true]
-    return float(-np.log(np.maximum(likelihood, 1e-12)).mean())
+    several = true.ndim == 2
+    chosen = np.where(true > 0, probabilities, 1 - probabilities) if several else probabilities[range(len(true)), true]
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
 
 
 def right(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -166,14 +167,11 @@ def present_metrics(values: Mapping[str, Any], prefix: str = "") -> list[Metric]
 
 def per_class_scores(true: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> dict[str, dict[str, float]]:
     """`{class: {precision, recall, f1, support}}` by class ids or 0 and 1; 0 where a ratio has no denominator."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    precision, recall, f1, support = precision_recall_fscore_support(
-        true, predicted, labels=np.arange(len(labels)), zero_division=0.0
-    )
+    counts = confidence.count_by_recording(true, predicted, np.zeros(len(true)), len(labels))[0]
+    scores = np.nan_to_num(confidence.classification_scores(counts)[2:]).reshape(3, -1).T  # (classes, 3)
     return {
         name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-        for name, p, r, f, n in zip(labels, precision, recall, f1, support, strict=True)
+        for name, (p, r, f), n in zip(labels, scores, counts[1], strict=True)
     }
 
 

@@ -101,6 +101,9 @@ class Run:
         metrics: the content of metrics.json.
         predictions: those for the test clips, from predictions.csv.
         report: the content of report.json.
+        model_config: the model's config.json.
+        history: the entries that Trainer logged; none without a log.
+        report_clips: sounds and spectrograms of report.html by the paths of their clips: see `reports.html.encoded`.
 
     Raises:
         UserError: when an attribute is asked for whose file is missing or damaged.
@@ -140,20 +143,9 @@ class Run:
         """The receipt that lies beside the checkpoints of an unfinished run; None without one."""
         return self._read_json(layout.BEGUN, absent=None)
 
-    @property
-    def model_config(self) -> dict[str, Any]:
-        """The model's config.json."""
-        return self._read_json(layout.MODEL_CONFIG)
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        """The entries that Trainer logged; none without a log."""
-        return self._read_json(layout.HISTORY, absent=[])
-
-    @property
-    def report_clips(self) -> dict[str, dict[str, str]]:
-        """The sounds and spectrograms of report.html by the paths of their clips: see `reports.html.encoded`."""
-        return self._read_json(layout.REPORT_CLIPS, "train again, or remove it", {})
+    model_config = property(lambda self: self._read_json(layout.MODEL_CONFIG))
+    history = property(lambda self: self._read_json(layout.HISTORY, absent=[]))
+    report_clips = property(lambda self: self._read_json(layout.REPORT_CLIPS, "train again, or remove it", {}))
 
     def write_results(self, metrics: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
         """Writes metrics.json and log_history.json."""
@@ -328,16 +320,9 @@ def _clip(facts: dict[str, str], scores: list[str], labels: list[str], several: 
     if unknown := {*of[0], *of[1]} - set(labels):
         raise ValueError(f"{unknown.pop()} is not one of the classes in the header ({', '.join(labels)})")
     true, predicted = ([int(label in names) for label in labels] if several else labels.index(names[0]) for names in of)
-    return (
-        facts["path"],
-        int(facts["fold"] or 0),
-        facts.get("group") or facts["path"],
-        int(facts.get("salience") or 0),
-        float(facts.get("seconds") or "nan"),
-        true,
-        predicted,
-        [float(score) for score in scores],
-    )
+    group, seconds = facts.get("group") or facts["path"], float(facts.get("seconds") or "nan")
+    known = facts["path"], int(facts["fold"] or 0), group, int(facts.get("salience") or 0), seconds
+    return *known, true, predicted, [float(score) for score in scores]
 
 
 def pooled(runs: Sequence[Run]) -> Predictions:

@@ -7,8 +7,10 @@ scored window by window, as in evaluation; the pipeline, which knows no test-tim
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, groupby, islice
@@ -22,9 +24,9 @@ from urbansound_hf.audio.io import LIMITS, AudioError, Source
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, equal_shapes, extract_or_refuse, shifted
 from urbansound_hf.inference.backend import Backend, OnnxBackend, chosen_backend
-from urbansound_hf.inference.ensemble import check_alike, combined, members_of
 from urbansound_hf.inference.inputs import THREADS, Cut, Cutting, Window, read_windows
 from urbansound_hf.inference.output import MULTI_LABEL_SCORE, Classification, Prediction, activation
+from urbansound_hf.layout import ENSEMBLE
 from urbansound_hf.profiling import stage
 
 BATCHES_AHEAD = 4  # batches of windows that are sorted by shape at once; on an accelerator four times as many
@@ -34,6 +36,8 @@ Prepared = tuple[Window, list[Features] | AudioError]
 Scored = tuple[Window, np.ndarray | AudioError]
 Track = Callable[[int], object]
 Wait = Callable[[], np.ndarray]  # for the outputs of a forward pass that was started
+MEANS = ("geometric", "arithmetic")
+LOWEST = 1e-9  # of a score in a geometric mean, so that one model cannot rule a class out
 DEFAULT_WINDOW_SECONDS = 10.0  # of a checkpoint without clip_seconds whose family takes any length
 
 
@@ -279,42 +283,41 @@ class SoundClassifier:
     def _forward(self, clips: Sequence[Any], batch_size: int, embed: bool = False, track: Track | None = None) -> Wait:
         """Starts the forward passes of clips; what is returned waits for `(clips, classes [+ hidden])` float32.
 
-        A clip that does not fit into the memory has NaN.
+        A batch that does not fit into the memory is halved; a clip that does not has NaN.
         """
         started: list[tuple[list[int], Wait]] = []
         for positions, stacked in equal_shapes(chain.from_iterable(clips)):
-            for first in range(0, len(positions), batch_size):
-                part = slice(first, first + batch_size)
-                batch = {name: values[part] for name, values in stacked.items()}
-                with stage("forward"):
-                    started += self._start(batch, positions[part], embed)
+            parts = deque(slice(first, first + batch_size) for first in range(0, len(positions), batch_size))
+            while parts:
+                part = parts.popleft()
+                count, first = len(positions[part]), part.start
+                try:
+                    with stage("forward"):
+                        waits = self.backend.start({name: values[part] for name, values in stacked.items()}, embed)
+                    started.append((positions[part], waits))
+                except Exception as error:  # of PyTorch, of ONNX Runtime
+                    if not OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
+                        raise
+                    if count > 1:
+                        middle = first + count // 2
+                        parts.extendleft((slice(middle, first + count), slice(first, middle)))
+                        continue
                 if track:
-                    track(len(positions[part]))
+                    track(count)
 
         def finish() -> np.ndarray:
             found, classes = [(positions, outputs()) for positions, outputs in started], len(self.labels)
             width = found[0][1].shape[1] if found else classes
             rows = np.full((len(clips) * (self.shifts + 1), width), np.nan, np.float32)
             for positions, outputs in found:
-                rows[positions, :classes] = finite(activation(outputs[:, :classes], self.problem_type))
-                rows[positions, classes:] = outputs[:, classes:]
+                scores = activation(outputs[:, :classes], self.problem_type)
+                if not np.isfinite(scores).all():
+                    fix = "train it again, or serve it in float32"
+                    raise NotFiniteScores("the model gives scores that are not finite", "", fix)
+                rows[positions] = np.concatenate([scores, outputs[:, classes:]], axis=1)
             return rows.reshape(len(clips), self.shifts + 1, width).mean(axis=1)
 
         return finish
-
-    def _start(self, batch: Features, positions: list[int], embed: bool) -> Iterator[tuple[list[int], Wait]]:
-        """Starts a batch; one that does not fit into the memory is halved, and a clip that does not, left out."""
-        try:
-            outputs = self.backend.start(batch, embed)
-        except Exception as error:  # of PyTorch, of ONNX Runtime
-            if not OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
-                raise
-        else:
-            yield positions, outputs
-            return
-        half = len(positions) // 2
-        for part in (slice(half), slice(half, None)) if half else ():
-            yield from self._start({name: values[part] for name, values in batch.items()}, positions[part], embed)
 
     def _result(self, pairs: Iterable[Scored], top_k: int, on_window: Callable[..., object]) -> Classification:
         scores, windows, classes = [], [], len(self.labels)
@@ -358,7 +361,15 @@ class EnsembleClassifier(SoundClassifier):
     def __init__(
         self, members: Sequence[SoundClassifier], weights: Sequence[float] | None = None, mean: str = "geometric"
     ) -> None:
-        check_alike(members)
+        names = ("labels", "sampling rate in Hz", "kind of scores")
+        facts = [(sorted(each.labels), each.sampling_rate, each.problem_type or "one label") for each in members]
+        differ = [
+            f"{name}: {a} and {b}" for each in facts for name, a, b in zip(names, facts[0], each, strict=True) if a != b
+        ]
+        if differ or not members or members[0].problem_type == "regression":
+            found = "; ".join(differ[:3]) or "found none, or a regression"
+            what = f"the models of an ensemble share labels, sampling rate and kind of scores; {found}"
+            raise UserError(what, "--model", "give models that were trained on the same data")
         order = sorted(range(len(members)), key=lambda place: members[place].window_seconds)
         self.members, self.mean = [members[place] for place in order], mean
         super().__init__(self.members[0].backend)
@@ -395,9 +406,36 @@ class NotFiniteScores(UserError):
     """A model gives scores that are NaN or infinite."""
 
 
-def finite(scores: np.ndarray) -> np.ndarray:
-    """The scores; raises NotFiniteScores where one is not a finite number."""
-    if not np.isfinite(scores).all():
-        fix = "train it again, or serve it in float32"
-        raise NotFiniteScores("the model gives scores that are not finite", "", fix)
-    return scores
+def combined(
+    scores: np.ndarray, weights: Sequence[float] | None = None, mean: str = "geometric", several: bool = False
+) -> np.ndarray:
+    """The scores `(models, clips, classes)` of several models as those of one, `(clips, classes)`; NaN stays NaN.
+
+    Args:
+        weights: of each model, 1 in sum (default: equal).
+        mean: "arithmetic", or "geometric", whose scores are brought to a sum of 1 again (logarithmic opinion pool).
+        several: whether several classes may be true at a time: each class then has a geometric mean of its own.
+    """
+    shares = np.full(len(scores), 1 / len(scores)) if weights is None else np.asarray(weights)
+    if mean == "arithmetic":
+        return np.tensordot(shares, scores, 1)
+    yes, no = (np.exp(np.tensordot(shares, np.log(np.maximum(each, LOWEST)), 1)) for each in (scores, 1 - scores))
+    return yes / (yes + no if several else yes.sum(axis=-1, keepdims=True))
+
+
+def members_of(folder: str | Path | Sequence[str | Path]) -> dict[str, Any] | None:
+    """The `members` of a list, or the `members`, `weights` and `mean` of a folder of `urbansound-hf ensemble`.
+
+    None for any other folder. Raises UserError if the ensemble's file is damaged.
+    """
+    if not isinstance(folder, str | Path):
+        return {"members": list(folder)}
+    path = Path(folder) / ENSEMBLE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"members": [str(path.parent / name) for name in found["members"]],
+                "weights": [float(each) for each in found["weights"]], "mean": str(found["mean"])}  # fmt: skip
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"cannot be read: {error}", str(path), "make the ensemble again") from error

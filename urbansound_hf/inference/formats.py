@@ -10,7 +10,7 @@ import csv
 import json
 import sys
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -86,22 +86,24 @@ def _jsonl(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions
         stream.writelines(json.dumps(record) + "\n" for record in sound)
 
 
+def _columns(options: WriteOptions) -> list[str]:
+    """The names of what a record of a window or an event can have, in order."""
+    windows = ["top", *["labels"] * options.multi_label, "level_db", "windows", *["embedding"] * options.embeddings]
+    return ["path", "start", "end", "label", "score", *([] if options.events else windows), "silence", "error"]
+
+
 def _csv(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
     others = [f"{name}_{place}" for place in range(2, options.top_k + 1) for name in ("label", "score")]
-    several = ["labels"] * options.multi_label
-    windows = ["path", "start", "end", "label", "score", *others, *several, "level_db", "silence", "windows", "error"]
-    events = ["path", "start", "end", "label", "score", "silence", "error"]
-    table = csv.DictWriter(stream, events if options.events else windows, lineterminator="\n")
+    names = chain.from_iterable(others if name == "top" else [name] for name in _columns(options))
+    table = csv.DictWriter(stream, list(names), lineterminator="\n")
     table.writeheader()
     for sound in flushed(sounds, stream):
-        table.writerows(_csv_row(record) for record in sound)
+        table.writerows(_csv_row(**record) for record in sound)
 
 
-def _csv_row(record: Record) -> Record:
-    others = enumerate(record.get("top", [])[1:], start=2)
-    row = record | {f"{name}_{place}": value for place, answer in others for name, value in answer.items()}
-    row.pop("top", None)
-    row |= {"labels": ";".join(record["labels"])} if "labels" in record else {}
+def _csv_row(top: Sequence[Record] = (), labels: Sequence[str] | None = None, **row: Any) -> Record:
+    row |= {f"{name}_{place}": value for place, answer in enumerate(top[1:], 2) for name, value in answer.items()}
+    row |= {} if labels is None else {"labels": ";".join(labels)}
     return {name: in_csv(value) for name, value in row.items()}
 
 
@@ -109,13 +111,11 @@ def _parquet(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptio
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    top = pa.list_(pa.struct({"label": pa.string(), "score": pa.float64()}))
-    kinds = {"path": pa.string(), "start": pa.float64(), "end": pa.float64(), "label": pa.string(),
-             "score": pa.float64()}  # fmt: skip
-    several = {"labels": pa.list_(pa.string())} if options.multi_label else {}
-    kinds |= {} if options.events else {"top": top, **several, "level_db": pa.float64(), "windows": pa.int64()}
-    kinds |= {"embedding": pa.list_(pa.float32())} if options.embeddings else {}
-    schema = pa.schema(kinds | {"silence": pa.bool_(), "error": pa.string()})
+    text, number = pa.string(), pa.float64()
+    kinds = {"top": pa.list_(pa.struct({"label": text, "score": number})), "labels": pa.list_(text),
+             "path": text, "label": text, "error": text, "windows": pa.int64(), "silence": pa.bool_(),
+             "embedding": pa.list_(pa.float32())}  # fmt: skip
+    schema = pa.schema({name: kinds.get(name, number) for name in _columns(options)})
     rows = (_parquet_row(record) for sound in sounds for record in sound)
     with pq.ParquetWriter(stream.buffer, schema) as file:
         while some := list(islice(rows, ROWS_AT_ONCE)):

@@ -143,20 +143,12 @@ class Recording:
     """A sound of which the beginning was read: all of a clip, `AHEAD_SECONDS` of a long recording."""
 
     def __init__(self, source: Source, cutting: Cutting) -> None:
-        self.name, self.cutting, rate = name_of(source), cutting, cutting.sampling_rate
+        self.name, self.cutting, self.complete = name_of(source), cutting, False  # complete: there is no more to read
         self.notes: list[str] = []
-        self._read = deque[np.ndarray]()
-        self._error: AudioError | None = None
-        self._rest: Iterator[np.ndarray] | None
-        self._rest = stream_audio(source, rate, self.name, self.notes, cutting.limits)
+        self._decoded, self._read = self._decode(source), deque[np.ndarray | AudioError | None]()  # ends with no array
         samples = 0
-        while self._rest and samples < AHEAD_SECONDS * rate:
+        while not self.complete and samples < AHEAD_SECONDS * cutting.sampling_rate:
             samples += self._read_block()
-
-    @property
-    def complete(self) -> bool:
-        """Whether there is nothing left to read."""
-        return self._rest is None
 
     def windows(self, pool: ThreadPoolExecutor | None, number: int) -> Iterator[Cut]:
         """The windows of this sound, the `number`-th of all, as of `read_windows`; a complete one needs no `pool`."""
@@ -173,31 +165,30 @@ class Recording:
         """The samples in blocks; what is left to read is read in `pool`, a block ahead. Raises AudioError."""
         hidden = self.complete
         with progress.Bar(desc=f"Reading {self.name}", unit="s of sound", leave=False, disable=hidden) as bar:
-            while self._read:
-                reading = pool.submit(self._read_block) if pool and self._rest else None
-                block = self._read.popleft()
+            while isinstance(block := self._read.popleft(), np.ndarray):
+                reading = pool.submit(self._read_block) if pool and not self.complete else None
                 yield block
                 bar.update(round(len(block) / self.cutting.sampling_rate))
                 if reading:
                     with stage("wait"):
                         reading.result()
-        if self._error:
-            raise self._error
+        if block:
+            raise block
 
     def _read_block(self) -> int:
-        """Reads a block and gives its number of samples; 0 at the end."""
+        """Reads a block and returns its number of samples; 0 at the end."""
+        with stage("decode"):
+            block = next(self._decoded, None)
+        self._read.append(block)
+        self.complete = not isinstance(block, np.ndarray)
+        return len(block) if isinstance(block, np.ndarray) else 0
+
+    def _decode(self, source: Source) -> Iterator[np.ndarray | AudioError]:
         try:
-            with stage("decode"):
-                block = next(self._rest, None) if self._rest else None
+            yield from stream_audio(source, self.cutting.sampling_rate, self.name, self.notes, self.cutting.limits)
         except Exception as error:  # one sound never ends the call, whatever it does: MemoryError above all
             reason = ": ".join(filter(None, (type(error).__name__, str(error))))
-            what = f"cannot be read ({reason})"
-            self._error, block = error if isinstance(error, AudioError) else AudioError(what, self.name), None
-        if block is None:
-            self._rest = None
-            return 0
-        self._read.append(block)
-        return len(block)
+            yield error if isinstance(error, AudioError) else AudioError(f"cannot be read ({reason})", self.name)
 
 
 def name_of(source: Source) -> str:
@@ -215,7 +206,12 @@ def _expand(name: str, problems: list[AudioError]) -> list[Source]:
     try:
         path = expand_user(name)
         if path.is_dir():
-            return _sounds_in(path, problems)
+            before, found = len(problems), find_audio_files(path, problems)
+            if not found.sounds and len(problems) == before:
+                raise AudioError("; ".join(["holds no sound", *found.notes()]), f"{path}", SOUND_NAMES)
+            for note in found.notes():
+                progress.say(f"{path}: {note}")
+            return [*found.sounds]
         if path.is_fifo():  # <(command), /dev/stdin behind a pipe: libsndfile has to seek
             return [StandardInput(path.read_bytes(), name)]
         if glob.has_magic(name) and not path.exists():
@@ -225,15 +221,3 @@ def _expand(name: str, problems: list[AudioError]) -> list[Source]:
     except OSError as error:  # a name that is too long, a folder without permission
         raise AudioError(f"cannot be read ({error.strerror})", name) from error
     return [path]  # if it isn't there, the decoder says so under its name
-
-
-def _sounds_in(folder: Path, problems: list[AudioError]) -> list[Source]:
-    """The sounds below a folder; what else looks like sound is named on standard error."""
-    before = len(problems)
-    found = find_audio_files(folder, problems)
-    if not found.sounds and len(problems) == before:
-        what = "; ".join(["holds no sound", *found.notes()])
-        raise AudioError(what, f"{folder}", SOUND_NAMES)
-    for note in found.notes():
-        progress.say(f"{folder}: {note}")
-    return [*found.sounds]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from urbansound_hf.errors import CommandParser, exit_code
-from urbansound_hf.inference.ensemble import MEANS
+from urbansound_hf.inference.classifier import MEANS
 from urbansound_hf.layout import METRICS, PREDICTIONS
 from urbansound_hf.reports.comparison import compare_runs
 from urbansound_hf.reports.ensemble import WEIGHTS, write_ensemble

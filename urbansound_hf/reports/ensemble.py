@@ -24,7 +24,7 @@ from urbansound_hf.evaluation.runs import (
     read_predictions,
     write_json,
 )
-from urbansound_hf.inference.ensemble import combined
+from urbansound_hf.inference.classifier import combined
 from urbansound_hf.layout import COMPARISON, ENSEMBLE, MODEL_CONFIG, PREDICTIONS, VALIDATION
 from urbansound_hf.reports.comparison import compare_runs, paired
 from urbansound_hf.reports.run_report import write_cross_validation, write_run
