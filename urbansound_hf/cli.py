@@ -160,7 +160,7 @@ def _model(args: argparse.Namespace) -> SoundClassifier:
 
 
 def _listen(args: argparse.Namespace, options: WriteOptions) -> int:
-    from urbansound_hf.inference import live
+    from urbansound_hf.inference import formats, live
 
     if args.raw is None:
         rate, blocks = live.microphone(args.microphone or None)
@@ -169,7 +169,7 @@ def _listen(args: argparse.Namespace, options: WriteOptions) -> int:
     model = _model(args)
     top_k = min(args.top_k, len(model.labels))
     predictions = live.listen(model, blocks, rate, top_k, args.window_seconds, args.hop_seconds)
-    live.write_live(predictions, args.format, replace(options, top_k=top_k), sys.stdout)
+    formats.write_live(predictions, args.format, replace(options, top_k=top_k), sys.stdout)
     return 0
 
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -56,35 +57,29 @@ class Stopwatch:
     def _sample(self) -> None:
         process = psutil.Process()
         while True:
-            began = time.thread_time()
-            self.peak_memory_gib = max(self.peak_memory_gib, resident_gib(process))
+            began, total = time.thread_time(), 0
+            for member in [process, *process.children(recursive=True)]:  # pages that they share count once for each
+                with suppress(psutil.NoSuchProcess):
+                    total += member.memory_info().rss
+            self.peak_memory_gib = max(self.peak_memory_gib, total / 2**30)
             if self._stop.wait(max(0.2, 100 * (time.thread_time() - began))):
                 return
 
 
-def resident_gib(process: psutil.Process) -> float:
-    """Resident memory of a process and its children, in GiB; pages they share count once for each."""
-    total = 0
-    for member in [process, *process.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
-            total += member.memory_info().rss
-    return total / 2**30
-
-
 def environment() -> dict[str, Any]:
     """Versions, code state and hardware of this machine; no user name, host name or path."""
+    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8") if sys.platform == "linux" else ""
+    named = re.search(r"^model name\s*:(.*)$", cpu, re.MULTILINE)
+    memory = round(psutil.virtual_memory().total / 2**30, 1)
+    model = named[1].strip() if named else platform.processor() or platform.machine()
     return {
         "urbansound_hf": __version__,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "code": code_state(),
-        "hardware": {
-            "cpu": _cpu(),
-            "cores": worker_count(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        },
+        "hardware": {"cpu": model, "cores": worker_count(), "memory_gib": memory},
         "platform": f"{platform.system()} {platform.machine()}",
-    }  # fmt: skip
+    }
 
 
 @functools.cache
@@ -93,16 +88,16 @@ def code_state() -> dict[str, Any]:
 
     In a checkout, also its `commit`, and whether tracked files are `dirty`, that is, differ from it.
     """
-    package, content = PACKAGE_ROOT, hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        content.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    content = hashlib.sha256()
+    for path in sorted(PACKAGE_ROOT.rglob("*.py")):
+        content.update(f"{path.relative_to(PACKAGE_ROOT).as_posix()}\n".encode() + path.read_bytes())
     source = {"source": content.hexdigest()[:12]}
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(package), *arguments]
+        command = ["git", "-C", str(PACKAGE_ROOT), *arguments]
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
 
-    if not (package.parent / "pyproject.toml").is_file():
+    if not (PACKAGE_ROOT.parent / "pyproject.toml").is_file():
         return source
     try:
         changes = git("status", "--porcelain", "--untracked-files=no", "--", "..")
@@ -147,11 +142,3 @@ def mismatches(receipts: Mapping[str, Mapping[str, Any]]) -> list[str]:
             listed = [f"{value} in {', '.join(names)}" for value, names in holders.items()]
             found.append(f"{key} is {' and '.join(listed)}")
     return found
-
-
-def _cpu() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -74,13 +74,11 @@ def chosen_backend(name: str | Path, device: str | None, backend: str, dtype: st
             what = f"ONNX Runtime computes float32 and int8 on the CPU, not {dtype or 'float32'} on {device or 'cpu'}"
             raise UserError(what, "--backend, --dtype, --device", "leave out --backend onnx and --dtype int8")
         return "onnx"
-    exported = Path(name) / ONNX_EXPORT
     # A guess without importing torch: a device file of a GPU, or a Mac.
     accelerated = sys.platform == "darwin" or any(map(os.path.exists, ACCELERATORS))
     on_cpu = device == "cpu" or (device is None and not accelerated)
-    if backend == "torch" or not on_cpu or dtype not in (None, "float32") or not exported.is_file():
-        return "torch"
-    if not importlib.util.find_spec("onnxruntime"):
+    exported = (Path(name) / ONNX_EXPORT).is_file() and importlib.util.find_spec("onnxruntime")
+    if backend == "torch" or not on_cpu or dtype not in (None, "float32") or not exported:
         return "torch"
     if is_stale(Path(name)):
         progress.say(f"{name}: the weights changed after the ONNX export, which is not used; export it again")
@@ -110,8 +108,8 @@ class OnnxBackend:
         try:
             import onnxruntime
         except ImportError as error:
-            fix = "pip install 'urbansound-hf[onnx]'"
-            raise UserError("ONNX Runtime is not installed", "--backend onnx", fix) from error
+            what, fix = "ONNX Runtime is not installed", "pip install 'urbansound-hf[onnx]'"
+            raise UserError(what, "--backend onnx", fix) from error
         folder = Path(name_or_path)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download

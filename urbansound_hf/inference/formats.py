@@ -16,14 +16,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from urbansound_hf.errors import printable
-from urbansound_hf.inference.output import SILENCE_DB, UNKNOWN, Classification, Record, event_records, window_records
+from urbansound_hf.inference.output import SILENCE_DB, UNKNOWN, Classification, Prediction, Record, window_record
 from urbansound_hf.progress import Bar
 from urbansound_hf.text import in_csv
 
 ANNOTATIONS = {"audacity": ".txt", "raven": ".selections.txt"}
 """Formats of one file for each sound, without its name, and the ends of their file names."""
 
+LIVE = "live"  # the path in the records of live sound
 BAR_WIDTH = 10  # characters
 BLOCKS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")  # eighths of a █
 RAVEN = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)",
@@ -47,16 +50,24 @@ class WriteOptions:
 def records(result: Classification, form: str, options: WriteOptions) -> list[Record]:
     """The records of a result in a format: windows, or events; for a table, the events of a long one and its summary.
 
-    A sound that could not be read is one record of its path and its error.
+    A sound that could not be read is one record of its path and its error. The summary of several windows comes last,
+    with the number of `windows` it is the mean of; where there are embeddings, there is none.
     """
     if result.error:
         return [{"path": result.path, "error": result.error}]
-    if options.events or form in ANNOTATIONS:
-        return list(event_records(result, options.rules))
-    windows = list(window_records(result, options.rules.get("silence_db", SILENCE_DB)))
-    if form != "table":
-        return windows
-    return [*(event_records(result, options.rules) if result.summary else ()), windows[-1]]
+    merged, path = options.events or form in ANNOTATIONS, result.path
+    events = [
+        {"path": path, "start": round(each.start, 4), "end": round(each.end, 4), "label": each.label,
+         "score": round(each.score, 6), "silence": each.silence}
+        for each in (result.events(**options.rules) if merged or (form == "table" and result.summary) else ())
+    ]  # fmt: skip
+    if merged:
+        return events
+    silence_db = options.rules.get("silence_db", SILENCE_DB)
+    windows = [window_record(path, each, silence_db) for each in result.windows]
+    if result.summary and "embedding" not in windows[-1]:
+        windows.append({**window_record(path, result.summary, silence_db), "windows": len(windows)})
+    return [*events, windows[-1]] if form == "table" else windows
 
 
 def format_of(path: str | None) -> str:
@@ -123,8 +134,6 @@ def _parquet(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptio
 
 
 def _parquet_row(record: Record) -> Record:
-    import numpy as np
-
     row = {**record, "path": record["path"].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")}
     return row | ({"embedding": np.frombuffer(b64decode(row["embedding"]), "<f4")} if "embedding" in row else {})
 
@@ -194,11 +203,16 @@ def _table_lines(sound: list[Record], blocks: bool, least: float) -> list[str]:
     return lines
 
 
-def print_window(window: Record, stream: TextIO, min_score: float | None) -> None:
-    """One window in one line: its times, the best label or unknown, the score, and silence."""
-    answer = window | ({"label": UNKNOWN} if window["score"] < (min_score or 0) else {})
-    text = f"{window['start']:.1f}–{window['end']:.1f} s  {_line(answer, 16, _shows_blocks(stream))}"
-    _print([text + "  silence" * window["silence"]], stream)
+def write_live(predictions: Iterable[Prediction], form: str, options: WriteOptions, stream: TextIO) -> None:
+    """Writes each window when it comes: JSON lines, CSV, or for a table a line of its times, label and score."""
+    windows = (records(Classification(LIVE, (each,)), "jsonl", options) for each in predictions)
+    if form != "table":
+        FORMATS[form](windows, stream, options)
+        return
+    for (window,) in windows:
+        answer = window | ({"label": UNKNOWN} if window["score"] < (options.rules.get("min_score") or 0) else {})
+        text = f"{window['start']:.1f}–{window['end']:.1f} s  {_line(answer, 16, _shows_blocks(stream))}"
+        _print([text + "  silence" * window["silence"]], stream)
 
 
 def _print(lines: Iterable[str], stream: TextIO) -> None:

@@ -9,7 +9,7 @@ import queue
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -18,14 +18,13 @@ from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, cut_windows
 from urbansound_hf.audio.resampling import Resampler
 from urbansound_hf.audio.spectrogram import loudness
 from urbansound_hf.errors import UserError
-from urbansound_hf.inference.formats import FORMATS, WriteOptions, print_window, records
+from urbansound_hf.inference.formats import LIVE
 from urbansound_hf.inference.inputs import Window
-from urbansound_hf.inference.output import Classification, Prediction
+from urbansound_hf.inference.output import Prediction
 
 if TYPE_CHECKING:
     from urbansound_hf.inference.classifier import SoundClassifier
 
-LIVE = "live"  # the path in the records
 BLOCK_SECONDS = 0.1  # of sound that comes at a time
 NO_MICROPHONE, LIST_MICROPHONES = "no microphone can be opened ({})", "see: python -m sounddevice"
 BACKLOG_SECONDS = 10.0  # of sound from a microphone that waits for the model
@@ -87,16 +86,6 @@ def score_window(classifier: SoundClassifier, start: int, end: int, waveform: np
     """The prediction of a `(samples,)` window from sample `start` to `end` of live sound, at the model's rate."""
     window = Window(0, LIVE, start, end, loudness(waveform))
     return classifier.prediction(window, classifier.probabilities([waveform])[0], top_k)
-
-
-def write_live(predictions: Iterable[Prediction], form: str, options: WriteOptions, stream: TextIO) -> None:
-    """Writes each window when it comes: JSON lines, CSV, or for a table a line of its times, label and score."""
-    windows = (records(Classification(LIVE, (each,)), "jsonl", options) for each in predictions)
-    if form == "table":
-        for (window,) in windows:
-            print_window(window, stream, options.rules.get("min_score"))
-    else:
-        FORMATS[form](windows, stream, options)
 
 
 def raw_pcm(stream: BinaryIO, sampling_rate: int) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ are an event; its score is the mean over its cells, weighted by their length.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,27 +168,8 @@ def activation(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def window_records(result: Classification, silence_db: float) -> Iterator[Record]:
-    """A record for each window; a timeline's summary comes last, with the number of `windows` it is the mean of.
-
-    Where there are embeddings, there is no summary; they are base64 of float32, little-endian.
-    """
-    for prediction in result.windows:
-        yield window_record(result.path, prediction, silence_db)
-    if result.summary and prediction.embedding is None:
-        yield {**window_record(result.path, result.summary, silence_db), "windows": len(result.windows)}
-
-
-def event_records(result: Classification, rules: Mapping[str, Any]) -> Iterator[Record]:
-    """A record for each event; `rules` are the arguments of `Classification.events`."""
-    for event in result.events(**rules):
-        times = {"start": round(event.start, 4), "end": round(event.end, 4)}
-        score = {"label": event.label, "score": round(event.score, 6), "silence": event.silence}
-        yield {"path": result.path, **times, **score}
-
-
 def window_record(path: str, prediction: Prediction, silence_db: float) -> Record:
-    """The record of a window."""
+    """The record of a window; its embedding is base64 of float32, little-endian."""
     top = [{"label": label, "score": round(score, 6)} for label, score in prediction.top]
     times = {"start": round(prediction.start, 4), "end": round(prediction.end, 4)}
     level = {"level_db": round(prediction.level_db, 1), "silence": prediction.level_db < silence_db}

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -170,23 +171,19 @@ class ResultFile:
 
     def _continue(self, header: Record, resume: bool) -> None:
         found: Record = {}
-        begun = end = position = failed = 0
+        begun, end, failed = 0, 0, False
         with self.part.open("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break  # torn
-                position, record = position + len(line), json.loads(line)
-                if "made_with" in record:
-                    found, end = record, position
-                if "stopped" in record:
-                    begun, end = self.done, position
-                begun = max(begun, record.get("begun", -1) + 1)
-                failed += "error" in record
+            for line in takewhile(lambda line: line.endswith(b"\n"), lines):  # the last one may be torn
+                record = json.loads(line)
+                found = found or record  # the header
+                begun = self.done if "stopped" in record else max(begun, record.get("begun", -1) + 1)
+                failed |= "error" in record
+                if record.keys() & {"made_with", "stopped", "done"}:
+                    end = lines.tell()
                 if "done" in record:
-                    end = position
                     self.done += 1
-                    self.counts[failed > 0] += 1
-                    failed = 0
+                    self.counts[failed] += 1
+                    failed = False
         way_out = f"delete {self.part} to start from the beginning"
         if not resume:
             what = f"an earlier call was not finished: {self.done:,} of {len(self.names):,} sounds are kept"

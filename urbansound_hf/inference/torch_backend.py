@@ -43,7 +43,11 @@ class TorchBackend:
     @torch.inference_mode()
     def start(self, batch: Features, embed: bool = False) -> Callable[[], np.ndarray]:
         """Starts a forward pass; see `backend.Backend`."""
-        inputs = {name: self._to_device(values) for name, values in as_tensors(batch).items()}
+        inputs = {}
+        for name, values in as_tensors(batch).items():
+            moved = values.pin_memory() if self.device.type == "cuda" else values
+            dtype = self.dtype if values.is_floating_point() else values.dtype
+            inputs[name] = moved.to(self.device, non_blocking=self.device.type == "cuda").to(dtype)
         if embed:
             found = torch.cat([each.float() for each in LogitsAndEmbedding(self.model)(**inputs)], dim=1)
         else:
@@ -61,22 +65,15 @@ class TorchBackend:
 
         return wait
 
-    def _to_device(self, values: torch.Tensor) -> torch.Tensor:
-        dtype = self.dtype if values.is_floating_point() else values.dtype
-        if self.device.type != "cuda":
-            return values.to(self.device, dtype)
-        return values.pin_memory().to(self.device, non_blocking=True).to(dtype)
-
 
 def choose_device(name: str | None = None) -> torch.device:
     """The device of a name, which this machine must have, else its accelerator (CUDA, mps, xpu …), else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    kind, count = (accelerator.type, torch.accelerator.device_count()) if accelerator else ("cpu", 1)
     if name is None and accelerator and "LOCAL_RANK" in os.environ:  # one process of `accelerate launch` a device
-        return torch.device(accelerator.type, int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
+        return torch.device(kind, int(os.environ["LOCAL_RANK"]) % count)
     if name is None:
         return accelerator or torch.device("cpu")
-    kind = accelerator.type if accelerator else "cpu"
-    count = torch.accelerator.device_count() if accelerator else 1
     fix = f"cpu, {kind} or {kind}:{count - 1}" if accelerator else "cpu"
     try:
         device = torch.device(name)
