@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
-from urbansound_hf.errors import UserError, complete_file, interruption, storage_problem, writing
+from urbansound_hf.errors import UserError, complete_file, interruption, writing
 from urbansound_hf.inference.formats import ANNOTATIONS, FORMATS, WriteOptions, print_error, records
 from urbansound_hf.inference.inputs import name_of
 from urbansound_hf.inference.output import SILENCE_DB, Classification, Prediction, Record, window_record
@@ -203,15 +203,10 @@ class ResultFile:
             self._write({"begun": begun - 1})
 
     def _write(self, *lines: Record) -> None:
-        try:
-            data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        with writing(self.part):
             while data:
                 data = data[self.file.write(data) :]
-        except OSError as error:
-            problem = storage_problem(error, self.part)
-            what = problem.what if problem else f"the file cannot be written: {error.strerror}"
-            fix = "free some space, then continue with --resume"
-            raise UserError(what, str(self.part), fix) from error
 
 
 def classify_alone(
