@@ -99,8 +99,11 @@ def _jsonl(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions
 
 def _columns(options: WriteOptions) -> list[str]:
     """The names of what a record of a window or an event can have, in order."""
-    windows = ["top", *["labels"] * options.multi_label, "level_db", "windows", *["embedding"] * options.embeddings]
-    return ["path", "start", "end", "label", "score", *([] if options.events else windows), "silence", "error"]
+    if options.events:
+        return ["path", "start", "end", "label", "score", "silence", "error"]
+    several, vectors = ["labels"] * options.multi_label, ["embedding"] * options.embeddings
+    window = ["start", "end", "label", "score", "top", *several, "level_db", "silence", "windows", *vectors]
+    return ["path", *window, "error"]
 
 
 def _csv(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
