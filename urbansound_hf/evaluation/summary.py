@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from urbansound_hf.evaluation import confidence
-from urbansound_hf.evaluation.metrics import ALL_METRICS, Metric, compute_metrics, confusion_counts, ranking_scores
+from urbansound_hf.evaluation import confidence, metrics
 from urbansound_hf.evaluation.runs import Predictions, Run
 
 LENGTHS = {"< 1 s": 0.0, "1–2 s": 1.0, "2–4 s": 2.0, "≥ 4 s": 3.99}  # lower ends in seconds; full slices have 3.99… s
@@ -27,13 +26,17 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     """
     true, predicted, groups = predictions.true, predictions.predicted, predictions.groups
     counts = confidence.count_by_recording(true, predicted, groups, len(predictions.labels))
-    values = np.nan_to_num(confidence.classification_scores(counts.sum(axis=0)))
     intervals = [known(ends) for ends in confidence.bootstrap_interval(confidence.classification_scores, counts).T]
-    per_class = _per_class(predictions.labels, counts, values[2:], intervals[2:])
+    per_class: dict[str, dict[str, Any]] = metrics.per_class_scores(true, predicted, predictions.labels)
+    for i, row in enumerate(per_class.values()):
+        of_class = zip(("precision", "recall", "f1"), intervals[2 + i :: len(per_class)], strict=True)
+        row |= {"recordings": int((counts[:, 1, i] > 0).sum()), **{f"{key}_interval": ends for key, ends in of_class}}
     ranked = _rankings(predictions, per_class) if true.ndim == 2 else {"accuracy": intervals[0]}
     from_counts = {**ranked, "macro_f1": intervals[1]}
-    values_of = compute_metrics(true, predicted, predictions.probabilities)
-    others = {name: metric_interval(ALL_METRICS[name], predictions) for name in values_of if name not in from_counts}
+    values_of = metrics.compute_metrics(true, predicted, predictions.probabilities)
+    others = {
+        name: metric_interval(metrics.ALL_METRICS[name], predictions) for name in values_of if name not in from_counts
+    }
     diagram = confidence.reliability(predictions.probabilities, true)
     bins = {key: getattr(diagram, key) for key in ("counts", "confidence", "accuracy")}
     seconds, salience = predictions.seconds, predictions.salience
@@ -43,8 +46,8 @@ def measure(predictions: Predictions) -> dict[str, Any]:
         "recordings": len(counts),
         **values_of,
         **{f"{name}_interval": ends for name, ends in {**from_counts, **others}.items()},
-        "per_class": per_class,
-        "confusion_matrix": confusion_counts(true, predicted, len(predictions.labels)).tolist(),
+        "per_class": per_class if len(per_class) > 1 else {},  # one alone says what all clips say
+        "confusion_matrix": metrics.confusion_counts(true, predicted, len(predictions.labels)).tolist(),
         "labels": predictions.labels,
         "ece": diagram.error,
         "reliability": {key: [None if np.isnan(x) else float(x) for x in bins[key]] for key in bins},
@@ -59,12 +62,12 @@ def _rankings(predictions: Predictions, per_class: Mapping[str, dict[str, Any]])
     true, scores = predictions.true, predictions.probabilities
     drawn, recording = confidence.resampled(predictions.groups)
     parts = np.array_split(drawn, len(drawn) // RESAMPLES_AT_ONCE)
-    sampled = np.concatenate([ranking_scores(true, scores, times[:, recording]) for times in parts], axis=2)
+    sampled = np.concatenate([metrics.ranking_scores(true, scores, times[:, recording]) for times in parts], axis=2)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a class that no clip has
         means, of_class = (
             np.nanquantile(each, confidence.ENDS, axis=-1) for each in (np.nanmean(sampled, axis=1), sampled[0])
         )
-    values = np.nan_to_num(ranking_scores(true, scores)[0])
+    values = np.nan_to_num(metrics.ranking_scores(true, scores)[0])
     for row, value, interval in zip(per_class.values(), values, of_class.T, strict=True):
         row |= {"average_precision": float(value), "average_precision_interval": known(interval)}
     return {"mean_average_precision": known(means[:, 0]), "roc_auc": known(means[:, 1])}
@@ -79,7 +82,7 @@ def fold_summary(run: Run) -> dict[str, Any]:
     return {**run.metrics, **ends, "recordings": len(np.unique(groups))}
 
 
-def metric_interval(metric: Metric, *of: Predictions) -> list[float]:
+def metric_interval(metric: metrics.Metric, *of: Predictions) -> list[float]:
     """The 95 % interval of a metric or, of two with the same clips, of the second's value less the first's."""
 
     def value(rows: np.ndarray) -> float:
@@ -87,18 +90,6 @@ def metric_interval(metric: Metric, *of: Predictions) -> list[float]:
         return parts[-1] - parts[0] if len(parts) > 1 else parts[0]
 
     return list(confidence.resampled_interval(value, of[0].groups))
-
-
-def _per_class(
-    labels: Sequence[str], counts: np.ndarray, values: np.ndarray, intervals: Sequence[list[float] | None]
-) -> dict[str, dict[str, Any]]:
-    support, recordings = counts[:, 1].sum(axis=0), (counts[:, 1] > 0).sum(axis=0)
-    rows: dict[str, dict[str, Any]] = {}
-    for i, name in enumerate(labels):
-        rows[name] = {"support": int(support[i]), "recordings": int(recordings[i])}
-        for key, at in zip(("precision", "recall", "f1"), range(i, len(values), len(labels)), strict=True):
-            rows[name] |= {key: float(values[at]), f"{key}_interval": intervals[at]}
-    return rows if len(rows) > 1 else {}  # one alone says what all clips say
 
 
 def _by(predictions: Predictions, conditions: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
