@@ -78,8 +78,6 @@ def printable_lines(text: str) -> str:
 
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
 SECRETS: set[str] = set()  # tokens that flags of this process gave
 
 
@@ -282,7 +280,7 @@ def _explained(number: int | None, place: str | Path) -> tuple[str, str]:
     return reason, f"choose another place ({PLACES}), or make this one writable"
 
 
-PLACES = "--output_dir or --data_dir; HF_DATASETS_CACHE for prepared sounds, TMPDIR for uploads"
+PLACES = "--output, --output_dir or --data_dir; HF_DATASETS_CACHE for prepared sounds, TMPDIR for uploads"
 
 
 def _free_bytes(place: str | Path) -> int:

@@ -281,6 +281,7 @@ def test_of_unknown_recordings_nothing_is_claimed(groups, shared, said):
     assert found["shared_recording_clips"] == shared and found["time_overlap_clips"] is None
     assert summarize_leaks(found).startswith("2 test clips against 2 training clips")
     assert ("no leak found" in summarize_leaks(found)) == said.endswith("\n")
+    assert summarize_leaks(leak_report(split([0, 1], [2, 3]), {"label": [0, 1, 0, 1]})).endswith("leaks not known")
     assert said in describe_leaks(found) and json.loads(json.dumps(found)) == found
     table = across_folds(columns | {"fold": [1, 1, 2, 2]})
     assert table["recordings"] == len(set(groups) - {"", None}), "an unknown one is none"

@@ -75,7 +75,8 @@ def test_weights_are_those_of_the_lowest_loss_and_ignore_the_test_clips(models, 
         predictions = read_predictions(folder / "predictions.csv")
         metrics["test_accuracy"] = float(predictions.correct.mean())
         (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    write_ensemble(changed, tmp_path / "ensemble", weights="validation")
+    text = write_ensemble(changed, tmp_path / "ensemble", weights="validation")
+    assert f"try it: urbansound-hf infer CLIP.wav --model {tmp_path / 'ensemble'}" in text
     assert members_of(tmp_path / "ensemble/fold1")["weights"] == best
 
 

@@ -44,7 +44,7 @@ def train(data: Path, out: Path, tmp_path: Path, *flags: str) -> subprocess.Comp
 def test_labels_of_a_table(tmp_path):
     write_clips(tmp_path / "data", "audio/{number}.wav")
     done = train(tmp_path / "data", tmp_path / "out", tmp_path, "--test_fold", "3")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "Glyph" not in done.stderr, done.stderr
     assert sorted(read_predictions(tmp_path / "out/fold3/predictions.csv").labels) == sorted(LABELS)
     infer = [sys.executable, "infer.py", str(tmp_path / "data/audio/0.wav"), "--model", str(tmp_path / "out/fold3")]
     served = subprocess.run(infer, cwd=ROOT, env={**os.environ, **ASCII}, capture_output=True, timeout=120)

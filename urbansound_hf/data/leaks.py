@@ -216,10 +216,11 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
 
 
 def summarize_leaks(report: Mapping[str, Any]) -> str:
-    """`describe_leaks` without the lines of which nothing was found: one line, where there is no leak."""
+    """`describe_leaks` without the lines of which nothing was found: one line, where there is no leak or none known."""
     head, *lines = describe_leaks(report).removeprefix("Leaks: ").splitlines()
     shown = [line for line in lines if not line.endswith((": none", ": not known"))]
-    return "\n".join([head, *shown]) if shown else f"{head}: no leak found"
+    nothing = "no leak found" if any(not line.endswith(": not known") for line in lines) else "leaks not known"
+    return "\n".join([head, *shown]) if shown else f"{head}: {nothing}"
 
 
 def _share(count: int | None, total: int, nothing: str = "none") -> str:

@@ -123,7 +123,7 @@ class OnnxBackend:
         model = folder / (ONNX_INT8 if int8 else ONNX_MODEL)
         if not model.is_file() or not (folder / ONNX_EXPORT).is_file():
             fix = f"urbansound-hf export {name_or_path}{' --int8' * int8}"
-            raise UserError("there is no ONNX export", str(model), fix)
+            raise UserError("there is no ONNX export" + " in 8 bits (convolutions get none)" * int8, str(model), fix)
         if is_stale(folder):
             what = "the weights changed after the ONNX export"
             raise UserError(what, str(model), f"urbansound-hf export {name_or_path}, or --backend torch")

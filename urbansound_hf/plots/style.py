@@ -5,6 +5,7 @@ Figures are made without pyplot, so that drawing affects neither the screen nor 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
-
 
 BLUE, LIGHT_BLUE, ORANGE, GREY = "#0072B2", "#4C9CCB", "#D55E00", "#6b6b6b"  # Okabe and Ito's blue and vermilion
 TEN = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
@@ -58,6 +58,7 @@ def drawing(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class in a script that no font here has
     with rc_context({**STYLE, **(DARK if dark else {})}):
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(shortened(title, round(9 * size[0])), x=0.01, ha="left", fontsize=13)

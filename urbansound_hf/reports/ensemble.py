@@ -41,7 +41,7 @@ def write_ensemble(
     weights: str = "equal",
     command: Sequence[str] = (),
 ) -> str:
-    """Combines runs, or cross-validations, fold by fold; returns the comparisons with each member as Markdown.
+    """Combines runs, or cross-validations, fold by fold; returns the comparisons with each member, and its use.
 
     Args:
         folders: of two or more runs, or cross-validations, on the same data and folds.
@@ -71,7 +71,7 @@ def write_ensemble(
         write_cross_validation(output_dir, find_runs(output_dir))
     text = "\n".join(compare_runs(folder, output_dir) for folder in folders)
     write_text(output_dir / COMPARISON, text)
-    return text
+    return f"{text}\ntry it: urbansound-hf infer CLIP.wav --model {fitted[-1][-1]}\n"
 
 
 def _check_same(runs: Sequence[Run]) -> None:
