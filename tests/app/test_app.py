@@ -355,7 +355,7 @@ def test_three_minutes_become_a_timeline_to_hear_and_to_ask(visit, yamnet, sound
     page.wait_for_function("audio => audio.duration > 0", arg=player.element_handle())
     assert player.evaluate("audio => audio.duration") == pytest.approx(seconds_of(end) - seconds_of(start), abs=0.01)
     page.get_by_role("button", name="How did you decide?").press("Enter")
-    page.get_by_text("A tile tells what the model misses").wait_for()
+    page.get_by_text("Each tile is silenced alone").wait_for()
     assert page.get_by_text(f"{label} 0.").first.is_visible()
 
 
