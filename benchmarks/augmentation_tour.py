@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -84,7 +83,7 @@ def sheet(clips: Mapping[str, np.ndarray], path: Path, columns: int = 5) -> None
 
     levels = {name: spectrogram.mel_spectrogram(clip, RATE) for name, clip in clips.items()}
     masked = spec_augment.mask_spectrogram(levels["before"].levels, np.random.default_rng(1), widths=(0.3, 0.3))
-    levels["spec_augment"] = dataclasses.replace(levels["before"], levels=masked)
+    levels["spec_augment"] = levels["before"]._replace(levels=masked)
     shown = {**clips, "spec_augment": clips["before"]}
     seconds, peak = max(map(len, clips.values())) / RATE, max(float(np.abs(clip).max()) for clip in clips.values())
     rows = -(-len(shown) // columns)

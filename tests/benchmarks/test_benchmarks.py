@@ -123,7 +123,7 @@ def test_a_row_names_the_hardware_and_the_resampler(tmp_path, gpus, hardware):
     job = experiments.Job("CNN: plain", 3, 1, ())
     folder = write_run(job.run_folder(tmp_path), 3, parameters=1, trained_parameters=1, train_clips_per_second=1.0)
     environment = {"hardware": {"cpu": "Xeon"}, "code": {"source": "abc"}}
-    receipt = {"gpus": gpus, "environment": environment, "data": {"resampler": "sinc"}}
+    receipt = {"config": {}, "gpus": gpus, "environment": environment, "data": {"resampler": "sinc"}}
     (folder / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
     (row,) = experiments.gather([job], tmp_path)
     assert (row["hardware"], row["resampler"], row["code"]) == (hardware, "sinc", "abc")

@@ -96,7 +96,7 @@ def attributes_read_from_arguments():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 owner = getattr(node.value, "attr", getattr(node.value, "id", ""))
-                if owner in ("data", "model", "training", "arguments", "recipe", "self"):
+                if owner in ("data", "model", "training", "arguments", "recipe", "request", "self"):
                     yield node.attr
 
 
