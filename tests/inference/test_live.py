@@ -18,7 +18,7 @@ from tests.helpers import tiny
 from urbansound_hf import cli
 from urbansound_hf.audio.io import AudioError, load_audio, to_wav
 from urbansound_hf.errors import UserError
-from urbansound_hf.inference import live
+from urbansound_hf.inference import inputs, live
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.inference.inputs import Shard
 
@@ -126,6 +126,12 @@ def test_shards_are_all_of_the_inputs(model, monkeypatch, capsys, tmp_path):
     parts = [Path(f"out-0000{n}-of-00002.jsonl").read_text(encoding="utf-8").splitlines() for n in (0, 1)]
     names = [{json.loads(line)["path"] for line in part} for part in parts]
     assert names == [{"0.wav", "absent.wav", "3.wav"}, {"1.wav", "2.wav", "4.wav"}]
+
+
+@pytest.mark.parametrize(("manifest", "why"), [("/dev/zero", "it is a device"), ("absent.txt", "No such file")])
+def test_a_manifest_that_cannot_be_read_is_named(manifest, why):
+    with pytest.raises(UserError, match=f"the manifest cannot be read .{why}(.|\\n)*--manifest {manifest}"):
+        inputs.listed(manifest)
 
 
 def test_processes_of_one_job_share_a_shard(monkeypatch):

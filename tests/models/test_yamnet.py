@@ -190,6 +190,11 @@ def test_a_graph_without_its_weights_says_so(tmp_path, capsys):
 # The front end
 
 
+def test_an_impossible_number_of_bands_is_refused_before_filters_are_made():
+    with pytest.raises(ValueError, match="feature_size is the number of mel bands, 1 to 257, found 1000000000"):
+        YamnetFeatureExtractor(feature_size=10**9)
+
+
 def reference_log_mel(waveform: np.ndarray) -> np.ndarray:
     """TensorFlow's stft and linear_to_mel_weight_matrix, written out in float64."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)

@@ -77,6 +77,8 @@ def find_sounds(inputs: Iterable[str]) -> tuple[list[Source], list[AudioError]]:
 def listed(manifest: str) -> list[str]:
     """The inputs of a manifest: a path or an address a line, empty lines left out. Raises UserError."""
     try:
+        if Path(manifest).is_char_device():  # /dev/zero has no end
+            raise OSError(0, "it is a device")
         lines = Path(manifest).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except OSError as error:
         what = f"the manifest cannot be read ({error.strerror})"

@@ -102,6 +102,8 @@ class YamnetFeatureExtractor(SequenceFeatureExtractor):
         **kwargs: object,
     ) -> None:
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
+        if not 0 < feature_size <= FFT // 2 + 1:
+            raise ValueError(f"feature_size is the number of mel bands, 1 to {FFT // 2 + 1}, found {feature_size}")
         self.peak_normalize = peak_normalize
         # TensorFlow's triangles, straight in mel, not in Hz.
         filters = mel_filter_bank(FFT // 2 + 1, feature_size, 125.0, 7500.0, sampling_rate, None, "htk", True)
