@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 
+import numpy as np
 import pytest
 
 from tests.helpers.runs import RECEIPT, write_run
@@ -29,9 +30,9 @@ def test_comparable_runs_are_ranked_and_paired_others_stand_apart(tmp_path, caps
     first = next(part for part in text.split("## ") if "/two " in part)
     rows = [line for line in first.splitlines() if line.startswith("|")][2:]
     entries = {entry.folder.name: entry for entry in find_entries(tmp_path)}
-    ranked = sorted((entries["one"], entries["two"]), key=lambda entry: -entry.accuracy)
+    ranked = sorted((entries["one"], entries["two"]), key=lambda entry: -np.mean(entry.scores))
     assert [row.split("|")[1].strip() for row in rows] == [str(entry.folder) for entry in ranked]
-    assert f"{ranked[0].accuracy:.3f} ±" in rows[0] and "| –" in rows[0].replace("   ", "")
+    assert f"{np.mean(ranked[0].scores):.3f} ±" in rows[0] and "| –" in rows[0].replace("   ", "")
     gain = ranked[1].predictions.correct.mean() - ranked[0].predictions.correct.mean()
     assert f"{gain:+.3f} [" in rows[1] and ranked[1].cells(ranked[0])[4] == "3"
     with (tmp_path / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
@@ -40,6 +41,14 @@ def test_comparable_runs_are_ranked_and_paired_others_stand_apart(tmp_path, caps
     assert page.count("<table") == 4 and page.count('scope="col"') == 4 * len(HEADER)
     assert (tmp_path / "leaderboard.md").read_text(encoding="utf-8") == text
     assert main([str(tmp_path)]) == 0 and capsys.readouterr().out == text
+
+
+def test_runs_of_several_labels_are_ranked_by_their_mean_average_precision(tmp_path):
+    for name, precision in {"better": 0.75, "worse": 0.25}.items():
+        folder = write_run(tmp_path / name / "fold1", 1, 0, test_mean_average_precision=precision)
+        Run(folder).finish(RECEIPT | {"data": {"name": "Mixtures", "fingerprint": "f"}})
+    lines = [line.split("|")[1:3] for line in leaderboard(tmp_path).splitlines() if line.startswith("| ")]
+    assert [[cell.strip() for cell in line][1] for line in lines if "-" not in line[1]][:3] == ["mAP", "0.750", "0.250"]
 
 
 def test_without_runs_and_published_results(tmp_path):

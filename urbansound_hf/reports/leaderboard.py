@@ -17,6 +17,7 @@ import numpy as np
 
 from urbansound_hf.errors import CommandParser, UserError, complete_file, write_text
 from urbansound_hf.evaluation import confidence
+from urbansound_hf.evaluation.metrics import ALL_METRICS, Metric
 from urbansound_hf.evaluation.runs import Predictions, Run, by_fold, pooled, read_run, scope
 from urbansound_hf.layout import RECEIPT
 from urbansound_hf.progress import say
@@ -25,8 +26,8 @@ from urbansound_hf.reports.comparison import paired
 from urbansound_hf.reports.html import as_page
 from urbansound_hf.text import counted, in_csv, in_markdown, listed, table
 
-HEADER = ("model", "accuracy", "pooled, 95 % interval", "against the best", "folds", "parameters", "clips/s", "GiB",
-          "receipt")  # fmt: skip
+HEADER = ("model", "score", "pooled accuracy, 95 % interval", "against the best", "folds", "parameters", "clips/s",
+          "GiB", "receipt")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,19 @@ class Entry:
         return pooled(self.runs)
 
     @cached_property
-    def accuracy(self) -> float:
-        """The mean over folds."""
-        return float(np.mean([run.metrics["test_accuracy"] for run in self.runs]))
+    def ranked_by(self) -> Metric:
+        """Accuracy; of clips with several labels, the mean average precision."""
+        return next(each for each in ALL_METRICS.values() if f"test_{each.name}" in self.runs[0].metrics)
+
+    @cached_property
+    def scores(self) -> list[float]:
+        """That metric, of each fold."""
+        return [run.metrics[f"test_{self.ranked_by.name}"] for run in self.runs]
 
     def cells(self, best: Entry) -> tuple[str, ...]:
         """The cells under `HEADER`."""
         metrics, own = [run.metrics for run in self.runs], self.predictions
-        std = float(np.std([each["test_accuracy"] for each in metrics], ddof=1)) if len(metrics) > 1 else None
+        std = float(np.std(self.scores, ddof=1)) if len(metrics) > 1 else None
         against = "–"
         if self is not best:
             a, b = paired(best.predictions, own)
@@ -66,7 +72,7 @@ class Entry:
             against = markdown.signed(gain, bounds)
         return (
             str(self.folder),
-            markdown.spread(self.accuracy, std),
+            markdown.spread(float(np.mean(self.scores)), std),
             markdown.score(float(own.correct.mean()), confidence.mean_interval(own.correct, own.groups)),
             against,
             str(len(metrics)),
@@ -102,7 +108,7 @@ def published(name: str) -> list[str]:
 def leaderboard(folder: str | Path) -> str:
     """The leaderboard of the finished runs below a folder as Markdown; writes it there as .md, .csv and .html too."""
     folder, groups = Path(folder), defaultdict(list)
-    for entry in sorted(find_entries(folder), key=lambda entry: -entry.accuracy):
+    for entry in sorted(find_entries(folder), key=lambda entry: -np.mean(entry.scores)):
         groups[entry.protocol].append(entry)
     parts, rows = ["# Leaderboard"], []
     if len(groups) > 1:
@@ -110,7 +116,8 @@ def leaderboard(folder: str | Path) -> str:
     for (name, fingerprint, protocol), ranked in groups.items():
         lines = [entry.cells(ranked[0]) for entry in ranked]
         parts += [f"## {in_markdown(f'{name}: {protocol}')}\n\nData {fingerprint}.", *map(in_markdown, published(name))]
-        parts.append(table(HEADER, [(in_markdown(line[0]), *line[1:-1], in_markdown(line[-1])) for line in lines]))
+        header = ("model", ranked[0].ranked_by.title, *HEADER[2:])
+        parts.append(table(header, [(in_markdown(line[0]), *line[1:-1], in_markdown(line[-1])) for line in lines]))
         rows += [(name, fingerprint, protocol, *line) for line in lines]
     text = "\n\n".join([*parts, "## Uncertainty", markdown.UNCERTAINTY]) + "\n"
     write_text(folder / "leaderboard.md", text)
