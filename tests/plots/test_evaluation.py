@@ -284,10 +284,14 @@ def test_a_cross_validation_and_several_runs(tmp_path, capsys):
     assert list(named) == ["base", "new"]
 
 
+FACTS: dict = {"config": {}, "data": {}, "environment": {}}
+"""What every receipt has."""
+
+
 def test_what_cannot_be_drawn_is_refused_by_name(tmp_path):
     (tmp_path / "text.wav").write_text("no sound", encoding="utf-8")
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "begun" / "checkpoints" / "begun.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "begun" / "checkpoints" / "begun.json").write_text(json.dumps(FACTS), encoding="utf-8")
     for name, kind, what in [
         ("text.wav", AudioError, "not a sound that libsndfile can read"),
         ("gone.wav", AudioError, "does not exist"),
@@ -313,7 +317,7 @@ def test_the_test_clips_of_a_run_are_embedded_by_its_own_backbone(tmp_path, synt
         "\n".join([f"path,fold,true,predicted,{','.join(CLASSES)}", *rows]) + "\n", encoding="utf-8"
     )
     (model / "run.json").write_text(
-        json.dumps({"config": {"dataset": "urbansound8k", "clip_seconds": 1.0}}), encoding="utf-8"
+        json.dumps(FACTS | {"config": {"dataset": "urbansound8k", "clip_seconds": 1.0}}), encoding="utf-8"
     )
     run = Run(model)
     with monkeypatch.context() as patch, pytest.raises(UserError, match="UrbanSound8K is not in data") as caught:

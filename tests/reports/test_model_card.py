@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCard, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from tests.conftest import ROOT, TINY
-from tests.helpers import tiny
+from tests.helpers import miniatures, tiny
 from tests.helpers.runs import write_run as write_tiny_run
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.config.arguments import RunConfig
@@ -242,7 +242,10 @@ def test_of_other_data_the_terms_are_not_guessed(tmp_path, made):
 @pytest.mark.parametrize(("model", "more"), [("cnn", ""), (BASE, "; and that of the base model")])
 def test_a_known_data_set_brings_its_licence_and_citation(run, tmp_path, model, more):
     known, variant = known_dataset("ESC-50 (esc10)")
-    receipt = receipt_of(resolved(tmp_path, "--dataset", "esc", "--model_name_or_path", model), known.title(variant))
+    folder = miniatures.esc50(tmp_path / "esc")
+    receipt = receipt_of(
+        resolved(tmp_path, "--dataset", str(folder), "--model_name_or_path", model), known.title(variant)
+    )
     change(run, "metrics.json", "labels", [f"<{number}>" for number in range(10)])
     Run(run).finish(receipt)
     text = render_card(run)

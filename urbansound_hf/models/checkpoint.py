@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -26,7 +27,7 @@ from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG
 from urbansound_hf.models.loading import check_path, library_messages
-from urbansound_hf.models.registry import register
+from urbansound_hf.models.registry import family_of, register
 from urbansound_hf.text import first_ten
 
 ONLY_IN_TRAINING = "masked_spec_embed"  # missing in many checkpoints of wav2vec2-style models
@@ -127,8 +128,9 @@ def impossible(config: PreTrainedConfig, extractor: FeatureExtractionMixin | Non
         yield "`id2label` names a class twice, or none"
     if config.problem_type not in PROBLEM_TYPES:
         yield f"`problem_type` is {config.problem_type!r}"
-    expected: Any = FEATURE_EXTRACTOR_MAPPING.get(type(config), None)
-    if extractor and expected and not isinstance(extractor, expected):
+    named = family_of(config.model_type).feature_extractor
+    expected: Any = getattr(transformers, named) if named else FEATURE_EXTRACTOR_MAPPING.get(type(config), None)
+    if extractor and expected and not (isinstance(extractor, expected) or issubclass(expected, type(extractor))):
         yield f"`feature_extractor_type` is {type(extractor).__name__}, its model needs {expected.__name__}"
     parts: list[Any] = [config, extractor] if extractor else [config]
     for part in parts:
