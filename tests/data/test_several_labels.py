@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -58,10 +60,11 @@ def test_list_columns_of_a_stored_data_set(tmp_path, kind):
     assert any("1 of 5 sounds have no label" in note for note in sounds.notes)
 
 
-def test_a_label_with_a_semicolon_is_refused_in_lists(tmp_path):
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_label_with_a_semicolon_is_refused_in_lists(tmp_path, streaming):
     request = write_parquet(tmp_path, datasets.Value("string"), [["a;b"], ["c", "d"]])
     with pytest.raises(UserError, match=r"separated by ; in predictions.csv, and these names have one: a;b"):
-        load_sounds(request)
+        load_sounds(dataclasses.replace(request, streaming=streaming))
 
 
 def test_the_notes_name_labels_that_a_part_lacks():

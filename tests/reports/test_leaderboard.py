@@ -54,6 +54,11 @@ def test_runs_of_several_labels_are_ranked_by_their_mean_average_precision(tmp_p
 def test_without_runs_and_published_results(tmp_path):
     with pytest.raises(UserError, match="no finished run below"):
         leaderboard(tmp_path)
+    recognised = {"name": "ESC-50", "fingerprint": "f", "homepage": "https://github.com/karolpiczak/ESC-50"}
+    for folder, data in {"own": {**recognised, "homepage": ""}, "real": recognised}.items():
+        run = write_run(tmp_path / folder / "one" / "fold1", 1, 0)
+        Run(run).finish(RECEIPT | {"data": {key: value for key, value in data.items() if value}})
+        assert ("human listeners 81.3" in leaderboard(tmp_path / folder)) == (folder == "real")
     (line,) = published("ESC-50")
     assert "human listeners 81.3 (Piczak 2015)" in line and "the mean accuracy over the five folds" in line
     assert "95.7" in published("ESC-50 (esc10)")[0] and published("mine") == []

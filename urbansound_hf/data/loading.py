@@ -108,14 +108,12 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
     if request.streaming:
         name = request.dataset.rstrip("/").rpartition("/")[2]
         table, labels, notes, key = read_shards(request)
-        return _relabelled(Sounds(name, table, labels, notes, key), _new_labels(labels, name, request), request)
+        new = _new_labels(table.features["label"], name, request)
+        return _relabelled(Sounds(name, table, labels, notes, key), new, request)
     builder, name, notes = find_builder(request)
     feature = builder.info.features["label"]
     labels = one_label(feature).names
-    if one_label(feature) is not feature and (odd := [each for each in labels if ";" in each]):
-        what = "the labels of a sound are separated by ; in predictions.csv, and these names have one"
-        raise UserError(f"{what}: {first_ten(odd)}", name, "rename them")
-    new = _new_labels(labels, name, request)  # a mistake there is reported before an hour of decoding
+    new = _new_labels(feature, name, request)  # a mistake there is reported before an hour of decoding
     builder.limits = Limits(request.min_rate, request.max_seconds)
     table, key = builder.load(request.num_proc), builder.fingerprint()
     return _relabelled(Sounds(name, table, labels, notes + builder.sound_notes(), key), new, request)
@@ -186,8 +184,12 @@ def _stored(request: SoundRequest, folder: Path) -> Found:
     return PreparedSounds(rows, features, key, name), name, notes
 
 
-def _new_labels(labels: list[str], name: str, request: SoundRequest) -> list[str | None]:
+def _new_labels(feature: Any, name: str, request: SoundRequest) -> list[str | None]:
     """The new name of each label, None where `--label_map` drops it."""
+    labels = one_label(feature).names
+    if one_label(feature) is not feature and (odd := [each for each in labels if ";" in each]):
+        what = "the labels of a sound are separated by ; in predictions.csv, and these names have one"
+        raise UserError(f"{what}: {first_ten(odd)}", name, "rename them")
     new = mapped_labels(labels, read_label_map(request.label_map), f"--label_map {request.label_map}")
     left = list(dict.fromkeys(label for label in new if label is not None))
     if len(left) < 2:

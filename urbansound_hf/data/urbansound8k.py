@@ -74,9 +74,9 @@ def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFil
             mistakes[rule].append(f"line {line}: {mistake}")
     names = Counter(record["slice_file_name"] for _, record in records)
     mistakes["a clip is listed once"] += [f"{name}: {count} times" for name, count in names.items() if count > 1]
-    told = {rule: f"{rule}; {len(lines):,} found: {first_ten(lines)}" for rule, lines in mistakes.items() if lines}
-    if told:
-        raise UserErrors([UserError(what, str(metadata), "correct these lines") for what in told.values()])
+    problems = {rule: f"{rule}; {len(lines):,} found: {first_ten(lines)}" for rule, lines in mistakes.items() if lines}
+    if problems:
+        raise UserErrors([UserError(what, str(metadata), "correct these lines") for what in problems.values()])
     found = found or audio_files(root)
     sources = zip(found.sounds, found.names(found.sounds), strict=True)
     by_name = {f"audio/{name}".lower(): str(path) for path, name in sources}

@@ -115,7 +115,9 @@ def leaderboard(folder: str | Path) -> str:
         parts.append(f"{len(groups)} tables: results on other data or under another protocol are not ranked together.")
     for (name, fingerprint, protocol), ranked in groups.items():
         lines = [entry.cells(ranked[0]) for entry in ranked]
-        parts += [f"## {in_markdown(f'{name}: {protocol}')}\n\nData {fingerprint}.", *map(in_markdown, published(name))]
+        recognised = "homepage" in (ranked[0].runs[0].receipt or {})["data"]  # and not one's own, under its name
+        results = published(name) if recognised else []
+        parts += [f"## {in_markdown(f'{name}: {protocol}')}\n\nData {fingerprint}.", *map(in_markdown, results)]
         header = ("model", ranked[0].ranked_by.title, *HEADER[2:])
         parts.append(table(header, [(in_markdown(line[0]), *line[1:-1], in_markdown(line[-1])) for line in lines]))
         rows += [(name, fingerprint, protocol, *line) for line in lines]
