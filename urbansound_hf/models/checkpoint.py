@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -21,12 +20,11 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.layout import MODEL_CONFIG
-from urbansound_hf.models.loading import check_path, library_messages
+from urbansound_hf.models.loading import check_path, extractor_class, library_messages
 from urbansound_hf.models.registry import family_of, register
 from urbansound_hf.text import first_ten
 
@@ -128,8 +126,7 @@ def impossible(config: PreTrainedConfig, extractor: FeatureExtractionMixin | Non
         yield "`id2label` names a class twice, or none"
     if config.problem_type not in PROBLEM_TYPES:
         yield f"`problem_type` is {config.problem_type!r}"
-    named = family_of(config.model_type).feature_extractor
-    expected: Any = getattr(transformers, named) if named else FEATURE_EXTRACTOR_MAPPING.get(type(config), None)
+    expected = extractor_class(family_of(config.model_type))
     if extractor and expected and not (isinstance(extractor, expected) or issubclass(expected, type(extractor))):
         yield f"`feature_extractor_type` is {type(extractor).__name__}, its model needs {expected.__name__}"
     parts: list[Any] = [config, extractor] if extractor else [config]

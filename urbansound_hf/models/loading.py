@@ -60,13 +60,13 @@ def load_feature_extractor(
         _check_type(str(name))
         family = family_of(str(name))
         with _refusals("--feature_extractor_config"):
-            extractor = _extractor_class(family)()
+            extractor = extractor_class(family)()
     else:
         with _opening(str(name), revision, trust_remote_code) as opened:
             extractor, model_type = opened(AutoFeatureExtractor), opened(AutoConfig).model_type
             family = family_of(model_type)
             if model_type == family.takes_over:
-                extractor = _extractor_class(family)(**extractor.to_dict())
+                extractor = extractor_class(family)(**extractor.to_dict())
     _check_keys(overrides or {}, extractor.to_dict(), "--feature_extractor_config")
     with _refusals("--feature_extractor_config"):
         extractor = type(extractor)(**{**extractor.to_dict(), **overrides}) if overrides else extractor
@@ -208,10 +208,12 @@ def _taken_over(config: PreTrainedConfig) -> PreTrainedConfig:
     return own.take_over(config) if own else config
 
 
-def _extractor_class(family: Family) -> Any:
+def extractor_class(family: Family) -> Any:
+    """The class of a family's feature extractor; None where neither its record nor Transformers names one."""
     if family.feature_extractor:
         return getattr(transformers, family.feature_extractor)
-    return FEATURE_EXTRACTOR_MAPPING[CONFIG_MAPPING[family.model_type]]
+    known = family.model_type in CONFIG_MAPPING
+    return FEATURE_EXTRACTOR_MAPPING.get(CONFIG_MAPPING[family.model_type], None) if known else None
 
 
 def _with_new_head(
