@@ -6,6 +6,8 @@ import atexit
 import gc
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -122,10 +124,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_deepspeed_left():
-    """Transformers keeps a DeepSpeed config for the whole process, even one that it refused."""
+def nothing_left_in_the_process():
+    """No DeepSpeed config, which Transformers keeps even if refused; no handler of signals, which forks inherit."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    import sys
-
     if module := sys.modules.get("transformers.integrations.deepspeed"):
         module.unset_hf_deepspeed_config()
+    left = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    assert left == handlers

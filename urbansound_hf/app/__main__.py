@@ -107,8 +107,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Serves the page until Ctrl-C."""
     served = vars(parse(argv))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary files are removed
-    launch_app(served.pop("model"), **served).block_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary files are removed
+    try:
+        launch_app(served.pop("model"), **served).block_thread()
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
