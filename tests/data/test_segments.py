@@ -107,6 +107,21 @@ def test_unlabelled_stretches_become_a_class(recordings):
         read_folder(recordings, SoundRequest(background_class="nothing"))
 
 
+def test_what_infer_marks_as_no_class_is_unlabelled(recordings, tmp_path):
+    (recordings / "dawn.txt").write_text("0\t2\ta\n2\t3\tsilence\n3\t4\tb\n4\t8\tunknown\n", encoding="utf-8")
+    rows, notes = read_folder(recordings, SoundRequest(background_class="nothing"))
+    assert [(row["label"], row["segment"]) for row in rows] == [
+        ("a", (0.0, 2.0)), ("b", (3.0, 4.0)), ("nothing", (2.0, 3.0)), ("nothing", (4.0, 8.0))
+    ]  # fmt: skip
+    assert [note[:31] for note in notes[-2:]] == [f"1 segment left out: `{name}` is" for name in ("silence", "unknown")]
+    (tmp_path / "map.yaml").write_text("unknown: unknown\n", encoding="utf-8")
+    mapped = SoundRequest(str(recordings), label_map=str(tmp_path / "map.yaml"))
+    assert load_sounds(mapped).labels == ["a", "b", "unknown"]
+    (recordings / "dawn.txt").write_text("0\t2\tunknown\n", encoding="utf-8")
+    with pytest.raises(UserError, match="all segments are labelled `unknown`, which is no class"):
+        load_sounds(SoundRequest(str(recordings)))
+
+
 def test_a_map_renames_merges_and_drops_labels(recordings, tmp_path):
     (recordings / "dawn.txt").write_text("0\t2\ta\n1\t3\tb\n3\t4\tc\n4\t5\td\n5\t6\te", encoding="utf-8")
     mapped = tmp_path / "map.yaml"

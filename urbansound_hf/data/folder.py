@@ -39,14 +39,15 @@ def read_folder(folder: Path, request: SoundRequest = DEFAULTS) -> tuple[list[Ro
     Raises:
         UserError: no labelled sounds, an ambiguous or unfit CSV, or missing files.
     """
-    found = find_audio_files(folder)
+    found, label_map = find_audio_files(folder), read_label_map(request.label_map)
     annotations = Path(request.annotations) if request.annotations else None
     if table := None if annotations else find_csv(folder):
         wanted = {"audio": request.audio_column, "label": request.label_column}
         rows, places, notes = listed_sounds(table, found, wanted, request.allow_missing_files)
     else:
-        rows, places, notes = read_annotations(found, annotations, request.label_column) or _class_folders(found)
-    refuse(segment_mistakes(rows, places, read_label_map(request.label_map)))
+        segments = read_annotations(found, annotations, request.label_column, label_map)
+        rows, places, notes = segments or _class_folders(found)
+    refuse(segment_mistakes(rows, places, label_map))
     if request.background_class:
         rows = [*rows, *background(rows, request.background_class, request.clip_seconds)]
     return named_segments(rows), notes + found.notes()

@@ -5,7 +5,7 @@ A label file lies beside its recording or in a folder of its own, and begins wit
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,20 +16,24 @@ from urbansound_hf.audio.io import file_seconds
 from urbansound_hf.data.builder import ROUNDING_SECONDS, Row
 from urbansound_hf.data.columns import LabelMap, clean_text, find_columns, read_csv, seconds
 from urbansound_hf.errors import UserError, joined
-from urbansound_hf.text import counted, first_ten
+from urbansound_hf.text import alternatives, counted, first_ten
 
 Listed = tuple[list[Row], list[str], list[str]]
 """Rows, the place of each for errors, and notes."""
 Mark = tuple[str, str, str, str, str]
 """A line of a label file: its place, start and end in seconds as text, label, and the sound that it names or ""."""
 BACKGROUND_SECONDS = 0.5  # the shortest unlabelled stretch that becomes a clip
+NO_CLASSES = "silence", "unknown"  # what infer.py writes into label files where no class was heard
 
 
-def read_annotations(found: AudioFiles, folder: Path | None, label_column: str | None) -> Listed | None:
+def read_annotations(
+    found: AudioFiles, folder: Path | None, label_column: str | None, label_map: LabelMap
+) -> Listed | None:
     """The segments that label files name; None where there are no label files.
 
-    The label files lie beside the recordings (`found`), in `folder`, or are a single one. Raises UserError for a line
-    that is no segment of its recording, and for a `folder` without label files.
+    The label files lie beside the recordings (`found`), in `folder`, or are a single one. Stretches of `NO_CLASSES` are
+    left out, unless `label_map` has a line for them. Raises UserError for a line that is no segment of its recording,
+    and for a `folder` without label files.
     """
     files = [folder] if folder and folder.is_file() else sorted((folder or found.folder).rglob("*.txt"))
     stems: dict[str, list[Path]] = defaultdict(list)
@@ -48,8 +52,11 @@ def read_annotations(found: AudioFiles, folder: Path | None, label_column: str |
             fix = "give label tracks of Audacity, or selection tables of Raven, called as their recordings"
             raise UserError("there are no label files", f"--annotations {folder}", fix)
         return None
-    rows, places, problems = [], [], []
+    rows, places, problems, unheard = [], [], [], Counter[str]()
     for path, (where, start, end, label, named) in ((path, line) for path, lines in marks.items() for line in lines):
+        if clean_text(label) in {*NO_CLASSES} - {*label_map}:
+            unheard[clean_text(label)] += 1
+            continue
         try:
             owner = stems.get(clean_text(Path(named).stem), owners[path])
             rows.append(_segment(found, owner, (start, end), label, where))
@@ -57,10 +64,20 @@ def read_annotations(found: AudioFiles, folder: Path | None, label_column: str |
         except UserError as error:
             problems.append(error)
     refuse(problems)
+    if not rows:
+        what = (
+            f"all segments are labelled {alternatives([f'`{label}`' for label in sorted(unheard)])}, which is no class"
+        )
+        raise UserError(what, str(folder or found.folder), "correct their labels")
     annotated = {Path(row["source"]) for row in rows}.union(*(owners[path] for path in marks))
     left = found.names(sorted(set(found.sounds) - annotated))
-    note = f"{counted(len(left), 'sound')} without a label file, left out: {first_ten(left)}"
-    return rows, places, [note] * bool(left)
+    notes = [f"{counted(len(left), 'sound')} without a label file, left out: {first_ten(left)}"] * bool(left)
+    notes += [
+        f"{counted(count, 'segment')} left out: `{label}` is what infer.py writes where it hears no class; "
+        f"a line `{label}: {label}` in a --label_map makes it one"
+        for label, count in sorted(unheard.items())
+    ]
+    return rows, places, notes
 
 
 def refuse(problems: Sequence[UserError]) -> None:
