@@ -113,7 +113,7 @@ def test_what_infer_marks_as_no_class_is_unlabelled(recordings, tmp_path):
     assert [(row["label"], row["segment"]) for row in rows] == [
         ("a", (0.0, 2.0)), ("b", (3.0, 4.0)), ("nothing", (2.0, 3.0)), ("nothing", (4.0, 8.0))
     ]  # fmt: skip
-    assert [note[:31] for note in notes[-2:]] == [f"1 segment left out: `{name}` is" for name in ("silence", "unknown")]
+    assert [note[:32] for note in notes[-2:]] == [f"1 segment left out: `{name}` is" for name in ("silence", "unknown")]
     (tmp_path / "map.yaml").write_text("unknown: unknown\n", encoding="utf-8")
     mapped = SoundRequest(str(recordings), label_map=str(tmp_path / "map.yaml"))
     assert load_sounds(mapped).labels == ["a", "b", "unknown"]
