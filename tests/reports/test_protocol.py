@@ -29,3 +29,4 @@ def test_what_selected_the_checkpoint(split, fold, validation, checkpoint, text)
     assert text in sentence
     assert ("trained on folds 1, 2" in sentence) == (split == "fold3")
     assert ("trained on 100 clips" in sentence) == (split != "fold3")
+    assert sentence.startswith("Split: the train, validation and test parts of the data; ") == (split == "split")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from urbansound_hf.data.splits import KINDS
 from urbansound_hf.evaluation.metrics import present_metrics
 from urbansound_hf.evaluation.runs import scope_caution
 from urbansound_hf.text import in_markdown, listed, table
@@ -91,7 +92,7 @@ def protocol(metrics: Mapping[str, Any]) -> str:
     chosen = f"the checkpoint was selected on {part}" if part else chosen
     if metrics["test_fold"] is None:
         parts = f"tested once on {metrics['clips']['test']:,} clips; trained on {metrics['clips']['train']:,} clips"
-        return f"Split: {metrics['split']}; {parts}; {chosen}."
+        return f"Split: {KINDS.get(metrics['split'], metrics['split'])}; {parts}; {chosen}."
     plural = "s" * (len(metrics["train_folds"]) > 1)
     trained = f"trained on fold{plural} {listed(metrics['train_folds'])}"
     return f"Tested once on fold {metrics['test_fold']}; {trained}; {chosen}."
