@@ -145,7 +145,8 @@ def cost(command: Sequence[str | Path], env: Mapping[str, str] | None = None, cw
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"{command} failed:\n{printed.decode(errors='replace')[-2000:]}")
+        ended = f"exit code {process.returncode}, of a signal if it is negative"
+        raise RuntimeError(f"{command} failed:\n{printed.decode(errors='replace')[-2000:]}\n{ended}")
     taken, peak = time.perf_counter() - started, int(process.stdout.read())
     return Cost(taken, usage.ru_utime + usage.ru_stime, peak / 1024)
 
