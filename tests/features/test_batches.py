@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from urbansound_hf.features.dataset import OnDevice, PreparedClips, WithFrozen, collate_evaluation, collate_training
+from urbansound_hf.features.dataset import OnDevice, PreparedClips, collate_evaluation, collate_training
 
 LENGTHS = (5, 3, 5, 1, 4, 5)
 COLUMNS = {
@@ -50,8 +50,7 @@ def test_evaluation_takes_the_longest_first_and_rows_of_one_length_together():
 
 
 def test_a_batch_on_the_device_is_the_collated_one():
-    clips = PreparedClips(prepared((4,) * 300))
-    stored = WithFrozen(clips, torch.arange(300.0)[:, None].bfloat16())
+    stored = PreparedClips(prepared((4,) * 300), torch.arange(300.0)[:, None].bfloat16())
     batch, resident = collate_training([stored[7], stored[299]]), OnDevice(stored, torch.device("cpu"))
     assert len(resident) == 300
     torch.testing.assert_close(collate_training(resident.__getitems__([7, 299])), batch, rtol=0, atol=0)

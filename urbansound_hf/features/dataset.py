@@ -1,12 +1,14 @@
 """Model inputs of a data set: the cached `map` step, its rows read in batches, and the batch collators."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from urbansound_hf import progress
@@ -114,52 +116,36 @@ def _schema(example: Features, classes: int) -> datasets.Features:
     return datasets.Features(columns)
 
 
-class Column:
-    """A column of arrays, lists or nested lists of a table; each is a view of the table's memory, read-only."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self.chunks = [_flat(chunk) for chunk in column.chunks]
-        self.first = np.cumsum([0, *map(len, column.chunks)])  # row of each chunk
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        chunk = int(np.searchsorted(self.first, row, side="right")) - 1
-        values, starts, shape = self.chunks[chunk]
-        row -= int(self.first[chunk])
-        return values[starts[row] : starts[row + 1]].reshape(-1, *shape)
-
-    def sizes(self) -> np.ndarray:
-        """The numbers in each row's array: `(rows,)`."""
-        return np.concatenate([np.diff(starts) for _, starts, _ in self.chunks])
+def _lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The nested lists as which `datasets.Array2D` and its like are stored; other columns as they are."""
+    chunks = [getattr(chunk, "storage", chunk) for chunk in column.chunks]
+    return pa.chunked_array(chunks, getattr(column.type, "storage_type", column.type))
 
 
-def _flat(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """All numbers of a chunk, where each row starts (and the last one ends), and the shape behind the first axis."""
-    chunk = getattr(chunk, "storage", chunk)  # of `datasets.Array2D` and its like
-    starts, shape = np.arange(len(chunk) + 1), []
-    while isinstance(chunk, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        lists = max(1, starts[-1] - starts[0])
-        if isinstance(chunk, pa.FixedSizeListArray):
-            starts = (starts + chunk.offset) * chunk.type.list_size
-        else:
-            starts = chunk.offsets.to_numpy()[starts]
-        shape.append(int(starts[-1] - starts[0]) // int(lists))
-        chunk = chunk.values
-    return chunk.to_numpy(zero_copy_only=False), starts, shape[1:]
+def _array(cell: pa.ListScalar) -> np.ndarray:
+    """The array, list or nested list of one row: a view of the table's memory, read-only."""
+    values, shape = cell.values, list[int]()
+    while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        shape.append(len(values) // math.prod(shape))
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False).reshape(*shape, -1)
 
 
 class PreparedClips(torch.utils.data.Dataset):
-    """The rows of `prepare_features` or `linear_probe.embeddings`, without a copy, and faster than by `datasets`."""
+    """The rows of `prepare_features` or `linear_probe.embeddings`, without a copy, and faster than by `datasets`.
 
-    def __init__(self, prepared: datasets.Dataset) -> None:
-        self.prepared = prepared
+    With `frozen`, a tensor each, they have the stored output of a model's frozen part too, see `models.adapt`.
+    """
+
+    def __init__(self, prepared: datasets.Dataset, frozen: Sequence[torch.Tensor] | None = None) -> None:
+        self.prepared, self.frozen = prepared, frozen
         table, indices = prepared.data, prepared._indices
         self.rows = np.arange(len(table)) if indices is None else indices.column(0).to_numpy()
         self.kept = {name: np.array(list(table.column(name).to_numpy()))[self.rows] for name in KEPT}
-        names = [name for name in prepared.column_names if name not in KEPT]
-        self.columns = {name: Column(table.column(name)) for name in names}
+        self.columns = {name: _lists(table.column(name)) for name in prepared.column_names if name not in KEPT}
 
-    def __reduce__(self) -> tuple[type, tuple[datasets.Dataset]]:
-        return PreparedClips, (self.prepared,)  # a data-loader worker that is not forked maps the file itself
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedClips, (self.prepared, self.frozen)  # a worker that is not forked maps the file itself
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -167,17 +153,18 @@ class PreparedClips(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The model inputs of one row, and its `labels` and `clip`."""
         row = int(self.rows[index])
-        inputs = {name: column[row] for name, column in self.columns.items()}
-        return {**inputs, **{name: values[index] for name, values in self.kept.items()}}
+        inputs = {name: _array(column[row]) for name, column in self.columns.items()}
+        stored = {} if self.frozen is None else {FROZEN: self.frozen[index]}
+        return {**inputs, **{name: values[index] for name, values in self.kept.items()}, **stored}
 
     def by_size(self) -> list[int]:
         """The indices of all rows, the longest first, rows of equal length in their order."""
-        sizes = next(iter(self.columns.values())).sizes()[self.rows]
+        sizes = pc.list_value_length(next(iter(self.columns.values()))).to_numpy()[self.rows]
         return np.argsort(-sizes, kind="stable").tolist()
 
     def nbytes(self) -> int:
-        """The memory that all rows take."""
-        return len(self) * sum(column[int(self.rows[0])].nbytes for column in self.columns.values())
+        """The memory that the inputs of all rows take."""
+        return len(self) * sum(_array(column[int(self.rows[0])]).nbytes for column in self.columns.values())
 
 
 def readable(dataset: Any) -> Any:
@@ -185,37 +172,16 @@ def readable(dataset: Any) -> Any:
     return PreparedClips(dataset) if isinstance(dataset, datasets.Dataset) else dataset
 
 
-class WithFrozen(torch.utils.data.Dataset):
-    """Rows together with the stored output of a model's frozen part, a tensor each."""
-
-    def __init__(self, clips: PreparedClips, outputs: Sequence[torch.Tensor] | torch.Tensor) -> None:
-        self.clips, self.outputs = clips, outputs
-        self.by_size = clips.by_size
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.clips[index], FROZEN: self.outputs[index]}
-
-    def nbytes(self) -> int:
-        return self.clips.nbytes()
-
-
 class OnDevice(torch.utils.data.Dataset):
     """Rows of one shape as tensors on a device, where each batch is gathered."""
 
-    def __init__(self, clips: PreparedClips | WithFrozen, device: torch.device) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-        plain = clips.clips if isinstance(clips, WithFrozen) else clips
-        for first in range(0, len(plain), AT_ONCE):
-            rows = range(first, min(first + AT_ONCE, len(plain)))
-            for name, values in collate_training([plain[row] for row in rows]).items():
-                whole = self.tensors.setdefault(name, values.new_empty((len(plain), *values.shape[1:]), device=device))
+    def __init__(self, clips: PreparedClips, device: torch.device) -> None:
+        self.device, self.tensors = device, dict[str, torch.Tensor]()
+        for first in range(0, len(clips), AT_ONCE):
+            rows = range(first, min(first + AT_ONCE, len(clips)))
+            for name, values in collate_training([clips[row] for row in rows]).items():
+                whole = self.tensors.setdefault(name, values.new_empty((len(clips), *values.shape[1:]), device=device))
                 whole[first : first + len(values)] = values.to(device)
-        if isinstance(clips, WithFrozen):
-            self.tensors[FROZEN] = torch.stack(list(clips.outputs)).to(device)
-        self.device = device
 
     def __len__(self) -> int:
         return len(self.tensors["labels"])

@@ -20,7 +20,6 @@ from urbansound_hf.features.dataset import (
     FROZEN,
     OnDevice,
     PreparedClips,
-    WithFrozen,
     collate_evaluation,
     collate_training,
     readable,
@@ -122,7 +121,7 @@ class SoundTrainer(Trainer):
                     if self.frozen:
                         stack.enter_context(self.frozen.skipped())
                     clips, device = cast(Any, self.train_dataset), self.args.device
-                    plain = device.type == "cuda" and isinstance(clips, PreparedClips | WithFrozen)
+                    plain = device.type == "cuda" and isinstance(clips, PreparedClips)
                     if plain and clips.nbytes() <= free_bytes(device):
                         self.train_dataset = OnDevice(clips, device)
                     if device.type != "cpu" and self.recipe.train_batch_size:
@@ -160,7 +159,7 @@ class SoundTrainer(Trainer):
             windows = sum(map(len, done))
             progress.say(f"the frozen part of the model ran once for {windows:,} windows: {needed / 2**20:,.0f} MiB")
 
-    def _with_frozen(self, part: FrozenPart, clips: PreparedClips, store: torch.device) -> WithFrozen:
+    def _with_frozen(self, part: FrozenPart, clips: PreparedClips, store: torch.device) -> PreparedClips:
         """The clips with the outputs of a frozen part, which are kept on `store`."""
         order, batch_size = clips.by_size(), self.args.eval_batch_size
         outputs: dict[int, Tensor] = {}
@@ -169,7 +168,7 @@ class SoundTrainer(Trainer):
                 done = self._frozen_outputs(part, clips, order[first : first + batch_size])
                 outputs |= {index: output.to(store) for index, output in done}
                 bar.update(len(done))
-        return WithFrozen(clips, [outputs[index] for index in range(len(clips))])
+        return PreparedClips(clips.prepared, [outputs[index] for index in range(len(clips))])
 
     @torch.no_grad()
     def _frozen_outputs(self, part: FrozenPart, clips: PreparedClips, indices: list[int]) -> list[tuple[int, Any]]:
