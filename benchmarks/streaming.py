@@ -80,7 +80,7 @@ class CpuTime(TrainerCallback):
 def speed(words: list[str]) -> str:
     figures: dict[str, list[float]] = {"streamed": [], "prepared": []}
     with tempfile.TemporaryDirectory() as folder:
-        write_shards(find_builder(SoundRequest("synthetic"))[0], Path(folder, "shards"))
+        write_shards(find_builder(SoundRequest("synthetic")), Path(folder, "shards"))
         flags = ["--dataset", f"{folder}/shards", "--output_dir", f"{folder}/out", "--num_train_epochs", "1", "--quiet"]
         flags += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
         flags += ["--dataloader_num_workers", "0", "--overwrite", "--use_cpu"]

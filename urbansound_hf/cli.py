@@ -42,7 +42,7 @@ COMMANDS = {
     "data": ("urbansound_hf.data.__main__:main", "prepare UrbanSound8K, write shards or the synthetic data set"),
     "figures": ("urbansound_hf.plots.__main__:main", "draw a sound, a data set or runs"),
     "export": ("urbansound_hf.models.onnx_export:main", "write a checkpoint as ONNX, to serve it without torch"),
-    "models": ("urbansound_hf.models.__main__:main", "list the model families, or convert published weights"),
+    "models": ("urbansound_hf.models.catalogue:main", "list the model families, or convert published weights"),
     "app": ("urbansound_hf.app.__main__:main", "serve the browser page that classifies sounds"),
     "hub": ("urbansound_hf.hub.__main__:main", "push a run, the data set or the page to the Hub"),
 }

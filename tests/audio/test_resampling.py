@@ -1,5 +1,6 @@
 """Resampling: equal to torchaudio, equal in blocks, bounded in memory, safe in threads."""
 
+import itertools
 import subprocess
 import sys
 import tracemalloc
@@ -12,7 +13,7 @@ import torch
 import torchaudio
 
 from urbansound_hf.audio import resampling
-from urbansound_hf.audio.resampling import Resampler, resample
+from urbansound_hf.audio.resampling import resample, resample_blocks
 
 TO_16_KHZ = [(rate, 16000) for rate in (1000, 8000, 11025, 22050, 24000, 32000, 44100, 48000, 96000, 192000)]
 OTHERS = [(44100, 48000), (48000, 44100), (11025, 22050), (16000, 32000), (16000, 8000), (96000, 22050), (16000, 48000)]
@@ -39,10 +40,9 @@ def by_torchaudio(waveform, from_rate, to_rate):
 
 
 def in_blocks(waveform, from_rate, to_rate, block_samples):
-    resampler = Resampler(from_rate, to_rate)
     starts = range(0, len(waveform), block_samples)
-    blocks = [resampler.push(waveform[start : start + block_samples]) for start in starts]
-    return np.concatenate([*blocks, resampler.finish()])
+    blocks = (waveform[start : start + block_samples] for start in starts)
+    return np.concatenate([np.zeros(0, np.float32), *resample_blocks(blocks, from_rate, to_rate)])
 
 
 def exact(waveform, from_rate, to_rate, outputs):
@@ -129,24 +129,19 @@ def test_blocks_of_any_size_share_one_buffer(from_rate):
     waveform, rng = noise(6007), np.random.default_rng(1)
     whole = resample(waveform, from_rate, 16000)
     np.testing.assert_allclose(in_blocks(waveform, from_rate, 16000, 1), whole, rtol=0, atol=1e-6)
-    resampler, buffer, outputs, position = Resampler(from_rate, 16000), np.empty(1500, np.float32), [], 0
-    while position < len(waveform):
-        samples = min(int(rng.choice([0, 1, 2, 31, 1500])), len(waveform) - position)
-        buffer[:samples] = waveform[position : position + samples]
-        outputs.append(resampler.push(buffer[:samples]))
-        buffer[:] = np.nan  # what is still needed has been copied
-        position += samples
-    np.testing.assert_allclose(np.concatenate([*outputs, resampler.finish()]), whole, rtol=0, atol=1e-6)
 
+    def blocks():
+        buffer, position = np.empty(1500, np.float32), 0
+        while position < len(waveform):
+            samples = min(int(rng.choice([0, 1, 2, 31, 1500])), len(waveform) - position)
+            buffer[:samples] = waveform[position : position + samples]
+            yield buffer[:samples]
+            buffer[:] = np.nan  # what is still needed has been copied
+            position += samples
 
-def test_a_finished_recording_takes_no_more():
-    for from_rate in (16000, 22050):
-        resampler = Resampler(from_rate, 16000)
-        resampler.push(noise(100))
-        resampler.finish()
-        assert len(resampler.finish()) == 0
-        with pytest.raises(RuntimeError, match="create a new Resampler"):
-            resampler.push(noise(1))
+    np.testing.assert_allclose(
+        np.concatenate(list(resample_blocks(blocks(), from_rate, 16000))), whole, rtol=0, atol=1e-6
+    )
 
 
 def test_threads_share_the_cache(empty_cache):
@@ -178,26 +173,28 @@ def test_first_call_for_an_odd_rate_takes_little_memory(empty_cache):
 
 @pytest.mark.parametrize("from_rate", [22050, 44099])
 def test_memory_of_blocks_is_bounded_by_the_block(from_rate):
-    block, resampler = noise(from_rate), Resampler(from_rate, 16000)
-    for _ in range(2):  # the taps are in the cache afterwards
-        resampler.push(block)
+    block = noise(from_rate)
 
-    def push_many():
-        for _ in range(20):
-            resampler.push(block)
+    def many():
+        for _ in resample_blocks(itertools.repeat(block, 20), from_rate, 16000):
+            pass
 
-    assert peak_bytes(push_many) < 5 * block.nbytes
+    many()  # the taps are in the cache afterwards
+    assert peak_bytes(many) < 5 * block.nbytes
 
 
 def test_errors_name_the_rule_and_what_was_found():
     for rate in (0, -16000, 22050.0, "16000", None):
-        for call in (lambda rate=rate: resample(noise(9), rate, 16000), lambda rate=rate: Resampler(16000, rate)):
+        for call in (
+            lambda rate=rate: resample(noise(9), rate, 16000),
+            lambda rate=rate: in_blocks(noise(9), 16000, rate, 9),
+        ):
             with pytest.raises(ValueError, match=r"positive integer in Hz, found") as error:
                 call()
             assert repr(rate) in str(error.value)
     with pytest.raises(ValueError, match=r"\(samples,\), found \(2, 9\)"):
         resample(np.zeros((2, 9), np.float32), 22050, 16000)
-    for call in (lambda block: resample(block, 22050, 16000), Resampler(22050, 16000).push):
+    for call in (lambda block: resample(block, 22050, 16000), lambda block: in_blocks(block, 22050, 16000, 9)):
         with pytest.raises(TypeError, match=r"floating point, full scale 1\.0; found int16"):
             call(np.zeros(9, np.int16))
 

@@ -24,13 +24,11 @@ def rows():
 
 
 @pytest.fixture
-def listing(monkeypatch, capsys):
+def listing(capsys):
     """The command, as text."""
-    from urbansound_hf.models import __main__
 
     def run(*argv: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["models", *argv])
-        __main__.main()
+        catalogue.main(argv)
         return capsys.readouterr().out
 
     return run

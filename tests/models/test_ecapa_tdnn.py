@@ -19,7 +19,7 @@ from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.features.extract import as_tensors, extract
 from urbansound_hf.models import adapt
-from urbansound_hf.models.__main__ import main
+from urbansound_hf.models.catalogue import main
 from urbansound_hf.models.ecapa_tdnn import convert, modeling_ecapa_tdnn
 from urbansound_hf.models.ecapa_tdnn.modeling_ecapa_tdnn import (
     EcapaTdnnConfig,

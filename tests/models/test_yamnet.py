@@ -18,7 +18,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 from tests.conftest import REAL_DATA, YAMNET
 from urbansound_hf.audio.io import load_audio
 from urbansound_hf.errors import exit_code
-from urbansound_hf.models.__main__ import main
+from urbansound_hf.models.catalogue import main
 from urbansound_hf.models.yamnet import convert
 from urbansound_hf.models.yamnet.modeling_yamnet import (
     SameConv2d,

@@ -21,7 +21,7 @@ import soundfile
 
 from urbansound_hf.audio import ffmpeg
 from urbansound_hf.audio.containers import ENDLESS_BYTES, HEADER_BYTES, Recording, TruncatedError, split
-from urbansound_hf.audio.resampling import Resampler, resample
+from urbansound_hf.audio.resampling import resample, resample_blocks
 from urbansound_hf.errors import UserError
 
 SAMPLING_RATE = 16_000  # Hz; what nearly every pretrained audio model hears
@@ -223,14 +223,14 @@ class _Sound:
     def _resampled(self, blocks: Iterator[np.ndarray], from_rate: int) -> Iterator[np.ndarray]:
         first, second = next(blocks, np.zeros(0, np.float32)), next(blocks, None)
         self.rate = self.rate or from_rate
-        resampler = Resampler(from_rate, self.rate)
-        for block in (first,) if second is None else chain((first, second), blocks):
-            with np.errstate(over="ignore", invalid="ignore"):  # not around a yield: another thread may go on there
-                output = resample(block, from_rate, self.rate) if second is None else resampler.push(block)
-            self.decoded += len(block)
-            yield output
-        if second is not None:
-            yield resampler.finish()
+        if second is None:
+            yield resample(self._counted(first), from_rate, self.rate)
+        else:
+            yield from resample_blocks(map(self._counted, chain((first, second), blocks)), from_rate, self.rate)
+
+    def _counted(self, block: np.ndarray) -> np.ndarray:
+        self.decoded += len(block)
+        return block
 
 
 # How libsndfile notes a size in a header: CAF, and the others where their chunks cannot be followed.

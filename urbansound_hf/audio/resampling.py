@@ -8,6 +8,7 @@ https://ccrma.stanford.edu/~jos/resample/; the constants are the defaults of `to
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -41,46 +42,30 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return filter_.apply(padded, filter_.output_length(len(waveform)))
 
 
-class Resampler:
-    """Convert one recording to another sampling rate, block by block; rates as of `resample`.
+def resample_blocks(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iterator[np.ndarray]:
+    """Convert one recording in blocks `(samples,)` of any size; rates and errors are those of `resample`.
 
-    The concatenated output equals `resample` of the concatenated input to 1e-6, for blocks of any size. Output comes
-    in whole periods of the filter, at most one second long for rates of 1 kHz and more, which bounds the memory. One
-    object serves one recording and one thread.
+    The concatenated output equals `resample` of the concatenated input to 1e-6. A block of output, `(new_samples,)`
+    float32, holds what the input so far completes, in whole periods of the filter, and may be empty; a period is at
+    most one second long for rates of 1 kHz and more, which bounds the memory.
     """
-
-    def __init__(self, from_rate: int, to_rate: int) -> None:
-        self._filter = _PolyphaseFilter(from_rate, to_rate)
-        self._same_rate = from_rate == to_rate
-        self._pending = np.zeros(self._filter.left_padding, np.float32)  # input that later output reads
-        self._samples_in = self._samples_out = 0
-        self._finished = False
-
-    def push(self, block: np.ndarray) -> np.ndarray:
-        """Take the next `(samples,)` and return the output that they complete, `(new_samples,)` float32, perhaps empty.
-
-        Raises RuntimeError after `finish`, and TypeError or ValueError as `resample`.
-        """
-        if self._finished:
-            raise RuntimeError("This recording is finished; create a new Resampler for the next one")
-        block = _check_waveform(block)
-        if self._same_rate:
-            return block.copy()
-        self._samples_in += len(block)
-        padded = np.concatenate([self._pending, block])
-        periods = max(0, (len(padded) - 2 * self._filter.left_padding - 2) // self._filter.period_in)
-        output = self._filter.apply(padded, periods * self._filter.period_out)
-        self._pending = padded[periods * self._filter.period_in :].copy()  # a view would keep all of padded
-        self._samples_out += len(output)
-        return output
-
-    def finish(self) -> np.ndarray:
-        """End the recording and return the rest of the output, `(new_samples,)` float32; a second call returns none."""
-        ended, self._finished = self._finished, True
-        if ended or self._same_rate:
-            return np.empty(0, np.float32)
-        padded = np.pad(self._pending, (0, self._filter.right_padding))
-        return self._filter.apply(padded, self._filter.output_length(self._samples_in) - self._samples_out)
+    filter_ = _PolyphaseFilter(from_rate, to_rate)
+    pending = np.zeros(filter_.left_padding, np.float32)  # input that later output reads
+    samples_in = samples_out = 0
+    for block in map(_check_waveform, blocks):
+        if from_rate == to_rate:
+            yield block.copy()
+            continue
+        samples_in += len(block)
+        padded = np.concatenate([pending, block])
+        periods = max(0, (len(padded) - 2 * filter_.left_padding - 2) // filter_.period_in)
+        output = filter_.apply(padded, periods * filter_.period_out)
+        pending = padded[periods * filter_.period_in :].copy()  # a view would keep all of padded
+        samples_out += len(output)
+        yield output
+    if from_rate != to_rate:
+        padded = np.pad(pending, (0, filter_.right_padding))
+        yield filter_.apply(padded, filter_.output_length(samples_in) - samples_out)
 
 
 class _PolyphaseFilter:
@@ -116,7 +101,8 @@ class _PolyphaseFilter:
             rows = math.ceil((output_samples - first) / self.period_out)  # the last period may be incomplete
             offset, strides = 4 * (first * self.orig // self.new), (4 * self.period_in, 4)  # bytes
             inputs = np.ndarray((rows, len(taps)), np.float32, padded, offset, strides)  # a view, bounds checked
-            np.matmul(inputs, taps, out=output[:rows, first:last])  # (rows, phases)
+            with np.errstate(over="ignore", invalid="ignore"):  # infinite samples are the caller's to refuse
+                np.matmul(inputs, taps, out=output[:rows, first:last])  # (rows, phases)
         return output.reshape(-1)[:output_samples]
 
 

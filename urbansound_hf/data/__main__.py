@@ -48,9 +48,9 @@ def shard(argv: Sequence[str]) -> int:
     if options.clips_per_shard < 1:
         parser.error("--clips_per_shard must be at least 1")
     with progress.quietly(options.quiet):
-        builder, name, _ = find_builder(SoundRequest(options.source))
+        builder = find_builder(SoundRequest(options.source))
         written = shards.write_shards(builder, options.folder, options.clips_per_shard, options.seed)
-    print(f"{name}: {len(builder.rows):,} clips in {counted(written, 'shard')}: {options.folder}")
+    print(f"{builder.title}: {len(builder.rows):,} clips in {counted(written, 'shard')}: {options.folder}")
     return 0
 
 

@@ -87,7 +87,8 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         rows: the sounds.
         features: the columns, `sound_features(…)`, of whose sampling rate the sounds are stored.
         key: identifies the source; with another one it is prepared anew, see `cache_key`.
-        name: what the folder under `cache_dir` (default: `HF_DATASETS_CACHE`) is called.
+        title: the name of the data set, and of the folder under `cache_dir` (default: `HF_DATASETS_CACHE`).
+        notes: what every score from these sounds must say.
     """
 
     VERSION = datasets.Version("2.0.0")  # count it up when the stored sounds change: old tables are then left alone
@@ -95,10 +96,17 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
     limits = LIMITS  # of the sounds
 
     def __init__(
-        self, rows: Rows, features: datasets.Features, key: str, name: str, cache_dir: str | Path | None = None
+        self,
+        rows: Rows,
+        features: datasets.Features,
+        key: str,
+        title: str,
+        notes: Sequence[str] = (),
+        cache_dir: str | Path | None = None,
     ) -> None:
         self.rows, self.features = rows, datasets.Features({**features, NOTE: datasets.Value("string")})
-        folder = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "sounds"
+        self.title, self.notes = title, [*notes]
+        folder = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_") or "sounds"
         self.sampling_rate = features["audio"].sampling_rate
         cache = str(cache_dir) if cache_dir else None
         super().__init__(cache_dir=cache, dataset_name=folder, hash=f"{key}-{self.sampling_rate}")

@@ -29,21 +29,21 @@ def metadata_leaks(columns: Mapping[str, Any], train_rows: np.ndarray, test_rows
             `end`, seconds within it (NaN: not known), and `label`, to count what clips of the same class share.
 
     Returns:
-        Counts, fractions of the test clips, and the recordings concerned; None where recordings or times are not known.
+        Counts of test clips, and the recordings concerned; None where recordings or times are not known.
     """
     train, test = np.asarray(train_rows, np.int64), np.asarray(test_rows, np.int64)
-    found = {"test_clips": len(test)} | _counted("shared_recording", None) | _counted("time_overlap", None)
+    found: dict[str, Any] = {"test_clips": len(test), "shared_recording_clips": None, "time_overlap_clips": None}
     if columns.get("group") is None:
         return found
     names = ["" if group is None else str(group) for group in columns["group"]]
     recordings, codes = np.unique(names, return_inverse=True)
     shared = np.isin(codes[test], codes[train]) & (recordings[codes[test]] != "")
-    found |= _counted("shared_recording", shared if any(recordings) else None)
+    found["shared_recording_clips"] = int(shared.sum()) if any(recordings) else None
     found["unknown_recording_clips"] = int((recordings[codes[test]] == "").sum())
     found["shared_recordings"] = recordings[np.unique(codes[test[shared]])].tolist()
     times = [np.asarray(columns[name], float) for name in ("start", "end") if columns.get(name) is not None]
     if len(times) == 2 and any(recordings) and np.isfinite(times[0]).any():
-        found |= _counted("time_overlap", shared & _overlapping(codes, times[0], times[1], train, test))
+        found["time_overlap_clips"] = int((shared & _overlapping(codes, times[0], times[1], train, test)).sum())
     if columns.get("label") is not None:
         classes = np.unique(np.asarray(columns["label"]), return_inverse=True)[1]
         of_class = [group and f"{group} {label}" for group, label in zip(recordings[codes], classes, strict=True)]
@@ -52,11 +52,6 @@ def metadata_leaks(columns: Mapping[str, Any], train_rows: np.ndarray, test_rows
         found["time_overlap_same_class_clips"] = same["time_overlap_clips"]
         found["same_class_recordings"] = sorted({name.rpartition(" ")[0] for name in same["shared_recordings"]})
     return found
-
-
-def _counted(name: str, which: np.ndarray | None) -> dict[str, Any]:
-    count, fraction = (None, None) if which is None else (int(which.sum()), float(which.sum() / max(1, len(which))))
-    return {f"{name}_clips": count, f"{name}_fraction": fraction}
 
 
 def _overlapping(

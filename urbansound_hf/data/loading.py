@@ -52,8 +52,6 @@ def load_urbansound8k(
 
 NAMED = ("urbansound8k", "synthetic")
 SYNTHETIC_NOTE = "synthetic sounds: these scores say nothing about real ones"
-Found = tuple[PreparedSounds, str, list[str]]
-"""The builder of a data set, its name, and notes."""
 
 
 @dataclass(frozen=True)
@@ -110,27 +108,27 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
         table, labels, notes, key = read_shards(request)
         new = _new_labels(table.features["label"], name, request)
         return _relabelled(Sounds(name, table, labels, notes, key), new, request)
-    builder, name, notes = find_builder(request)
+    builder = find_builder(request)
     feature = builder.info.features["label"]
-    labels = one_label(feature).names
-    new = _new_labels(feature, name, request)  # a mistake there is reported before an hour of decoding
+    new = _new_labels(feature, builder.title, request)  # a mistake there is reported before an hour of decoding
     builder.limits = Limits(request.min_rate, request.max_seconds)
-    table, key = builder.load(request.num_proc), builder.fingerprint()
-    return _relabelled(Sounds(name, table, labels, notes + builder.sound_notes(), key), new, request)
+    table, labels = builder.load(request.num_proc), one_label(feature).names
+    sounds = Sounds(builder.title, table, labels, builder.notes + builder.sound_notes(), builder.fingerprint())
+    return _relabelled(sounds, new, request)
 
 
-def find_builder(request: SoundRequest) -> Found:
+def find_builder(request: SoundRequest) -> PreparedSounds:
     """Lists the sounds of a data set; nothing is decoded yet. Raises UserError as `load_sounds`."""
     folder, kind = expand_user(request.dataset), kind_of_dataset(request.dataset)
     if kind == "urbansound8k":
         data_dir = Path(request.data_dir) if request.data_dir else None
         named = data_dir if request.dataset == kind else folder
-        builder = UrbanSound8K(named, request.sampling_rate, request.allow_missing_files, download=request.download)
-        return builder, "UrbanSound8K", builder.notes
+        return UrbanSound8K(named, request.sampling_rate, request.allow_missing_files, download=request.download)
     if kind == "synthetic":
         root = Path(datasets.config.HF_DATASETS_CACHE) / f"urbansound_synthetic_seed{request.seed}"
         builder = UrbanSound8K(synthetic.synthetic_dataset(root, seed=request.seed), request.sampling_rate)
-        return builder, "synthetic", [SYNTHETIC_NOTE]
+        builder.title, builder.notes = "synthetic", [SYNTHETIC_NOTE]
+        return builder
     if kind == "stored" or not folder.is_dir():
         return _stored(request, folder)
     for known in KNOWN:
@@ -157,7 +155,7 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 
-def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str]) -> Found:
+def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str]) -> PreparedSounds:
     for text in (row[column] for row in rows for column in ("label", "path")):
         try:  # Python reads UTF-8 names in an ASCII locale as something else
             str(text).encode("utf-8")
@@ -167,10 +165,10 @@ def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str
     names, ids = encode([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
     features = sound_features(names, columns_of(rows), request.sampling_rate, isinstance(ids[0], list))
-    return PreparedSounds(rows, features, cache_key(rows, names), name), name, notes
+    return PreparedSounds(rows, features, cache_key(rows, names), name, notes)
 
 
-def _stored(request: SoundRequest, folder: Path) -> Found:
+def _stored(request: SoundRequest, folder: Path) -> PreparedSounds:
     source = name = request.dataset
     near = difflib.get_close_matches(name.lower(), NAMED, n=1, cutoff=0.8)
     if folder.is_dir():
@@ -181,7 +179,7 @@ def _stored(request: SoundRequest, folder: Path) -> Found:
     rows, labels, notes, key = read_stored(source, request)
     several = any(isinstance(label, list) for label in rows.columns["label"][:1])
     features = sound_features(labels, columns_of([rows.columns]), request.sampling_rate, several)
-    return PreparedSounds(rows, features, key, name), name, notes
+    return PreparedSounds(rows, features, key, name, notes)
 
 
 def _new_labels(feature: Any, name: str, request: SoundRequest) -> list[str | None]:

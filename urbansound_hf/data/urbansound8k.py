@@ -197,9 +197,8 @@ class UrbanSound8K(PreparedSounds):
         self.root = obtain(expand_user(data_dir) if data_dir else None, download)
         found = audio_files(self.root)
         rows = read_metadata(self.root, allow_missing_files, found)
-        self.notes = dataset_notes(rows, found)
         features = sound_features(CLASSES, FEATURES, sampling_rate)
-        super().__init__(rows, features, cache_key(rows), "urbansound8k", cache_dir)
+        super().__init__(rows, features, cache_key(rows), "UrbanSound8K", dataset_notes(rows, found), cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
         """What a data set made from UrbanSound8K says of itself, wherever it goes."""

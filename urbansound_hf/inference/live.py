@@ -15,7 +15,7 @@ import numpy as np
 
 from urbansound_hf import progress
 from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, cut_windows
-from urbansound_hf.audio.resampling import Resampler
+from urbansound_hf.audio.resampling import resample_blocks
 from urbansound_hf.audio.spectrogram import loudness
 from urbansound_hf.errors import UserError
 from urbansound_hf.inference.formats import LIVE
@@ -67,13 +67,8 @@ def listen(
     window, hop = classifier.window_samples(window_seconds, hop_seconds)
     length, step = window / classifier.sampling_rate, hop / classifier.sampling_rate
     progress.say(f"listening: every {step:g} s, the {length:g} s before are classified")
-
-    def resampled() -> Iterator[np.ndarray]:
-        resampler = Resampler(sampling_rate, classifier.sampling_rate)
-        yield from map(resampler.push, blocks)
-        yield resampler.finish()
-
-    for number, (start, end, waveform) in enumerate(cut_windows(resampled(), window, hop)):
+    resampled = resample_blocks(blocks, sampling_rate, classifier.sampling_rate)
+    for number, (start, end, waveform) in enumerate(cut_windows(resampled, window, hop)):
         started = time.perf_counter()
         prediction = score_window(classifier, start, end, waveform, top_k)
         if number == 1:  # the first one also warms the model up

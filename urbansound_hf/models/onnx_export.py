@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from urbansound_hf import progress
 from urbansound_hf.errors import CommandParser, UserError, write_text, writing
-from urbansound_hf.features.extract import Features, as_tensors, extract
+from urbansound_hf.features.extract import Features, as_tensors, equal_shapes, extract
 from urbansound_hf.features.numpy_extractors import NumpyExtractor
 from urbansound_hf.layout import EXTRACTOR_CONFIG, ONNX_EXPORT, ONNX_INT8, ONNX_MODEL
 from urbansound_hf.models.adapt import LogitsAndEmbedding
@@ -73,7 +73,8 @@ def export_onnx(run: str | Path, int8: bool = False) -> Path:
     lengths = family_of(model.config.model_type).lengths
     longest = lengths.longest_seconds(extractor)
     try:
-        write_graph(model, stacked(extractor, clips[:1] * 2), target, fixed=longest is not None)
+        ((_, batch),) = equal_shapes([extract(extractor, clips[0])] * 2)
+        write_graph(model, batch, target, fixed=longest is not None)
         check(model, extractor, numpy_extractor, clips, target)
     except BaseException:
         shutil.rmtree(target.parent)
@@ -88,12 +89,6 @@ def export_onnx(run: str | Path, int8: bool = False) -> Path:
     if int8:
         quantize(target, folder / ONNX_INT8)
     return target.parent
-
-
-def stacked(extractor: Any, clips: Sequence[np.ndarray]) -> Features:
-    """The model's inputs of clips of one length."""
-    features = [extract(extractor, clip) for clip in clips]
-    return {name: np.stack([each[name] for each in features]) for name in features[0]}
 
 
 def write_graph(model: PreTrainedModel, batch: Features, target: Path, fixed: bool) -> None:
@@ -145,8 +140,9 @@ def check(
     activation = torch.sigmoid if several else partial(torch.softmax, dim=-1)
     worst = 0.0
     for clip in clips:
+        ((_, alone),) = equal_shapes([extract(extractor, clip)])
         with torch.inference_mode():
-            expected = activation(model(**as_tensors(stacked(extractor, [clip]))).logits).numpy()
+            expected = activation(model(**as_tensors(alone)).logits).numpy()
         batch = {name: np.repeat(values, 3, axis=0) for name, values in numpy_extractor(clip).items()}
         batch = {each.name: batch[each.name] for each in session.get_inputs()}
         logits = session.run(["logits"], batch)[0]
