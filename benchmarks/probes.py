@@ -19,6 +19,7 @@ from urbansound_hf.evaluation.confidence import mean_interval
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.models.linear_probe import PENALTY, choose_penalty, embeddings, regression
 from urbansound_hf.models.loading import load_feature_extractor, load_model
+from urbansound_hf.models.registry import window_cut
 
 VARIANTS = {
     "YAMNet": ("yamnet", {}, {}),
@@ -52,7 +53,9 @@ def embedded(
     """Of each clip the embedding `(clips, hidden)` and the class."""
     extractor = load_feature_extractor(name, overrides=extractor_config)
     model = load_model(name, sounds.labels, overrides=model_config)
-    rows = embeddings(model, prepare_features(sounds.dataset, extractor, clip_seconds=4.0), batch_size=8)
+    rows = embeddings(
+        model, prepare_features(sounds.dataset, extractor, window_cut(model, extractor, 4.0)), batch_size=8
+    )
     rows = rows.select(np.unique(rows["clip"][:], return_index=True)[1])  # of a longer clip the first window
     return rows["embedding"][:], np.asarray(rows["labels"][:])
 

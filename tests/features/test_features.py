@@ -22,7 +22,7 @@ from transformers import (
 from urbansound_hf.audio.io import AudioError, load_audio, to_wav
 from urbansound_hf.data.builder import PreparedSounds, sound_features
 from urbansound_hf.features.dataset import collate_evaluation, collate_training, prepare_features
-from urbansound_hf.features.extract import Waveforms, equal_shapes, extract, fill, filling, fills_window
+from urbansound_hf.features.extract import Cut, Waveforms, equal_shapes, extract, fill, filling, fills_window
 from urbansound_hf.models.cnn.modeling_cnn import CnnFeatureExtractor
 from urbansound_hf.models.yamnet.modeling_yamnet import YamnetFeatureExtractor
 
@@ -50,9 +50,10 @@ def table(*waveforms: np.ndarray) -> datasets.Dataset:
     return PreparedSounds(rows, columns, Hasher.hash(wavs), "clips").load(num_proc=1)
 
 
-def prepare(dataset: datasets.Dataset, extractor=WAV2VEC2, seconds=1.0, training=False, **options):
-    filled = filling(extractor, round(seconds * RATE), "auto") if training else "none"
-    return prepare_features(dataset, extractor, seconds, filled, **options)
+def prepare(dataset: datasets.Dataset, extractor=WAV2VEC2, seconds=1.0, training=False, num_proc=None, **options):
+    window = round(seconds * RATE)
+    filled = filling(extractor, window, "auto") if training else "none"
+    return prepare_features(dataset, extractor, Cut(window, filled, **options), num_proc)
 
 
 def cached_files(dataset: datasets.Dataset) -> set[Path]:
@@ -207,7 +208,7 @@ def test_two_processes_extract_what_one_does():
 
 @pytest.mark.parametrize(
     ("extractor", "options"),
-    [(WAV2VEC2, {"shortest_samples": 400}), (SeamlessM4TFeatureExtractor(), {}), (ASTFeatureExtractor(), {})],
+    [(WAV2VEC2, {"shortest": 400}), (SeamlessM4TFeatureExtractor(), {}), (ASTFeatureExtractor(), {})],
 )
 def test_a_clip_too_short_for_the_model_is_told_before_training(extractor, options):
     dataset = table(noise(1.0), noise(560 / RATE), noise(399 / RATE))  # two frames, and none

@@ -17,7 +17,7 @@ from urbansound_hf.config.parse import key_values, parse_run_config
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.evaluation.runs import Run, read_predictions
 from urbansound_hf.features.dataset import prepare_features
-from urbansound_hf.features.extract import KEPT, as_tensors
+from urbansound_hf.features.extract import KEPT, Cut, as_tensors
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.models import adapt, linear_probe
 from urbansound_hf.models.linear_probe import LinearProbe, agrees
@@ -57,7 +57,7 @@ def build(family: str, *more: str):
 def prepared(sounds, extractor, rows):
     """Model inputs of some clips; the extractor's rate is not of interest here, 16 kHz is what the clips have."""
     extractor.sampling_rate = SAMPLING_RATE
-    return prepare_features(sounds.dataset.select(rows), extractor, 4.0)
+    return prepare_features(sounds.dataset.select(rows), extractor, Cut(4 * SAMPLING_RATE))
 
 
 def inputs_of(row: dict) -> dict[str, torch.Tensor]:

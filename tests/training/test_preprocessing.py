@@ -16,13 +16,14 @@ from urbansound_hf.data import splits
 from urbansound_hf.data.builder import PreparedSounds, sound_features
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split
+from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.features.extract import filling
 from urbansound_hf.models import linear_probe
+from urbansound_hf.models.registry import window_cut
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
 from urbansound_hf.training.run import (
     configured_extractor,
     configured_model,
-    feature_step,
     prepare_inputs,
     prepare_training,
     select_clips,
@@ -75,7 +76,8 @@ def test_only_filled_clips_pass_through_a_frozen_model_twice(family, shifts, con
     windows = sum(len(window_bounds(length, window, window // 2)) for length in lengths)
     short = (lengths < window).sum() if family == "wav2vec2" else 0
     assert sum(rows) == windows * (shifts + 1) + short + 1 + bool(short), "and one of each kind, for the width"
-    features = feature_step(clips, model, config.data)(extractor, filled=filling(extractor, window, "auto"))
+    cut = window_cut(model, extractor, window / 16_000)._replace(filled=filling(extractor, window, "auto"))
+    features = prepare_features(clips, extractor, cut)
     expected = linear_probe.embeddings(model, select_clips(features, split.train), 8)
     np.testing.assert_array_equal(parts["train"]["clip"][:], expected["clip"][:])
     np.testing.assert_allclose(parts["train"]["embedding"][:], expected["embedding"][:], atol=1e-5)

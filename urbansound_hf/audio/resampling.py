@@ -57,10 +57,10 @@ def resample_blocks(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int) 
             yield block.copy()
             continue
         samples_in += len(block)
-        padded = np.concatenate([pending, block])
-        periods = max(0, (len(padded) - 2 * filter_.left_padding - 2) // filter_.period_in)
-        output = filter_.apply(padded, periods * filter_.period_out)
-        pending = padded[periods * filter_.period_in :].copy()  # a view would keep all of padded
+        pending = np.concatenate([pending, block])
+        periods = max(0, (len(pending) - 2 * filter_.left_padding - 2) // filter_.period_in)
+        output = filter_.apply(pending, periods * filter_.period_out)
+        pending = pending[periods * filter_.period_in :].copy()  # a view would keep all of it
         samples_out += len(output)
         yield output
     if from_rate != to_rate:

@@ -32,34 +32,20 @@ AT_ONCE = 256  # clips that are copied to the device together
 def prepare_features(
     dataset: datasets.Dataset,
     feature_extractor: FeatureExtractor,
-    clip_seconds: float,
-    filled: str = "none",
+    cut: Cut,
     num_proc: int | None = None,
-    shortest_samples: int = 1,
-    shifts: int = 0,
 ) -> datasets.Dataset:
-    """The cached, multi-process `map` step from clips to model inputs.
+    """The cached, multi-process `map` step from clips to model inputs, a row for each window.
 
-    Args:
-        dataset: rows with `audio` (float WAV bytes at the extractor's rate) and `label`.
-        clip_seconds: window; a longer clip becomes several rows, one every half window, as serving cuts it.
-        filled: how short clips are brought to the window (see `fill`), for training batches of one shape.
-        shortest_samples: fewest samples that the model accepts (`Lengths.shortest_samples`).
-        shifts: number of further rows for each window, of the sound shifted in a circle.
-
-    Returns:
-        Rows of the extractor's outputs plus `labels` (a class id or, of several labels, 0 or 1 for each class) and
-        `clip` (the clip's row in `dataset`), as numpy arrays.
-
-    Raises:
-        AudioError: a clip is too short for the extractor or the model.
+    Of rows with `audio` (float WAV bytes at the extractor's rate) and `label`, gives the extractor's outputs, `labels`
+    (a class id or, of several labels, 0 or 1 for each class) and `clip` (the clip's row in `dataset`), as numpy arrays.
+    Raises AudioError if a clip is too short for the extractor or the model.
     """
-    window = round(clip_seconds * feature_extractor.sampling_rate)
     label = dataset.features["label"]
     classes = label.feature.num_classes if isinstance(label, datasets.List) else 0
     options = {
         "feature_extractor": feature_extractor,
-        "cut": Cut(window, filled, shifts, shortest_samples),
+        "cut": cut,
         "classes": classes,
         "code": source_code(extract, type(feature_extractor)),
     }
@@ -72,7 +58,7 @@ def prepare_features(
         writer_batch_size=64,
         num_proc=num_proc,
         remove_columns=dataset.column_names,
-        features=_schema(extract(feature_extractor, np.zeros(window, np.float32)), classes),
+        features=_schema(extract(feature_extractor, np.zeros(cut.window, np.float32)), classes),
         fn_kwargs=options,
         desc="Extracting features",
     )

@@ -100,13 +100,13 @@ def fill(waveform: np.ndarray, samples: int, how: str) -> np.ndarray:
 
 
 class Cut(NamedTuple):
-    """Parameters of cutting clips into windows; see `prepare_features`. `window` and `shortest` are in samples."""
+    """How clips become windows: a longer clip several, one every half window, as serving cuts it."""
 
-    window: int
-    filled: str = "none"
-    shifts: int = 0
-    shortest: int = 1
-    limits: Limits = LIMITS
+    window: int  # samples
+    filled: str = "none"  # how short clips are brought to the window, see `fill`
+    shifts: int = 0  # further rows for each window, of the sound shifted in a circle
+    shortest: int = 1  # fewest samples that the model accepts
+    limits: Limits = LIMITS  # of streamed sounds
 
 
 def cut_clip(waveform: np.ndarray, cut: Cut) -> list[np.ndarray]:

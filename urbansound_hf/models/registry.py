@@ -23,7 +23,7 @@ from torch import nn
 from transformers import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING, PretrainedConfig, PreTrainedModel
 
 from urbansound_hf.errors import UserError, writing
-from urbansound_hf.features.extract import FeatureExtractor, Spectrogram
+from urbansound_hf.features.extract import Cut, FeatureExtractor, Spectrogram
 
 FRAMES_PER_SECOND = 100  # both families: a 10-ms hop
 
@@ -235,6 +235,12 @@ def register(model_type: str | None = None) -> None:
     for family in _families.values():
         if family.modeling and (model_type is None or model_type in (family.model_type, family.takes_over)):
             importlib.import_module(family.modeling)
+
+
+def window_cut(model: PreTrainedModel, feature_extractor: FeatureExtractor, clip_seconds: float) -> Cut:
+    """How clips become windows of `clip_seconds`, none shorter than the model accepts."""
+    shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
+    return Cut(round(clip_seconds * feature_extractor.sampling_rate), shortest=shortest)
 
 
 def label_names(labels: Sequence[str]) -> dict[str, Any]:

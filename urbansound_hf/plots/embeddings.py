@@ -18,7 +18,7 @@ from urbansound_hf.evaluation.runs import Predictions, Run
 from urbansound_hf.features.dataset import prepare_features
 from urbansound_hf.layout import RECEIPT
 from urbansound_hf.models import checkpoint, linear_probe
-from urbansound_hf.models.registry import family_of
+from urbansound_hf.models.registry import window_cut
 from urbansound_hf.plots.style import GREY, MARKERS, TEN, drawing, readable
 
 DATA = ("dataset", "data_dir", "dataset_config", "dataset_revision", "audio_column", "label_column",
@@ -54,8 +54,7 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
         )
         raise UserError(what, str(run.folder), "name its data with --data_dir or --dataset")
     wanted = table.select([row_of[path] for path in run.predictions.paths])
-    shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
-    features = prepare_features(wanted, extractor, config["clip_seconds"], shortest_samples=shortest)
+    features = prepare_features(wanted, extractor, window_cut(model, extractor, config["clip_seconds"]))
     embedded = linear_probe.embeddings(model, features, batch_size)
     vectors = np.asarray(embedded["embedding"]).reshape(len(embedded), -1)  # layers of a weighted sum are concatenated
     return mean_over_windows(vectors, np.asarray(embedded["clip"]))[1]

@@ -1,7 +1,6 @@
 """One run: its model and data, training, the checkpoint chosen on the validation clips, and one test."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 from transformers import EarlyStoppingCallback, FeatureExtractionMixin, PreTrainedModel, TrainerCallback, set_seed
 
 from urbansound_hf.audio.io import Limits, audio_seconds
-from urbansound_hf.config.arguments import DataArguments, ModelArguments, RecipeArguments, RunConfig, replaced
+from urbansound_hf.config.arguments import ModelArguments, RecipeArguments, RunConfig, replaced
 from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split, split_notes
@@ -23,14 +22,14 @@ from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.features.dataset import prepare_features, readable
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
-from urbansound_hf.features.streaming import Cut, StreamedClips
+from urbansound_hf.features.streaming import StreamedClips
 from urbansound_hf.layout import TRACE, VALIDATION
 from urbansound_hf.models import adapt, masking
 from urbansound_hf.models.heads import choose_head_inputs
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head, linear_layers
 from urbansound_hf.models.loading import library_messages, load_feature_extractor, load_model
 from urbansound_hf.models.onnx_export import export_onnx
-from urbansound_hf.models.registry import family_of
+from urbansound_hf.models.registry import family_of, window_cut
 from urbansound_hf.profiling import stage
 from urbansound_hf.progress import say
 from urbansound_hf.training.augmented_dataset import AugmentedDataset
@@ -124,21 +123,20 @@ def prepare_inputs(
 ) -> tuple[dict[str, datasets.Dataset], torch.nn.Module]:
     """The inputs of the parts that have clips, by name, and what is trained: the model, or a probe of its head."""
     recipe, batch_size = config.recipe, config.training.per_device_eval_batch_size
-    compute = feature_step(clips, model, config.data)
-    filled = filling(extractor, window_samples(config.data.clip_seconds, extractor), recipe.fill)
+    cut, processes = window_cut(model, extractor, config.data.clip_seconds), config.data.preprocessing_num_workers
+    filled = "none" if recipe.augment else filling(extractor, cut.window, recipe.fill)
+    heard = Waveforms(extractor.sampling_rate) if recipe.augment else extractor
     learner: torch.nn.Module = model
     with config.training.main_process_first(desc="feature extraction"):
-        scored = compute(extractor, shifts=recipe.test_time_shifts)
-        learned = compute(Waveforms(extractor.sampling_rate) if recipe.augment else extractor,
-                          filled="none" if recipe.augment else filled)  # fmt: skip
+        scored = prepare_features(clips, extractor, cut._replace(shifts=recipe.test_time_shifts), processes)
+        learned = prepare_features(clips, heard, cut._replace(filled=filled), processes)
         kinds = {features._fingerprint: features for features in (scored, learned)}.values()
         if is_probe(config.model, recipe) and all(agrees(model, each, config.training.device) for each in kinds):
             features, scored, learner = learned, embeddings(model, scored, batch_size), LinearProbe(model)
             learned = scored.select(range(0, len(scored), recipe.test_time_shifts + 1))  # the first is not shifted
             if filled != "none":  # only the clips that were filled pass through the model again
-                window = window_samples(config.data.clip_seconds, extractor)
                 samples = [audio_seconds(clip["bytes"]) * extractor.sampling_rate for clip in clips["audio"]]
-                short = np.isin(features["clip"][:], np.flatnonzero(np.round(samples) < window))
+                short = np.isin(features["clip"][:], np.flatnonzero(np.round(samples) < cut.window))
                 if short.any():
                     again = embeddings(model, features.select(np.flatnonzero(short)), batch_size)
                     learned = datasets.concatenate_datasets([learned.select(np.flatnonzero(~short)), again])
@@ -151,11 +149,10 @@ def streamed_inputs(
     config: RunConfig, clips: datasets.Dataset, split: Split, extractor: FeatureExtractor, model: PreTrainedModel
 ) -> tuple[dict[str, Any], torch.nn.Module]:
     """As `prepare_inputs`, but each part reads, decodes and extracts its clips when they are asked for."""
-    recipe, window = config.recipe, window_samples(config.data.clip_seconds, extractor)
-    filled = "none" if recipe.augment else filling(extractor, window, recipe.fill)
+    recipe, limits = config.recipe, Limits(config.data.min_rate, config.data.max_seconds)
+    cut = window_cut(model, extractor, config.data.clip_seconds)._replace(limits=limits)
+    filled = "none" if recipe.augment else filling(extractor, cut.window, recipe.fill)
     learned = Waveforms(extractor.sampling_rate) if recipe.augment else extractor
-    shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
-    cut = Cut(window, shortest=shortest, limits=Limits(config.data.min_rate, config.data.max_seconds))
     buffer, scored = config.data.shuffle_buffer, cut._replace(shifts=recipe.test_time_shifts)
     parts = {"train": StreamedClips(clips, split.train, learned, cut._replace(filled=filled), buffer)}
     held_out = {"validation": split.validation, "test": split.test}
@@ -173,7 +170,8 @@ def start_from_probe(
 ) -> dict[str, Any]:
     """Fits the head, in place, to embeddings of the training clips; returns what `fit_head` does, or UserError."""
     with config.training.main_process_first(desc="the linear probe before training"):
-        features = feature_step(clips, model, config.data)(extractor)
+        cut = window_cut(model, extractor, config.data.clip_seconds)
+        features = prepare_features(clips, extractor, cut, config.data.preprocessing_num_workers)
         if not agrees(model, features, config.training.device):
             what = f"the head of {model.config.model_type} models is no linear function of the pooled embedding"
             raise UserError(what, "--probe_first", "leave it out for this family")
@@ -183,15 +181,6 @@ def start_from_probe(
         names = [group or f"clip {number}" for number, group in enumerate(groups)]
         recordings = np.unique(names, return_inverse=True)[1]  # of every clip
         return fit_head(model, part, recordings[part["clip"][:]], config.model.probe_penalty)
-
-
-def feature_step(
-    clips: datasets.Dataset, model: PreTrainedModel, data: DataArguments
-) -> Callable[..., datasets.Dataset]:
-    """`prepare_features` of all clips; it takes the feature extractor and how clips are filled or shifted."""
-    shortest = family_of(model.config.model_type).lengths.shortest_samples(model.config)
-    options: dict[str, Any] = {"num_proc": data.preprocessing_num_workers, "shortest_samples": shortest}
-    return partial(prepare_features, clips, clip_seconds=data.clip_seconds, **options)
 
 
 def select_clips(features: datasets.Dataset, clips: np.ndarray) -> datasets.Dataset:
