@@ -183,6 +183,16 @@ def catching_signals() -> Iterator[None]:
         Signals.received, Signals.saving = None, False
 
 
+def _end_at_once() -> None:
+    """In a forked worker SIGTERM acts as usual: a handler in Python may never run where the worker waits for a lock."""
+    if callable(signal.getsignal(signal.SIGTERM)):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_at_once)
+
+
 @contextmanager
 def writing(place: str | Path) -> Iterator[None]:
     """Turns a refusal of the operating system inside the block into a `UserError` that names the path, or `place`."""

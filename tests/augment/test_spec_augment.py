@@ -10,8 +10,8 @@ from transformers import AutoModelForAudioClassification
 from tests.models.test_loading import TINY, load, noise
 from urbansound_hf.augment.spec_augment import mask_spectrogram
 from urbansound_hf.features.extract import Features, as_tensors, extract
+from urbansound_hf.models.adapt import model_masking
 from urbansound_hf.models.loading import load_feature_extractor
-from urbansound_hf.models.masking import model_masking
 from urbansound_hf.models.registry import family_of
 
 PICTURES = {

@@ -1,7 +1,7 @@
 """SpecAugment (Park et al., arXiv:1904.08779): masks over bands and frames of a spectrogram, in training only.
 
 The record of a family tells which of its inputs is a spectrogram. Models of waveforms have none; wav2vec2-style models
-mask their own hidden states, as in their pretraining (`models.masking`).
+mask their own hidden states, as in their pretraining (`models.adapt`).
 torchaudio's masks draw from torch's global state, so that a clip would depend on the process; these take a generator.
 """
 

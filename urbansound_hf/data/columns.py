@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,23 +186,19 @@ def read_csv(path: Path) -> MetadataCsv:
     header = next((line for line in lines if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip())), "")
     most_columns = max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter))))
     reader = csv.reader(lines, delimiter=most_columns, strict=True)
-    columns: list[str] = []
-    records: list[tuple[int, dict[str, str]]] = []
     try:
-        for cells in reader:
-            cleaned = [clean_text(cell) for cell in cells]
-            if not any(cleaned) or (not columns and SEPARATOR_LINE.fullmatch("".join(cleaned))):
-                continue
-            if columns:
-                records.append((reader.line_num, _record(columns, cleaned, f"{path}, line {reader.line_num}")))
-                continue
-            columns = cleaned[: 1 + max(place for place, name in enumerate(cleaned) if name)]  # others are empty
-            if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
-                what = f"a column has one name, found {first_ten(twice)} twice"
-                raise UserError(what, str(path), "rename one of them")
+        cleaned = [(reader.line_num, [clean_text(cell) for cell in cells]) for cells in reader]
     except csv.Error as error:
         fix = "close the quote, or save the table again as CSV UTF-8"
         raise UserError(f"the table is no CSV ({error})", f"{path}, line {reader.line_num}", fix) from None
+    filled = ((line, cells) for line, cells in cleaned if any(cells))
+    rows = list(dropwhile(lambda row: SEPARATOR_LINE.fullmatch("".join(row[1])), filled))
+    columns = rows[0][1] if rows else []
+    while columns and not columns[-1]:
+        columns.pop()
+    if twice := [column for column, count in Counter(columns).items() if column and count > 1]:
+        raise UserError(f"a column has one name, found {first_ten(twice)} twice", str(path), "rename one of them")
+    records = [(line, _record(columns, cells, f"{path}, line {line}")) for line, cells in rows[1:]]
     return MetadataCsv([column for column in columns if column], records)
 
 

@@ -32,12 +32,9 @@ def read_folder(folder: Path, request: SoundRequest = DEFAULTS) -> tuple[list[Ro
     `segments`), or one folder a class. Above or below the classes there may be folders called train, validation and
     test, or fold1, fold2, …. Segments whose labels `label_map` merges or drops later may overlap.
 
-    Returns:
-        The rows (source, path, label as text, or a list of texts where a column `labels` has `;`; fold, group, split,
-        start and end where the data has them), and a note on everything in the folder that is not used.
-
-    Raises:
-        UserError: no labelled sounds, an ambiguous or unfit CSV, or missing files.
+    Returns the rows (source, path, label as text, or a list of texts where a column `labels` has `;`; fold, group,
+    split, start and end where the data has them), and a note on everything in the folder that is not used. Raises
+    UserError for no labelled sounds, an ambiguous or unfit CSV, and missing files.
     """
     found, label_map = find_audio_files(folder), read_label_map(request.label_map)
     annotations = Path(request.annotations) if request.annotations else None

@@ -69,16 +69,10 @@ def is_stored(folder: Path) -> bool:
 
 
 def read_stored(name: str, request: SoundRequest = DEFAULTS) -> tuple[StoredRows, list[str], list[str], str]:
-    """The sounds of a Hub id or a stored folder, with folds, groups, splits and times where it has them.
+    """The sounds of a Hub id or a stored folder: rows, labels, notes, and a key that changes with the source.
 
-    Of the request, columns that are not given are found by their types or names; with the revision
-    `refs/convert/parquet`, the configuration is the folder of that branch.
-
-    Returns:
-        The rows, the labels, notes, and a key that changes with the source.
-
-    Raises:
-        UserError: there is no such data set, it cannot be read, or its columns or splits are not what they must be.
+    Columns that the request does not name are found by their types or names; of the revision `refs/convert/parquet`,
+    the configuration is a folder. Raises UserError if the data set cannot be read, or lacks the columns or splits.
     """
     where = f"--dataset {name}"
     parts, notes = _parts(name, request.dataset_config, request.dataset_revision, where)

@@ -24,12 +24,9 @@ TOLERATED_DUPLICATES = 0.01  # of UrbanSound8K's test clips, see `check`; they m
 def metadata_leaks(columns: Mapping[str, Any], train_rows: np.ndarray, test_rows: np.ndarray) -> dict[str, Any]:
     """Counts test clips that share a recording with training, and those that overlap a training clip in time.
 
-    Args:
-        columns: of every row, as far as they are known: `group`, the recording ("" or None: not known), `start` and
-            `end`, seconds within it (NaN: not known), and `label`, to count what clips of the same class share.
-
-    Returns:
-        Counts of test clips, and the recordings concerned; None where recordings or times are not known.
+    `columns`, of every row, as far as they are known, are `group`, the recording ("" or None: not known), `start` and
+    `end`, seconds within it (NaN: not known), and `label`, to count what clips of the same class share. Returns counts
+    of test clips, and the recordings concerned; None where recordings or times are not known.
     """
     train, test = np.asarray(train_rows, np.int64), np.asarray(test_rows, np.int64)
     found: dict[str, Any] = {"test_clips": len(test), "shared_recording_clips": None, "time_overlap_clips": None}
@@ -71,14 +68,10 @@ def _overlapping(
 
 
 def across_folds(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Every fold of a table tested against all the others.
+    """Every fold of a table tested against all the others: the counts of `metadata_leaks` over all folds.
 
-    Args:
-        columns: `group`, `fold` and `label` of every row; `start` and `end` in seconds, where they are known.
-
-    Returns:
-        The counts of `metadata_leaks` over all folds; `shared_recordings` with their clips, and labels by fold;
-        `leaking_recordings`: those that UrbanSound8K's own folds do not explain.
+    `columns` are `group`, `fold` and `label`, and `start` and `end` in seconds where they are known.
+    `shared_recordings` have their clips, and labels by fold; UrbanSound8K's folds do not explain `leaking_recordings`.
     """
     groups, folds = np.array([str(group or "") for group in columns["group"]]), np.asarray(columns["fold"])
     labels = np.asarray(columns["label"])

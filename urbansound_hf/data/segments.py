@@ -39,38 +39,38 @@ def read_annotations(
     stems: dict[str, list[Path]] = defaultdict(list)
     for sound in found.sounds:
         stems[clean_text(sound.stem)].append(sound)
-    owners: dict[Path, list[Path]] = {}  # the recordings with the longest name that a label file's begins with
-    for path in files:
-        if not is_hidden(path.name):
-            parts = clean_text(path.name).split(".")
-            begins = (".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
-            owners[path] = next((stems[name] for name in begins if name in stems), [])
-    candidates = ((path, _marks(path, label_column)) for path in owners if folder or owners[path])
-    marks = {path: lines for path, lines in candidates if lines is not None}
-    if not any(marks.values()):
+    marked: list[tuple[Mark, list[Path]]] = []  # with the recordings of the longest name that the file's begins with
+    annotated = set[Path]()
+    for path in (path for path in files if not is_hidden(path.name)):
+        parts = clean_text(path.name).split(".")
+        begins = (".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
+        owners = next((stems[name] for name in begins if name in stems), [])
+        lines = _marks(path, label_column) if folder or owners else None
+        if lines is not None:
+            marked += [(mark, owners) for mark in lines]
+            annotated.update(owners)
+    if not marked:
         if folder:
             fix = "give label tracks of Audacity, or selection tables of Raven, called as their recordings"
             raise UserError("there are no label files", f"--annotations {folder}", fix)
         return None
     rows, places, problems, unheard = [], [], [], Counter[str]()
-    for path, (where, start, end, label, named) in ((path, line) for path, lines in marks.items() for line in lines):
+    for (where, start, end, label, named), owners in marked:
         if clean_text(label) in {*NO_CLASSES} - {*label_map}:
             unheard[clean_text(label)] += 1
             continue
         try:
-            owner = stems.get(clean_text(Path(named).stem), owners[path])
-            rows.append(_segment(found, owner, (start, end), label, where))
+            owners = stems.get(clean_text(Path(named).stem), owners)
+            rows.append(_segment(found, owners, (start, end), label, where))
             places.append(where)
         except UserError as error:
             problems.append(error)
     refuse(problems)
     if not rows:
-        what = (
-            f"all segments are labelled {alternatives([f'`{label}`' for label in sorted(unheard)])}, which is no class"
-        )
+        names = alternatives([f"`{label}`" for label in sorted(unheard)])
+        what = f"all segments are labelled {names}, which is no class"
         raise UserError(what, str(folder or found.folder), "correct their labels")
-    annotated = {Path(row["source"]) for row in rows}.union(*(owners[path] for path in marks))
-    left = found.names(sorted(set(found.sounds) - annotated))
+    left = found.names(sorted(set(found.sounds) - annotated - {Path(row["source"]) for row in rows}))
     notes = [f"{counted(len(left), 'sound')} without a label file, left out: {first_ten(left)}"] * bool(left)
     notes += [
         f"{counted(count, 'segment')} left out: `{label}` is what infer.py writes where it hears no class; "

@@ -136,16 +136,10 @@ def _listed(pattern: str) -> list[str]:
 
 
 def read_shards(request: SoundRequest) -> tuple[datasets.Dataset, list[str], list[str], str]:
-    """The sounds of shards as a table whose column `audio` reads a sound when it is asked for.
+    """The sounds of shards as a table that reads a sound when it is asked for, labels, notes, and a key of the data.
 
-    A configuration is the folder of a Hub data set that holds the shards.
-
-    Returns:
-        The table (`audio`, `label`, `seconds`; fold, group, split, start and end where the data have them), the
-        labels, notes, and a key that changes with the data.
-
-    Raises:
-        UserError: there are no shards, they cannot be read, or their columns are not what they must be.
+    The table has `audio`, `label`, `seconds`; fold, group, split, start and end where the data have them. Of a Hub id,
+    a configuration is the folder of the shards. Raises UserError if they cannot be read, or lack the columns.
     """
     where = f"--dataset {request.dataset}"
     paths = find_shards(request.dataset, request.dataset_config, request.dataset_revision)

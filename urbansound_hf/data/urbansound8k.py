@@ -54,17 +54,11 @@ PATTERN = "[fsID]-[classID]-[occurrenceID]-[sliceID].wav"
 
 
 def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFiles | None = None) -> list[Row]:
-    """Reads and checks the metadata of a folder in the official layout, see `find_root`.
+    """The checked rows of a folder in the official layout, see `find_root`, in the order of its metadata CSV.
 
-    Args:
-        allow_missing_files: leave out clips without a file instead of raising.
-        found: the files below `audio`, if they are known already.
-
-    Returns:
-        One row a clip, in the order of the CSV: source, path, label, fold, group, fsID, class, salience, start, end.
-
-    Raises:
-        UserError: a column or files are missing, or rows contradict themselves: the first ten mistakes of each kind.
+    A row has source, path, label, fold, group, fsID, class, salience, start and end. `found` are the files below
+    `audio`, if they are known already. Raises UserError if a column or files are missing (clips without a file can be
+    left out), or rows contradict themselves: the first ten mistakes of each kind.
     """
     metadata = metadata_path(root)
     records = read_records(metadata)

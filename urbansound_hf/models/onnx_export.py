@@ -33,7 +33,6 @@ from urbansound_hf.models.registry import family_of
 from urbansound_hf.models.weights import weights_fingerprint
 
 TOLERANCE = 1e-4  # of the scores against PyTorch's
-POOLED = "pooled_output"  # until it is called embedding, a name that PyTorch gives to look-ups in tables
 LEAST_SHARE = 0.25  # of the weights, in matrices, where 8 bits pay
 EMBEDDED_BYTES = 2**26  # larger weights go to a file of their own, which ONNX Runtime maps instead of copying it
 
@@ -104,7 +103,7 @@ def write_graph(model: PreTrainedModel, batch: Features, target: Path, fixed: bo
         with _silence():
             program: Any = torch.onnx.export(
                 LogitsAndEmbedding(model).eval(), kwargs=inputs, dynamo=True, dynamic_shapes={"inputs": shapes},
-                input_names=list(inputs), output_names=["logits", POOLED], opset_version=20,
+                input_names=list(inputs), output_names=["logits", "pooled"], opset_version=20,
             )  # fmt: skip
     except ImportError as error:
         fix = "pip install 'urbansound-hf[export]'"
@@ -118,15 +117,13 @@ def write_graph(model: PreTrainedModel, batch: Features, target: Path, fixed: bo
         raise UserError(what, str(target), "serve it with PyTorch (--backend torch)") from error
     external = sum(each.nbytes for each in model.parameters()) > EMBEDDED_BYTES
     options: dict[str, Any] = {"save_as_external_data": True, "location": f"{target.name}_data"} if external else {}
-    proto, renamed = program.model_proto, {"embedding": "embedding_of_ids", POOLED: "embedding"}
-    for node in proto.graph.node:
-        del node.metadata_props[:]  # stack traces, which name the folders of this machine
-        for names in (node.input, node.output):
-            names[:] = [renamed.get(name, name) for name in names]
-    for value in (*proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
-        value.name = renamed.get(value.name, value.name)
-        del value.metadata_props[:]
-    onnx.save(proto, str(target), **options)
+    graph = program.model.graph
+    for each in (*graph, *graph.initializers.values(), *(value for node in graph for value in node.outputs)):
+        each.metadata_props.clear()  # stack traces, which name the folders of this machine
+        if each.name == "embedding":  # what PyTorch calls a look-up in a table
+            each.name = "embedding_of_ids"
+    graph.outputs[1].name = "embedding"
+    onnx.save(program.model_proto, str(target), **options)
 
 
 def check(

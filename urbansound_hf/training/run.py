@@ -24,7 +24,7 @@ from urbansound_hf.features.dataset import prepare_features, readable
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
 from urbansound_hf.features.streaming import StreamedClips
 from urbansound_hf.layout import TRACE, VALIDATION
-from urbansound_hf.models import adapt, masking
+from urbansound_hf.models import adapt
 from urbansound_hf.models.heads import choose_head_inputs
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head, linear_layers
 from urbansound_hf.models.loading import library_messages, load_feature_extractor, load_model
@@ -100,7 +100,7 @@ def adapt_model(model: PreTrainedModel, arguments: ModelArguments, test_time_shi
     """Freezes the model, adds LoRA, and stores in its config what serving must know; all in place."""
     if test_time_shifts:
         model.config.test_time_shifts = test_time_shifts
-    masking.mask_without_waiting(model)
+    adapt.mask_without_waiting(model)
     adapt.freeze(model, arguments.freeze, arguments.unfreeze_last_n)
     if arguments.lora_rank:
         from urbansound_hf.models import lora  # needs peft, an extra, installed where it is asked for
@@ -115,7 +115,7 @@ def mask_hidden_states(
     clip = extract(extractor, np.zeros(window_samples(clip_seconds, extractor), np.float32))
     # A mask of random width hides half of the maximum on average; the model's own masks hide exactly their share.
     probability = recipe.spec_augment / 2
-    return masking.model_masking(model, clip, probability * recipe.frequency_mask, probability * recipe.time_mask)
+    return adapt.model_masking(model, clip, probability * recipe.frequency_mask, probability * recipe.time_mask)
 
 
 def prepare_inputs(
