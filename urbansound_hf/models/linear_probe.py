@@ -55,11 +55,11 @@ def embed(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def agrees(model: PreTrainedModel, dataset: datasets.Dataset, device: torch.device | str, clips: int = 8) -> bool:
-    """Whether the head on pooled embeddings gives the model's own logits, to a thousandth, on clips of all the data."""
+def agrees(model: PreTrainedModel, dataset: datasets.Dataset, device: torch.device | str) -> bool:
+    """Whether the head on pooled embeddings gives the model's own logits, to a thousandth, on eight clips of the data."""
     nn.Module.to(model, device).eval()
     probe = LinearProbe(model).eval()
-    for row in dataset.select(np.linspace(0, len(dataset) - 1, clips, dtype=int)):
+    for row in dataset.select(np.linspace(0, len(dataset) - 1, 8, dtype=int)):
         clip = as_tensors({name: values[None] for name, values in row.items() if name not in KEPT})
         inputs = {name: values.to(model.device) for name, values in clip.items()}
         logits = model(**inputs).logits
@@ -72,10 +72,6 @@ def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: in
     """Cached rows of `embedding` (hidden,) or (layers, hidden) float32, `labels` and `clip`."""
     model.eval()
     weights = [values.detach().cpu().numpy() for values in backbone(model).state_dict().values()]
-    shape = _embed_rows(dataset[:1], model)["embedding"][0].shape
-    column: Any = datasets.List(datasets.Value("float32"), length=shape[0])
-    column = datasets.Array2D(shape, "float32") if len(shape) > 1 else column
-    columns = {"labels": dataset.features["labels"], "clip": datasets.Value("int64"), "embedding": column}
     embedded = progress.mapped(
         dataset,
         _embed_rows,
@@ -83,7 +79,6 @@ def embeddings(model: PreTrainedModel, dataset: datasets.Dataset, batch_size: in
         num_proc=1,  # the model is on one device
         batch_size=batch_size,
         remove_columns=[name for name in dataset.column_names if name not in KEPT],
-        features=datasets.Features(columns),
         fn_kwargs={"model": model},
         new_fingerprint=Hasher.hash(
             [dataset._fingerprint, source_code(embed, type(model)), model.config.to_json_string(), weights]
