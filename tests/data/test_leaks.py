@@ -99,9 +99,8 @@ def test_identical_and_nearly_identical_clips_are_found():
     copies |= {"silence again": clips["silence"], "hum again": 0.5 * clips["hum"]}
     heard = fingerprints.audio_fingerprints(prepared(clips | copies))
     assert heard.names[4] == "a again" and heard.bits.shape == (9, 4) and heard.hashes[0] == heard.hashes[4]
-    found = fingerprints.audio_leaks(heard.hashes, heard.bits, np.arange(4), np.arange(4, 9))
-    assert found["exact_duplicate_pairs"] == [(4, 0)] and found["near_duplicate_pairs"] == [(5, 1)]
     report = leak_report(split(range(4), range(4, 9)), {}, heard)
+    assert report["exact_duplicate_pairs"] == [["a again", "a"]]
     assert report["near_duplicate_pairs"] == [["b quieter", "b"]] and report["shared_recording_clips"] is None
     assert "identical to a training clip: 1 (20.0%): a again ~ a" in describe_leaks(report)
 
@@ -116,9 +115,9 @@ def test_processes_agree_and_the_step_is_cached(tmp_path):
 def test_one_copy_among_millions_of_pairs():
     bits = np.random.default_rng(0).integers(0, 2**63, (8000, 4)).astype(np.uint64)
     bits[7999] = bits[5]
-    hashes = np.arange(8000).astype(str)
-    found = fingerprints.audio_leaks(hashes, bits, np.arange(7000), np.arange(7200, 8000))
-    assert found["near_duplicate_pairs"] == [(7999, 5)]
+    heard = fingerprints.Fingerprints([""] * 8000, np.arange(8000).astype(str), bits)
+    found = fingerprints.audio_leaks(heard, np.arange(7000), np.arange(7200, 8000))
+    assert found["near_duplicate_pairs"] == [["row 7999", "row 5"]]
 
 
 def encoded(waveform: np.ndarray, **kind: str) -> np.ndarray:
@@ -175,7 +174,7 @@ COLUMNS = {"group": ["r", "q", "77751", "77751"], "label": [0, 1, 2, 3], "start"
 def test_the_known_recordings_pass_where_their_classes_differ():
     found = leak_report(split([0, 2], [1, 3]), COLUMNS)
     check_leaks(found, "official", KNOWN)
-    assert found["known_recordings"] == ["77751"] and found["time_overlap_clips"] == 1
+    assert found["shared_recordings"] == ["77751"] and found["time_overlap_clips"] == 1
     said = describe_leaks(found)
     assert "1 (50.0%), always under another class there; 1 recording of UrbanSound8K's own five: 77751" in said
     assert json.loads(json.dumps(found)) == found and 3 <= len(said.splitlines()) <= 6

@@ -115,13 +115,13 @@ def test_embeddings_are_computed_again_only_for_another_backbone(sounds):
         return found
 
     first = embeddings(model)
-    assert len(passes) == 1 + 2, "one clip for the width, and two batches"
+    assert len(passes) == 2, "two batches"
     passes.clear()
     with torch.no_grad():
         for parameter in LinearProbe(model).parameters():
             parameter.add_(1)
     np.testing.assert_array_equal(embeddings(model), first)
-    assert len(passes) == 1, "another head, the same embeddings"
+    assert not passes, "another head, the same embeddings"
     for other in ("init_std=0.4", "activation_function=relu"):
         assert np.abs(embeddings(build("whisper", "init_std=0.6", other)[1]) - first).max() > 1e-4
 

@@ -72,10 +72,7 @@ def seconds(text: str, role: str, where: str) -> float | None:
 
 
 def find_columns(
-    present: Sequence[str],
-    wanted: Mapping[str, str | None],
-    where: str,
-    required: Sequence[str] = ("audio", "label"),
+    present: Sequence[str], wanted: Mapping[str, str | None], where: str, required: Sequence[str] = ("audio", "label")
 ) -> dict[str, str]:
     """The column of each role, as the user named it (`wanted`) or by its usual names, among those `present` in a table.
 

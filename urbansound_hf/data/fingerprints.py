@@ -83,16 +83,18 @@ def acoustic_fingerprint(waveform: np.ndarray, sampling_rate: int) -> np.ndarray
     return np.packbits(change > 0).view(np.uint64)
 
 
-def audio_leaks(hashes: np.ndarray, fingerprints: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-    """Test clips identical or nearly identical to a training clip: counts and `(test row, training row)` of each."""
+def audio_leaks(fingerprints: Fingerprints, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+    """Test clips identical or nearly identical to a training clip: counts, and the names of each pair."""
+    names, hashes, bits = fingerprints
     first = {hashes[row]: int(row) for row in reversed(train) if hashes[row]}
     exact = [(int(row), first[hashes[row]]) for row in test if hashes[row] in first]
     others = np.setdiff1d(test, [row for row, _ in exact])
-    near = _nearest(fingerprints, np.asarray(train, np.int64), others.astype(np.int64))
-    return {
-        "exact_duplicates": len(exact), "exact_duplicate_pairs": exact,
-        "near_duplicates": len(near), "near_duplicate_pairs": near,
-    }  # fmt: skip
+    near = _nearest(bits, np.asarray(train, np.int64), others.astype(np.int64))
+    found: dict[str, Any] = {}
+    for kind, pairs in (("exact", exact), ("near", near)):
+        named = [[names[row] or f"row {row}" for row in pair] for pair in pairs]
+        found |= {f"{kind}_duplicates": len(pairs), f"{kind}_duplicate_pairs": named}
+    return found
 
 
 def _nearest(bits: np.ndarray, train: np.ndarray, test: np.ndarray) -> list[tuple[int, int]]:

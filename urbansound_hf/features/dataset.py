@@ -30,10 +30,7 @@ AT_ONCE = 256  # clips that are copied to the device together
 
 
 def prepare_features(
-    dataset: datasets.Dataset,
-    feature_extractor: FeatureExtractor,
-    cut: Cut,
-    num_proc: int | None = None,
+    dataset: datasets.Dataset, feature_extractor: FeatureExtractor, cut: Cut, num_proc: int | None = None
 ) -> datasets.Dataset:
     """The cached, multi-process `map` step from clips to model inputs, a row for each window.
 
