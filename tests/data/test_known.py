@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from tests.helpers import miniatures
-from urbansound_hf.data.known import FSD50K, KNOWN
-from urbansound_hf.data.loading import SoundRequest, load_sounds
+from urbansound_hf.data.known import ESC50, FSD50K, KNOWN
+from urbansound_hf.data.loading import SoundRequest, find_builder, load_sounds
 from urbansound_hf.data.splits import wanted_splits
 from urbansound_hf.errors import UserError
-from urbansound_hf.training.experiment import recorded_facts
 
 
 def split_of(sounds) -> list:
@@ -28,6 +25,7 @@ def test_esc50_and_esc10(tmp_path):
     assert [(split.kind, split.test_fold) for split in split_of(sounds)] == [("official", 5)]
     ten = load_sounds(SoundRequest(root, dataset_variant="esc10"))
     assert (ten.name, len(ten.dataset), len(ten.labels)) == ("ESC-50 (esc10)", 50, 10)
+    assert sounds.known == ten.known == ESC50
     with pytest.raises(UserError, match="has the variants esc10, found esc5"):
         load_sounds(SoundRequest(root, dataset_variant="esc5"))
 
@@ -65,10 +63,8 @@ def test_every_record_is_complete(tmp_path):
         assert known.root(tmp_path) is None
 
 
-def test_a_folder_of_that_name_alone_has_not_its_licence(tmp_path, configure):
-    """The receipt names licence and citation of a set that is recognised, not of one's own sounds under its name."""
-    own = tmp_path / "ESC-50"
-    own.mkdir()
-    data = SimpleNamespace(name="ESC-50", fingerprint="", dataset=[])
-    assert "licence" not in recorded_facts(configure("--dataset", own), data)["data"]
-    assert "licence" in recorded_facts(configure("--dataset", miniatures.esc50(tmp_path / "real")), data)["data"]
+def test_a_folder_of_that_name_alone_is_not_recognised(tmp_path):
+    own = miniatures.speech_commands(tmp_path / "own").rename(tmp_path / "ESC-50")
+    (own / "testing_list.txt").unlink()
+    builder = find_builder(SoundRequest(str(own)))
+    assert builder.title == "ESC-50" and builder.known is None

@@ -93,6 +93,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
 
     VERSION = datasets.Version("2.0.0")  # count it up when the stored sounds change: old tables are then left alone
     num_proc = 1  # processes that decode
+    known: Any = None  # the `KnownDataset` that was recognised
     limits = LIMITS  # of the sounds
 
     def __init__(

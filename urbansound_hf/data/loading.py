@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from urbansound_hf.data.builder import PreparedSounds, Row, SoundRequest, cache_
 from urbansound_hf.data.columns import columns_of, encode, mapped_labels, read_label_map
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
-from urbansound_hf.data.known import KNOWN
+from urbansound_hf.data.known import KNOWN, KnownDataset
 from urbansound_hf.data.segments import named_segments
 from urbansound_hf.data.shards import read_shards
 from urbansound_hf.data.urbansound8k import UrbanSound8K, find_root
@@ -73,6 +73,7 @@ class Sounds:
     labels: list[str]
     notes: list[str]  # what every score from these sounds must say
     fingerprint: str  # identifies what was prepared: labels, columns, names and samples
+    known: KnownDataset | None = None  # the public data set that was recognised
 
     @property
     def multi_label(self) -> bool:
@@ -112,8 +113,8 @@ def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: 
     feature = builder.info.features["label"]
     new = _new_labels(feature, builder.title, request)  # a mistake there is reported before an hour of decoding
     builder.limits = Limits(request.min_rate, request.max_seconds)
-    table, labels = builder.load(request.num_proc), one_label(feature).names
-    sounds = Sounds(builder.title, table, labels, builder.notes + builder.sound_notes(), builder.fingerprint())
+    table, notes = builder.load(request.num_proc), builder.notes + builder.sound_notes()
+    sounds = Sounds(builder.title, table, one_label(feature).names, notes, builder.fingerprint(), builder.known)
     return _relabelled(sounds, new, request)
 
 
@@ -135,7 +136,9 @@ def find_builder(request: SoundRequest) -> PreparedSounds:
         if known_root := known.root(folder):
             name = known.title(request.dataset_variant or "")
             rows, notes = known.read(known_root, request)
-            return _prepared(request, named_segments(rows), name, notes)
+            builder = _prepared(request, named_segments(rows), name, notes)
+            builder.known = known
+            return builder
     rows, notes = read_folder(folder, request)
     return _prepared(request, rows, folder.resolve().name, notes)
 
@@ -210,7 +213,7 @@ def _relabelled(sounds: Sounds, new: list[str | None], request: SoundRequest) ->
         dataset = dataset.select(kept)  # last: a column cannot be added to a selection without copying the sounds
         note = f"labels changed by {Path(request.label_map).name}: {len(kept):,} of {len(values):,} clips left"
         key = hashlib.sha256(f"{sounds.fingerprint} {new}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        sounds = Sounds(sounds.name, dataset, left, [*sounds.notes, note], key)
+        sounds = replace(sounds, dataset=dataset, labels=left, notes=[*sounds.notes, note], fingerprint=key)
     if sounds.multi_label and (none := int((sounds.targets.sum(axis=1) == 0).sum())):
         sounds.notes.append(f"{none:,} of {len(sounds.dataset):,} sounds have none of the labels")
     return sounds

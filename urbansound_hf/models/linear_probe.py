@@ -56,7 +56,7 @@ def embed(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def agrees(model: PreTrainedModel, dataset: datasets.Dataset, device: torch.device | str) -> bool:
-    """Whether the head on pooled embeddings gives the model's own logits, to a thousandth, on eight clips of the data."""
+    """Whether the head on pooled embeddings gives the model's own logits, to a thousandth, on eight of all clips."""
     nn.Module.to(model, device).eval()
     probe = LinearProbe(model).eval()
     for row in dataset.select(np.linspace(0, len(dataset) - 1, 8, dtype=int)):

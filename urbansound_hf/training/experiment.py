@@ -20,7 +20,6 @@ from urbansound_hf.audio import resampling
 from urbansound_hf.config.arguments import RunConfig, trains_in_tf32
 from urbansound_hf.config.parse import changed_flags, key_values
 from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
-from urbansound_hf.data.known import known_dataset
 from urbansound_hf.data.leaks import KNOWN, check_leaks, leak_report, summarize_leaks
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
 from urbansound_hf.data.splits import KINDS, Split, several_folds, split_notes, wanted_splits
@@ -33,7 +32,7 @@ from urbansound_hf.hub.files import TOKEN
 from urbansound_hf.hub.push import Target
 from urbansound_hf.inference.classifier import NotFiniteScores, SoundClassifier
 from urbansound_hf.inference.torch_backend import TorchBackend
-from urbansound_hf.layout import expand_user, finished
+from urbansound_hf.layout import finished
 from urbansound_hf.models.linear_probe import linear_layers
 from urbansound_hf.models.loading import library_messages, starts_from_config
 from urbansound_hf.models.registry import family_of, register
@@ -199,10 +198,7 @@ def prepare_experiment(config: RunConfig) -> Experiment:
 def recorded_facts(config: RunConfig, sounds: Sounds) -> dict[str, Any]:
     """The facts of a receipt that a model card needs and that later readers could only guess."""
     register()
-    name, dataset = config.model.model_name_or_path, config.data.dataset
-    known, _ = known_dataset(sounds.name)
-    if known and not ((folder := expand_user(dataset)).is_dir() and known.root(folder)):
-        known = None  # a set of one's own, under that name
+    name, dataset, known = config.model.model_name_or_path, config.data.dataset, sounds.known
     return {
         "data": {
             "name": sounds.name,
