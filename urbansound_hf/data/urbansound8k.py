@@ -71,7 +71,7 @@ def read_metadata(root: Path, allow_missing_files: bool = False, found: AudioFil
     problems = {rule: f"{rule}; {len(lines):,} found: {first_ten(lines)}" for rule, lines in mistakes.items() if lines}
     if problems:
         raise UserErrors([UserError(what, str(metadata), "correct these lines") for what in problems.values()])
-    found = found or audio_files(root)
+    found = found or find_audio_files(within(root, "audio"))
     sources = zip(found.sounds, found.names(found.sounds), strict=True)
     by_name = {f"audio/{name}".lower(): str(path) for path, name in sources}
     rows, missing = list[Row](), []
@@ -133,11 +133,6 @@ def fold_table(labels: Sequence[int], folds: Sequence[int]) -> str:
     return table(header, [(name, *row) for name, row in zip((*CLASSES, "all"), counts.tolist(), strict=True)])
 
 
-def audio_files(root: Path) -> AudioFiles:
-    """What lies in the folder `audio` of the official layout."""
-    return find_audio_files(_entry(root, "audio") or root / "audio")
-
-
 def _mistakes(record: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Every rule that a line breaks, with what was found."""
     for column, kind in CSV_COLUMNS.items():
@@ -189,7 +184,7 @@ class UrbanSound8K(PreparedSounds):
         download: bool = False,
     ) -> None:
         self.root = obtain(expand_user(data_dir) if data_dir else None, download)
-        found = audio_files(self.root)
+        found = find_audio_files(within(self.root, "audio"))
         rows = read_metadata(self.root, allow_missing_files, found)
         features = sound_features(CLASSES, FEATURES, sampling_rate)
         super().__init__(rows, features, cache_key(rows), "UrbanSound8K", dataset_notes(rows, found), cache_dir)
@@ -212,10 +207,8 @@ def find_root(data_dir: Path, around: bool = True) -> Path | None:
     With `around`, folders of other names in `data_dir` count too, and those above if it is `audio`, `metadata` or a
     fold of the layout. Raises UserError if several folders below hold the data set, and none is called UrbanSound8K.
     """
-    named = _entry(data_dir, FOLDER)
-    nested = _entry(named, FOLDER) if named else None  # as some archives unpack
-    for root in (data_dir, named, nested):
-        if root and _is_root(root):
+    for root in (data_dir, within(data_dir, FOLDER), within(data_dir, FOLDER, FOLDER)):  # as some archives unpack
+        if _is_root(root):
             return root
     if not around:
         return None
@@ -228,26 +221,25 @@ def find_root(data_dir: Path, around: bool = True) -> Path | None:
     return next((root for root in [*below, *above] if data_dir.is_dir() and _is_root(root)), None)
 
 
+def within(folder: Path, *names: str) -> Path:
+    """A path below a folder, if need be in other letters' case."""
+    for name in names:
+        similar = (path for path in _listing(folder) if path.name.lower() == name.lower())
+        folder = folder / name if (folder / name).exists() else next(similar, folder / name)
+    return folder
+
+
 def metadata_path(root: Path) -> Path:
     """The metadata CSV of a folder in the official layout."""
-    folder = _entry(root, METADATA_FILE.parent.name)
-    return (_entry(folder, METADATA_FILE.name) if folder else None) or root / METADATA_FILE
+    return within(root, *METADATA_FILE.parts)
 
 
 def _is_root(root: Path) -> bool:
-    audio = _entry(root, "audio")
-    return audio is not None and audio.is_dir() and metadata_path(root).is_file()
+    return within(root, "audio").is_dir() and metadata_path(root).is_file()
 
 
 def _folders(folder: Path) -> list[Path]:
     return [path for path in _listing(folder) if not is_hidden(path.name) and path.is_dir()]
-
-
-def _entry(folder: Path, name: str) -> Path | None:
-    """What is called `name` in a folder, if need be in other letters' case."""
-    if (folder / name).exists():
-        return folder / name
-    return next((path for path in _listing(folder) if path.name.lower() == name.lower()), None)
 
 
 def _listing(folder: Path) -> list[Path]:
@@ -267,7 +259,7 @@ def obtain(data_dir: Path | None, download: bool = False, url: str = SOURCE_URL,
     if root := find_root(folder):
         return root
     for root in (folder, folder / FOLDER, folder / FOLDER / FOLDER):
-        halves = {str(METADATA_FILE): metadata_path(root).exists(), "audio": bool(_entry(root, "audio"))}
+        halves = {str(METADATA_FILE): metadata_path(root).exists(), "audio": within(root, "audio").exists()}
         if any(halves.values()) or (root.name == FOLDER and root.is_dir() and any(root.iterdir())):
             absent = " and ".join(name for name, there in halves.items() if not there)
             what = f"a part of UrbanSound8K is here, but not {absent}"

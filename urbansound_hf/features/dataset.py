@@ -40,12 +40,7 @@ def prepare_features(
     """
     label = dataset.features["label"]
     classes = label.feature.num_classes if isinstance(label, datasets.List) else 0
-    options = {
-        "feature_extractor": feature_extractor,
-        "cut": cut,
-        "classes": classes,
-        "code": source_code(extract, type(feature_extractor)),
-    }
+    code = source_code(extract, type(feature_extractor))
     prepared = progress.mapped(
         dataset,
         _extract_rows,
@@ -56,7 +51,7 @@ def prepare_features(
         num_proc=num_proc,
         remove_columns=dataset.column_names,
         features=_schema(extract(feature_extractor, np.zeros(cut.window, np.float32)), classes),
-        fn_kwargs=options,
+        fn_kwargs={"feature_extractor": feature_extractor, "cut": cut, "classes": classes, "code": code},
         desc="Extracting features",
     )
     return prepared.with_format("numpy")
