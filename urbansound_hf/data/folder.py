@@ -52,9 +52,8 @@ def read_folder(folder: Path, request: SoundRequest = DEFAULTS) -> tuple[list[Ro
 
 def find_csv(folder: Path) -> Path | None:
     """The metadata CSV of a folder, or None. Raises UserError if there are several and none is `metadata.csv`."""
-    tables = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv") and not is_hidden(path.name)
-    )
+    visible = (path for path in folder.iterdir() if not is_hidden(path.name))
+    tables = sorted(path for path in visible if path.suffix.lower() in (".csv", ".tsv"))
     named = [path for path in tables if path.stem.lower() == "metadata"]
     if len(named or tables) > 1:
         found = first_ten([path.name for path in named or tables])

@@ -43,9 +43,8 @@ class StreamOrder(torch.utils.data.Sampler[int]):
         for stream in range(self.streams):
             mine, size = own[stream :: self.streams], self.together or len(own)
             blocks = [np.concatenate(mine[first : first + size]) for first in range(0, len(mine), size)]
-            rows = np.concatenate(
-                [generator.permutation(block) if self.together else block for block in blocks] or [own[0][:0]]
-            )
+            blocks = [generator.permutation(block) for block in blocks] if self.together else blocks
+            rows = np.concatenate(blocks or [own[0][:0]])
             full = len(rows) - len(rows) % self.batch
             batches.append(rows[:full].reshape(-1, self.batch))
             left.append(rows[full:])

@@ -168,9 +168,7 @@ class Conversion:
         with FileLock(out_dir.with_name(f".{out_dir.name}.lock")):
             if (out_dir / "config.json").is_file():
                 return
-            with tempfile.TemporaryDirectory(
-                dir=out_dir.parent, prefix="."
-            ) as folder:  # onnx follows no link of the cache
+            with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=".") as folder:  # onnx follows no cache's link
                 paths = [hf_hub_download(filename=name, local_dir=folder, **self.hub) for name in self.files]
                 self.write(Path(paths[0]), out_dir)
 
