@@ -44,15 +44,15 @@ class UserError(Exception):
         self.what, self.where, self.fix = what, where, fix
 
     def __str__(self) -> str:
-        details = [f"  where: {self.where}"] * bool(self.where) + [f"  fix:   {self.fix}"] * bool(self.fix)
-        return "\n".join([self.what, *details])
+        where, fix = self.where and f"  where: {self.where}", self.fix and f"  fix:   {self.fix}"
+        return "\n".join(filter(None, [self.what, where, fix]))
 
 
 class UserErrors(UserError):
     """Several mistakes, reported together."""
 
     def __init__(self, problems: Sequence[UserError]) -> None:
-        super().__init__(f"{len(problems)} problem{'s' * (len(problems) != 1)}")
+        super().__init__(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}")
         self.problems = list(problems)
 
     def __reduce__(self) -> tuple[type[UserErrors], tuple[list[UserError]]]:

@@ -154,7 +154,7 @@ def library_bars() -> Iterator[None]:
 
 def remaining(unit: str, done: int, total: int, seconds: float) -> str:
     """ "3 of 10 folds in 6 min 12 s, about 14 min 28 s to go", for steps too long and too talkative for a bar."""
-    left = f", about {duration(seconds / done * (total - done))} to go" * (done < total)
+    left = f", about {duration(seconds / done * (total - done))} to go" if done < total else ""
     return f"{done:,} of {total:,} {unit} in {duration(seconds)}{left}"
 
 

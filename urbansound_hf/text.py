@@ -13,7 +13,7 @@ from urbansound_hf.errors import printable
 
 def first_ten(names: Sequence[str], most: int = 10) -> str:
     """Lists the first ten (`most`) names and the number of the others: "a, b, c and 3 more"."""
-    return ", ".join(map(printable, names[:most])) + f" and {len(names) - most:,} more" * (len(names) > most)
+    return ", ".join(map(printable, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def listed(values: Sequence[object]) -> str:
@@ -23,7 +23,7 @@ def listed(values: Sequence[object]) -> str:
 
 def counted(count: int, noun: str) -> str:
     """The number and the noun, in the plural unless there is one: "2 sounds"."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def distinct(names: Sequence[str]) -> list[str]:

@@ -272,7 +272,7 @@ class LiveSound:
         live, prediction = views.score_block(self.models[name], live, *block)
         if prediction is None:
             return live, gr.skip(), gr.skip()
-        silence = " **silence**" * (prediction.level_db < views.SILENCE_DB)
+        silence = " **silence**" if prediction.level_db < views.SILENCE_DB else ""
         text = f"{clock(prediction.start)}–{clock(prediction.end)}: {prediction.level_db:.0f} dBFS{silence}"
         return live, text, gr.Label(dict(prediction.top), visible=True)
 

@@ -46,7 +46,7 @@ class AudioFiles:
     def unlisted(self, used: Iterable[str], table: str) -> list[str]:
         """A note on the sounds that are not among the `used` paths, those that a table lists; or none."""
         left = self.names(sorted(set(self.sounds) - set(map(Path, used))))
-        return [f"{counted(len(left), 'sound')} not listed in {table}, left out: {first_ten(left)}"] * bool(left)
+        return [f"{counted(len(left), 'sound')} not listed in {table}, left out: {first_ten(left)}"] if left else []
 
     def notes(self) -> list[str]:
         """A sentence for each kind of file or folder that is not used, with their number and the first ten names."""

@@ -165,7 +165,7 @@ class _Sound:
         except TruncatedError as error:
             raise AudioError(f"is truncated: {error}", self.name, "copy or download it again") from None
         for number, recording in enumerate(recordings, start=1):
-            part = f"part {number} of {len(recordings)} in it " * (len(recordings) > 1)
+            part = f"part {number} of {len(recordings)} in it " if len(recordings) > 1 else ""
             try:
                 yield from self._by_libsndfile(recording, recording.content is file, part)
             except UnknownFormatError as error:
@@ -187,7 +187,7 @@ class _Sound:
                 yield from self._resampled(_blocks(sound), sound.samplerate)
         except soundfile.LibsndfileError as error:
             reason = str(error.error_string).strip().rstrip(".")
-            what = f"{part + 'is ' * bool(part)}not a sound that libsndfile can read ({reason})"
+            what = f"{f'{part}is ' if part else ''}not a sound that libsndfile can read ({reason})"
             kind = AudioError if self.decoded else UnknownFormatError
             raise kind(what, self.name, "convert it to WAV or FLAC") from None
         except (RuntimeError, ValueError) as error:

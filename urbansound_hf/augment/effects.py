@@ -37,7 +37,7 @@ class EffectKind(NamedTuple):
     def spec(self, name: str) -> str:
         """How it is written out: `gain:0.5:-12..6`."""
         value = ":{:g}..{:g}".format(*self.default) if self.unit else ""
-        return f"{name}:{self.probability:g}{value}{':FOLDER' * self.needs_folder}"
+        return f"{name}:{self.probability:g}{value}{':FOLDER' if self.needs_folder else ''}"
 
 
 SNR, SHARE, HERTZ = "dB SNR", "of the clip", "Hz"

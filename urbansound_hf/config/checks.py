@@ -33,7 +33,7 @@ class Range(NamedTuple):
         if (value, self.below) == (self.high, False):
             return ""
         if self.high <= 1:
-            return f"{self.low:g} to {'below ' * self.below}{self.high:g}"
+            return f"{self.low:g} to {'below ' if self.below else ''}{self.high:g}"
         if value > self.high and math.isfinite(value):
             return f"at most {self.high:,.0f}"
         return f"above {self.low:g}" if self.above else f"{self.low:g} or more"

@@ -121,7 +121,7 @@ def split_command_line(parser: FlagParser, argv: Sequence[str]) -> tuple[list[Pa
     for token in argv:
         if token.startswith("--"):
             name, equals, value = token[2:].partition("=")
-            values = [value] * bool(equals)
+            values = [value] if equals else []
             pairs.append(Pair(name, values, f"command line, --{name}", "--"))
             waits = not equals and name in parser.by_name and parser.by_name[name].nargs in (None, "+")
         elif token.endswith((".yaml", ".yml")) and config is None and not waits:

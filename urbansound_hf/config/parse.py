@@ -100,7 +100,7 @@ def dropped_flags(settings: Mapping[str, Any], origin: Mapping[str, str]) -> lis
     for name in ("dataset", "split"):
         if origin.get(name, "").startswith(OVERRIDES):
             unused = unused_by_dataset(settings, origin) if name == "dataset" else []
-            unused += ["test_fold"] * ("test_fold" in origin and "test_fold" not in dropped)
+            unused += ["test_fold"] if "test_fold" in origin and "test_fold" not in dropped else []
             if left := [each for each in unused if not origin[each].startswith(OVERRIDES)]:
                 progress.say(f"note: left out, as --{name} {settings[name]} does not use it: {', '.join(left)}")
             dropped += left

@@ -147,7 +147,7 @@ class PreparedSounds(datasets.ArrowBasedBuilder):
         if not numbers:
             return []
         named = [f"{row['audio']['path']}: {row[NOTE]}" for row in table.select(numbers[:MOST_NAMED])]
-        more = [f"and {len(numbers) - MOST_NAMED:,} more"] * (len(numbers) > MOST_NAMED)
+        more = [f"and {len(numbers) - MOST_NAMED:,} more"] if len(numbers) > MOST_NAMED else []
         return [f"{len(numbers):,} of {len(table):,} sounds are unusual: {'; '.join(named + more)}"]
 
     def fingerprint(self) -> str:

@@ -94,7 +94,7 @@ def _download(url: str, part: Path, attempts: int, backoff_seconds: float) -> No
             idle = 0 if have > before else idle + 1
             if idle >= attempts or (400 <= status < 500 and status != 429):
                 there = f"the {Bar.format_sizeof(have, 'B')} that are there"
-                again = f"run the command again: it goes on after {there}; or " * bool(have)
+                again = f"run the command again: it goes on after {there}; or " if have else ""
                 raise UserError(f"the download stopped: {_reason(error)}", url, again + BY_HAND) from None
             pause_seconds = _retry_after(error) or backoff_seconds * 2 ** max(0, idle - 1)
             logger.warning("%s: %s; trying again in %.0f s", part.stem, _reason(error), pause_seconds)

@@ -77,7 +77,7 @@ def _class_folders(found: AudioFiles) -> Listed:
         what = f"a data folder has one folder of sounds a class (two at least), or a metadata CSV; found {there}"
         raise UserError("; ".join([what, *found.notes()]), str(found.folder), SOUND_NAMES)
     note = f"{counted(len(outside), 'sound')} in no folder of a class, left out: {first_ten(outside)}"
-    return rows, [""] * len(rows), [note] * bool(outside)
+    return rows, [""] * len(rows), [note] if outside else []
 
 
 def _folder_roles(paths: Sequence[Sequence[str]], where: str) -> list[str]:
@@ -185,7 +185,7 @@ def listed_sounds(table: Path, found: AudioFiles, wanted: Mapping[str, str | Non
         except UserError as error:
             problems.append(error)
     numbered = _as_segments(numbered, table, problems)
-    refuse(problems or [UserError("the table lists no sounds", str(table))] * (not numbered))
+    refuse(problems or ([] if numbered else [UserError("the table lists no sounds", str(table))]))
     rows = [row for _, row in numbered if row["source"]]
     missing = [row["path"] for _, row in numbered if not row["source"]]
     if missing and not (allow_missing and rows):
@@ -193,7 +193,7 @@ def listed_sounds(table: Path, found: AudioFiles, wanted: Mapping[str, str | Non
         near = files.nearest(missing[0])
         fix = f"did you mean {near}?" if near else "copy them there, or do without them: --allow_missing_files"
         raise UserError(what, str(table), fix)
-    left_out = [f"{len(missing):,} of {len(numbered):,} listed sounds have no file and are left out"] * bool(missing)
+    left_out = [f"{len(missing):,} of {len(numbered):,} listed sounds have no file and are left out"] if missing else []
     places = [f"{table}, line {line}" for line, row in numbered if row["source"]]
     return rows, places, left_out + found.unlisted((row["source"] for row in rows), table.name)
 

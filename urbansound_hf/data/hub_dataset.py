@@ -141,7 +141,7 @@ def _load(name: str, config: str | None, revision: str | None) -> tuple[list[Par
     used = {Path(path).resolve() for paths in files.values() for path in paths}
     left = [path.relative_to(name).as_posix() for path in _parquet_files(Path(name)) if path.resolve() not in used]
     # `datasets` leaves out files beside others whose names tell their split.
-    return parts, [f"{counted(len(left), 'Parquet file')} of no split, left out: {first_ten(left)}"] * bool(left)
+    return parts, [f"{counted(len(left), 'Parquet file')} of no split, left out: {first_ten(left)}"] if left else []
 
 
 def _way_out(name: str, error: Exception, reason: str) -> str:

@@ -148,7 +148,7 @@ def read_speech_commands(root: Path, request: SoundRequest) -> Found:
         row = {"source": str(path), "path": f"{NOISE}/{path.name}", "label": label, "group": path.name, "split": part}
         rows += [row | {"segment": times} for times in equal_pieces(0, file_seconds(path) or 0, 1.0)]
     left = f"{NOISE} is left out; --background_class silence makes a class of it"
-    return rows, [left] * bool(noise and not label)
+    return rows, [left] if noise and not label else []
 
 
 SPEECH_COMMANDS = KnownDataset(

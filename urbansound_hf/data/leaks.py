@@ -187,7 +187,7 @@ def describe_leaks(report: Mapping[str, Any]) -> str:
     for kind, name in (("exact", "identical"), ("near", "nearly identical")):
         pairs = [" ~ ".join(pair) for pair in report.get(f"{kind}_duplicate_pairs", [])]
         share = _share(report[f"{kind}_duplicates"], total)
-        facts[f"{name} to a training clip"] = share + f": {first_ten(pairs, 2)}" * bool(pairs)
+        facts[f"{name} to a training clip"] = share + (f": {first_ten(pairs, 2)}" if pairs else "")
     if clips := validation["clips"]:
         share = _share(validation["shared_recording_clips"], clips)
         facts["validation clips from a recording also in training"] = share

@@ -71,7 +71,7 @@ def read_annotations(
         what = f"all segments are labelled {names}, which is no class"
         raise UserError(what, str(folder or found.folder), "correct their labels")
     left = found.names(sorted(set(found.sounds) - annotated - {Path(row["source"]) for row in rows}))
-    notes = [f"{counted(len(left), 'sound')} without a label file, left out: {first_ten(left)}"] * bool(left)
+    notes = [f"{counted(len(left), 'sound')} without a label file, left out: {first_ten(left)}"] if left else []
     notes += [
         f"{counted(count, 'segment')} left out: `{label}` is what infer.py writes where it hears no class; "
         f"a line `{label}: {label}` in a --label_map makes it one"
@@ -83,7 +83,7 @@ def read_annotations(
 def refuse(problems: Sequence[UserError]) -> None:
     """Raises the first ten problems at once, if there are any."""
     if problems:
-        rest = [UserError(f"… and {len(problems) - 10:,} more lines")] * (len(problems) > 10)
+        rest = [UserError(f"… and {len(problems) - 10:,} more lines")] if len(problems) > 10 else []
         raise joined([*problems[:10], *rest])
 
 

@@ -163,7 +163,7 @@ def _warning(kind: str, groups: Sequence[str] | None, train: np.ndarray, test: n
     known = np.array(["" if group is None else str(group) for group in (() if groups is None else groups)], str)
     if kind == "grouped":
         unknown = int((known == "").sum())
-        return f"{counted(unknown, 'clip')} of an unknown recording, each taken as one of its own" * bool(unknown)
+        return f"{counted(unknown, 'clip')} of an unknown recording, each taken as one of its own" if unknown else ""
     if not known.any():
         fact = "the data do not tell which clips share a recording; if some do, the score is too high"
     elif kind != "random":
@@ -291,7 +291,7 @@ def random(labels: Labels, seed: int = 0, groups: Sequence[str] | None = None) -
 
 def split_notes(split: Split, labels: Labels, names: Sequence[str]) -> list[str]:
     """The notes that go with every score of this split: its warning, and the classes of which a part has no clip."""
-    notes = [split.warning] * bool(split.warning)
+    notes = [split.warning] if split.warning else []
     parts = {"training": split.train, "validation": split.validation, "test": split.test}
     for part, rows in parts.items():
         of_part = np.asarray(labels)[rows]

@@ -101,7 +101,7 @@ def read_records(path: Path) -> list[tuple[int, dict[str, str]]]:
         near = {column: difflib.get_close_matches(column, free, n=1, cutoff=0.5) for column in missing}
         renamed = [f"rename {names[0]!r} to {column!r}" for column, names in near.items() if names]
         fix = ", ".join(renamed) or f"the columns are {', '.join(CSV_COLUMNS)}"
-        what = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} must be there, found "
+        what = f"the column{'s' if missing[1:] else ''} {', '.join(missing)} must be there, found "
         raise UserError(what + ", ".join(content.columns), str(path), fix)
     if not content.records:
         raise UserError("the table lists no clips", str(path), "copy it again from the data set")
@@ -139,7 +139,7 @@ def _mistakes(record: dict[str, str]) -> Iterator[tuple[str, str]]:
         try:
             kind(record[column])
         except ValueError:
-            yield f"{column} is a {'whole ' * (kind is int)}number", repr(record[column])
+            yield f"{column} is a {'whole ' if kind is int else ''}number", repr(record[column])
             return
     name = record["slice_file_name"]
     match = FILE_NAME.fullmatch(name)

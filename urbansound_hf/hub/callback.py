@@ -60,7 +60,7 @@ class Pusher(TrainerCallback):
         try:
             print(f"pushed         {push_run(folder, self.target)}")
         except UserError as error:
-            where = f"{self.target.repo_id}{' --private' * bool(self.target.private)}"
+            where = f"{self.target.repo_id}{' --private' if self.target.private else ''}"
             where += f" --revision {self.target.revision}" if self.target.revision else ""
             return f"{error}\n  the run is complete; to push it: urbansound-hf hub push {folder} {where}"
         return None

@@ -193,9 +193,9 @@ def _table_lines(sound: list[Record], blocks: bool, least: float) -> list[str]:
     lines, digits = [sound[0]["path"]], len(f"{overall['end']:.1f}")
     for event in events:
         times = f"{event['start']:{digits}.1f}–{event['end']:{digits}.1f} s"
-        lines.append(f"  {times}  {_line(event, width, blocks)}{'  silence' * event['silence']}")
+        lines.append(f"  {times}  {_line(event, width, blocks)}{'  silence' if event['silence'] else ''}")
     if "top" in overall:
-        lines += [f"  mean of {overall.get('windows')} windows"] * ("windows" in overall)
+        lines += [f"  mean of {overall.get('windows')} windows"] if "windows" in overall else []
         lines += [f"  {_line(answer, width, blocks)}" for answer in overall["top"]]
         if "labels" in overall:
             lines.append(f"  labels: {', '.join(overall['labels']) or 'none reaches its threshold'}")
@@ -215,7 +215,7 @@ def write_live(predictions: Iterable[Prediction], form: str, options: WriteOptio
     for (window,) in windows:
         answer = window | ({"label": UNKNOWN} if window["score"] < (options.rules.get("min_score") or 0) else {})
         text = f"{window['start']:.1f}–{window['end']:.1f} s  {_line(answer, 16, _shows_blocks(stream))}"
-        _print([text + "  silence" * window["silence"]], stream)
+        _print([f"{text}  silence" if window["silence"] else text], stream)
 
 
 def _print(lines: Iterable[str], stream: TextIO) -> None:

@@ -226,7 +226,7 @@ def _with_new_head(
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     drawn = {*report["missing_keys"], *mismatched}
     if inside := sorted(key for key in drawn if key.startswith(f"{model.base_model_prefix}.")):
-        others = f" and {len(inside) - 3} more" * (len(inside) > 3)
+        others = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
         progress.say(f"not in the checkpoint, drawn at random: {', '.join(inside[:3])}{others}")
     if len(inside) < len(drawn):
         progress.say(f"new head for {model.config.num_labels} classes")

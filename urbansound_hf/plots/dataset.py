@@ -68,7 +68,7 @@ def classes(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws the number of clips of each class, and in each fold or split where the data have them."""
     counts = stock.classes.sum(axis=0).astype(int)
     shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_NAMED])
-    hidden = f" ({len(shown)} largest of {len(counts)})" * (len(shown) < len(counts))
+    hidden = f" ({len(shown)} largest of {len(counts)})" if len(shown) < len(counts) else ""
     names = [] if stock.parts is None else sorted(set(stock.parts), key=lambda name: (len(name), name))
     width = 6.4 + min(0.5 * len(names), 8)
     with drawing(path, f"Clips by class{hidden}", stock.note, (width, 1.6 + 0.34 * len(shown))) as figure:
@@ -92,7 +92,7 @@ def lengths(stock: Inventory, path: Path | None = None) -> Figure:
 def loudness(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws a histogram of the clip levels in dBFS; the title counts the silent ones."""
     silent = int((stock.levels <= spectrogram.FLOOR).sum())
-    count = f", {silent:,} silent (at {spectrogram.FLOOR:g})" * (silent > 0)
+    count = f", {silent:,} silent (at {spectrogram.FLOOR:g})" if silent > 0 else ""
     return _histogram(stock.levels, f"Loudness of the clips{count}", "root mean square (dBFS)", stock.note, path)
 
 

@@ -103,7 +103,7 @@ def per_class(scores: Mapping[str, Mapping[str, Any]], path: Path | None = None,
     titles = {"average_precision": "average precision", "f1": "F1", "precision": "precision", "recall": "recall"}
     keys = [key for key in titles if all(key in row for row in scores.values())]
     ranked = sorted(scores.items(), key=lambda item: item[1][keys[0]])[: style.MOST_NAMED]
-    hidden = f" ({len(ranked)} hardest of {len(scores)} classes)" * (len(ranked) < len(scores))
+    hidden = f" ({len(ranked)} hardest of {len(scores)} classes)" if len(ranked) < len(scores) else ""
     with style.drawing(path, f"Scores by class{hidden}", note, (9.5, 1.6 + 0.36 * len(ranked))) as figure:
         panels = figure.subplots(1, len(keys), sharey=True)
         for axes, key in zip(panels, keys, strict=True):

@@ -42,7 +42,7 @@ class Entry:
         """What entries that are ranked together share: the data with their fingerprint, and the clips tested on."""
         data, metrics = (self.runs[0].receipt or {})["data"], [run.metrics for run in self.runs]
         tested = [each["test_fold"] for each in metrics if each["test_fold"] is not None]
-        folds = [f"fold{'s' * (len(tested) > 1)} {listed(tested)}"] * bool(tested)
+        folds = [f"fold{'s' if tested[1:] else ''} {listed(tested)}"] if tested else []
         clips = counted(sum(each["clips"]["test"] for each in metrics), "test clip")
         validated = "validated" if metrics[0]["clips"]["validation"] else "without validation"
         return data["name"], data["fingerprint"], ", ".join([scope(metrics), *folds, clips, validated])

@@ -93,7 +93,7 @@ def protocol(metrics: Mapping[str, Any]) -> str:
     if metrics["test_fold"] is None:
         parts = f"tested once on {metrics['clips']['test']:,} clips; trained on {metrics['clips']['train']:,} clips"
         return f"Split: {KINDS.get(metrics['split'], metrics['split'])}; {parts}; {chosen}."
-    plural = "s" * (len(metrics["train_folds"]) > 1)
+    plural = "s" if len(metrics["train_folds"]) > 1 else ""
     trained = f"trained on fold{plural} {listed(metrics['train_folds'])}"
     return f"Tested once on fold {metrics['test_fold']}; {trained}; {chosen}."
 
@@ -112,7 +112,7 @@ def page(
     note = scope_caution(measured["scope"])
     parts = [f"# {in_markdown(title)}", *[f"> {in_markdown(text)}" for text in measured["notes"]], "\n".join(headline)]
     if folds:
-        parts += ["## Folds", fold_table(folds, note), *[figure("folds.png")] * (len(folds) > 1)]
+        parts += ["## Folds", fold_table(folds, note), *([figure("folds.png")] if len(folds) > 1 else [])]
     if learned:
         parts += ["## Learning", figure("learning_curves.png")]
     parts += ["## Classes", class_table(measured["per_class"], note), figure("per_class.png")]

@@ -168,7 +168,7 @@ def run_summary(metrics: Mapping[str, Any], folder: Path) -> str:
     lines = [
         "",
         f"{f'test {title}':<15}{scores}   ({metrics['clips']['test']} clips; {scope([metrics])})",
-        *[f"hardest        {hardest}"] * bool(hardest),
+        *([f"hardest        {hardest}"] if hardest else []),
         f"training       {metrics['train_seconds']:.0f} s, {metrics['train_clips_per_second']:.1f} clips/s, "
         f"{metrics['train_peak_memory_gib']:.1f} GiB",
         f"protocol       {markdown.protocol(metrics)}",
