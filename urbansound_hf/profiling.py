@@ -1,4 +1,4 @@
-"""Where the time of a command goes: the seconds of its stages, as a table and as a trace, for `--profile`."""
+"""Seconds of the stages of a command, as a table and as a trace, for `--profile`."""
 
 from __future__ import annotations
 

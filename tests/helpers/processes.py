@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
 import traceback
 from collections.abc import Callable
+
+from tqdm import tqdm
 
 
 def fork(work: Callable[[], object]) -> int:
     """Starts the work in a child process and returns the child's id; the child ends with the work."""
     if pid := os.fork():
         return pid
+    tqdm.set_lock(threading.RLock())  # its own is shared by all forks: one that is killed may hold it for ever
     code = 1
     try:
         work()
