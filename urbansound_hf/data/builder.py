@@ -238,11 +238,13 @@ def undecoded(dataset: Any) -> Any:
 
 def cache_key(rows: Sequence[Row], *facts: object) -> str:
     """Identifies sound files and their columns without reading them: it changes when a file is written or replaced."""
-    key = hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass"))
-    for row in rows:
-        columns = sorted((name, value) for name, value in row.items() if name != "source")
-        key.update(repr((columns, file_state(row["source"]))).encode("utf-8", "surrogatepass"))
-    return key.hexdigest()[:16]
+    columns = [sorted((name, value) for name, value in row.items() if name != "source") for row in rows]
+    return digest(facts, columns, [file_state(row["source"]) for row in rows])
+
+
+def digest(*facts: object) -> str:
+    """A key of 16 characters that changes with the facts."""
+    return hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def file_state(path: str | Path) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """Labelled sounds that are already a data set: on the Hub, as Parquet in a folder, or written by `save_to_disk`."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 
 from urbansound_hf import progress
 from urbansound_hf.audio.files import find_audio_files, is_hidden
-from urbansound_hf.data.builder import DEFAULTS, Row, SoundRequest, file_state, one_label
+from urbansound_hf.data.builder import DEFAULTS, Row, SoundRequest, digest, file_state, one_label
 from urbansound_hf.data.columns import READERS, clean_text, encode, find_column, find_columns, split_name
 from urbansound_hf.errors import UserError
 from urbansound_hf.text import counted, first_ten
@@ -83,8 +82,8 @@ def read_stored(name: str, request: SoundRequest = DEFAULTS) -> tuple[StoredRows
     names = pyarrow.compute.struct_field(sounds.data.column("audio"), "path").to_pylist()
     kept, unique, columns = labelled(names, columns, labels, notes)
     rows = StoredRows(sounds.select(kept), unique, columns)
-    state = repr((roles, labels, columns, [part.table._fingerprint for part in parts], _folder_state(Path(name))))
-    return rows, labels, notes, hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    source = [part.table._fingerprint for part in parts], _folder_state(Path(name))
+    return rows, labels, notes, digest(roles, labels, columns, source)
 
 
 def _on_disk(folder: Path) -> bool:
@@ -122,8 +121,7 @@ def _load(name: str, config: str | None, revision: str | None) -> tuple[list[Par
     """As `load_dataset`, which reads all files by the features of the first: those that disagree are read alone."""
     cache = None
     if Path(name).is_dir():  # `datasets` itself would tell local files apart only by their times of modification
-        state = hashlib.sha256(repr(_folder_state(Path(name))).encode()).hexdigest()[:16]
-        cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"stored_{state}")
+        cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"stored_{digest(_folder_state(Path(name)))}")
     # The branch of the Parquet copies has no card, so its configurations are only folders.
     which = {"data_dir": config} if revision == EXPORT else {"name": config}
     builder = datasets.load_dataset_builder(name, revision=revision, cache_dir=cache, **which)

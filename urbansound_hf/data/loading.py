@@ -1,7 +1,6 @@
 """Loads labelled sounds of any source, decoded once and kept in the cache of `datasets`."""
 
 import difflib
-import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from urbansound_hf.audio.io import SAMPLING_RATE, Limits
 from urbansound_hf.data import synthetic
-from urbansound_hf.data.builder import PreparedSounds, Row, SoundRequest, cache_key, one_label, sound_features
+from urbansound_hf.data.builder import PreparedSounds, Row, SoundRequest, cache_key, digest, one_label, sound_features
 from urbansound_hf.data.columns import columns_of, encode, mapped_labels, read_label_map
 from urbansound_hf.data.folder import read_folder
 from urbansound_hf.data.hub_dataset import is_stored, read_stored
@@ -212,7 +211,7 @@ def _relabelled(sounds: Sounds, new: list[str | None], request: SoundRequest) ->
         dataset = dataset.remove_columns("label").add_column("label", filled, feature=feature)
         dataset = dataset.select(kept)  # last: a column cannot be added to a selection without copying the sounds
         note = f"labels changed by {Path(request.label_map).name}: {len(kept):,} of {len(values):,} clips left"
-        key = hashlib.sha256(f"{sounds.fingerprint} {new}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        key = digest(sounds.fingerprint, new)
         sounds = replace(sounds, dataset=dataset, labels=left, notes=[*sounds.notes, note], fingerprint=key)
     if sounds.multi_label and (none := int((sounds.targets.sum(axis=1) == 0).sum())):
         sounds.notes.append(f"{none:,} of {len(sounds.dataset):,} sounds have none of the labels")

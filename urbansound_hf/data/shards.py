@@ -3,14 +3,14 @@
 At the start only the columns beside the sounds are read. A piece is a row group, or a run of members of an archive.
 """
 
-import hashlib
 import json
 import os
 import re
 import tarfile
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +26,7 @@ from fsspec.core import url_to_fs
 from urbansound_hf import progress
 from urbansound_hf.audio.files import SUFFIXES, is_hidden
 from urbansound_hf.audio.io import audio_seconds, read_audio, to_float_wav
-from urbansound_hf.data.builder import NOTE, PreparedSounds, Row, SoundRequest, cut_segment, sound_features
+from urbansound_hf.data.builder import NOTE, PreparedSounds, Row, SoundRequest, cut_segment, digest, sound_features
 from urbansound_hf.data.columns import SPLIT_NAMES, columns_of, find_columns
 from urbansound_hf.data.hub_dataset import Part, described, labelled
 from urbansound_hf.errors import UserError, check_free_space, complete_file
@@ -48,25 +48,19 @@ class ShardReader:
     """
 
     def __init__(self, column: str, keep: int = 2) -> None:
-        self.column, self.keep, self.process = column, keep, 0
+        self.column, self.keep, self.made = column, keep, (0, 0)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"column": self.column, "keep": self.keep, "process": 0}
+        return {"column": self.column, "keep": self.keep, "made": (0, 0)}
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return {**batch, "audio": [{"bytes": self.read(each), "path": each["path"]} for each in batch["audio"]]}
 
     def read(self, address: Mapping[str, Any]) -> bytes:
         """The bytes of a sound file. Raises UserError if its shard cannot be read."""
-        if self.process != os.getpid():  # a forked data-loader worker must not share an open file
-            self.process, self.opened, self.known = os.getpid(), ("", None), OrderedDict[tuple[str, int], Any]()
-        key, start = (address["shard"], address["piece"]), address["place"]
-        if key not in self.known:
-            self.known[key] = self._load(*key, address["span"])
-            while len(self.known) > self.keep:
-                self.known.popitem(last=False)
-        self.known.move_to_end(key)
-        piece = self.known[key]
+        if self.made != (os.getpid(), self.keep):  # a forked data-loader worker must not share an open file
+            self.made, self.opened, self.load = (os.getpid(), self.keep), ("", None), lru_cache(self.keep)(self._load)
+        piece, start = self.load(address["shard"], address["piece"], address["span"]), address["place"]
         found = piece[start : start + address["size"]] if address["span"] else piece[start].as_py()
         if not found:
             what = f"the shard holds the name {address['path']}, not the sound"
@@ -158,15 +152,14 @@ def read_shards(request: SoundRequest) -> tuple[datasets.Dataset, list[str], lis
     table = table.take(pa.array(kept)).combine_chunks()
     kinds = sound_features(labels, columns_of([columns]), multi_label=several)
     features = datasets.Features({**kinds, "audio": ADDRESS, "seconds": datasets.Value("float64")})
-    key = hashlib.sha256(repr((labels, *columns.values())).encode("utf-8", "surrogatepass"))
-    key.update("\0".join(names).encode("utf-8", "surrogatepass") + table["seconds"].to_numpy().tobytes())
+    key = digest(labels, columns, names, table["seconds"].to_pylist())
     places = table["audio"].chunk(0) if len(table) else pa.array([], ADDRESS_TYPE)
     audio = pa.StructArray.from_arrays([pa.array(names, pa.string()), *places.flatten()[1:]], fields=list(ADDRESS_TYPE))
     columns |= {"audio": audio, "seconds": table["seconds"]}
     addressed = pa.table({each: columns[each] for each in features}, features.arrow_schema)
     found = datasets.Dataset(addressed, datasets.DatasetInfo(features=features))
     found = found.with_transform(ShardReader(column), columns=["audio"], output_all_columns=True)
-    return found, labels, notes, key.hexdigest()[:16]
+    return found, labels, notes, key
 
 
 def shard_columns(path: str, audio_column: str | None) -> tuple[pa.Table, str]:
@@ -176,8 +169,8 @@ def shard_columns(path: str, audio_column: str | None) -> tuple[pa.Table, str]:
     """
     with _reading(path):
         files, inner = url_to_fs(path)
-        state = repr((path, sorted(map(str, files.info(inner).items())), audio_column))
-        kept = Path(datasets.config.HF_DATASETS_CACHE, "shards", f"{hashlib.sha256(state.encode()).hexdigest()[:24]}")
+        state = digest(path, sorted(map(str, files.info(inner).items())), audio_column)
+        kept = Path(datasets.config.HF_DATASETS_CACHE, "shards", state)
         if not kept.is_file():
             with fsspec.open(path, "rb") as file:
                 archive = path.endswith(".tar")

@@ -235,9 +235,8 @@ def model_masking(model: PreTrainedModel, features: Features, frequency_share: f
     config.mask_time_min_masks = config.mask_feature_min_masks = 0  # the shares decide; WavLM's config lacks the second
     clip = next(iter(features.values()))
     frames = len(clip)  # of a spectrogram, one hidden state each; of samples, what the convolutions leave
-    layers = zip(getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ()), strict=True)
-    for kernel, stride in layers if clip.ndim == 1 else ():
-        frames = (frames - kernel) // stride + 1
+    if clip.ndim == 1:
+        frames = int(masking._get_feat_extract_output_lengths(torch.tensor(frames)))
     config.mask_time_length = min(config.mask_time_length, frames)
     config.mask_feature_length = min(config.mask_feature_length, config.hidden_size)
     if not hasattr(masking, "masked_spec_embed"):
