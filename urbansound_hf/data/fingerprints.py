@@ -37,11 +37,6 @@ def audio_fingerprints(dataset: datasets.Dataset, num_proc: int | None = None) -
         batched=True,
         num_proc=num_proc,
         remove_columns=["audio"],
-        features=datasets.Features(
-            name=datasets.Value("string"),
-            hash=datasets.Value("string"),
-            bits=datasets.List(datasets.Value("uint64"), 4),
-        ),
         desc="Looking for duplicates",
     )
     columns = prepared.with_format("numpy")[:]

@@ -158,12 +158,11 @@ def is_path(name: str) -> bool:
 
 
 def _prepared(request: SoundRequest, rows: list[Row], name: str, notes: list[str]) -> PreparedSounds:
-    for text in (row[column] for row in rows for column in ("label", "path")):
-        try:  # Python reads UTF-8 names in an ASCII locale as something else
-            str(text).encode("utf-8")
-        except UnicodeEncodeError:
-            what = f"the name is not text in this locale: {text!r}"
-            raise UserError(what, "--dataset", "set PYTHONUTF8=1 or LANG=C.UTF-8, or rename the file") from None
+    texts = (str(row[column]) for row in rows for column in ("label", "path"))
+    # Python reads UTF-8 names in an ASCII locale as surrogates, which no encoding has.
+    if odd := next((text for text in texts if text != text.encode("utf-8", "ignore").decode("utf-8")), ""):
+        fix = "set PYTHONUTF8=1 or LANG=C.UTF-8, or rename the file"
+        raise UserError(f"the name is not text in this locale: {odd!r}", "--dataset", fix)
     names, ids = encode([row["label"] for row in rows])
     rows = [row | {"label": label} for row, label in zip(rows, ids, strict=True)]
     features = sound_features(names, columns_of(rows), request.sampling_rate, isinstance(ids[0], list))
