@@ -31,12 +31,9 @@ class CannotDecode(Exception):
 def decode(file: BinaryIO, notes: list[str]) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
     """Decodes the first audio stream of a file; `notes` gets a sentence if parts of an MP3 are damaged.
 
-    Yields:
-        once, and again where the sampling rate changes (as in joined files): the rate in Hz, and the samples in
-        blocks, which must be taken before going on: `(samples,)` float32, the mean of the channels, full scale 1.0.
-
-    Raises:
-        CannotDecode: FFmpeg finds no sound in it, then or in the blocks; or the file is truncated.
+    Yields once, and again where the sampling rate changes (as in joined files), the rate in Hz, and the samples in
+    blocks, which must be taken before going on: `(samples,)` float32, the mean of the channels, full scale 1.0. Raises
+    CannotDecode if FFmpeg finds no sound in it, then or in the blocks, or the file is truncated.
     """
     import av
 

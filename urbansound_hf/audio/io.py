@@ -329,8 +329,7 @@ def window_bounds(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, int, np.ndarray]]:
     """The windows of `window_bounds` over `(samples,)` blocks, each as soon as it is there; hop ≤ window.
 
-    Yields:
-        start and end in samples, and the waveform between them.
+    Yields start and end in samples, and the waveform between them.
     """
     held, first, start = np.zeros(0, np.float32), 0, 0  # samples from `first` on; where the next window starts
     for block in blocks:

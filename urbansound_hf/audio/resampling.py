@@ -27,12 +27,8 @@ TAP_MATRICES = 1024  # kept, of at most 66 kB each for rates up to 192 kHz
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Convert a `(samples,)` floating-point waveform from one sampling rate to another, positive integers in Hz.
 
-    Returns:
-        `(ceil(samples * to_rate / from_rate),)` float32, contiguous. With equal rates, a contiguous float32 waveform
-        is returned as it is, not copied.
-
-    Raises:
-        TypeError, ValueError: the waveform is not floating point or not one-dimensional, or a rate no positive integer.
+    Returns `(ceil(samples * to_rate / from_rate),)` float32, contiguous; with equal rates, a contiguous waveform of
+    float32 is returned as it is, not copied. Raises TypeError or ValueError for a waveform or a rate of another kind.
     """
     filter_ = _PolyphaseFilter(from_rate, to_rate)
     waveform = _check_waveform(waveform)

@@ -165,14 +165,8 @@ def _mistakes(record: dict[str, str]) -> Iterator[tuple[str, str]]:
 class UrbanSound8K(PreparedSounds):
     """UrbanSound8K, 8,732 urban sounds of ten classes in ten folds; the columns are those of `load_urbansound8k`.
 
-    Args:
-        data_dir, download: see `obtain`.
-        sampling_rate: the rate to store, in Hz.
-        allow_missing_files: leave out clips of the CSV without a file instead of raising.
-        cache_dir: where the prepared table goes (default: the cache of `datasets`).
-
-    Raises:
-        UserError: `data_dir` does not hold the data set, the metadata contradicts itself, or the download failed.
+    `data_dir` and `download` are those of `obtain`, `allow_missing_files` that of `read_metadata`. Sounds are stored
+    at `sampling_rate` Hz, in `cache_dir` (default: the cache of `datasets`). Raises UserError as these functions.
     """
 
     def __init__(
