@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.helpers.processes import exit_status, fork
-from urbansound_hf.errors import exit_code
+from urbansound_hf.errors import catching_signals, exit_code
 from urbansound_hf.training.callbacks import SaveOnTerm
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.search import mark_interrupted, stored_sampler
@@ -55,6 +55,11 @@ def test_signals_end_a_command_and_a_second_one_at_once(number, code):
     assert exit_code(lambda: os.kill(os.getpid(), number)) == code
     assert exit_status(fork(lambda: exit_code(swallow))) == code
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_forked_worker_has_no_handler_which_a_lock_could_hold_up():
+    with catching_signals():
+        assert exit_status(fork(lambda: int(signal.getsignal(signal.SIGTERM) != signal.SIG_DFL))) == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
