@@ -82,18 +82,8 @@ class Sounds:
     @cached_property
     def targets(self) -> np.ndarray:
         """The class id of every sound, `(sounds,)` int64; with several labels, `(sounds, classes)` of 0 and 1."""
-        return class_targets(self.dataset)
-
-
-def class_targets(dataset: datasets.Dataset) -> np.ndarray:
-    """The class id of every sound, `(sounds,)` int64; with several labels, `(sounds, classes)` of 0 and 1."""
-    feature = dataset.features["label"]
-    labels = dataset.select_columns(["label"]).with_format("arrow")[:]["label"].combine_chunks()
-    if one_label(feature) is feature:
-        return labels.to_numpy()
-    targets = np.zeros((len(labels), feature.feature.num_classes), np.int64)
-    targets[np.repeat(np.arange(len(labels)), labels.value_lengths().to_numpy()), labels.flatten().to_numpy()] = 1
-    return targets
+        ids, classes = self.dataset["label"][:], range(len(self.labels))
+        return np.array([np.isin(classes, each) for each in ids] if self.multi_label else ids, np.int64)
 
 
 def load_sounds(dataset: str | Path | SoundRequest = "urbansound8k", **options: Any) -> Sounds:

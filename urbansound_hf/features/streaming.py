@@ -6,10 +6,10 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from urbansound_hf.audio.io import load_audio
-from urbansound_hf.data.loading import class_targets
 from urbansound_hf.features.extract import Cut, FeatureExtractor, cut_clip, extract, extract_or_refuse
 
 
@@ -79,9 +79,10 @@ class StreamedClips(torch.utils.data.Dataset):
         counts = windows.astype(np.int64) * (cut.shifts + 1)
         self.rows = np.repeat(np.arange(len(table)), counts)
         self.parts = np.arange(len(self.rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # of its clip, from 0
-        labels = class_targets(sounds.select(clips))[self.rows]
-        labels = labels.astype(np.float32) if labels.ndim > 1 else labels
-        self.kept = {"labels": labels, "clip": np.asarray(clips)[self.rows]}
+        self.kept = {
+            "labels": _targets(table, sounds.features["label"])[self.rows],
+            "clip": np.asarray(clips)[self.rows],
+        }
         shard = self.addresses.field("shard").dictionary_encode().indices.to_numpy().astype(np.int64)
         piece = self.addresses.field("piece").to_numpy()
         self.pieces = np.unique((shard << 40) + piece, return_inverse=True)[1][self.rows]
@@ -113,3 +114,13 @@ class StreamedClips(torch.utils.data.Dataset):
         together = max(1, int(self.shuffle_buffer / per_piece / streams)) if self.shuffle_buffer else 0
         self.reader.keep = together + 1
         return StreamOrder(self.pieces, batch, streams, together, seed)
+
+
+def _targets(table: pa.Table, label: Any) -> np.ndarray:
+    """The class id of each clip or, of several labels, `(clips, classes)` float32 of 0 and 1."""
+    if not isinstance(label, datasets.List):
+        return table["label"].to_numpy()
+    lists = table["label"].combine_chunks()
+    targets = np.zeros((len(lists), label.feature.num_classes), np.float32)
+    targets[np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy()), lists.flatten().to_numpy()] = 1
+    return targets
