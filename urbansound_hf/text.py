@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from urbansound_hf.errors import printable
+from urbansound_hf.errors import complete_file, printable
 
 
 def first_ten(names: Sequence[str], most: int = 10) -> str:
@@ -71,6 +72,13 @@ def from_csv(cell: str) -> str:
 
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a CSV file completely or not at all, its cells as by `in_csv`."""
+    how: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with complete_file(path) as partial, partial.open("w", **how) as file:
+        csv.writer(file).writerows(map(in_csv, row) for row in rows)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], note: str = "", texts: int = 1) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import datasets
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from tests.helpers.runs import finish, write_run
 from urbansound_hf.audio.io import to_wav
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.metrics import compute_metrics
-from urbansound_hf.evaluation.runs import Run, finished_folds, read_run
+from urbansound_hf.evaluation.runs import Predictions, Run, finished_folds
 
 LABELS = ["rain", "wind"]
 
@@ -25,8 +23,9 @@ def clips(**columns: list) -> datasets.Dataset:
 
 def test_predictions_are_read_as_they_were_written(tmp_path):
     run = Run(tmp_path)
+    data = clips(fold=[1, 1, 2], group=["a", "a", "b"], salience=[1, 2, 1])
     probabilities = np.array([[0.75, 0.25], [1.2345678e-9, 1 - 1.2345678e-9], [3e-8, 1 - 3e-8]], np.float32)
-    run.write_predictions(clips(fold=[1, 1, 2], group=["a", "a", "b"], salience=[1, 2, 1]), probabilities, LABELS)
+    Predictions.of(data, probabilities, LABELS).write(tmp_path / "predictions.csv")
     read = run.predictions
     assert read.labels == LABELS and read.paths.tolist() == ["0.wav", "1.wav", "2.wav"]
     assert read.folds.tolist() == [1, 1, 2] and read.groups.tolist() == ["a", "a", "b"]
@@ -40,25 +39,12 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
 
 
 def test_unknown_facts_of_clips_stay_empty(tmp_path):
-    Run(tmp_path).write_predictions(clips(), np.array([[0.75, 0.25]] * 3, np.float32), LABELS)
+    Predictions.of(clips(), np.array([[0.75, 0.25]] * 3, np.float32), LABELS).write(tmp_path / "predictions.csv")
     assert (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()[
         1
     ] == "0.wav,,,,0.500,rain,rain,0.75,0.25"
     read = Run(tmp_path).predictions
     assert not read.recordings_known and read.folds.tolist() == [0, 0, 0]
-
-
-def test_what_is_written_is_read_anew(tmp_path):
-    run = read_run(write_run(tmp_path / "run"))
-    before = run.metrics
-    run.write_results(before | {"split": "other"}, [{"epoch": 1.0, "loss": 2.0}])
-    assert run.metrics["split"] == "other" and run.history == [{"epoch": 1.0, "loss": 2.0}]
-    run.write_report({"accuracy": 0.5}, "# Text\n")
-    assert run.report == {"accuracy": 0.5}
-    assert (run.folder / "report.md").read_text(encoding="utf-8") == "# Text\n"
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        run.write_report({"accuracy": float("nan")}, "")
-    assert run.report == {"accuracy": 0.5}, "completely or not at all"
 
 
 def test_absent_files_are_empty_and_damaged_ones_are_errors(tmp_path):
@@ -82,4 +68,3 @@ def test_finished_folds_are_those_with_a_receipt_and_a_fold(tmp_path):
         write_run(tmp_path / f"fold{fold}", fold)
     finish(tmp_path / "fold10"), finish(tmp_path / "fold2"), finish(write_run(tmp_path / "random", None))
     assert [run.folder.name for run in finished_folds(tmp_path)] == ["fold2", "fold10"]
-    assert json.loads((tmp_path / "fold2" / "run.json").read_text(encoding="utf-8"))["peak_process_memory_gib"] > 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.evaluation.metrics import compute_metrics, confusion_counts, per_class_scores
-from urbansound_hf.evaluation.runs import Run
+from urbansound_hf.evaluation.runs import write_json
 from urbansound_hf.text import in_csv
 
 RECEIPT = {
@@ -68,5 +68,5 @@ def rewrite(path: Path, change) -> None:
 
 def finish(folder: Path, **config: object) -> Path:
     """Writes the receipt of a run whose config has these values."""
-    Run(folder).finish({**RECEIPT, "config": {**RECEIPT["config"], **config}})
+    write_json(folder / "run.json", {**RECEIPT, "config": {**RECEIPT["config"], **config}})
     return folder

@@ -9,14 +9,14 @@ import pytest
 
 from tests.helpers.runs import RECEIPT, write_run
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.runs import Run
+from urbansound_hf.evaluation.runs import write_json
 from urbansound_hf.reports.leaderboard import HEADER, find_entries, leaderboard, main, published
 
 
 def experiment(root, name, folds, seed, fingerprint="f"):
     for fold in folds:
         run = write_run(root / name / (f"fold{fold}" if fold else "random"), fold, seed)
-        Run(run).finish(RECEIPT | {"data": {"name": "UrbanSound8K", "fingerprint": fingerprint}})
+        write_json(run / "run.json", RECEIPT | {"data": {"name": "UrbanSound8K", "fingerprint": fingerprint}})
 
 
 def test_comparable_runs_are_ranked_and_paired_others_stand_apart(tmp_path, capsys):
@@ -46,7 +46,7 @@ def test_comparable_runs_are_ranked_and_paired_others_stand_apart(tmp_path, caps
 def test_runs_of_several_labels_are_ranked_by_their_mean_average_precision(tmp_path):
     for name, precision in {"better": 0.75, "worse": 0.25}.items():
         folder = write_run(tmp_path / name / "fold1", 1, 0, test_mean_average_precision=precision)
-        Run(folder).finish(RECEIPT | {"data": {"name": "Mixtures", "fingerprint": "f"}})
+        write_json(folder / "run.json", RECEIPT | {"data": {"name": "Mixtures", "fingerprint": "f"}})
     lines = [line.split("|")[1:3] for line in leaderboard(tmp_path).splitlines() if line.startswith("| ")]
     assert [[cell.strip() for cell in line][1] for line in lines if "-" not in line[1]][:3] == ["mAP", "0.750", "0.250"]
 
@@ -57,7 +57,7 @@ def test_without_runs_and_published_results(tmp_path):
     recognised = {"name": "ESC-50", "fingerprint": "f", "homepage": "https://github.com/karolpiczak/ESC-50"}
     for folder, data in {"own": {**recognised, "homepage": ""}, "real": recognised}.items():
         run = write_run(tmp_path / folder / "one" / "fold1", 1, 0)
-        Run(run).finish(RECEIPT | {"data": {key: value for key, value in data.items() if value}})
+        write_json(run / "run.json", RECEIPT | {"data": {key: value for key, value in data.items() if value}})
         assert ("human listeners 81.3" in leaderboard(tmp_path / folder)) == (folder == "real")
     (line,) = published("ESC-50")
     assert "human listeners 81.3 (Piczak 2015)" in line and "the mean accuracy over the five folds" in line

@@ -28,7 +28,7 @@ from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.data import urbansound8k
 from urbansound_hf.data.known import KnownDataset, known_dataset
 from urbansound_hf.evaluation.receipts import INCIDENTAL, environment
-from urbansound_hf.evaluation.runs import Run, read_run
+from urbansound_hf.evaluation.runs import Run, read_run, write_json
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.layout import BEGUN
 from urbansound_hf.reports.model_card import CC_BY_NC, data_card, packages, render_card, weaknesses
@@ -69,7 +69,7 @@ def made(tmp_path_factory) -> Path:
     folder = write_tiny_run(root / "fold3", 3, notes=["subset: 180 clips"], **facts)
     tiny.save("yamnet", folder, clip_seconds=4.0)
     data = ["--test_fold", "3", "--output_dir", str(root), "--data_dir", str(root / "data")]
-    Run(folder).finish(receipt_of(resolved(root, *data)))
+    write_json(folder / "run.json", receipt_of(resolved(root, *data)))
     write_run(folder)
     return folder
 
@@ -216,7 +216,7 @@ def test_the_licence_is_no_freer_than_what_went_in(run, tmp_path, data, model, t
     name = model.format(folder=run)
     dataset = {"UrbanSound8K": "urbansound8k"}.get(data, data)
     config = resolved(tmp_path, "--dataset", dataset, "--model_name_or_path", name)
-    Run(run).finish(receipt_of(config, data))
+    write_json(run / "run.json", receipt_of(config, data))
     text = render_card(run)
     found = ModelCard(text).data.to_dict()
     assert {key: found[key] for key in found if key.startswith("license")} == terms
@@ -244,7 +244,7 @@ def test_a_known_data_set_brings_its_licence_and_citation(run, tmp_path, model, 
     known, variant = known_dataset("ESC-50 (esc10)")
     receipt = receipt_of(resolved(tmp_path, "--model_name_or_path", model), known.title(variant), known)
     change(run, "metrics.json", "labels", [f"<{number}>" for number in range(10)])
-    Run(run).finish(receipt)
+    write_json(run / "run.json", receipt)
     text = render_card(run)
     assert f"[ESC-50 (esc10)]({known.homepage}), licensed {known.licence}." in text and known.citation in text
     data = ModelCard(text).data.to_dict()
@@ -364,7 +364,7 @@ def code(text: str, language: str) -> list[str]:
 def test_the_command_repeats_the_run(run, argv, tmp_path):
     data_dir = [] if "--dataset" in argv else ["--data_dir", str(tmp_path / "data")]
     flags = ["--output_dir", str(tmp_path), *data_dir, *argv]
-    Run(run).finish(receipt_of(resolved(tmp_path, *flags)))
+    write_json(run / "run.json", receipt_of(resolved(tmp_path, *flags)))
     before = Run(run).receipt["config"]
     shell = code(render_card(run), "bash")[-1]
     assert str(tmp_path) not in shell
@@ -382,7 +382,7 @@ def test_folders_of_the_machine_have_no_place_in_the_command(run, tmp_path):
     model, checkpoint = str(tmp_path / "secret_model"), str(tmp_path / "secret_checkpoint")
     flags = ["--model_name_or_path", model, "--dataset", str(tmp_path / "secret_data")]
     config = resolved(tmp_path, *flags, "--resume_from_checkpoint", checkpoint)
-    Run(run).finish(receipt_of(config, "secret_data"))
+    write_json(run / "run.json", receipt_of(config, "secret_data"))
     text = change(run, "run.json", "changed_flags.deepspeed", str(tmp_path / "secret.json"))
     assert "secret_model" not in text and str(tmp_path) not in text and "secret.json" not in text
     for shown in ("--model_name_or_path MODEL_FOLDER", "--dataset DATA_FOLDER", "--deepspeed DEEPSPEED"):

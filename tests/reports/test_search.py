@@ -55,9 +55,7 @@ def test_the_figures(study, tmp_path):
 
 
 def test_the_table_is_ranked(study):
-    lines = trial_table(
-        study, {line.name: line.choices for line in parsed(*SPACE)}, "validation accuracy", 5
-    ).splitlines()
+    lines = trial_table(study, parsed(*SPACE), "validation accuracy", 5).splitlines()
     scores = [float(line.split("|")[2]) for line in lines[2:]]
     assert scores == sorted(scores, reverse=True) and len(scores) == 5
     assert int(lines[2].split("|")[1]) == study.best_trial.number

@@ -40,8 +40,4 @@ class AudioClassificationMetric(evaluate.Metric):
     def _compute(self, predictions: Sequence[Sequence[float]], references: Sequence[int]) -> dict[str, Any]:
         true, probabilities = np.asarray(references), np.asarray(predictions, dtype=np.float32)
         predicted = metrics.predicted_classes(probabilities, self.thresholds)
-        return {
-            **metrics.compute_metrics(true, predicted, probabilities),
-            "per_class": metrics.per_class_scores(true, predicted, self.labels),
-            "confusion_matrix": metrics.confusion_counts(true, predicted, len(self.labels)).tolist(),
-        }
+        return metrics.all_scores(true, predicted, probabilities, self.labels)

@@ -155,6 +155,17 @@ def compute_metrics(true: np.ndarray, predicted: np.ndarray, probabilities: np.n
     return {each.name: each.function(true, predicted, probabilities) for each in metrics_of(true)}
 
 
+def all_scores(
+    true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]
+) -> dict[str, Any]:
+    """`compute_metrics`, and as `per_class` and `confusion_matrix` what the functions below compute; for JSON."""
+    return {
+        **compute_metrics(true, predicted, probabilities),
+        "per_class": per_class_scores(true, predicted, labels),
+        "confusion_matrix": confusion_counts(true, predicted, len(labels)).tolist(),
+    }
+
+
 def metrics_of(true: np.ndarray) -> list[Metric]:
     """The registered metrics of one label a clip `(clips,)`, or of several `(clips, classes)`."""
     return [each for each in ALL_METRICS.values() if each.labels in ("any", "several" if true.ndim == 2 else "one")]

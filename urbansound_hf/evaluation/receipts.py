@@ -106,17 +106,6 @@ def code_state() -> dict[str, Any]:
         return source
 
 
-def peak_process_gib() -> float:
-    """The peak resident memory of this process since its start, in GiB; where the system keeps no peak, the present."""
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        memory = psutil.Process().memory_info()
-        return round(getattr(memory, "peak_wset", memory.rss) / 2**30, 2)  # peak_wset: Windows' peak, in bytes
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
-
-
 def mismatches(receipts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The settings, data and code in which runs of one experiment must not differ, and do, by receipts of names.
 

@@ -1,13 +1,14 @@
-"""The folder of a run: `Run` reads and writes its files; finding runs, pooling their predictions, scope and notes."""
+"""The folder of a run: `Run` reads its files; predictions, finding runs, pooling them, scope and notes."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,10 @@ import numpy as np
 from urbansound_hf import layout
 from urbansound_hf.audio.io import audio_seconds
 from urbansound_hf.data.urbansound8k import CLASSES, CLIPS_PER_FOLD
-from urbansound_hf.errors import UserError, complete_file, redacted, write_text
+from urbansound_hf.errors import UserError, redacted, write_text
 from urbansound_hf.evaluation.metrics import Thresholds, predicted_classes, right
-from urbansound_hf.evaluation.receipts import peak_process_gib
 from urbansound_hf.layout import METRICS, PREDICTIONS
-from urbansound_hf.text import from_csv, in_csv
+from urbansound_hf.text import from_csv, write_csv
 
 if TYPE_CHECKING:
     import datasets
@@ -38,8 +38,6 @@ NEEDED: dict[str, dict[str, Any]] = {
     **{name: {"config": dict, "data": dict, "environment": dict} for name in (layout.RECEIPT, layout.BEGUN)},
 }  # fmt: skip
 """By file of a run, the keys without which it is damaged, and their types."""
-CLIP_FACTS = ("fold", "group", "salience")
-"""Columns of the data that predictions.csv repeats where they exist."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,52 @@ class Predictions:
     predicted: np.ndarray  # the same
     probabilities: np.ndarray  # (clips, classes)
     labels: list[str]  # in the order of their ids
+
+    @classmethod
+    def of(
+        cls, clips: datasets.Dataset, probabilities: np.ndarray, labels: list[str], thresholds: Thresholds = None
+    ) -> Predictions:
+        """The predictions of a model for a data set, in its order.
+
+        Args:
+            clips: columns audio and label; fold, group, salience and seconds where the data have them.
+            probabilities: `(clips, classes)`.
+            thresholds: of clips with several labels, the score of each class from which it is predicted.
+        """
+        facts = ("fold", "group", "salience", "seconds")
+        known = {name: clips[name][:] if name in clips.column_names else [None] * len(clips) for name in facts}
+        streamed = "seconds" in clips.column_names  # their sounds are not read again
+        sounds = (clips.with_format(None) if streamed else clips)["audio"]
+        paths, read = zip(*((each["path"], streamed or audio_seconds(each["bytes"])) for each in sounds), strict=True)
+        true = clips["label"][:]
+        if thresholds is not None:
+            true = [np.isin(range(len(labels)), ids).astype(int) for ids in true]
+        return cls(
+            paths=np.array(paths),
+            folds=np.array([fold or 0 for fold in known["fold"]]),
+            groups=np.array([group or path for group, path in zip(known["group"], paths, strict=True)]),
+            salience=np.array([salience or 0 for salience in known["salience"]]),
+            seconds=np.array(known["seconds"] if streamed else read),
+            true=np.array(true),
+            predicted=predicted_classes(probabilities, thresholds),
+            probabilities=probabilities,
+            labels=labels,
+        )
+
+    def write(self, path: Path) -> None:
+        """Writes predictions.csv: a line a clip; scores with six significant digits, unknown facts empty."""
+        several = self.true.ndim == 2
+
+        def line(row: int) -> list[Any]:
+            clip, group, seconds = self.paths[row], self.groups[row], self.seconds[row]
+            known = [self.folds[row] or "", "" if group == clip else group, self.salience[row] or ""]
+            length = "" if np.isnan(seconds) else f"{seconds:.3f}"
+            ids = (np.flatnonzero(of[row]) if several else [of[row]] for of in (self.true, self.predicted))
+            classes = (";".join(self.labels[each] for each in one) for one in ids)
+            return [clip, *known, length, *classes, *(f"{score:.6g}" for score in self.probabilities[row])]
+
+        header = ["path", "fold", "group", "salience", "seconds", *(SEVERAL if several else ("true", "predicted"))]
+        write_csv(path, chain([[*header, *self.labels]], map(line, range(len(self)))))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,7 +136,7 @@ COLUMNS = [field.name for field in dataclasses.fields(Predictions) if field.name
 class Run:
     """The folder of one run: its results, receipt and report.
 
-    A file is read when its attribute is first asked for, and kept; what `write_…` writes is read anew.
+    A file is read when its attribute is first asked for.
 
     Args:
         folder: where training wrote the run, such as `outputs/cnn/fold1`.
@@ -123,7 +167,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        return self._read_json(METRICS, "let the run finish: the same command continues it")
+        return self._read(METRICS, "let the run finish: the same command continues it")
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -131,84 +175,37 @@ class Run:
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        return self._read_json(layout.REPORT_NUMBERS, f"urbansound-hf report {self.folder}")
+        return self._read(layout.REPORT_NUMBERS, f"urbansound-hf report {self.folder}")
 
     @property
     def receipt(self) -> dict[str, Any] | None:
         """The receipt of a finished run, else the one that an unfinished run began with, else None."""
-        return self._read_json(layout.RECEIPT) if self.finished else self.begun_receipt
+        return self._read(layout.RECEIPT) if self.finished else self.begun_receipt
 
     @property
     def begun_receipt(self) -> dict[str, Any] | None:
         """The receipt that lies beside the checkpoints of an unfinished run; None without one."""
-        return self._read_json(layout.BEGUN, absent=None)
+        return self._read(layout.BEGUN, absent=None)
 
-    model_config = property(lambda self: self._read_json(layout.MODEL_CONFIG))
-    history = property(lambda self: self._read_json(layout.HISTORY, absent=[]))
-    report_clips = property(lambda self: self._read_json(layout.REPORT_CLIPS, "train again, or remove it", {}))
+    model_config = property(lambda self: self._read(layout.MODEL_CONFIG))
+    history = property(lambda self: self._read(layout.HISTORY, absent=[]))
+    report_clips = property(lambda self: self._read(layout.REPORT_CLIPS, "train again, or remove it", {}))
 
-    def write_results(self, metrics: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
-        """Writes metrics.json and log_history.json."""
-        write_json(self.folder / METRICS, metrics)
-        vars(self).pop("metrics", None)
-        write_json(self.folder / layout.HISTORY, history)
+    def _read(self, name: str, fix: str = "train again", absent: Any = ...) -> Any:
+        missing = absent is not ... and not (self.folder / name).is_file()
+        return absent if missing else read_json(self.folder / name, fix, NEEDED.get(name, {}))
 
-    def write_predictions(
-        self,
-        clips: datasets.Dataset,
-        probabilities: np.ndarray,
-        labels: Sequence[str],
-        thresholds: Thresholds = None,
-        name: str = PREDICTIONS,
-    ) -> None:
-        """Writes a line per clip with its facts, true and predicted class, and every class's score.
 
-        Args:
-            clips: columns audio and label, and those of `CLIP_FACTS` that the data have.
-            probabilities: `(clips, classes)`; six significant digits are kept.
-            labels: names of the classes.
-            thresholds: of clips with several labels, the score of each class from which it is predicted.
-            name: of the file: predictions.csv, or that of the validation clips.
-        """
-        vars(self).pop("predictions", None)
-        several, predicted = thresholds is not None, predicted_classes(probabilities, thresholds)
-        facts = [clips[name] if name in clips.column_names else [""] * len(clips) for name in CLIP_FACTS]
-        lengths = clips["seconds"][:] if "seconds" in clips.column_names else []
-        sounds = (clips.with_format(None) if lengths else clips)["audio"]  # streamed ones are not read again
-
-        def lines() -> Iterator[list[Any]]:
-            yield ["path", *CLIP_FACTS, "seconds", *(SEVERAL if several else ("true", "predicted")), *labels]
-            scored = zip(sounds, clips["label"], predicted, probabilities, *facts, strict=True)
-            for row, (clip, true, best, scores, *known) in enumerate(scored):
-                seconds = f"{lengths[row] if lengths else audio_seconds(clip['bytes']):.3f}"
-                ids: Any = (true, np.flatnonzero(best)) if several else ([true], [best])
-                classes = (";".join(labels[each] for each in one) for one in ids)
-                yield [clip["path"], *known, seconds, *classes, *(f"{score:.6g}" for score in scores)]
-
-        _write_csv(self.folder / name, lines())
-
-    def write_report(self, numbers: Mapping[str, Any], text: str) -> None:
-        """Writes report.json and report.md."""
-        write_json(self.folder / layout.REPORT_NUMBERS, numbers, allow_nan=False)
-        vars(self).pop("report", None)
-        write_text(self.folder / layout.REPORT, text)
-
-    def finish(self, receipt: Mapping[str, Any]) -> None:
-        """Writes the receipt, the last file of a run, with the peak memory of this process."""
-        write_json(self.folder / layout.RECEIPT, {**receipt, "peak_process_memory_gib": peak_process_gib()})
-
-    def _read_json(self, name: str, fix: str = "train again", absent: Any = ...) -> Any:
-        if absent is not ... and not (self.folder / name).is_file():
-            return absent
-        try:
-            found = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"cannot be read: {error}", str(self.folder / name), fix) from error
-        known = found if isinstance(found, dict) else {}
-        for key, kind in NEEDED.get(name, {}).items() if "folds" not in known else ():  # those of a cross-validation
-            if key not in known or not isinstance(known[key], kind):
-                raise UserError(f"is damaged: it has no right {key!r}", str(self.folder / name), fix)
-        return found
+def read_json(path: Path, fix: str, needed: Mapping[str, Any]) -> Any:
+    """The content of a JSON file. Raises UserError if it is damaged or lacks a `needed` key of that type."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot be read: {error}", str(path), fix) from error
+    for key, kind in needed.items():
+        if not isinstance(found, dict) or key not in found or not isinstance(found[key], kind):
+            raise UserError(f"is damaged: it has no right {key!r}", str(path), fix)
+    return found
 
 
 def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
@@ -263,36 +260,12 @@ def run_folder(run: Run | str | Path) -> Path:
     return run.folder if isinstance(run, Run) else Path(run)
 
 
-def copy_with_scores(source: Path, path: Path, predictions: Predictions) -> None:
-    """Copies a predictions.csv with other scores, and predicted classes, of the same clips and classes, one a clip."""
-    header, *lines = _read_csv(source)
-    place, rows = header.index("predicted"), {str(name): row for row, name in enumerate(predictions.paths)}
-    best, labels = predictions.predicted, predictions.labels
-    changed = [
-        [*line[:place], labels[best[row]], *(f"{score:.6g}" for score in predictions.probabilities[row])]
-        for line, row in ((line, rows[line[0]]) for line in lines)
-    ]
-    _write_csv(path, [header, *changed])
-
-
-def _write_csv(path: Path, lines: Iterable[Iterable[Any]]) -> None:
-    with (
-        complete_file(path) as partial,
-        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        csv.writer(file).writerows(map(in_csv, line) for line in lines)
-
-
-def _read_csv(path: Path) -> list[list[str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return [[from_csv(cell) for cell in line] for line in csv.reader(file)]
-
-
 def read_predictions(path: Path) -> Predictions:
     """Reads a predictions.csv; group, salience and seconds may be empty or absent. Raises UserError."""
     if not path.is_file():
         raise UserError(f"there is no {path.name}", str(path.parent), "give the folder of a finished run")
-    header, *rows = _read_csv(path) or [[]]
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = [[from_csv(cell) for cell in line] for line in csv.reader(file)] or [[]]
     several = SEVERAL[0] in header
     header = [name.removesuffix("_labels") if name in SEVERAL else name for name in header]
     missing = [name for name in ("path", "fold", "true", "predicted") if name not in header]

@@ -27,16 +27,15 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     true, predicted, groups = predictions.true, predictions.predicted, predictions.groups
     counts = confidence.count_by_recording(true, predicted, groups, len(predictions.labels))
     intervals = [known(ends) for ends in confidence.bootstrap_interval(confidence.classification_scores, counts).T]
-    per_class: dict[str, dict[str, Any]] = metrics.per_class_scores(true, predicted, predictions.labels)
+    scores = metrics.all_scores(true, predicted, predictions.probabilities, predictions.labels)
+    per_class: dict[str, dict[str, Any]] = scores["per_class"]
     for i, row in enumerate(per_class.values()):
         of_class = zip(("precision", "recall", "f1"), intervals[2 + i :: len(per_class)], strict=True)
         row |= {"recordings": int((counts[:, 1, i] > 0).sum()), **{f"{key}_interval": ends for key, ends in of_class}}
     ranked = _rankings(predictions, per_class) if true.ndim == 2 else {"accuracy": intervals[0]}
-    from_counts = {**ranked, "macro_f1": intervals[1]}
-    values_of = metrics.compute_metrics(true, predicted, predictions.probabilities)
-    others = {
-        name: metric_interval(metrics.ALL_METRICS[name], predictions) for name in values_of if name not in from_counts
-    }
+    of_metrics = {**ranked, "macro_f1": intervals[1]}
+    others = [each for each in metrics.metrics_of(true) if each.name not in of_metrics]
+    of_metrics |= {each.name: metric_interval(each, predictions) for each in others}
     diagram = confidence.reliability(predictions.probabilities, true)
     bins = {key: getattr(diagram, key) for key in ("counts", "confidence", "accuracy")}
     seconds, salience = predictions.seconds, predictions.salience
@@ -44,10 +43,9 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     return {
         "clips": len(predictions),
         "recordings": len(counts),
-        **values_of,
-        **{f"{name}_interval": ends for name, ends in {**from_counts, **others}.items()},
+        **scores,
+        **{f"{name}_interval": ends for name, ends in of_metrics.items()},
         "per_class": per_class if len(per_class) > 1 else {},  # one alone says what all clips say
-        "confusion_matrix": metrics.confusion_counts(true, predicted, len(predictions.labels)).tolist(),
         "labels": predictions.labels,
         "ece": diagram.error,
         "reliability": {key: [None if np.isnan(x) else float(x) for x in bins[key]] for key in bins},

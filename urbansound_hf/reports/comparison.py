@@ -63,7 +63,7 @@ def compare_runs(a: Run | str | Path, b: Run | str | Path, common: bool = False)
 
 
 def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predictions, Predictions]:
-    """Selects the clips of both in the same order, and gives B the class ids of A.
+    """Selects the clips of both in the order of A, and gives B the class ids of A.
 
     Raises UserError if the classes, the clips (unless `common`) or their true classes differ.
     """
@@ -78,7 +78,8 @@ def paired(a: Predictions, b: Predictions, common: bool = False) -> tuple[Predic
             f"B on {len(b):,}; {len(a) - len(paths):,} only in A, {len(b) - len(paths):,} only in B",
             fix="give --common to compare the shared ones" if len(paths) else "compare runs of the same test fold",
         )
-    a, b = a.select(rows_a), b.select(rows_b)
+    order = np.argsort(rows_a)
+    a, b = a.select(rows_a[order]), b.select(rows_b[order])
     own = np.array([b.labels.index(label) for label in a.labels])
     new = np.argsort(own)  # class id of B → of A
     true, predicted = (each[:, own] if each.ndim == 2 else new[each] for each in (b.true, b.predicted))

@@ -13,19 +13,11 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from urbansound_hf.errors import UserError, write_text
-from urbansound_hf.evaluation.metrics import compute_metrics, confusion_counts, per_class_scores
+from urbansound_hf.evaluation.metrics import ALL_METRICS, all_scores
 from urbansound_hf.evaluation.receipts import environment
-from urbansound_hf.evaluation.runs import (
-    Predictions,
-    Run,
-    copy_with_scores,
-    find_runs,
-    notes,
-    read_predictions,
-    write_json,
-)
+from urbansound_hf.evaluation.runs import Predictions, Run, find_runs, notes, read_predictions, write_json
 from urbansound_hf.inference.classifier import combined
-from urbansound_hf.layout import COMPARISON, ENSEMBLE, MODEL_CONFIG, PREDICTIONS, VALIDATION
+from urbansound_hf.layout import COMPARISON, ENSEMBLE, METRICS, MODEL_CONFIG, PREDICTIONS, RECEIPT, VALIDATION
 from urbansound_hf.reports.comparison import compare_runs, paired
 from urbansound_hf.reports.run_report import write_cross_validation, write_run
 
@@ -121,19 +113,17 @@ def _write_fold(
     runs: Sequence[Run], predictions: Predictions, choice: dict[str, Any], folder: Path, command: Sequence[str]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    copy_with_scores(runs[0].folder / PREDICTIONS, folder / PREDICTIONS, predictions)
-    first, found, labels = runs[0].metrics, (predictions.true, predictions.predicted), predictions.labels
+    predictions.write(folder / PREDICTIONS)
+    first, labels = runs[0].metrics, predictions.labels
+    scores = all_scores(predictions.true, predictions.predicted, predictions.probabilities, labels)
     metrics = {
         **{name: value for name, value in first.items() if name not in ("calibration", "probe")},
-        **{f"test_{name}": value for name, value in compute_metrics(*found, predictions.probabilities).items()},
-        "per_class": per_class_scores(*found, labels),
-        "confusion_matrix": confusion_counts(*found, len(labels)).tolist(),
+        **{f"test_{name}" if name in ALL_METRICS else name: value for name, value in scores.items()},
         **{name: sum(run.metrics[name] for run in runs) for name in SUMS if name in first},
         "notes": notes(runs),
         "checkpoint": "ensemble",
     }
-    run = Run(folder)
-    run.write_results(metrics, [])
+    write_json(folder / METRICS, metrics)
     write_json(folder / ENSEMBLE, {"members": [os.path.relpath(each.folder, folder) for each in runs], **choice})
     write_run(folder)
     of_first = runs[0].receipt or {}
@@ -146,4 +136,4 @@ def _write_fold(
         "environment": environment(),
         "test_accuracy": metrics["test_accuracy"],
     }
-    run.finish(receipt)
+    write_json(folder / RECEIPT, receipt)

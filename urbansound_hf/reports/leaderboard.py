@@ -6,7 +6,6 @@ every model is compared with the best one, paired by clip, by a bootstrap over r
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from urbansound_hf.errors import CommandParser, UserError, complete_file, write_text
+from urbansound_hf.errors import CommandParser, UserError, write_text
 from urbansound_hf.evaluation import confidence
 from urbansound_hf.evaluation.metrics import ALL_METRICS, Metric
 from urbansound_hf.evaluation.runs import Predictions, Run, by_fold, pooled, read_run, scope
@@ -24,7 +23,7 @@ from urbansound_hf.progress import say
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.comparison import paired
 from urbansound_hf.reports.html import as_page
-from urbansound_hf.text import counted, in_csv, in_markdown, listed, table
+from urbansound_hf.text import counted, in_markdown, listed, table, write_csv
 
 HEADER = ("model", "score", "pooled accuracy, 95 % interval", "against the best", "folds", "parameters", "clips/s",
           "GiB", "receipt")  # fmt: skip
@@ -124,8 +123,7 @@ def leaderboard(folder: str | Path) -> str:
     text = "\n\n".join([*parts, "## Uncertainty", markdown.UNCERTAINTY]) + "\n"
     write_text(folder / "leaderboard.md", text)
     write_text(folder / "leaderboard.html", as_page(text, folder))
-    with complete_file(folder / "leaderboard.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("data", "fingerprint", "protocol", *HEADER), *(map(in_csv, row) for row in rows)])
+    write_csv(folder / "leaderboard.csv", [("data", "fingerprint", "protocol", *HEADER), *rows])
     return text
 
 

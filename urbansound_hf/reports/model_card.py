@@ -19,7 +19,7 @@ from urbansound_hf.data import urbansound8k
 from urbansound_hf.data.leaks import describe_leaks
 from urbansound_hf.errors import redacted
 from urbansound_hf.evaluation.metrics import present_metrics
-from urbansound_hf.evaluation.runs import Run, scope_caution
+from urbansound_hf.evaluation.runs import Run, read_json, scope_caution
 from urbansound_hf.layout import METRICS, expand_user
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.markdown import score
@@ -156,8 +156,8 @@ def packages(folder: Path) -> str:
 
 def cross_validation(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Table, mean scores and scope of the cross-validation that the run belongs to; empty if none was gathered."""
-    parent = folder.absolute().parent
-    gathered = Run(parent).metrics if (parent / METRICS).is_file() else {}
+    path = folder.absolute().parent / METRICS
+    gathered = read_json(path, "gather the folds again: urbansound-hf crossval", {}) if path.is_file() else {}
     own = [metrics[key] for key in ("test_fold", "test_accuracy")]
     if own not in [[fold["test_fold"], fold["test_accuracy"]] for fold in gathered.get("folds", [])]:
         return {}

@@ -24,7 +24,17 @@ from urbansound_hf.evaluation.runs import (
     write_json,
 )
 from urbansound_hf.evaluation.summary import fold_summary, measure
-from urbansound_hf.layout import CARD, METRICS, MODEL_CONFIG, PREDICTIONS, REPORT, REPORT_CLIPS, REPORT_PAGE, finished
+from urbansound_hf.layout import (
+    CARD,
+    METRICS,
+    MODEL_CONFIG,
+    PREDICTIONS,
+    REPORT,
+    REPORT_CLIPS,
+    REPORT_NUMBERS,
+    REPORT_PAGE,
+    finished,
+)
 from urbansound_hf.plots import evaluation
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.html import encode_mistakes, write_page
@@ -58,7 +68,8 @@ def write_run(
         markdown.protocol(run.metrics),
     ]
     text = markdown.page(f"Run: {folder.resolve().name}", headline, measured, learned=bool(history))
-    run.write_report(measured, text)
+    write_json(folder / REPORT_NUMBERS, measured, allow_nan=False)
+    write_text(folder / REPORT, text)
     if clips is not None:
         write_json(folder / REPORT_CLIPS, encode_mistakes(run.predictions, clips))
     if (folder / MODEL_CONFIG).is_file():  # not of an ensemble, which has no weights of its own

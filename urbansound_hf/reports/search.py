@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from urbansound_hf.config.search_space import Space, suggest
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError, complete_file, write_text
+from urbansound_hf.errors import UserError, write_text
 from urbansound_hf.layout import REPORT
-from urbansound_hf.text import in_csv, table
+from urbansound_hf.text import table, write_csv
 
 if TYPE_CHECKING:
     import optuna
@@ -30,9 +30,6 @@ IMPORTANCE = (
     "The share of the variance of all scores that a flag explains on its own (fANOVA, Hutter et al. 2014). It depends "
     f"on the searched ranges, and is estimated from {FEWEST} trials or more."
 )
-
-Flags = Mapping[str, Mapping[str, Any] | None]
-"""The flags that a search varied: for each its values by their text in the search space; None: a range of numbers."""
 
 
 def finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -56,30 +53,24 @@ def flag_importance(study: optuna.Study) -> dict[str, float]:
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
-def write_search_report(folder: Path, study: optuna.Study, flags: Flags, metric: str, split: Split) -> str:
+def write_search_report(folder: Path, study: optuna.Study, space: Space, metric: str, split: Split) -> str:
     """Writes trials.csv, report.md and the figures of a search; returns the lines that the command prints.
 
     `metric` is the title of the score, such as "validation accuracy". Raises UserError if no trial was completed.
     """
     if not finished_trials(study):
         raise UserError("no trial was completed", str(folder), "the same command tries again")
-    with complete_file(folder / "trials.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", metric, "seconds", *flags])
-        for trial in study.trials:
-            seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.1f}"
-            score = trial.value if trial.state.name == "COMPLETE" else ""
-            values = [trial.params.get(name, "") for name in flags]
-            writer.writerow(map(in_csv, [trial.number, trial.state.name.lower(), score, seconds, *values]))
+    rows: list[list[Any]] = [["trial", "state", metric, "seconds", *(flag.name for flag in space)]]
+    for trial in study.trials:
+        seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.1f}"
+        score = trial.value if trial.state.name == "COMPLETE" else ""
+        values = [trial.params.get(flag.name, "") for flag in space]
+        rows.append([trial.number, trial.state.name.lower(), score, seconds, *values])
+    write_csv(folder / "trials.csv", rows)
     draw_search(study, metric, folder)
-    write_text(folder / REPORT, search_page(study, flags, metric, split))
-    best = trial_table(study, flags, metric, SHOWN)
+    write_text(folder / REPORT, search_page(study, space, metric, split))
+    best = trial_table(study, space, metric, SHOWN)
     return f"{best}\n\nreport:   {folder / REPORT}\ntrain it: urbansound-hf train {folder / BEST}"
-
-
-def trial_values(flags: Flags, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """The values of a completed trial by their flags."""
-    return {name: values[trial.params[name]] if values else trial.params[name] for name, values in flags.items()}
 
 
 def shown(values: Mapping[str, Any]) -> str:
@@ -95,22 +86,21 @@ def _text(value: Any) -> str:
     return "–" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def trial_table(study: optuna.Study, flags: Flags, metric: str, most: int | None = None) -> str:
+def trial_table(study: optuna.Study, space: Space, metric: str, most: int | None = None) -> str:
     """The completed trials, best first, as a Markdown table."""
-    rows = [
-        [each.number, f"{each.value:.4f}", *map(_text, trial_values(flags, each).values())] for each in ranked(study)
-    ]
-    return table(["trial", metric, *flags], rows[:most])
+    best = ranked(study)[:most]
+    rows = [[each.number, f"{each.value:.4f}", *map(_text, suggest(space, each).values())] for each in best]
+    return table(["trial", metric, *(flag.name for flag in space)], rows)
 
 
-def search_page(study: optuna.Study, flags: Flags, metric: str, split: Split) -> str:
+def search_page(study: optuna.Study, space: Space, metric: str, split: Split) -> str:
     """The content of report.md."""
     best, trials, shares = ranked(study)[0], len(finished_trials(study)), flag_importance(study)
     lost, validated = len(study.trials) - trials, split.validation_fold
     parts = [
-        f"# Search: {trials} trials of {len(flags)} flags",
+        f"# Search: {trials} trials of {len(space)} flags",
         f"**Best: trial {best.number}, {metric} {best.value:.4f}** on "
-        f"{f'fold {validated}' if validated else 'the validation part'}: {shown(trial_values(flags, best))}. "
+        f"{f'fold {validated}' if validated else 'the validation part'}: {shown(suggest(space, best))}. "
         f"`{BEST}` is the config of a run with these values.",
         UNCERTAINTY,
         f"{lost} more {'was' if lost == 1 else 'were'} interrupted or had no score." if lost else "",
@@ -118,7 +108,7 @@ def search_page(study: optuna.Study, flags: Flags, metric: str, split: Split) ->
         f"## Importance\n\n{IMPORTANCE}",
         table(["flag", "importance"], [[name, f"{share:.2f}"] for name, share in shares.items()]) if shares else "",
         "![importance](importance.png)",
-        f"## All trials\n\n{trial_table(study, flags, metric)}",
+        f"## All trials\n\n{trial_table(study, space, metric)}",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 

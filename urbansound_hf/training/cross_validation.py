@@ -27,7 +27,7 @@ from urbansound_hf.errors import UserError, interruption, printable_lines, redac
 from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run, read_run, write_json
 from urbansound_hf.hub.push import check_upload
-from urbansound_hf.layout import BEGUN, CHECKPOINTS, METRICS, REPORT, REPORT_PAGE, RESOLVED, finished
+from urbansound_hf.layout import BEGUN, CHECKPOINTS, METRICS, RECEIPT, REPORT, REPORT_PAGE, RESOLVED, finished
 from urbansound_hf.models.loading import library_messages
 from urbansound_hf.profiling import profiling, stage
 from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, run_summary, write_run
@@ -192,7 +192,7 @@ def _run_split(experiment: Experiment, split: Split, folder: Path, facts: Mappin
             write_run(folder, experiment.sounds.dataset.select(split.test), receipt)
         clip = experiment.sounds.dataset[int(split.test[0])]["audio"]["bytes"]
         check_serving(folder, clip, config.model.trust_remote_code)
-        Run(folder).finish(receipt)
+        write_json(folder / RECEIPT, receipt)  # last: it marks the run as finished
         if not config.training.keep_checkpoints:  # not earlier: a kill in between would lose the training
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         experiment.show(run_summary(metrics, folder))

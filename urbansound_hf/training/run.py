@@ -19,11 +19,11 @@ from urbansound_hf.evaluation.confidence import fit_temperature, reliability
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
 from urbansound_hf.evaluation.metrics import ALL_METRICS, UNTUNED, best_thresholds, clip_scores, compute_metrics
 from urbansound_hf.evaluation.receipts import Stopwatch
-from urbansound_hf.evaluation.runs import Run
+from urbansound_hf.evaluation.runs import Predictions, write_json
 from urbansound_hf.features.dataset import prepare_features, readable
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
 from urbansound_hf.features.streaming import StreamedClips
-from urbansound_hf.layout import TRACE, VALIDATION
+from urbansound_hf.layout import HISTORY, METRICS, PREDICTIONS, TRACE, VALIDATION
 from urbansound_hf.models import adapt
 from urbansound_hf.models.heads import choose_head_inputs
 from urbansound_hf.models.linear_probe import LinearProbe, agrees, embeddings, fit_head, linear_layers
@@ -229,12 +229,11 @@ def train_and_evaluate(
     calibration = {}
     if config.training.calibrate:
         calibration["calibration"] = calibrate(model, *predict_windows(trainer, prepared.validation))
+    known = clip_scores(*predict_windows(trainer, prepared.validation)) if prepared.validation else None
     thresholds: list[float] | None = None
     if sounds.multi_label:
-        thresholds = [UNTUNED] * len(sounds.labels)
-        if prepared.validation:
-            clips = clip_scores(*predict_windows(trainer, prepared.validation))
-            thresholds = best_thresholds(clips["true"], clips["probabilities"])
+        untuned = [UNTUNED] * len(sounds.labels)
+        thresholds = best_thresholds(known["true"], known["probabilities"]) if known else untuned
         model.config.update({"thresholds": thresholds})
     with stage("write"):
         save_run(trainer, folder, model, prepared.extractor)
@@ -244,12 +243,10 @@ def train_and_evaluate(
         except UserError as error:  # the run itself is complete
             say(f"no ONNX export: {error}")
     test = clip_scores(*predict_windows(trainer, prepared.test))
-    known = clip_scores(*predict_windows(trainer, prepared.validation)) if prepared.validation else None
     metric = AudioClassificationMetric(sounds.labels, thresholds)
     scores = metric.compute(predictions=test["probabilities"], references=test["true"])
     metrics = {
-        **{f"test_{name}": scores.pop(name) for name in ALL_METRICS if name in scores},
-        **scores,  # per_class, confusion_matrix
+        **{f"test_{name}" if name in ALL_METRICS else name: value for name, value in scores.items()},
         **split_facts(sounds, split),
         **calibration,
         **({"probe": prepared.probe} if prepared.probe else {}),
@@ -260,12 +257,12 @@ def train_and_evaluate(
         **(facts or {}),
     }
     if trainer.is_world_process_zero():
-        run = Run(folder)
-        run.write_predictions(sounds.dataset.select(split.test), test["probabilities"], sounds.labels, thresholds)
-        if known:  # an ensemble fits its weights on them
-            held_out = sounds.dataset.select(split.validation)
-            run.write_predictions(held_out, known["probabilities"], sounds.labels, thresholds, VALIDATION)
-        run.write_results(metrics, trainer.state.log_history)
+        for name, rows, clips in ((PREDICTIONS, split.test, test), (VALIDATION, split.validation, known)):
+            if clips:  # an ensemble fits its weights on those for the validation clips
+                part = sounds.dataset.select(rows)
+                Predictions.of(part, clips["probabilities"], sounds.labels, thresholds).write(folder / name)
+        write_json(folder / METRICS, metrics)
+        write_json(folder / HISTORY, trainer.state.log_history)
     return metrics
 
 

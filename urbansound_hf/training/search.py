@@ -24,9 +24,9 @@ from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from urbansound_hf import progress
-from urbansound_hf.config import search_space
 from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import flag_parser
+from urbansound_hf.config.search_space import Space, parse_search_space, suggest
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError, interruption, printable, write_text, writing
 from urbansound_hf.evaluation.receipts import mismatches
@@ -58,10 +58,9 @@ def run_search(config: RunConfig) -> int:
             if left[0] > 0:
                 run_trials(experiment, split, folder, left[0], study)
             if study:
-                space = search_space.parse_search_space(config.training.search_space or [], flag_parser())
-                flags = {line.name: line.choices for line in space}
+                space = parse_search_space(config.training.search_space or [], flag_parser())
                 title = f"validation {config.training.metric_for_best_model}"
-                text = write_search_report(folder, study, flags, title, split)
+                text = write_search_report(folder, study, space, title, split)
                 write_best(folder, study, space, config, split)
                 print(text)
         except KeyboardInterrupt as error:
@@ -70,10 +69,10 @@ def run_search(config: RunConfig) -> int:
     return 0
 
 
-def write_best(folder: Path, study: optuna.Study, space: search_space.Space, config: RunConfig, split: Split) -> None:
+def write_best(folder: Path, study: optuna.Study, space: Space, config: RunConfig, split: Split) -> None:
     """Writes best.yaml: the config of a run with the best values, with their origin in a comment."""
     best = ranked(study)[0]
-    values = search_space.suggest(space, best)
+    values = suggest(space, best)
     settings = config.with_values({**values, "output_dir": str(folder / "best")}).as_dict()
     own = {name: value for name, value in settings.items() if name not in ("search", "search_space", "overwrite")}
     trained = f", trained on folds {', '.join(map(str, split.train_folds))}" if split.train_folds else ""
@@ -193,7 +192,7 @@ class Trials(TrainerCallback):
         self.scored: float | None = None
         # A trial writes its score only: no checkpoints, no logs.
         self.config = experiment.config.with_values({"save_strategy": "no", "report_to": []})
-        self.space = search_space.parse_search_space(self.config.training.search_space or [], flag_parser())
+        self.space = parse_search_space(self.config.training.search_space or [], flag_parser())
         kept = np.sort(np.concatenate([split.train, split.validation]))  # without the test clips
         self.sounds = dataclasses.replace(experiment.sounds, dataset=experiment.sounds.dataset.select(kept))
         train, validation = (np.searchsorted(kept, part) for part in (split.train, split.validation))
@@ -206,12 +205,12 @@ class Trials(TrainerCallback):
     def arguments(self, trial: optuna.Trial) -> dict[str, Any]:
         """The values of the flags that are Trainer's arguments."""
         names = vars(self.config.training)
-        return {name: value for name, value in search_space.suggest(self.space, trial).items() if name in names}
+        return {name: value for name, value in suggest(self.space, trial).items() if name in names}
 
     def model(self, trial: optuna.Trial) -> torch.nn.Module:
         """The model of a trial; its data set and its recipe go to the Trainer."""
         self.trial, self.scored, trainer = trial, None, self.trainer
-        config = self.config.with_values(search_space.suggest(self.space, trial))
+        config = self.config.with_values(suggest(self.space, trial))
         prepared = prepare_training(config, self.sounds, self.split)
         trainer.train_dataset, trainer.eval_dataset = prepared.train, prepared.validation
         rates = config.model.head_learning_rate, config.model.layer_decay
@@ -234,6 +233,6 @@ class Trials(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         self.done += 1
         scored = "" if self.scored is None else f" {args.metric_for_best_model} {self.scored:.4f};"
-        shown = search.shown(search_space.suggest(self.space, self.trial))
+        shown = search.shown(suggest(self.space, self.trial))
         far = progress.remaining("trials", self.done, self.count, time.perf_counter() - self.started)
         self.experiment.say(f"trial {self.trial.number}:{scored} {shown}; {far}")
