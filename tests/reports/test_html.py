@@ -24,14 +24,11 @@ from urbansound_hf.audio.io import load_audio, to_wav
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.evaluation.runs import Run, read_predictions, read_run
+from urbansound_hf.evaluation.summary import MAX_MISTAKES, MAX_OF_ONE_RECORDING, select_mistakes
 from urbansound_hf.layout import REPORT_CLIPS
 from urbansound_hf.reports.html import (
     CLIP_SECONDS,
-    MAX_MISTAKES,
-    MAX_OF_ONE_RECORDING,
     encoded,
-    mistake_card,
-    select_mistakes,
     spectrogram_png,
 )
 from urbansound_hf.reports.markdown import MISTAKES
@@ -408,6 +405,6 @@ def test_print_leaves_out_what_paper_cannot_do(opened, whole):
 
 def test_a_run_read_again_is_what_the_page_was_made_from(whole):
     run = read_run(whole / "fold1")
-    cards = [mistake_card(run.predictions, row, {}) for row in select_mistakes(run.predictions)]
+    cards = run.report["confident_mistakes"]
     assert [(each["path"], each["true"], each["predicted"]) for each in cards] == [row[:3] for row in wrong(run.folder)]
     assert all(each["score"] >= each["score_of_true"] for each in cards)

@@ -15,7 +15,7 @@ from tests.helpers.runs import finish, rewrite, write_run
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation.runs import find_runs, read_predictions, read_run, scope
-from urbansound_hf.evaluation.summary import confident_mistakes
+from urbansound_hf.evaluation.summary import measure
 from urbansound_hf.plots import evaluation
 from urbansound_hf.reports import markdown, run_report
 from urbansound_hf.reports.__main__ import main
@@ -175,12 +175,11 @@ def test_accuracy_by_condition_is_over_those_clips(tmp_path):
 
 def test_the_most_confident_mistakes_come_first(tmp_path):
     told = read_predictions(write_run(tmp_path / "run") / "predictions.csv")
-    mistakes = confident_mistakes(told)
-    wrong = told.probabilities[~told.correct].max(axis=1)
-    assert [row["score"] for row in mistakes] == sorted(wrong, reverse=True)[:10]
+    mistakes = measure(told)["confident_mistakes"]
+    assert mistakes[0]["score"] == told.probabilities[~told.correct].max()
     first = told.paths.tolist().index(mistakes[0]["path"])
     assert mistakes[0]["true"] == CLASSES[told.true[first]] != mistakes[0]["predicted"]
-    assert confident_mistakes(told.select(told.correct)) == []
+    assert measure(told.select(told.correct))["confident_mistakes"] == []
 
 
 def test_a_faultless_run_of_one_class_can_be_reported(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import matplotlib
 import numpy as np
 import pytest
@@ -55,7 +57,8 @@ def test_the_figures(study, tmp_path):
 
 
 def test_the_table_is_ranked(study):
-    lines = trial_table(study, parsed(*SPACE), "validation accuracy", 5).splitlines()
+    values = partial(search_space.suggest, parsed(*SPACE))
+    lines = trial_table(study, values, "validation accuracy", 5).splitlines()
     scores = [float(line.split("|")[2]) for line in lines[2:]]
     assert scores == sorted(scores, reverse=True) and len(scores) == 5
     assert int(lines[2].split("|")[1]) == study.best_trial.number

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -19,8 +19,6 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import is_torch_tf32_available
 
 from urbansound_hf.evaluation.metrics import ALL_METRICS
-
-Arguments = TypeVar("Arguments")
 
 
 def flag(default: Any, **metadata: Any) -> Any:
@@ -217,13 +215,6 @@ def trains_in_tf32(arguments: TrainingArguments) -> bool:
     return arguments.tf32 is not False and not arguments.use_cpu and is_torch_tf32_available()
 
 
-def replaced(arguments: Arguments, values: Mapping[str, Any]) -> Arguments:
-    """A copy with other values, already checked; unlike `dataclasses.replace`, it sets up no device again."""
-    changed = copy.copy(arguments)
-    vars(changed).update(values)
-    return changed
-
-
 @dataclass(frozen=True)
 class RunConfig:
     """The resolved values of a run; `name` is the stem of the config file `source`.
@@ -253,8 +244,7 @@ class RunConfig:
         """The same run with other values of some flags, already checked."""
         if set(BATCH_FLAGS) & set(values):
             values = {"train_batch_size": None, **values}
-        changed = {
-            part: replaced(known := getattr(self, part), {name: values[name] for name in values if name in vars(known)})
-            for part in ("data", "model", "recipe", "training")
-        }
-        return replace(self, **changed)
+        parts = {part: copy.copy(getattr(self, part)) for part in ("data", "model", "recipe", "training")}
+        for part in parts.values():  # `dataclasses.replace` would set up the device again
+            vars(part).update({name: values[name] for name in values if name in vars(part)})
+        return replace(self, **parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ from urbansound_hf.evaluation.runs import Predictions, Run
 
 LENGTHS = {"< 1 s": 0.0, "1–2 s": 1.0, "2–4 s": 2.0, "≥ 4 s": 3.99}  # lower ends in seconds; full slices have 3.99… s
 SALIENCES = {"foreground": 1, "background": 2}
-MISTAKES = 10
+MAX_MISTAKES = 30  # of a report; on its page each takes 20 kB of MP3 and 15 kB of PNG
+MAX_OF_ONE_RECORDING = 2  # of them, as slices of one recording sound alike
 RESAMPLES_AT_ONCE = 250  # of which the clips of a class are ranked together: 20 MB for 10,000 clips
 
 
@@ -22,7 +24,7 @@ def measure(predictions: Predictions) -> dict[str, Any]:
 
     Returns:
         every registered metric by its name, with `<name>_interval`; `clips`, `recordings`, `per_class`,
-        `confusion_matrix`, `labels`, `ece`, `reliability`, `by_length`, `by_salience`, `confident_mistakes`.
+        `confusion_matrix`, `labels`, `ece`, `reliability`, `by_length`, `by_salience`, `wrong`, `confident_mistakes`.
     """
     true, predicted, groups = predictions.true, predictions.predicted, predictions.groups
     counts = confidence.count_by_recording(true, predicted, groups, len(predictions.labels))
@@ -51,7 +53,8 @@ def measure(predictions: Predictions) -> dict[str, Any]:
         "reliability": {key: [None if np.isnan(x) else float(x) for x in bins[key]] for key in bins},
         "by_length": _by(predictions, {name: (length == i) & ~np.isnan(seconds) for i, name in enumerate(LENGTHS)}),
         "by_salience": _by(predictions, {name: salience == code for name, code in SALIENCES.items()}),
-        "confident_mistakes": confident_mistakes(predictions),
+        "wrong": int((~predictions.correct).sum()),
+        "confident_mistakes": [mistake(predictions, row) for row in select_mistakes(predictions)],
     }
 
 
@@ -104,19 +107,31 @@ def _by(predictions: Predictions, conditions: Mapping[str, np.ndarray]) -> dict[
     }
 
 
-def confident_mistakes(predictions: Predictions, most: int = MISTAKES) -> list[dict[str, Any]]:
-    """The wrong predictions of highest score: path, true, predicted, score."""
-    wrong = predictions.select(~predictions.correct)
-    scores = wrong.mistake_scores
-    return [
-        {
-            "path": str(wrong.paths[i]),
-            "true": ";".join(wrong.names(wrong.true[i])),
-            "predicted": ";".join(wrong.names(wrong.predicted[i])),
-            "score": float(scores[i]),
-        }
-        for i in np.argsort(-scores, kind="stable")[:most]
-    ]
+def select_mistakes(predictions: Predictions) -> list[int]:
+    """Row numbers of the wrong predictions with the highest scores, `MAX_OF_ONE_RECORDING` at most of a recording."""
+    wrong = np.flatnonzero(~predictions.correct)
+    counts: Counter[str] = Counter()
+    selected: list[int] = []
+    for row in wrong[np.argsort(-predictions.mistake_scores[wrong], kind="stable")]:
+        counts[predictions.groups[row]] += 1
+        if counts[predictions.groups[row]] <= MAX_OF_ONE_RECORDING:
+            selected.append(int(row))
+    return selected[:MAX_MISTAKES]
+
+
+def mistake(predictions: Predictions, row: int) -> dict[str, Any]:
+    """What a report says of a wrong prediction; several labels are separated by `;`."""
+    true, scores, seconds = predictions.true[row], predictions.probabilities[row], predictions.seconds[row]
+    of_true = scores[true.astype(bool) if true.ndim else [true]]
+    return {
+        "path": str(predictions.paths[row]),
+        "fold": int(predictions.folds[row]),
+        "seconds": None if np.isnan(seconds) else float(seconds),
+        "true": ";".join(predictions.names(true)),
+        "predicted": ";".join(predictions.names(predictions.predicted[row])),
+        "score": float(predictions.mistake_scores[row]),
+        "score_of_true": float(of_true.min(initial=1.0)),
+    }
 
 
 def known(ends: np.ndarray) -> list[float] | None:

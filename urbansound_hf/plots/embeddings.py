@@ -13,12 +13,9 @@ from matplotlib.figure import Figure
 from urbansound_hf.data.loading import SoundRequest, load_sounds
 from urbansound_hf.data.urbansound8k import DEFAULT_DIR, find_root
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.metrics import mean_over_windows
 from urbansound_hf.evaluation.runs import Predictions, Run
-from urbansound_hf.features.dataset import prepare_features
+from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.layout import RECEIPT
-from urbansound_hf.models import checkpoint, linear_probe
-from urbansound_hf.models.registry import window_cut
 from urbansound_hf.plots.style import GREY, MARKERS, TEN, drawing, readable
 
 DATA = ("dataset", "data_dir", "dataset_config", "dataset_revision", "audio_column", "label_column",
@@ -29,7 +26,7 @@ MOST_CLASSES = 30  # that fit into a legend
 PERPLEXITY = 30.0  # of t-SNE: the effective number of neighbours of a clip
 
 
-def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 16) -> np.ndarray:
+def embed(run: Run, changes: Mapping[str, Any] | None = None) -> np.ndarray:
     """Embeds the test clips by the run's backbone, averaged over time and over the windows of a long clip.
 
     `changes` are values of `SoundRequest` that replace those of the run, such as `data_dir` where the data have moved.
@@ -38,26 +35,21 @@ def embed(run: Run, changes: Mapping[str, Any] | None = None, batch_size: int = 
     """
     if not run.finished or run.receipt is None:
         raise UserError(f"the run has no {RECEIPT}, which names its data", str(run.folder))
-    config = run.receipt["config"]
-    model, extractor = checkpoint.load_checkpoint(run.folder)
-    rate = extractor.to_dict()["sampling_rate"]
+    config, classifier = run.receipt["config"], SoundClassifier.from_pretrained(run.folder)
     data = {**{key: config[key] for key in DATA if key in config}, **(changes or {})}
     if data.get("dataset") == "urbansound8k" and not data.get("data_dir") and not find_root(DEFAULT_DIR):
         # A figure starts no download of 6 GB.
         raise UserError(f"UrbanSound8K is not in {DEFAULT_DIR}", str(run.folder), "name its folder with --data_dir")
-    table = load_sounds(SoundRequest(**data, sampling_rate=rate)).dataset
+    table = load_sounds(SoundRequest(**data, sampling_rate=classifier.sampling_rate)).dataset
     row_of = {sound["path"]: row for row, sound in enumerate(table["audio"])}
-    missing = [path for path in run.predictions.paths if path not in row_of]
-    if missing:
-        what = (
-            f"{len(missing):,} of the run's {len(run.predictions):,} test clips are not in the data, first {missing[0]}"
-        )
+    paths = run.predictions.paths
+    if missing := [path for path in paths if path not in row_of]:
+        what = f"{len(missing):,} of the run's {len(paths):,} test clips are not in the data, first {missing[0]}"
         raise UserError(what, str(run.folder), "name its data with --data_dir or --dataset")
-    wanted = table.select([row_of[path] for path in run.predictions.paths])
-    features = prepare_features(wanted, extractor, window_cut(model, extractor, config["clip_seconds"]))
-    embedded = linear_probe.embeddings(model, features, batch_size)
-    vectors = np.asarray(embedded["embedding"]).reshape(len(embedded), -1)  # layers of a weighted sum are concatenated
-    return mean_over_windows(vectors, np.asarray(embedded["clip"]))[1]
+    sounds = (sound["bytes"] for sound in table.select([row_of[path] for path in paths])["audio"])
+    results = classifier.classify_many(sounds, embeddings=True)
+    vectors = ([window.embedding for window in each.windows if window.embedding is not None] for each in results)
+    return np.stack([np.mean(windows, axis=0) for windows in vectors])
 
 
 def project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from urbansound_hf.errors import CommandParser, exit_code
+from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.inference.classifier import MEANS
-from urbansound_hf.layout import METRICS, PREDICTIONS
+from urbansound_hf.layout import PREDICTIONS
 from urbansound_hf.reports.comparison import compare_runs
 from urbansound_hf.reports.ensemble import WEIGHTS, write_ensemble
-from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, report, run_summary
+from urbansound_hf.reports.run_report import cross_validation_summary, gather_folds, run_summary, write_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,10 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of a run, or of a cross-validation")
     parser.add_argument("--force", action="store_true", help="report folds of different experiments, and say so")
     args = parser.parse_args(argv)
-    report(args.run, args.force)
-    metrics = json.loads((args.run / METRICS).read_text(encoding="utf-8"))
-    summary = run_summary if (args.run / PREDICTIONS).is_file() else cross_validation_summary
-    print(summary(metrics, args.run).lstrip())
+    if (args.run / PREDICTIONS).is_file():
+        write_run(args.run)
+        print(run_summary(Run(args.run).metrics, args.run).lstrip())
+    else:
+        print(cross_validation_summary(gather_folds(args.run, args.force), args.run))
     return 0
 
 

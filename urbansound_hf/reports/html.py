@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,8 @@ from markupsafe import Markup
 from urbansound_hf.audio.io import read_audio
 from urbansound_hf.audio.resampling import resample
 from urbansound_hf.errors import write_text
-from urbansound_hf.evaluation.runs import Predictions, Run, pooled
+from urbansound_hf.evaluation.runs import Predictions, Run
+from urbansound_hf.evaluation.summary import MAX_OF_ONE_RECORDING, select_mistakes
 from urbansound_hf.layout import REPORT_PAGE
 from urbansound_hf.reports.markdown import FIGURES, MISTAKES, figure, selected_on
 from urbansound_hf.text import rendered, table
@@ -32,19 +32,22 @@ if TYPE_CHECKING:
     import datasets
 
 
-MAX_MISTAKES = 30  # on a page: each takes 20 kB of MP3 and 15 kB of PNG
-MAX_OF_ONE_RECORDING = 2  # of them, as slices of one recording sound alike
 SCROLLS = {"class": "scroll", "role": "region", "tabindex": "0"}  # sideways on a phone; also by the keyboard
 
 EncodedClip = dict[str, str]
 """A clip in a page: data URIs of its "audio" (MP3) and of its mel spectrogram, "image" (PNG)."""
 
 
-def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str, EncodedClip]) -> None:
-    """Writes report.html from the report as Markdown; a mistake that is not in `clips` is listed without its sound."""
-    predictions = pooled(runs)
+def write_page(
+    folder: Path, text: str, measured: Mapping[str, Any], runs: Sequence[Run], clips: Mapping[str, EncodedClip]
+) -> None:
+    """Writes report.html from the report as Markdown and the result of `summary.measure`.
+
+    A mistake that is not in `clips` is listed without its sound.
+    """
     cards = [
-        mistake_card(predictions, row, clips.get(str(predictions.paths[row]))) for row in select_mistakes(predictions)
+        {**each, "classes": [*each["true"].split(";"), *each["predicted"].split(";")], **clips.get(each["path"], {})}
+        for each in measured["confident_mistakes"]
     ]
     shown = {name for card in cards for name in card["classes"]}
     before, heading, uncertainty = text.rpartition("\n## Uncertainty\n")
@@ -52,11 +55,11 @@ def write_page(folder: Path, text: str, runs: Sequence[Run], clips: Mapping[str,
         f"{before}\n## Protocol and leaks\n\n{protocol_table(runs)}\n{heading}{uncertainty}",
         folder,
         mistakes=cards,
-        wrong=int((~predictions.correct).sum()),
+        wrong=measured["wrong"],
         of_one_recording=MAX_OF_ONE_RECORDING,
         silent=sum("audio" not in card for card in cards),
         clip_seconds=CLIP_SECONDS,
-        classes=[name for name in predictions.labels if name in shown],
+        classes=[name for name in measured["labels"] if name in shown],
         folds=sorted({card["fold"] for card in cards}),
     )
     write_text(folder / REPORT_PAGE, page)
@@ -77,36 +80,6 @@ def as_page(text: str, folder: Path, mistakes: Sequence[Mapping[str, Any]] = (),
         silent=silent,
         **values,
     )
-
-
-def select_mistakes(predictions: Predictions) -> list[int]:
-    """Row numbers of the wrong predictions with the highest scores, `MAX_OF_ONE_RECORDING` at most of a recording."""
-    wrong = np.flatnonzero(~predictions.correct)
-    counts: Counter[str] = Counter()
-    selected: list[int] = []
-    for row in wrong[np.argsort(-predictions.mistake_scores[wrong], kind="stable")]:
-        counts[predictions.groups[row]] += 1
-        if counts[predictions.groups[row]] <= MAX_OF_ONE_RECORDING:
-            selected.append(int(row))
-    return selected[:MAX_MISTAKES]
-
-
-def mistake_card(predictions: Predictions, row: int, clip: EncodedClip | None) -> dict[str, Any]:
-    """The values that the page shows of one clip."""
-    true, predicted, scores = predictions.true[row], predictions.predicted[row], predictions.probabilities[row]
-    of_true = scores[true.astype(bool) if true.ndim else [true]]
-    names = predictions.names(true), predictions.names(predicted)
-    return {
-        "path": str(predictions.paths[row]),
-        "fold": int(predictions.folds[row]),
-        "seconds": float(predictions.seconds[row]),
-        "true": ";".join(names[0]),
-        "predicted": ";".join(names[1]),
-        "classes": [*names[0], *names[1]],
-        "score": float(predictions.mistake_scores[row]),
-        "score_of_true": float(of_true.min(initial=1.0)),
-        **(clip or {}),
-    }
 
 
 def protocol_table(runs: Iterable[Run]) -> str:

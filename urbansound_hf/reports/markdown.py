@@ -18,6 +18,8 @@ FIGURES = {
 """The figures of a report and what they show: report.html embeds these files of its folder and no others."""
 MISTAKES = "Most confident mistakes"
 """The section in whose place report.html has the sounds."""
+LISTED = 10
+"""Of them, those in report.md."""
 UNCERTAINTY = (
     "Intervals are 95 % bootstrap intervals over 2,000 resamples of the test recordings (not of clips: the errors of "
     "slices of one recording are correlated). They do not cover the random seed of the training. An interval of width "
@@ -131,7 +133,7 @@ def page(
     if known:
         parts += ["## Conditions", *(condition_table(name, rows, note) for name, rows in known.items())]
         parts += [figure("conditions.png")]
-    if mistakes := measured["confident_mistakes"]:
+    if mistakes := measured["confident_mistakes"][:LISTED]:
         named = ([in_markdown(row[name]) for name in ("path", "true", "predicted")] for row in mistakes)
         lines = [(*names, f"{row['score']:.3f}") for names, row in zip(named, mistakes, strict=True)]
         parts += [f"## {MISTAKES}", table(("clip", "true", "predicted", "score"), lines, note, texts=3)]

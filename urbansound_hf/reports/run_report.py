@@ -74,7 +74,7 @@ def write_run(
         write_json(folder / REPORT_CLIPS, encode_mistakes(run.predictions, clips))
     if (folder / MODEL_CONFIG).is_file():  # not of an ensemble, which has no weights of its own
         write_text(folder / CARD, render_card(folder, receipt=receipt))
-    write_page(folder, text, [run], run.report_clips)
+    write_page(folder, text, measured, [run], run.report_clips)
     return measured
 
 
@@ -91,7 +91,7 @@ def write_cross_validation(folder: Path, runs: Sequence[Run], cautions: Sequence
     text = markdown.page(f"Cross-validation: {folder.resolve().name}", headline, metrics, metrics["folds"])
     write_text(folder / REPORT, text)
     write_json(folder / METRICS, metrics, allow_nan=False)
-    write_page(folder, text, runs, {path: clip for run in runs for path, clip in run.report_clips.items()})
+    write_page(folder, text, metrics, runs, {path: clip for run in runs for path, clip in run.report_clips.items()})
     return metrics
 
 

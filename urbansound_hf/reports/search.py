@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urbansound_hf.config.search_space import Space, suggest
 from urbansound_hf.data.splits import Split
 from urbansound_hf.errors import UserError, write_text
 from urbansound_hf.layout import REPORT
@@ -30,6 +29,10 @@ IMPORTANCE = (
     "The share of the variance of all scores that a flag explains on its own (fANOVA, Hutter et al. 2014). It depends "
     f"on the searched ranges, and is estimated from {FEWEST} trials or more."
 )
+
+
+Values = Callable[[Any], dict[str, Any]]
+"""The values of a trial by their flags."""
 
 
 def finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -53,23 +56,24 @@ def flag_importance(study: optuna.Study) -> dict[str, float]:
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
-def write_search_report(folder: Path, study: optuna.Study, space: Space, metric: str, split: Split) -> str:
+def write_search_report(folder: Path, study: optuna.Study, values: Values, metric: str, split: Split) -> str:
     """Writes trials.csv, report.md and the figures of a search; returns the lines that the command prints.
 
     `metric` is the title of the score, such as "validation accuracy". Raises UserError if no trial was completed.
     """
     if not finished_trials(study):
         raise UserError("no trial was completed", str(folder), "the same command tries again")
-    rows: list[list[Any]] = [["trial", "state", metric, "seconds", *(flag.name for flag in space)]]
+    flags = list(values(ranked(study)[0]))
+    rows: list[list[Any]] = [["trial", "state", metric, "seconds", *flags]]
     for trial in study.trials:
         seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.1f}"
         score = trial.value if trial.state.name == "COMPLETE" else ""
-        values = [trial.params.get(flag.name, "") for flag in space]
-        rows.append([trial.number, trial.state.name.lower(), score, seconds, *values])
+        tried = [trial.params.get(name, "") for name in flags]
+        rows.append([trial.number, trial.state.name.lower(), score, seconds, *tried])
     write_csv(folder / "trials.csv", rows)
     draw_search(study, metric, folder)
-    write_text(folder / REPORT, search_page(study, space, metric, split))
-    best = trial_table(study, space, metric, SHOWN)
+    write_text(folder / REPORT, search_page(study, values, metric, split))
+    best = trial_table(study, values, metric, SHOWN)
     return f"{best}\n\nreport:   {folder / REPORT}\ntrain it: urbansound-hf train {folder / BEST}"
 
 
@@ -86,21 +90,21 @@ def _text(value: Any) -> str:
     return "–" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def trial_table(study: optuna.Study, space: Space, metric: str, most: int | None = None) -> str:
+def trial_table(study: optuna.Study, values: Values, metric: str, most: int | None = None) -> str:
     """The completed trials, best first, as a Markdown table."""
     best = ranked(study)[:most]
-    rows = [[each.number, f"{each.value:.4f}", *map(_text, suggest(space, each).values())] for each in best]
-    return table(["trial", metric, *(flag.name for flag in space)], rows)
+    rows = [[each.number, f"{each.value:.4f}", *map(_text, values(each).values())] for each in best]
+    return table(["trial", metric, *values(best[0])], rows)
 
 
-def search_page(study: optuna.Study, space: Space, metric: str, split: Split) -> str:
+def search_page(study: optuna.Study, values: Values, metric: str, split: Split) -> str:
     """The content of report.md."""
     best, trials, shares = ranked(study)[0], len(finished_trials(study)), flag_importance(study)
     lost, validated = len(study.trials) - trials, split.validation_fold
     parts = [
-        f"# Search: {trials} trials of {len(space)} flags",
+        f"# Search: {trials} trials of {len(values(best))} flags",
         f"**Best: trial {best.number}, {metric} {best.value:.4f}** on "
-        f"{f'fold {validated}' if validated else 'the validation part'}: {shown(suggest(space, best))}. "
+        f"{f'fold {validated}' if validated else 'the validation part'}: {shown(values(best))}. "
         f"`{BEST}` is the config of a run with these values.",
         UNCERTAINTY,
         f"{lost} more {'was' if lost == 1 else 'were'} interrupted or had no score." if lost else "",
@@ -108,7 +112,7 @@ def search_page(study: optuna.Study, space: Space, metric: str, split: Split) ->
         f"## Importance\n\n{IMPORTANCE}",
         table(["flag", "importance"], [[name, f"{share:.2f}"] for name, share in shares.items()]) if shares else "",
         "![importance](importance.png)",
-        f"## All trials\n\n{trial_table(study, space, metric)}",
+        f"## All trials\n\n{trial_table(study, values, metric)}",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 

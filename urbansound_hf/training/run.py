@@ -10,7 +10,7 @@ import torch
 from transformers import EarlyStoppingCallback, FeatureExtractionMixin, PreTrainedModel, TrainerCallback, set_seed
 
 from urbansound_hf.audio.io import Limits, audio_seconds
-from urbansound_hf.config.arguments import ModelArguments, RecipeArguments, RunConfig, replaced
+from urbansound_hf.config.arguments import ModelArguments, RecipeArguments, RunConfig
 from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split, split_notes
@@ -325,7 +325,7 @@ def make_trainer(
         rates=(config.model.head_learning_rate, config.model.layer_decay),
         continued=begun,
         model=prepared.learner,
-        args=replaced(config.training, changed),
+        args=config.with_values(changed).training,
         train_dataset=prepared.train,
         eval_dataset=prepared.validation,
         processing_class=prepared.extractor,

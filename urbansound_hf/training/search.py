@@ -14,6 +14,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,7 +61,7 @@ def run_search(config: RunConfig) -> int:
             if study:
                 space = parse_search_space(config.training.search_space or [], flag_parser())
                 title = f"validation {config.training.metric_for_best_model}"
-                text = write_search_report(folder, study, space, title, split)
+                text = write_search_report(folder, study, partial(suggest, space), title, split)
                 write_best(folder, study, space, config, split)
                 print(text)
         except KeyboardInterrupt as error:
