@@ -128,7 +128,7 @@ def test_the_most_certain_window_of_a_segment_is_explained(yamnet, sounds):
 
 def test_a_table_of_files_is_the_csv_of_infer(yamnet, sounds, capsys):
     paths = [sounds / name for name in ("siren.mp3", "notes.wav", "minute.wav")]
-    results = list(classify_all(yamnet, paths))
+    results = list(classify_all(yamnet, paths, print))
     rows = views.table(results)
     assert [row[0] for row in rows] == ["siren.mp3", "notes.wav", "minute.wav"]
     assert rows[1][1:4] == ["", "", ""] and rows[1][4].startswith("not a sound that libsndfile can read")
@@ -390,7 +390,7 @@ def test_many_files_become_a_table_to_take_away(visit, yamnet, sounds):
     assert [page.get_by_test_id(f"cell-{row}-0").inner_text() for row in range(3)] == names
     with page.expect_download() as download:
         page.get_by_role("button", name="Download as CSV").click()
-    results = list(classify_all(yamnet, [sounds / name for name in names]))
+    results = list(classify_all(yamnet, [sounds / name for name in names], print))
     assert download.value.path().read_text(encoding="utf-8") == write_csv(results).read_text(encoding="utf-8")
 
 

@@ -235,9 +235,7 @@ def evidence_map(waveform: np.ndarray, rate: int, found: occlusion.Occlusion, da
     return figure
 
 
-def classify_all(
-    classifier: SoundClassifier, paths: Sequence[Path], report: Report = lambda text: None
-) -> Iterator[Classification]:
+def classify_all(classifier: SoundClassifier, paths: Sequence[Path], report: Report) -> Iterator[Classification]:
     """The result of each file, under its name without the folder."""
     windows = 0
 

@@ -19,7 +19,7 @@ ENDS = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)  # quantiles of the resamples
 
 
 def bootstrap_interval(
-    metric: Callable[[np.ndarray], np.ndarray], per_recording: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+    metric: Callable[[np.ndarray], np.ndarray], per_recording: np.ndarray, resamples: int = RESAMPLES
 ) -> np.ndarray:
     """Percentile-bootstrap intervals (Efron 1979) of scores that are functions of sums over recordings.
 
@@ -33,31 +33,30 @@ def bootstrap_interval(
     recordings, *shape = per_recording.shape
     # Recordings with equal summands are interchangeable, so it suffices to draw how often each kind occurs.
     kinds, occurs = np.unique(per_recording.reshape(recordings, -1), axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(recordings, occurs / recordings, size=resamples)
-    sums = drawn.astype(np.float64) @ kinds  # (resamples, quantities)
+    drawn = np.random.default_rng(0).multinomial(recordings, occurs / recordings, size=resamples)
+    sums = (drawn.astype(np.float64) @ kinds).reshape(resamples, *shape)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a score that is undefined in every one
-        return np.nanquantile(metric(sums.reshape(resamples, *shape)), ENDS, axis=0)
+        return np.nanquantile(metric(sums), ENDS, axis=0)
 
 
-def resampled_interval(
-    score: Callable[[np.ndarray], float], groups: np.ndarray, resamples: int = RESAMPLES
-) -> Interval:
+def resampled_interval(score: Callable[[np.ndarray], float], groups: np.ndarray) -> Interval:
     """The 95 % percentile-bootstrap interval of any score of clips; slower than `bootstrap_interval`.
 
     Args:
         score: row numbers `(n,)` of the clips in a resample, with repetitions → the score.
         groups: `(clips,)` the recording of each clip.
     """
-    drawn, recording = resampled(groups, resamples)
-    low, high = np.quantile([score(np.repeat(np.arange(len(groups)), times[recording])) for times in drawn], ENDS)
+    rows = np.arange(len(groups))
+    low, high = np.quantile([score(np.repeat(rows, times)) for times in clip_draws(groups)], ENDS)
     return float(low), float(high)
 
 
-def resampled(groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """How often each recording is drawn, `(resamples, recordings)`, and the recording of each clip, `(clips,)`."""
+def clip_draws(groups: np.ndarray) -> np.ndarray:
+    """How often each clip is drawn with its recording, `(resamples, clips)`, by the `(clips,)` recordings."""
     names, recording = np.unique(groups, return_inverse=True)
     chances = np.full(len(names), 1 / len(names))
-    return np.random.default_rng(seed).multinomial(len(names), chances, size=resamples), recording
+    drawn = np.random.default_rng(0).multinomial(len(names), chances, size=RESAMPLES)
+    return drawn.astype(np.int16)[:, recording]
 
 
 def count_by_recording(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
@@ -88,11 +87,11 @@ def classification_scores(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([overall, precision, recall, f1], axis=-1)
 
 
-def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int = 0) -> Interval:
+def mean_interval(values: np.ndarray, groups: np.ndarray) -> Interval:
     """The ends of the 95 % interval of the mean over `(clips,)`, such as an accuracy; recordings are resampled."""
     recording = np.unique(groups, return_inverse=True)[1]
     sums = np.column_stack([np.bincount(recording, values), np.bincount(recording)])  # (recordings, 2)
-    low, high = bootstrap_interval(lambda each: each[..., :1] / each[..., 1:], sums, seed=seed)[:, 0]
+    low, high = bootstrap_interval(lambda each: each[..., :1] / each[..., 1:], sums)[:, 0]
     return float(low), float(high)
 
 
@@ -140,15 +139,13 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
     return float(np.exp(fitted.x)) if fitted.fun < loss(1.0) else 1.0
 
 
-def paired_difference(
-    correct_a: np.ndarray, correct_b: np.ndarray, groups: np.ndarray, seed: int = 0
-) -> tuple[float, float, float]:
+def paired_difference(correct_a: np.ndarray, correct_b: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
     """The accuracy of B minus that of A on the same `(clips,)`, and the ends of its 95 % interval.
 
     Both models are resampled together, so that the difficulty of a recording, common to both, cancels out.
     """
     gain = correct_b.astype(np.float64) - correct_a
-    return float(gain.mean()), *mean_interval(gain, groups, seed)
+    return float(gain.mean()), *mean_interval(gain, groups)
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:

@@ -61,9 +61,9 @@ def measure(predictions: Predictions) -> dict[str, Any]:
 def _rankings(predictions: Predictions, per_class: Mapping[str, dict[str, Any]]) -> dict[str, list[float] | None]:
     """Adds the average precision of each class to `per_class`; returns the intervals of its mean and of the AUC."""
     true, scores = predictions.true, predictions.probabilities
-    drawn, recording = confidence.resampled(predictions.groups)
+    drawn = confidence.clip_draws(predictions.groups)
     parts = np.array_split(drawn, len(drawn) // RESAMPLES_AT_ONCE)
-    sampled = np.concatenate([metrics.ranking_scores(true, scores, times[:, recording]) for times in parts], axis=2)
+    sampled = np.concatenate([metrics.ranking_scores(true, scores, times) for times in parts], axis=2)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a class that no clip has
         means, of_class = (
             np.nanquantile(each, confidence.ENDS, axis=-1) for each in (np.nanmean(sampled, axis=1), sampled[0])

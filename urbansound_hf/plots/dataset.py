@@ -15,16 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from urbansound_hf.audio import spectrogram
 from urbansound_hf.audio.io import read_audio
 from urbansound_hf.data.loading import Sounds
-from urbansound_hf.plots.style import (
-    LIGHT_BLUE,
-    MOST_COUNTED,
-    MOST_NAMED,
-    ORANGE,
-    drawing,
-    log_ticks,
-    readable,
-    value_bars,
-)
+from urbansound_hf.plots import style
 
 
 @dataclass(frozen=True)
@@ -67,14 +58,14 @@ def take_stock(sounds: Sounds, root: Path | None = None) -> Inventory:
 def classes(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws the number of clips of each class, and in each fold or split where the data have them."""
     counts = stock.classes.sum(axis=0).astype(int)
-    shown = np.sort(np.argsort(-counts, kind="stable")[:MOST_NAMED])
+    shown = np.sort(np.argsort(-counts, kind="stable")[: style.MOST_NAMED])
     hidden = f" ({len(shown)} largest of {len(counts)})" if len(shown) < len(counts) else ""
     names = [] if stock.parts is None else sorted(set(stock.parts), key=lambda name: (len(name), name))
     width = 6.4 + min(0.5 * len(names), 8)
-    with drawing(path, f"Clips by class{hidden}", stock.note, (width, 1.6 + 0.34 * len(shown))) as figure:
+    with style.drawing(path, f"Clips by class{hidden}", stock.note, (width, 1.6 + 0.34 * len(shown))) as figure:
         ratios = (3.2, 0.5 * len(names)) if names else (1,)
         panels = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
-        value_bars(panels[0], readable([stock.labels[number] for number in shown]), counts[shown], "{:,}")
+        style.value_bars(panels[0], style.readable([stock.labels[number] for number in shown]), counts[shown], "{:,}")
         panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         panels[0].set(xlabel="clips", ylabel="class", xlim=(0, 1.2 * counts.max()), ylim=(len(shown) - 0.5, -0.5))
         if stock.parts is not None:
@@ -100,9 +91,10 @@ def sampling_rates(stock: Inventory, path: Path | None = None) -> Figure:
     """Draws the number of files of each sampling rate."""
     rates, counts = np.unique(stock.rates, return_counts=True)
     known = "" if len(stock.rates) == len(stock.seconds) else f" ({len(stock.rates):,} of {len(stock.seconds):,} found)"
-    with drawing(path, f"Sampling rate of the files{known}", stock.note, (7.5, 2.2 + 0.36 * len(rates))) as figure:
+    title = f"Sampling rate of the files{known}"
+    with style.drawing(path, title, stock.note, (7.5, 2.2 + 0.36 * len(rates))) as figure:
         axes = figure.add_subplot()
-        value_bars(axes, [f"{rate / 1000:g}" for rate in rates], counts, "{:,}")
+        style.value_bars(axes, [f"{rate / 1000:g}" for rate in rates], counts, "{:,}")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set(xlabel="files", ylabel="sampling rate (kHz)", ylim=(-1, len(rates)))
         axes.margins(x=0.1)
@@ -115,7 +107,7 @@ def _parts(axes: Axes, stock: Inventory, shown: np.ndarray, names: Sequence[str]
     axes.imshow(table, cmap="Blues", vmin=0, aspect="auto")
     axes.spines[:].set_visible(False)
     axes.set_xlabel(f"clips in each {stock.parted_by}")
-    if len(names) <= MOST_COUNTED:
+    if len(names) <= style.MOST_COUNTED:
         axes.set_xticks(range(len(names)), names)
         for row, column in np.ndindex(table.shape):
             dark = table[row, column] > 0.55 * table.max()
@@ -125,13 +117,13 @@ def _parts(axes: Axes, stock: Inventory, shown: np.ndarray, names: Sequence[str]
 
 def _histogram(values: np.ndarray, title: str, label: str, note: str, path: Path | None) -> Figure:
     """Draws a histogram with a logarithmic count axis, which shows rare values too."""
-    with drawing(path, title, note, (7.5, 3.8)) as figure:
+    with style.drawing(path, title, note, (7.5, 3.8)) as figure:
         axes = figure.add_subplot()
-        axes.hist(values, bins=40, color=LIGHT_BLUE)
-        axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.4, label="median")
+        axes.hist(values, bins=40, color=style.LIGHT_BLUE)
+        axes.axvline(float(np.median(values)), color=style.ORANGE, linewidth=1.4, label="median")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
         axes.set(xlabel=label, ylabel="clips", yscale="log")
         axes.set_ylim(bottom=0.7)
-        log_ticks(axes, "y")
+        style.log_ticks(axes, "y")
         axes.grid(axis="y")
     return figure

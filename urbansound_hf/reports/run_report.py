@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from urbansound_hf import layout
 from urbansound_hf.errors import UserError, printable, write_text
 from urbansound_hf.evaluation import receipts
 from urbansound_hf.evaluation.metrics import present_metrics
@@ -24,17 +25,6 @@ from urbansound_hf.evaluation.runs import (
     write_json,
 )
 from urbansound_hf.evaluation.summary import fold_summary, measure
-from urbansound_hf.layout import (
-    CARD,
-    METRICS,
-    MODEL_CONFIG,
-    PREDICTIONS,
-    REPORT,
-    REPORT_CLIPS,
-    REPORT_NUMBERS,
-    REPORT_PAGE,
-    finished,
-)
 from urbansound_hf.plots import evaluation
 from urbansound_hf.reports import markdown
 from urbansound_hf.reports.html import encode_mistakes, write_page
@@ -68,12 +58,12 @@ def write_run(
         markdown.protocol(run.metrics),
     ]
     text = markdown.page(f"Run: {folder.resolve().name}", headline, measured, learned=bool(history))
-    write_json(folder / REPORT_NUMBERS, measured, allow_nan=False)
-    write_text(folder / REPORT, text)
+    write_json(folder / layout.REPORT_NUMBERS, measured, allow_nan=False)
+    write_text(folder / layout.REPORT, text)
     if clips is not None:
-        write_json(folder / REPORT_CLIPS, encode_mistakes(run.predictions, clips))
-    if (folder / MODEL_CONFIG).is_file():  # not of an ensemble, which has no weights of its own
-        write_text(folder / CARD, render_card(folder, receipt=receipt))
+        write_json(folder / layout.REPORT_CLIPS, encode_mistakes(run.predictions, clips))
+    if (folder / layout.MODEL_CONFIG).is_file():  # not of an ensemble, which has no weights of its own
+        write_text(folder / layout.CARD, render_card(folder, receipt=receipt))
     write_page(folder, text, measured, [run], run.report_clips)
     return measured
 
@@ -89,8 +79,8 @@ def write_cross_validation(folder: Path, runs: Sequence[Run], cautions: Sequence
         f"All {markdown.amount(metrics)} pooled: {markdown.scores(metrics, 'pooled_')}.",
     ]
     text = markdown.page(f"Cross-validation: {folder.resolve().name}", headline, metrics, metrics["folds"])
-    write_text(folder / REPORT, text)
-    write_json(folder / METRICS, metrics, allow_nan=False)
+    write_text(folder / layout.REPORT, text)
+    write_json(folder / layout.METRICS, metrics, allow_nan=False)
     write_page(folder, text, metrics, runs, {path: clip for run in runs for path, clip in run.report_clips.items()})
     return metrics
 
@@ -135,7 +125,7 @@ def gather_folds(folder: Path, force: bool = False) -> dict[str, Any]:
     """
     runs = finished_folds(folder)
     if not runs:
-        alone = f"this is a single run; give {folder.resolve().parent}" if finished(folder) else ""
+        alone = f"this is a single run; give {folder.resolve().parent}" if layout.finished(folder) else ""
         raise UserError("found no finished fold", str(folder), alone or "train with --test_fold all")
     mismatches = receipts.mismatches({run.folder.name: run.receipt or {} for run in runs})
     if mismatches and not force:
@@ -163,11 +153,11 @@ def report(run: Run | str | Path, force: bool = False) -> str:
         '# Run: fold10'
     """
     folder = run_folder(run)
-    if (folder / PREDICTIONS).is_file():
+    if (folder / layout.PREDICTIONS).is_file():
         write_run(folder)
     else:
         gather_folds(folder, force)
-    return (folder / REPORT).read_text(encoding="utf-8")
+    return (folder / layout.REPORT).read_text(encoding="utf-8")
 
 
 def run_summary(metrics: Mapping[str, Any], folder: Path) -> str:
@@ -184,7 +174,7 @@ def run_summary(metrics: Mapping[str, Any], folder: Path) -> str:
         f"{metrics['train_peak_memory_gib']:.1f} GiB",
         f"protocol       {markdown.protocol(metrics)}",
         *[f"note           {note}" for note in metrics["notes"]],
-        f"report         {folder / REPORT_PAGE}",
+        f"report         {folder / layout.REPORT_PAGE}",
         f"checkpoint     {folder}",
         f"try it         urbansound-hf infer CLIP.wav --model {folder}",
     ]
@@ -203,4 +193,4 @@ def cross_validation_summary(metrics: Mapping[str, Any], folder: Path) -> str:
     spread = "" if std is None else f" ± {std:.4f} (std over folds, ddof=1)"
     lines.append(f"mean  {mean:8.4f}{spread}; pooled {pooled_value:.4f}")
     try_it = f"try it: urbansound-hf infer CLIP.wav --model {folder}/fold{metrics['folds'][-1]['test_fold']}"
-    return "\n".join([*lines, metrics["scope"], *metrics["notes"], f"report: {folder / REPORT_PAGE}", try_it])
+    return "\n".join([*lines, metrics["scope"], *metrics["notes"], f"report: {folder / layout.REPORT_PAGE}", try_it])
