@@ -62,6 +62,10 @@ class UserErrors(UserError):
         return "\n".join(str(problem) for problem in self.problems)
 
 
+class NotFiniteError(UserError):
+    """A loss, a weight or a score is NaN or infinite."""
+
+
 def joined(problems: Sequence[UserError]) -> UserError:
     """The error to raise for one or more problems: a single one stays as it is."""
     return problems[0] if len(problems) == 1 else UserErrors(problems)

@@ -16,8 +16,8 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tests.training.test_run import small_split
-from urbansound_hf.errors import UserError
-from urbansound_hf.training.callbacks import MOST_SKIPPED, FiniteGuard, NotFiniteError, check_scores, finite_weights
+from urbansound_hf.errors import NotFiniteError, UserError
+from urbansound_hf.training.callbacks import MOST_SKIPPED, FiniteGuard, check_scores, finite_weights
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.trainer import SoundTrainer

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.training.test_run import EVERY_STEP, assert_same_weights, logged, small_split
-from urbansound_hf.training.callbacks import NotFiniteError
+from urbansound_hf.errors import NotFiniteError
 from urbansound_hf.training.resume import complete_checkpoints, missing_parts
 from urbansound_hf.training.run import train_and_evaluate
 

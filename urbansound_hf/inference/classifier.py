@@ -21,7 +21,7 @@ import numpy as np
 
 from urbansound_hf import progress
 from urbansound_hf.audio.io import LIMITS, AudioError, Source
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import NotFiniteError, UserError
 from urbansound_hf.features.extract import Features, equal_shapes, extract_or_refuse, shifted
 from urbansound_hf.inference.backend import Backend, OnnxBackend, chosen_backend
 from urbansound_hf.inference.inputs import THREADS, Cut, Cutting, Window, read_windows
@@ -313,7 +313,7 @@ class SoundClassifier:
                 scores = activation(outputs[:, :classes], self.problem_type)
                 if not np.isfinite(scores).all():
                     fix = "train it again, or serve it in float32"
-                    raise NotFiniteScores("the model gives scores that are not finite", "", fix)
+                    raise NotFiniteError("the model gives scores that are not finite", "", fix)
                 rows[positions] = np.concatenate([scores, outputs[:, classes:]], axis=1)
             return rows.reshape(len(clips), self.shifts + 1, width).mean(axis=1)
 
@@ -400,10 +400,6 @@ class EnsembleClassifier(SoundClassifier):
             return np.concatenate([mean, *(each[:, classes:] for each in outputs)], axis=1).astype(np.float32)
 
         return finish
-
-
-class NotFiniteScores(UserError):
-    """A model gives scores that are NaN or infinite."""
 
 
 def combined(

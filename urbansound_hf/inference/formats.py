@@ -31,7 +31,6 @@ BAR_WIDTH = 10  # characters
 BLOCKS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")  # eighths of a █
 RAVEN = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)",
          "Label", "Score")  # fmt: skip
-TABS: dict[str, Any] = {"delimiter": "\t", "lineterminator": "\n", "quoting": csv.QUOTE_NONE, "quotechar": None}
 ROWS_AT_ONCE = 10_000  # of a Parquet file
 
 
@@ -146,19 +145,17 @@ def _parquet_row(record: Record) -> Record:
 
 def _audacity(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
     """https://manual.audacityteam.org/man/importing_and_exporting_labels.html: start, end, label; tabs, no header."""
-    lines = csv.writer(stream, **TABS)
     for sound in flushed(sounds, stream):
-        lines.writerows((f"{each['start']:.6f}", f"{each['end']:.6f}", label) for label, each in _labelled(sound))
+        stream.writelines(f"{each['start']:.6f}\t{each['end']:.6f}\t{label}\n" for label, each in _labelled(sound))
 
 
 def _raven(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
     """A selection table of Raven Pro, with a header and two columns of its own: Label, Score."""
-    lines = csv.writer(stream, **TABS)
-    lines.writerow(RAVEN)
+    print(*RAVEN, sep="\t", file=stream)
     for sound in flushed(sounds, stream):
         for number, (label, each) in enumerate(_labelled(sound), start=1):
-            band = 0, f"{options.highest_hz:g}"
-            lines.writerow((number, "Spectrogram 1", 1, each["start"], each["end"], *band, label, each["score"]))
+            place = each["start"], each["end"], 0, f"{options.highest_hz:g}"
+            print(number, "Spectrogram 1", 1, *place, label, each["score"], sep="\t", file=stream)
 
 
 def _labelled(sound: list[Record]) -> Iterator[tuple[str, Record]]:

@@ -47,11 +47,8 @@ def write_results(results: Iterable[Classification], form: str, options: WriteOp
             counts[bool(result.error)] += 1
             yield records(result, form, options)
 
-    try:
-        with stage("write"):
-            FORMATS[form](counted(), stream, options)
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with stage("write"):
+        FORMATS[form](counted(), stream, options)
     return 2 if not counts[0] else int(counts[1] > 0)
 
 

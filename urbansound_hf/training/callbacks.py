@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from urbansound_hf.errors import Signals, Terminated, UserError
+from urbansound_hf.errors import NotFiniteError, Signals, Terminated
 from urbansound_hf.profiling import stage
 from urbansound_hf.progress import Bar
 
@@ -169,10 +169,6 @@ class SaveOnTerm(TrainerCallback):
 
 
 MOST_SKIPPED = 40  # updates in a row; the fp16 scaler has then gone from 2**16 to 2**-24
-
-
-class NotFiniteError(UserError):
-    """A loss, a weight or a score is NaN or infinite."""
 
 
 class FiniteGuard(TrainerCallback):

@@ -8,12 +8,13 @@ gathers the finished folds.
 """
 
 import gc
+import io
 import shutil
 import sys
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,12 @@ def train(config: str | Path = "wav2vec2_base", /, **flags: Any) -> list[Run]:
     words = [repr(str(config)), *(f"{name}={value!r}" for name, value in flags.items())]
     run_config = keyword_run_config(config, flags, [f"urbansound_hf.train({', '.join(words)})"])
     arguments = run_config.training
-    with progress.quietly(arguments.quiet), library_messages(arguments.quiet, bars=True):
+    printed = redirect_stdout(io.StringIO()) if arguments.quiet else nullcontext()
+    with progress.quietly(arguments.quiet), library_messages(arguments.quiet, bars=True), printed:
         if arguments.search:
             run_search(run_config)
             return []
-        folders, failed = run_folds(run_config, silent=arguments.quiet)
+        folders, failed = run_folds(run_config)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         kept = [str(folder) for folder in folders.values() if finished(folder)]
@@ -107,15 +109,15 @@ def train(config: str | Path = "wav2vec2_base", /, **flags: Any) -> list[Run]:
         return [read_run(folder) for folder in folders.values()]
 
 
-def run_folds(config: RunConfig, silent: bool = False) -> tuple[dict[str, Path], dict[str, str]]:
-    """Runs every test fold of the config that is not finished; with `silent`, the results are not printed.
+def run_folds(config: RunConfig) -> tuple[dict[str, Path], dict[str, str]]:
+    """Runs every test fold of the config that is not finished.
 
     Returns the folder of each split that the config asks for, and by split the reasons of those that failed.
     """
     if config.training.push_to_hub and config.training.process_index == 0:
         first = (fold_numbers(config.data.test_fold or "") or [1])[0]
         check_upload(push_target(config, f"fold{first}"))  # before hours of work
-    experiment = replace(prepare_experiment(config), silent=silent)
+    experiment = prepare_experiment(config)
     wanted, waiting = experiment.planned_splits(), []
     for split in wanted:
         folder = experiment.folder(split)

@@ -23,14 +23,14 @@ from urbansound_hf.data.fingerprints import Fingerprints, audio_fingerprints
 from urbansound_hf.data.leaks import KNOWN, check_leaks, leak_report, summarize_leaks
 from urbansound_hf.data.loading import SoundRequest, Sounds, load_sounds
 from urbansound_hf.data.splits import KINDS, Split, several_folds, split_notes, wanted_splits
-from urbansound_hf.errors import UserError, check_free_space, check_writable, printable_lines, redacted
+from urbansound_hf.errors import NotFiniteError, UserError, check_free_space, check_writable, printable_lines, redacted
 from urbansound_hf.evaluation.receipts import environment, mismatches
 from urbansound_hf.evaluation.runs import Run, finished_folds
 from urbansound_hf.features.extract import FeatureExtractor, extract
 from urbansound_hf.hub.callback import Pusher
 from urbansound_hf.hub.files import TOKEN
 from urbansound_hf.hub.push import Target
-from urbansound_hf.inference.classifier import NotFiniteScores, SoundClassifier
+from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.inference.torch_backend import TorchBackend
 from urbansound_hf.layout import finished
 from urbansound_hf.models.linear_probe import linear_layers
@@ -57,7 +57,6 @@ class Experiment:
     sounds: Sounds
     receipt: dict[str, Any]
     run_bytes: int = 0  # of a run's weights and a checkpoint
-    silent: bool = False  # prints no results
 
     @property
     def output_dir(self) -> Path:
@@ -76,7 +75,7 @@ class Experiment:
 
     def show(self, text: str) -> None:
         """Prints a result in the first process only."""
-        if self.config.training.process_index == 0 and not self.silent:
+        if self.config.training.process_index == 0:
             print(printable_lines(text))
 
     def say(self, text: str) -> None:
@@ -267,7 +266,7 @@ def check_model(config: RunConfig, model: PreTrainedModel, extractor: FeatureExt
             classifier = SoundClassifier(TorchBackend(model, extractor, "cpu"))
             classifier.classify_many([])  # accepts the window, or raises
             classifier.probabilities([noise])
-    except NotFiniteScores as error:
+    except NotFiniteError as error:
         what = f"the scores of {config.model.model_name_or_path} are not finite before any training"
         fix = "its weights are damaged: download or convert them again"
         raise UserError(what, "--model_name_or_path", fix) from error

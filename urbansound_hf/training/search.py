@@ -29,11 +29,10 @@ from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import flag_parser
 from urbansound_hf.config.search_space import Space, parse_search_space, suggest
 from urbansound_hf.data.splits import Split
-from urbansound_hf.errors import UserError, interruption, printable, write_text, writing
+from urbansound_hf.errors import NotFiniteError, UserError, interruption, printable, write_text, writing
 from urbansound_hf.evaluation.receipts import mismatches
 from urbansound_hf.reports import search
 from urbansound_hf.reports.search import finished_trials, ranked, write_search_report
-from urbansound_hf.training.callbacks import NotFiniteError
 from urbansound_hf.training.experiment import Experiment, prepare_experiment
 from urbansound_hf.training.run import make_trainer, prepare_training
 
