@@ -9,12 +9,12 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from urbansound_hf.evaluation.confidence import (
     bootstrap_interval,
+    calibration,
     classification_scores,
     count_by_recording,
     mcnemar,
     mean_interval,
     paired_difference,
-    reliability,
     resampled_interval,
 )
 from urbansound_hf.evaluation.metrics import accuracy, macro_f1, per_class_scores
@@ -121,13 +121,12 @@ def test_a_score_that_is_never_defined_has_no_interval():
 
 def test_calibration_by_hand():
     probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.05, 0.95], [0.5, 0.5]])
-    diagram = reliability(probabilities, np.array([0, 1, 1, 0]), bins=10)
-    assert diagram.counts.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 3]  # 0.5 belongs to (0.4, 0.5]
-    assert diagram.confidence[[4, 9]] == pytest.approx([0.5, 0.95])
-    assert diagram.accuracy[[4, 9]] == pytest.approx([1.0, 2 / 3])
-    assert np.isnan(diagram.accuracy[0])
-    assert diagram.error == pytest.approx(0.25 * 0.5 + 0.75 * (0.95 - 2 / 3))
-    assert reliability(probabilities, np.array([0, 1, 1, 0]), bins=10).error == diagram.error
+    found = calibration(probabilities, np.array([0, 1, 1, 0]), bins=10)
+    diagram = found["reliability"]
+    assert diagram["counts"] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 3]  # 0.5 belongs to (0.4, 0.5]
+    assert [diagram["confidence"][i] for i in (4, 9)] == pytest.approx([0.5, 0.95])
+    assert [diagram["accuracy"][i] for i in (4, 9)] == pytest.approx([1.0, 2 / 3]) and diagram["accuracy"][0] is None
+    assert found["ece"] == pytest.approx(0.25 * 0.5 + 0.75 * (0.95 - 2 / 3))
 
 
 def test_calibration_error_is_small_only_when_scores_mean_what_they_say():
@@ -135,14 +134,13 @@ def test_calibration_error_is_small_only_when_scores_mean_what_they_say():
     confidence = draw.uniform(0.5, 1, 20_000)
     honest = (draw.random(20_000) > confidence).astype(np.int64)  # class 0 as often as its score says
     probabilities = np.column_stack([confidence, 1 - confidence])
-    assert reliability(probabilities, honest).error < 0.02
-    assert reliability(probabilities, 1 - honest).error > 0.4
+    assert calibration(probabilities, honest)["ece"] < 0.02
+    assert calibration(probabilities, 1 - honest)["ece"] > 0.4
 
 
 def test_certainty_falls_into_the_last_bin():
-    diagram = reliability(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1]))
-    assert diagram.counts[-1] == 2
-    assert diagram.error == 0
+    found = calibration(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1]))
+    assert found["reliability"]["counts"][-1] == 2 and found["ece"] == 0
 
 
 def test_paired_difference_is_b_minus_a_and_cancels_what_is_hard_for_both(clips):

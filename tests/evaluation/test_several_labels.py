@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, roc_auc_score
 
-from urbansound_hf.evaluation.confidence import reliability
+from urbansound_hf.evaluation.confidence import calibration
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
 from urbansound_hf.evaluation.metrics import best_thresholds, confusion_counts, predicted_classes, ranking_scores
 
@@ -71,6 +71,6 @@ def test_a_row_of_the_confusion_counts_what_was_missed_and_predicted_instead():
 
 def test_calibration_is_over_every_label(clips):
     true, scores = clips
-    diagram = reliability(scores, true, bins=5)
-    assert diagram.counts.sum() == true.size
-    assert np.nansum(diagram.accuracy * diagram.counts) == pytest.approx(true.sum())
+    diagram = calibration(scores, true, bins=5)["reliability"]
+    counts, accuracy = (np.array(diagram[key], float) for key in ("counts", "accuracy"))
+    assert counts.sum() == true.size and np.nansum(accuracy * counts) == pytest.approx(true.sum())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -95,34 +95,31 @@ def mean_interval(values: np.ndarray, groups: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """A reliability diagram: accuracy against confidence; `(bins,)` arrays, NaN where a bin is empty."""
+def calibration(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> dict[str, Any]:
+    """Accuracy against confidence: `(clips, classes)` probabilities in bins of equal width, ready for JSON.
 
-    counts: np.ndarray  # clips whose highest score lies in the bin
-    confidence: np.ndarray  # the mean of those scores
-    accuracy: np.ndarray  # the share of those clips that were classified correctly
+    A clip is binned by its highest probability; of several labels, each label by its own.
 
-    @property
-    def error(self) -> float:
-        """The expected calibration error: the bins' gaps between accuracy and confidence, weighted by their clips."""
-        return float(np.nansum(self.counts * np.abs(self.accuracy - self.confidence)) / self.counts.sum())
-
-
-def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> Reliability:
-    """Bins `(clips, classes)` probabilities by their highest one, or by each of several labels, into equal widths.
+    Returns:
+        `reliability`: of each bin, the `counts` of what lies in it, its mean `confidence` and its `accuracy`, None
+        where it is empty; `ece`: the expected calibration error, the gaps between both weighted by the counts.
 
     Source: Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017.
     """
-    confidence, correct = probabilities.ravel(), true.ravel()
+    sure, correct = probabilities.ravel(), true.ravel()
     if true.ndim == 1:
-        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
-    position = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    counts, confidences, hits = (
-        np.bincount(position, weights=weights, minlength=bins) for weights in (None, confidence, correct)
-    )
+        sure, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
+    position = np.digitize(sure, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    counts, sums, hits = (np.bincount(position, weights, minlength=bins) for weights in (None, sure, correct))
     with np.errstate(invalid="ignore"):
-        return Reliability(counts, confidences / counts, hits / counts)
+        diagram = {"counts": counts, "confidence": sums / counts, "accuracy": hits / counts}
+    error = float(np.abs(hits - sums).sum() / counts.sum())
+    return {"ece": error, "reliability": {key: list(map(known, values)) for key, values in diagram.items()}}
+
+
+def known(values: Any) -> Any:
+    """A number or an array for JSON, which knows no NaN: None where it, or one of it, does not exist."""
+    return None if np.isnan(values).any() else values.tolist()
 
 
 def fit_temperature(loss: Callable[[float], float]) -> float:

@@ -35,16 +35,15 @@ INCIDENTAL = frozenset({
 """Flags that do not affect the trained model: output folder, test fold, data loading, logging and the Hub."""
 
 
-class Stopwatch:
-    """Seconds and peak memory (GiB, this process and its children) of a block.
+class PeakMemory:
+    """The peak memory of a block in GiB, of this process and its children.
 
     The memory is sampled, as the system's peak is the process's since its start: every 0.2 s, or more rarely where
     that would take more than a hundredth of a core.
     """
 
-    def __enter__(self) -> Stopwatch:
-        self.seconds, self.peak_memory_gib = 0.0, 0.0
-        self._started, self._stop = time.perf_counter(), threading.Event()
+    def __enter__(self) -> PeakMemory:
+        self.gib, self._stop = 0.0, threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._sampler.start()
         return self
@@ -52,7 +51,6 @@ class Stopwatch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._sampler.join()
-        self.seconds = time.perf_counter() - self._started
 
     def _sample(self) -> None:
         process = psutil.Process()
@@ -61,7 +59,7 @@ class Stopwatch:
             for member in [process, *process.children(recursive=True)]:  # pages that they share count once for each
                 with suppress(psutil.NoSuchProcess):
                     total += member.memory_info().rss
-            self.peak_memory_gib = max(self.peak_memory_gib, total / 2**30)
+            self.gib = max(self.gib, total / 2**30)
             if self._stop.wait(max(0.2, 100 * (time.thread_time() - began))):
                 return
 

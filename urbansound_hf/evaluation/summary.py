@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from urbansound_hf.evaluation import confidence, metrics
+from urbansound_hf.evaluation.confidence import known
 from urbansound_hf.evaluation.runs import Predictions, Run
 
 LENGTHS = {"< 1 s": 0.0, "1–2 s": 1.0, "2–4 s": 2.0, "≥ 4 s": 3.99}  # lower ends in seconds; full slices have 3.99… s
@@ -38,8 +39,6 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     of_metrics = {**ranked, "macro_f1": intervals[1]}
     others = [each for each in metrics.metrics_of(true) if each.name not in of_metrics]
     of_metrics |= {each.name: metric_interval(each, predictions) for each in others}
-    diagram = confidence.reliability(predictions.probabilities, true)
-    bins = {key: getattr(diagram, key) for key in ("counts", "confidence", "accuracy")}
     seconds, salience = predictions.seconds, predictions.salience
     length = np.digitize(seconds, list(LENGTHS.values())) - 1
     return {
@@ -49,8 +48,7 @@ def measure(predictions: Predictions) -> dict[str, Any]:
         **{f"{name}_interval": ends for name, ends in of_metrics.items()},
         "per_class": per_class if len(per_class) > 1 else {},  # one alone says what all clips say
         "labels": predictions.labels,
-        "ece": diagram.error,
-        "reliability": {key: [None if np.isnan(x) else float(x) for x in bins[key]] for key in bins},
+        **confidence.calibration(predictions.probabilities, true),
         "by_length": _by(predictions, {name: (length == i) & ~np.isnan(seconds) for i, name in enumerate(LENGTHS)}),
         "by_salience": _by(predictions, {name: salience == code for name, code in SALIENCES.items()}),
         "wrong": int((~predictions.correct).sum()),
@@ -132,8 +130,3 @@ def mistake(predictions: Predictions, row: int) -> dict[str, Any]:
         "score": float(predictions.mistake_scores[row]),
         "score_of_true": float(of_true.min(initial=1.0)),
     }
-
-
-def known(ends: np.ndarray) -> list[float] | None:
-    """An interval for JSON, which knows no NaN: None where it does not exist."""
-    return None if np.isnan(ends).any() else ends.tolist()

@@ -9,9 +9,10 @@ import numpy as np
 
 from urbansound_hf.errors import UserError
 from urbansound_hf.evaluation import confidence
+from urbansound_hf.evaluation.confidence import known
 from urbansound_hf.evaluation.metrics import metrics_of, right
 from urbansound_hf.evaluation.runs import Predictions, Run, find_runs, notes, pooled, run_folder, scope, scope_caution
-from urbansound_hf.evaluation.summary import known, metric_interval
+from urbansound_hf.evaluation.summary import metric_interval
 from urbansound_hf.reports import markdown
 from urbansound_hf.text import in_markdown, table
 

@@ -25,7 +25,6 @@ from urbansound_hf.config.arguments import RunConfig
 from urbansound_hf.config.parse import keyword_run_config
 from urbansound_hf.data.splits import Split, fold_numbers
 from urbansound_hf.errors import UserError, interruption, printable_lines, redacted, write_text, writing
-from urbansound_hf.evaluation.receipts import Stopwatch
 from urbansound_hf.evaluation.runs import Run, read_run, write_json
 from urbansound_hf.hub.push import check_upload
 from urbansound_hf.layout import BEGUN, CHECKPOINTS, METRICS, RECEIPT, REPORT, REPORT_PAGE, RESOLVED, finished
@@ -175,10 +174,9 @@ def _run_split(experiment: Experiment, split: Split, folder: Path, facts: Mappin
     with config.training.main_process_first(desc="the run's folder"):
         if config.training.process_index == 0:
             make_folder(experiment, split)
-    pusher = push_callback(config, split.name)
-    with Stopwatch() as watch:
-        callbacks = [pusher] if pusher else []
-        metrics = train_and_evaluate(config, experiment.sounds, split, folder, facts, callbacks)
+    pusher, started = push_callback(config, split.name), time.perf_counter()
+    callbacks = [pusher] if pusher else []
+    metrics = train_and_evaluate(config, experiment.sounds, split, folder, facts, callbacks)
     if config.training.process_index == 0:
         receipt = {
             **experiment.receipt,
@@ -187,8 +185,7 @@ def _run_split(experiment: Experiment, split: Split, folder: Path, facts: Mappin
             "continued": continued,  # `seconds` then covers the part after the interruption
             "micro_batch": metrics["micro_batch"],
             **{name: values for name, values in metrics.items() if name in ("calibration", "probe")},
-            "seconds": round(watch.seconds, 1),
-            "peak_memory_gib": round(watch.peak_memory_gib, 2),
+            "seconds": round(time.perf_counter() - started, 1),
         }
         with stage("write"):
             write_run(folder, experiment.sounds.dataset.select(split.test), receipt)

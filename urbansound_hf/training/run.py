@@ -15,10 +15,10 @@ from urbansound_hf.config.parse import key_values
 from urbansound_hf.data.loading import Sounds
 from urbansound_hf.data.splits import Split, split_notes
 from urbansound_hf.errors import UserError
-from urbansound_hf.evaluation.confidence import fit_temperature, reliability
+from urbansound_hf.evaluation.confidence import calibration, fit_temperature
 from urbansound_hf.evaluation.hf_metric import AudioClassificationMetric
 from urbansound_hf.evaluation.metrics import ALL_METRICS, UNTUNED, best_thresholds, clip_scores, compute_metrics
-from urbansound_hf.evaluation.receipts import Stopwatch
+from urbansound_hf.evaluation.receipts import PeakMemory
 from urbansound_hf.evaluation.runs import Predictions, write_json
 from urbansound_hf.features.dataset import prepare_features, readable
 from urbansound_hf.features.extract import FeatureExtractor, Waveforms, extract, filling
@@ -219,16 +219,16 @@ def train_and_evaluate(
     trainer = make_trainer(config, prepared, sounds.labels, folder, begun)
     for callback in (*callbacks, SaveOnTerm()):
         trainer.add_callback(callback)
-    with Stopwatch() as watch:
+    with PeakMemory() as peak:
         outcome = trainer.train(resume_from_checkpoint=begun)
     trained = adapt.count_parameters(model)["trained_parameters"]  # before LoRA's are merged into the others
     if config.model.lora_rank:
         from urbansound_hf.models import lora
 
         lora.merge_lora(model)
-    calibration = {}
+    fitted = {"probe": prepared.probe} if prepared.probe else {}
     if config.training.calibrate:
-        calibration["calibration"] = calibrate(model, *predict_windows(trainer, prepared.validation))
+        fitted["calibration"] = calibrate(model, *predict_windows(trainer, prepared.validation))
     known = clip_scores(*predict_windows(trainer, prepared.validation)) if prepared.validation else None
     thresholds: list[float] | None = None
     if sounds.multi_label:
@@ -248,11 +248,10 @@ def train_and_evaluate(
     metrics = {
         **{f"test_{name}" if name in ALL_METRICS else name: value for name, value in scores.items()},
         **split_facts(sounds, split),
-        **calibration,
-        **({"probe": prepared.probe} if prepared.probe else {}),
+        **fitted,
         **adapt.count_parameters(model),
         "trained_parameters": trained,
-        "train_peak_memory_gib": round(watch.peak_memory_gib, 2),
+        "train_peak_memory_gib": round(peak.gib, 2),
         **training_facts(trainer, outcome.metrics, begun),
         **(facts or {}),
     }
@@ -363,7 +362,7 @@ def calibrate(model: PreTrainedModel, logits: np.ndarray, targets: Any) -> dict[
 
     def measured(temperature: float) -> tuple[float, float]:
         clips = clip_scores(logits / temperature, targets)
-        return compute_metrics(**clips)["loss"], reliability(clips["probabilities"], clips["true"]).error
+        return compute_metrics(**clips)["loss"], calibration(clips["probabilities"], clips["true"])["ece"]
 
     temperature = fit_temperature(lambda each: measured(each)[0])
     before, after = measured(1.0), measured(temperature)
