@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,34 +25,13 @@ TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)"
 ACCELERATORS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/accel", "/dev/dri")
 
 
-@dataclass(frozen=True)
-class Facts:
-    """The facts of a model that a classifier needs."""
-
-    labels: list[str]  # class names in the order of the logits
-    sampling_rate: int  # of its input, in Hz
-    problem_type: str | None  # of the config; decides the function from logits to scores
-    clip_seconds: float | None  # length of the clips it was trained on; None where the config has none
-    shifts: int  # number of circular shifts of a clip whose scores are averaged
-    longest_seconds: float | None  # the length to which its feature extractor brings every clip, if it does
-    shortest_samples: int  # fewest samples that it accepts
-    thresholds: list[float] | None = None  # of a multi-label model, the score of each class from which a sound has it
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], rate: int, longest_seconds: float | None, shortest_samples: int) -> Facts:
-        """By the values of a `config.json`."""
-        names = {int(number): str(label) for number, label in (config.get("id2label") or {}).items()}
-        labels = [label for _, label in sorted(names.items())]
-        seconds, shifts = config.get("clip_seconds"), config.get("test_time_shifts", 0)
-        kind, thresholds = config.get("problem_type"), config.get("thresholds")
-        return cls(labels, rate, kind, seconds, shifts, longest_seconds, shortest_samples, thresholds)
-
-
 class Backend(Protocol):
     """A loaded model."""
 
-    facts: Facts
+    config: Mapping[str, Any]  # the values of its config.json
     feature_extractor: FeatureExtractor
+    longest_seconds: float | None  # the length to which the feature extractor brings every clip, if it does
+    shortest_samples: int  # fewest samples that it accepts
     batch_size: int  # windows in one forward pass, where none was asked for
     on_accelerator: bool  # whether the CPU is free while a batch is computed
 
@@ -128,13 +106,12 @@ class OnnxBackend:
             what = "the weights changed after the ONNX export"
             raise UserError(what, str(model), f"urbansound-hf export {name_or_path}, or --backend torch")
         try:
-            config, extractor, exported = (
+            self.config, extractor, exported = (
                 json.loads((folder / each).read_text(encoding="utf-8"))
                 for each in (MODEL_CONFIG, EXTRACTOR_CONFIG, ONNX_EXPORT)
             )
             self.feature_extractor = NumpyExtractor(extractor)
-            lengths = exported["longest_seconds"], exported["shortest_samples"]
-            self.facts = Facts.of(config, self.feature_extractor.sampling_rate, *lengths)
+            self.longest_seconds, self.shortest_samples = exported["longest_seconds"], exported["shortest_samples"]
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", progress.worker_count()))
             options.log_severity_level = 3

@@ -61,15 +61,17 @@ class SoundClassifier:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, facts, self.limits = backend, backend.facts, LIMITS
+        self.backend, config, self.limits = backend, backend.config, LIMITS
         self.feature_extractor = backend.feature_extractor
-        self.labels, self.sampling_rate, self.problem_type = facts.labels, facts.sampling_rate, facts.problem_type
+        self.sampling_rate, self.problem_type = self.feature_extractor.sampling_rate, config.get("problem_type")
+        names = {int(number): str(label) for number, label in (config.get("id2label") or {}).items()}
+        self.labels = [label for _, label in sorted(names.items())]
         several = self.problem_type == "multi_label_classification"
-        self.thresholds = (facts.thresholds or [MULTI_LABEL_SCORE] * len(self.labels)) if several else None
-        trained_on, longest = facts.clip_seconds, facts.longest_seconds
+        self.thresholds = (config.get("thresholds") or [MULTI_LABEL_SCORE] * len(self.labels)) if several else None
+        trained_on, longest = config.get("clip_seconds"), backend.longest_seconds
         self.longest_seconds = longest and max(longest, trained_on or 0.0)  # the window of training is always accepted
         self.window_seconds: float = trained_on or self.longest_seconds or DEFAULT_WINDOW_SECONDS
-        self.shifts, self.shortest_samples = facts.shifts, facts.shortest_samples
+        self.shifts, self.shortest_samples = config.get("test_time_shifts", 0), backend.shortest_samples
 
     @classmethod
     def from_pretrained(

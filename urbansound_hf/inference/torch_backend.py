@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 from urbansound_hf import progress
 from urbansound_hf.errors import UserError
 from urbansound_hf.features.extract import Features, as_tensors
-from urbansound_hf.inference.backend import Facts
 from urbansound_hf.models.adapt import LogitsAndEmbedding
 from urbansound_hf.models.registry import family_of
 
@@ -33,10 +32,10 @@ class TorchBackend:
         if self.device.type == "cpu" and dtype == "bfloat16" and not torch.cpu._is_amx_tile_supported():
             progress.say("this processor has no AMX: bfloat16 is slower than float32 here")
         self.model: Any = model.eval().to(self.device, self.dtype)
-        rate = feature_extractor.to_dict()["sampling_rate"]
+        self.config: Mapping[str, Any] = vars(model.config) | {"id2label": model.config.id2label}
         lengths = family_of(model.config.model_type).lengths
-        longest, shortest = lengths.longest_seconds(feature_extractor), lengths.shortest_samples(model.config)
-        self.facts = Facts.of(vars(model.config) | {"id2label": model.config.id2label}, rate, longest, shortest)
+        self.longest_seconds = lengths.longest_seconds(feature_extractor)
+        self.shortest_samples = lengths.shortest_samples(model.config)
         self.on_accelerator = self.device.type != "cpu"
         self.batch_size = 64 if self.on_accelerator else 8
 
