@@ -180,12 +180,7 @@ class Run:
     @property
     def receipt(self) -> dict[str, Any] | None:
         """The receipt of a finished run, else the one that an unfinished run began with, else None."""
-        return self._read(layout.RECEIPT) if self.finished else self.begun_receipt
-
-    @property
-    def begun_receipt(self) -> dict[str, Any] | None:
-        """The receipt that lies beside the checkpoints of an unfinished run; None without one."""
-        return self._read(layout.BEGUN, absent=None)
+        return self._read(layout.RECEIPT if self.finished else layout.BEGUN, absent=None)
 
     model_config = property(lambda self: self._read(layout.MODEL_CONFIG))
     history = property(lambda self: self._read(layout.HISTORY, absent=[]))

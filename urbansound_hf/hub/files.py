@@ -17,10 +17,8 @@ from urbansound_hf.evaluation.runs import Run
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 MODEL = (*WEIGHTS, layout.MODEL_CONFIG, layout.EXTRACTOR_CONFIG)
 ONNX = ("onnx/*.onnx", "onnx/*.onnx_data", layout.ONNX_EXPORT)
-NUMBERS = (layout.METRICS, layout.REPORT_NUMBERS, layout.PREDICTIONS)
-RESULTS = (layout.CARD, *NUMBERS, "*.onnx", "*.onnx_data", *ONNX)
+RESULTS = (layout.CARD, layout.METRICS, layout.REPORT_NUMBERS, layout.PREDICTIONS, "*.onnx", "*.onnx_data", *ONNX)
 """predictions.csv has the names of the clips and no audio; every number of the card can be computed from it."""
-FIGURES = ("*.png",)
 TEXTS = (".json", ".md", ".csv", ".py")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 
@@ -42,7 +40,7 @@ def run_files(folder: Path, card: str | None = None) -> dict[str, File]:
         inside = sorted(path.parent for path in folder.glob(f"*/{layout.RECEIPT}"))
         fix = f"give one run: {', '.join(map(str, inside[:10]))}" if inside else "let the training finish"
         raise UserError(f"this is not a finished run: it has no {layout.RECEIPT}", str(folder), fix)
-    files = selected(folder, [*MODEL, *RESULTS, *FIGURES, *_code(folder)])
+    files = selected(folder, [*MODEL, *RESULTS, "*.png", *_code(folder)])
     private = private_paths(folder)
     checked = {name: _anonymized_file(path, private) for name, path in files.items() if isinstance(path, Path)}
     return checked | ({layout.CARD: anonymized(card, private).encode()} if card else {})

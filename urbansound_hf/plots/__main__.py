@@ -26,7 +26,7 @@ from urbansound_hf.data.urbansound8k import find_root
 from urbansound_hf.errors import CommandParser, UserError
 from urbansound_hf.evaluation.runs import Run, find_runs, pooled, scope
 from urbansound_hf.evaluation.summary import fold_summary, measure
-from urbansound_hf.layout import PREDICTIONS
+from urbansound_hf.layout import BEGUN, PREDICTIONS
 from urbansound_hf.plots import evaluation, sounds
 from urbansound_hf.plots.style import FORMATS
 from urbansound_hf.text import distinct
@@ -115,7 +115,7 @@ def _dataset(name: str) -> str:
     path = Path(name)
     if path.is_file() and find_csv(path.parent) == path:
         return str(path.parent)
-    if Run(path).begun_receipt is not None:
+    if (path / BEGUN).is_file():
         raise UserError("the run is not finished", name, "let it finish: the same command continues it")
     hub_id = name.count("/") == 1 and not path.parent.exists()
     if name in NAMED or path.is_dir() or hub_id:

@@ -48,12 +48,9 @@ NOTHING_TRAINED = "interrupted before the training; prepared sounds are kept, an
 
 def run_experiment(config: RunConfig) -> int:
     """Runs every test fold that the config asks for, or the search; returns the exit code (1: some fold failed)."""
-    quiet, profiled = config.training.quiet, config.training.profile and config.training.process_index == 0
-    with progress.quietly(quiet), library_messages(quiet, bars=True), profiling(profiled):
+    with profiling(config.training.profile and config.training.process_index == 0):
         try:
-            if config.training.search:
-                return run_search(config)
-            folders, failed = run_folds(config)
+            folders, failed = search_or_train(config)
         except KeyboardInterrupt as error:
             raise error if str(error) else interruption(error, NOTHING_TRAINED) from error
     for name, reason in failed.items():
@@ -92,12 +89,8 @@ def train(config: str | Path = "wav2vec2_base", /, **flags: Any) -> list[Run]:
     words = [repr(str(config)), *(f"{name}={value!r}" for name, value in flags.items())]
     run_config = keyword_run_config(config, flags, [f"urbansound_hf.train({', '.join(words)})"])
     arguments = run_config.training
-    printed = redirect_stdout(io.StringIO()) if arguments.quiet else nullcontext()
-    with progress.quietly(arguments.quiet), library_messages(arguments.quiet, bars=True), printed:
-        if arguments.search:
-            run_search(run_config)
-            return []
-        folders, failed = run_folds(run_config)
+    with redirect_stdout(io.StringIO()) if arguments.quiet else nullcontext():
+        folders, failed = search_or_train(run_config)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         kept = [str(folder) for folder in folders.values() if finished(folder)]
@@ -106,6 +99,15 @@ def train(config: str | Path = "wav2vec2_base", /, **flags: Any) -> list[Run]:
         raise UserError(what, str(arguments.output_dir), fix)
     with arguments.main_process_first(desc="the finished runs"):  # which writes them
         return [read_run(folder) for folder in folders.values()]
+
+
+def search_or_train(config: RunConfig) -> tuple[dict[str, Path], dict[str, str]]:
+    """What `run_folds` does or, with `search`, a search, which trains no run."""
+    with progress.quietly(config.training.quiet), library_messages(config.training.quiet, bars=True):
+        if not config.training.search:
+            return run_folds(config)
+        run_search(config)
+        return {}, {}
 
 
 def run_folds(config: RunConfig) -> tuple[dict[str, Path], dict[str, str]]:

@@ -115,7 +115,7 @@ class Experiment:
         """
         now, folders = {"this run": self.receipt}, [self.folder(split) for split in waiting]
         for folder in (folder for folder in folders if resume.interrupted(self.config, folder)):
-            before = Run(folder).begun_receipt
+            before = Run(folder).receipt
             if differ := mismatches({"the interrupted run": before, **now}) if before else ["no record of its values"]:
                 what = f"an interrupted run of another experiment lies here: {'; '.join(differ)}"
                 fix = "give the same values to continue it, another --output_dir, or --resume_from_checkpoint false"

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 FOLDER, STUDY, BEGUN, INTERRUPTED = "search", "study.db", "receipt", "interrupted"
 
 
-def run_search(config: RunConfig) -> int:
-    """Searches, and writes trials, report and best config to `search/` in the output folder; returns the exit code."""
+def run_search(config: RunConfig) -> None:
+    """Searches, and writes trials, report and best config to `search/` in the output folder."""
     experiment = prepare_experiment(config)
     (split,) = experiment.planned_splits()
     experiment.report_leaks(split)
@@ -66,7 +66,6 @@ def run_search(config: RunConfig) -> int:
         except KeyboardInterrupt as error:
             kept = f"interrupted; kept: the finished trials in {folder / STUDY}"
             raise interruption(error, f"{kept}\nthe same command continues with the next") from error
-    return 0
 
 
 def write_best(folder: Path, study: optuna.Study, space: Space, config: RunConfig, split: Split) -> None:
