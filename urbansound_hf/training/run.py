@@ -229,11 +229,12 @@ def train_and_evaluate(
     fitted = {"probe": prepared.probe} if prepared.probe else {}
     if config.training.calibrate:
         fitted["calibration"] = calibrate(model, *predict_windows(trainer, prepared.validation))
-    known = clip_scores(*predict_windows(trainer, prepared.validation)) if prepared.validation else None
     thresholds: list[float] | None = None
     if sounds.multi_label:
-        untuned = [UNTUNED] * len(sounds.labels)
-        thresholds = best_thresholds(known["true"], known["probabilities"]) if known else untuned
+        thresholds = [UNTUNED] * len(sounds.labels)
+        if prepared.validation:
+            found = clip_scores(*predict_windows(trainer, prepared.validation))
+            thresholds = best_thresholds(found["true"], found["probabilities"])
         model.config.update({"thresholds": thresholds})
     with stage("write"):
         save_run(trainer, folder, model, prepared.extractor)
@@ -243,6 +244,7 @@ def train_and_evaluate(
         except UserError as error:  # the run itself is complete
             say(f"no ONNX export: {error}")
     test = clip_scores(*predict_windows(trainer, prepared.test))
+    known = clip_scores(*predict_windows(trainer, prepared.validation)) if prepared.validation else None
     metric = AudioClassificationMetric(sounds.labels, thresholds)
     scores = metric.compute(predictions=test["probabilities"], references=test["true"])
     metrics = {
