@@ -10,7 +10,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from tests.helpers import tiny
 from urbansound_hf.audio.io import AudioError
-from urbansound_hf.errors import UserError
 from urbansound_hf.inference import occlusion
 from urbansound_hf.inference.classifier import SoundClassifier
 from urbansound_hf.inference.torch_backend import TorchBackend
@@ -71,13 +70,6 @@ def test_the_tile_that_carried_the_decision_is_found(ear, start):
     assert found.sentence().startswith(f"tone {found.score:.4f}: the most important tile is {found.times[step]:.2f}–")
 
 
-def test_the_other_class_is_explained_by_the_opposite_evidence(ear):
-    clip = beep(0.25, 0.37)
-    tone, other = (occlusion.occlusion(ear, clip, label) for label in ("tone", "other"))
-    np.testing.assert_allclose(other.evidence, -tone.evidence, atol=1e-3)
-    assert other.score == pytest.approx(1 - tone.score, abs=1e-5)
-
-
 def test_where_nothing_matters_the_sentence_says_so(ear):
     found = occlusion.occlusion(ear, np.zeros(RATE, np.float32))
     assert found.label == "other" and np.abs(found.evidence).max() < occlusion.LITTLE
@@ -117,10 +109,7 @@ def test_the_shortest_sounds_can_be_explained(ear, samples):
     assert np.isfinite(found.evidence).all()
 
 
-def test_mistakes_are_told(ear, tmp_path):
-    with pytest.raises(UserError, match="no class 'siren'") as caught:
-        occlusion.occlusion(ear, beep(0, 1), "siren")
-    assert caught.value.fix == "choose one of tone, other"
+def test_too_short_a_sound_is_refused(tmp_path):
     classifier = SoundClassifier.from_pretrained(tiny.save("wav2vec2", tmp_path), device="cpu")
     with pytest.raises(AudioError):
         occlusion.occlusion(classifier, np.zeros(300, np.float32))

@@ -18,9 +18,7 @@ COVERAGE = 0.95
 ENDS = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)  # quantiles of the resamples
 
 
-def bootstrap_interval(
-    metric: Callable[[np.ndarray], np.ndarray], per_recording: np.ndarray, resamples: int = RESAMPLES
-) -> np.ndarray:
+def bootstrap_interval(metric: Callable[[np.ndarray], np.ndarray], per_recording: np.ndarray) -> np.ndarray:
     """Percentile-bootstrap intervals (Efron 1979) of scores that are functions of sums over recordings.
 
     Args:
@@ -33,8 +31,8 @@ def bootstrap_interval(
     recordings, *shape = per_recording.shape
     # Recordings with equal summands are interchangeable, so it suffices to draw how often each kind occurs.
     kinds, occurs = np.unique(per_recording.reshape(recordings, -1), axis=0, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(recordings, occurs / recordings, size=resamples)
-    sums = (drawn.astype(np.float64) @ kinds).reshape(resamples, *shape)
+    drawn = np.random.default_rng(0).multinomial(recordings, occurs / recordings, size=RESAMPLES)
+    sums = (drawn.astype(np.float64) @ kinds).reshape(RESAMPLES, *shape)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a score that is undefined in every one
         return np.nanquantile(metric(sums), ENDS, axis=0)
 

@@ -13,7 +13,6 @@ import numpy as np
 from scipy.signal import istft, stft
 
 from urbansound_hf.audio.dsp import from_mel, to_mel
-from urbansound_hf.errors import UserError
 from urbansound_hf.inference.classifier import SoundClassifier
 
 BANDS, STEPS = 8, 16  # tiles up the frequencies and along the time
@@ -56,32 +55,25 @@ class Occlusion:
         )
 
 
-def occlusion(
-    classifier: SoundClassifier, waveform: np.ndarray, label: str | None = None, track: Track = iter
-) -> Occlusion:
-    """Silences each of `BANDS` × `STEPS` tiles of a sound and scores what is left.
+def occlusion(classifier: SoundClassifier, waveform: np.ndarray, track: Track = iter) -> Occlusion:
+    """Silences each of `BANDS` × `STEPS` tiles of a sound and scores what is left; explains the predicted class.
 
     Args:
         waveform: `(samples,)` float32, full scale 1.0, at the model's rate, no longer than its window.
-        label: the class to explain (default: the one the model chooses).
         track: wraps the loop over the bands, as `tqdm` does, to show progress.
 
     Raises:
-        UserError: the model has no such class.
         AudioError: the sound is too short for the model.
     """
-    labels = classifier.labels
-    if label is not None and label not in labels:
-        raise UserError(f"the model has no class {label!r}", fix=f"choose one of {', '.join(labels)}")
     whole = classifier.probabilities([waveform])[0]
-    chosen = int(whole.argmax()) if label is None else labels.index(label)
+    chosen = int(whole.argmax())
     hertz = from_mel(np.linspace(0, to_mel(classifier.sampling_rate / 2), BANDS + 1))
     silenced = _silenced(waveform, classifier.sampling_rate, hertz)
     left = np.stack([classifier.probabilities([silenced(band, step) for step in range(STEPS)])
                      for band in track(range(BANDS))])  # (bands, steps, classes)  # fmt: skip
     evidence = _log_odds(whole, chosen) - _log_odds(left, chosen)
     times = np.linspace(0, len(waveform) / classifier.sampling_rate, STEPS + 1)
-    return Occlusion(labels[chosen], float(whole[chosen]), left[:, :, chosen], evidence, times, hertz)
+    return Occlusion(classifier.labels[chosen], float(whole[chosen]), left[:, :, chosen], evidence, times, hertz)
 
 
 def _silenced(waveform: np.ndarray, rate: int, hertz: np.ndarray) -> Callable[[int, int], np.ndarray]:
