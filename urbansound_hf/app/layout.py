@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -15,7 +14,7 @@ from gradio.exceptions import InvalidPathError
 from starlette.middleware import Middleware
 
 from urbansound_hf.app import views
-from urbansound_hf.app.limits import OwnSite, PageLimits, Report, is_ours, watched
+from urbansound_hf.app.limits import OwnSite, PageLimits, Report, Result, is_ours, watched
 from urbansound_hf.app.views import Live, Segment, clock
 from urbansound_hf.audio import files
 from urbansound_hf.audio.io import HIGHEST_RATE, LOWEST_RATE, SAMPLING_RATE, to_wav
@@ -37,7 +36,6 @@ KEPT_SECONDS = 3600  # then uploads are deleted
 TOP = 5  # classes in sight
 IS_DARK = "() => document.body.classList.contains('dark')"
 Updates = dict[Any, Any]  # component → its new value or properties
-Result = TypeVar("Result")
 Listeners = dict[str, Any]  # the options of all event listeners
 
 
@@ -90,11 +88,7 @@ def reported(
     message: gr.Markdown, work: Callable[[Report], Result], seconds: float
 ) -> Generator[Updates, None, Result]:
     """Shows in `message` what `work` reports, and returns its result. Raises UserError as `watched` does."""
-    results: list[Result] = []
-    with closing(watched(lambda report: results.append(work(report)), seconds)) as running:
-        for text in running:
-            yield {message: gr.Markdown(in_markdown(text), visible=True)}
-    return results[0]
+    return watched(work, seconds, lambda text: {message: gr.Markdown(in_markdown(text), visible=True)})
 
 
 class ModelColumn(NamedTuple):

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -27,6 +27,7 @@ from urbansound_hf.layout import PACKAGE_ROOT
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 API = re.compile(r"/(gradio_api/)?(openapi\.json|call/|run/(?!predict$)|api/)")  # named endpoints; browsers run predict
 Report = Callable[[str], None]
+Result = TypeVar("Result")
 
 
 class PageLimits(NamedTuple):
@@ -38,8 +39,10 @@ class PageLimits(NamedTuple):
     request_seconds: float = 600.0
 
 
-def watched(work: Callable[[Report], object], seconds: float) -> Generator[str, None, None]:
-    """Runs `work` in a thread and yields what it reports, five times a second at most.
+def watched(
+    work: Callable[[Report], Result], seconds: float, show: Callable[[str], Any] = str
+) -> Generator[Any, None, Result]:
+    """Runs `work` in a thread, yields what it reports by `show`, five times a second at most, and returns its result.
 
     When the generator is closed, as Gradio does once the visitor has left, the next report ends the work.
 
@@ -64,10 +67,10 @@ def watched(work: Callable[[Report], object], seconds: float) -> Generator[str, 
         done.add_done_callback(lambda _: news.put(None))
         try:
             while (text := news.get()) is not None:
-                yield text
+                yield show(text)
         finally:
             left.set()
-        done.result()
+        return done.result()
 
 
 class OwnSite:
