@@ -10,10 +10,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
 from tests.helpers.runs import finish, rewrite, write_run
+from urbansound_hf import cli
 from urbansound_hf.data.urbansound8k import CLASSES
-from urbansound_hf.errors import UserError
+from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.evaluation.runs import find_runs, read_predictions, read_run, scope
 from urbansound_hf.evaluation.summary import measure
 from urbansound_hf.plots import evaluation
@@ -354,21 +354,20 @@ def test_other_clips_are_counted_and_refused(tmp_path, ten):
         compare_runs(a, write_run(tmp_path / "c", labels=[*CLASSES[:-1], "rain"]))
 
 
-def test_the_command_line(tmp_path, ten):
-    def command(*arguments):
-        call = [sys.executable, "-m", "urbansound_hf", *map(str, arguments)]
-        return subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+def test_the_command_line(tmp_path, ten, capsys):
+    def command(*arguments: object) -> tuple[int, str, str]:
+        code = exit_code(lambda: cli.run([*map(str, arguments)]))
+        return code, *capsys.readouterr()
 
-    alone = command("report", write_run(tmp_path / "run"))
-    assert alone.returncode == 0, alone.stderr
-    assert alone.stdout.startswith("test accuracy  0.5500   macro-F1 0.4298") and "report.html" in alone.stdout
+    code, alone, _ = command("report", write_run(tmp_path / "run"))
+    assert code == 0
+    assert alone.startswith("test accuracy  0.5500   macro-F1 0.4298") and "report.html" in alone
     assert (tmp_path / "run" / "report.html").is_file()
-    whole = command("report", ten)
-    assert "10 folds" in whole.stdout and f"{ten / 'report.html'}" in whole.stdout
-    refused = command("compare", tmp_path / "run", ten)
-    assert refused.returncode == 2
-    assert "540 only in B" in refused.stderr and "Traceback" not in refused.stderr
-    assert "over the 60 clips" in command("compare", tmp_path / "run", ten, "--common").stdout
+    code, whole, _ = command("report", ten)
+    assert code == 0 and "10 folds" in whole and f"{ten / 'report.html'}" in whole
+    code, _, refused = command("compare", tmp_path / "run", ten)
+    assert code == 2 and "540 only in B" in refused
+    assert "over the 60 clips" in command("compare", tmp_path / "run", ten, "--common")[1]
 
 
 def test_reading_reports_needs_neither_torch_nor_matplotlib():

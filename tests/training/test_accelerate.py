@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +14,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from tests.conftest import ROOT, TINY
+from tests.helpers.processes import exit_status, fork
 from urbansound_hf import cli
 from urbansound_hf.errors import exit_code
+from urbansound_hf.training.callbacks import SaveOnTerm
 
 CHECKPOINT = {"config.json", "model.safetensors", "preprocessor_config.json"}
 RUN = {
@@ -154,26 +159,25 @@ def test_two_processes_end_with_the_metrics_of_one(alone, together):
     assert found["loss_after"] <= found["loss_before"] and shown in (together / "README.md").read_text(encoding="utf-8")
 
 
-def test_sigterm_to_one_of_two_processes_saves_a_checkpoint_of_both(command, tmp_path):
-    script = (
-        "import os, signal, sys\n"
-        "from urbansound_hf.training.callbacks import SaveOnTerm\n"
-        "def on_step_begin(self, args, state, control, **kwargs):\n"
-        "    if state.global_step == 2 and args.process_index == 1: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "SaveOnTerm.on_step_begin = on_step_begin\n"
-        "from urbansound_hf import cli\n"
-        "from urbansound_hf.errors import exit_code\n"
-        "code = exit_code(lambda: cli.train(sys.argv[1:]))\n"
-        f"open({str(tmp_path)!r} + '/' + os.environ['RANK'], 'w').write(str(code))\n"
-        "sys.exit(code)\n"
-    )
-    (tmp_path / "stopped.py").write_text(script, encoding="utf-8")
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    flags = [str(tmp_path / "out") if word == str(command.folder / "2") else word for word in command.flags(2)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run([*words, str(tmp_path / "stopped.py"), *flags], env=environment, capture_output=True,
-                          text=True, timeout=300, check=False)  # fmt: skip
-    assert [(tmp_path / rank).read_text(encoding="utf-8") for rank in "01"] == ["143", "143"], done.stderr
+def test_sigterm_to_one_of_two_processes_saves_a_checkpoint_of_both(command, tmp_path, monkeypatch):
+    def terminate_one(self, args, state, control, **kwargs) -> None:
+        if state.global_step == 2 and args.process_index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def process(rank: int) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)  # of the trainings before, in one process
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os._exit(main([*command.flags(2)[:-1], str(tmp_path / "out")]))
+
+    monkeypatch.setattr(SaveOnTerm, "on_step_begin", terminate_one)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    both = [fork(lambda rank=rank: process(rank)) for rank in (0, 1)]
+    assert [exit_status(pid) for pid in both] == [143, 143]
     saved = files(tmp_path / "out/fold10/checkpoints/checkpoint-3")
     assert {"trainer_state.json", "rng_state_0.pth", "rng_state_1.pth", "average.safetensors"} <= saved
     assert not (tmp_path / "out/fold10/run.json").exists()

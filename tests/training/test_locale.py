@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.conftest import ROOT, TINY
 from tests.helpers import tiny
@@ -31,53 +32,64 @@ def write_clips(root: Path, place: str) -> None:
         (root / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def train(data: Path, out: Path, tmp_path: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
-    command = [sys.executable, "train.py", tmp_path / "tiny.yaml", "--dataset", data, "--output_dir", out]
-    words = [*map(str, command), "--preprocessing_num_workers", "1", "--clip_seconds", "0.5", *flags]
-    environment = {**os.environ, **ASCII}
-    return subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, errors="replace"
-    )
-
-
-def test_labels_of_a_table(tmp_path):
-    write_clips(tmp_path / "data", "audio/{number}.wav")
-    done = train(tmp_path / "data", tmp_path / "out", tmp_path, "--test_fold", "3")
-    assert done.returncode == 0 and "Glyph" not in done.stderr, done.stderr
-    assert sorted(read_predictions(tmp_path / "out/fold3/predictions.csv").labels) == sorted(LABELS)
-    infer = [sys.executable, "infer.py", str(tmp_path / "data/audio/0.wav"), "--model", str(tmp_path / "out/fold3")]
-    served = subprocess.run(infer, cwd=ROOT, env={**os.environ, **ASCII}, capture_output=True, timeout=120)
-    assert served.returncode == 0, served.stderr
-
-
-def test_labels_by_folders_are_refused_before_the_work(tmp_path):
-    write_clips(tmp_path / "data", "{label}/{number}.wav")
-    done = train(tmp_path / "data", tmp_path / "out", tmp_path)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "the name is not text in this locale" in done.stderr and "PYTHONUTF8=1" in done.stderr
-
-
-EACH_FORMAT = """
+COMMANDS = """
 import sys
+from pathlib import Path
 from urbansound_hf import cli
+from urbansound_hf.errors import exit_code
 
-words, out = sys.argv[1:-1], sys.argv[-1]
-for flags in (["--format", "csv"], ["--format", "jsonl"], [], ["--output", out]):
-    sys.argv = ["infer.py", *words, *flags]
-    if code := cli.infer(sys.argv[1:]):
-        sys.exit(code)
+def run(command, *words):
+    sys.argv = [command.__name__, *words]
+    print(exit_code(lambda: command([*words])), file=sys.stderr)
+    print("----", file=sys.stderr)
+
+flags = ["--preprocessing_num_workers", "1", "--clip_seconds", "0.5"]
+run(cli.train, "tiny.yaml", "--dataset", "table", "--output_dir", "out", "--test_fold", "3", *flags)
+run(cli.infer, "table/audio/0.wav", "--model", "out/fold3")
+run(cli.train, "tiny.yaml", "--dataset", "folders", "--output_dir", "refused", *flags)
+names = [str(path) for path in Path().glob("*.wav")]
+for form in (["--format", "csv"], ["--format", "jsonl"], [], ["--output", "out.csv"]):
+    run(cli.infer, *names, "--model", "model", "--device", "cpu", *form)
 """
+NAMES = ["Vögel.wav", "狗.wav"]
 
 
-def test_infer_names_any_file(tmp_path):
-    names = ["Vögel.wav", "狗.wav"]
-    model = tiny.save("yamnet", tmp_path / "model", clip_seconds=0.5)
-    for name in names:
-        (tmp_path / name).write_bytes(to_wav(np.zeros(8000, np.float32)))
-    words = [*(tmp_path / name for name in names), "--model", model, "--device", "cpu", tmp_path / "out.csv"]
-    command = [sys.executable, "-c", EACH_FORMAT, *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **ASCII}, capture_output=True, timeout=120)
-    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
-    table = (tmp_path / "out.csv").read_text(encoding="utf-8")
-    assert all(name in table for name in names)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with the sounds, their labels in a table and as names of folders, a config and a model."""
+    folder = tmp_path_factory.mktemp("locale")
+    write_clips(folder / "table", "audio/{number}.wav")
+    write_clips(folder / "folders", "{label}/{number}.wav")
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    tiny.save("yamnet", folder / "model", clip_seconds=0.5)
+    for name in NAMES:
+        (folder / name).write_bytes(to_wav(np.zeros(8000, np.float32)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(folder) -> list[list[str]]:
+    """What each command said on standard error, by lines, its exit code last: all in one process of that locale."""
+    environment = {**os.environ, **ASCII, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", COMMANDS], cwd=folder, env=environment, capture_output=True,
+                          text=True, timeout=300, errors="replace")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [part.splitlines() for part in done.stderr.split("----\n")[:-1]]
+
+
+def test_labels_of_a_table(told, folder):
+    trained, served = told[:2]
+    assert trained[-1] == served[-1] == "0" and "Glyph" not in "".join(trained), trained
+    assert sorted(read_predictions(folder / "out/fold3/predictions.csv").labels) == sorted(LABELS)
+
+
+def test_labels_by_folders_are_refused_before_the_work(told, folder):
+    message = "".join(told[2])
+    assert told[2][-1] == "2" and "the name is not text in this locale" in message and "PYTHONUTF8=1" in message
+    assert not (folder / "refused").exists()
+
+
+def test_infer_names_any_file(told, folder):
+    assert [each[-1] for each in told[3:]] == ["0"] * 4, told[3:]
+    table = (folder / "out.csv").read_text(encoding="utf-8")
+    assert all(name in table for name in NAMES)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import TINY
+from tests.helpers.processes import exit_status, fork
 from tests.training.test_run import EVERY_STEP, assert_same_weights, logged, small_split
-from urbansound_hf.errors import Interrupted, UserError
+from urbansound_hf import cli
+from urbansound_hf.errors import Interrupted, UserError, exit_code
 from urbansound_hf.layout import BEGUN, finished
 from urbansound_hf.training import cross_validation
 from urbansound_hf.training.cross_validation import run_experiment
@@ -210,17 +211,23 @@ def test_ctrl_c_before_the_training(experiment, monkeypatch):
 
 
 def test_ctrl_c_in_a_terminal(synthetic_root, tmp_path):
+    """The signal itself, at any moment of a training, to a process of its own."""
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
     flags = ["--dataset", "urbansound8k", "--data_dir", synthetic_root, "--preprocessing_num_workers", 1,
              "--max_steps", 4000, "--output_dir", tmp_path / "out"]  # fmt: skip
-    command = [sys.executable, "train.py", tmp_path / "tiny.yaml", *flags]
-    process = subprocess.Popen([str(word) for word in command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    def train() -> None:
+        with (tmp_path / "stderr").open("w", encoding="utf-8") as sys.stderr:
+            code = exit_code(lambda: cli.train([str(word) for word in (tmp_path / "tiny.yaml", *flags)]))
+        os._exit(code)
+
+    pid = fork(train)
     folder = tmp_path / "out/fold10"
     deadline = time.monotonic() + 120
     while not list(folder.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    message = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, message
+    os.kill(pid, signal.SIGINT)
+    code, message = exit_status(pid), (tmp_path / "stderr").read_text(encoding="utf-8")
+    assert code == 130, message
     assert "interrupted; kept: " in message and "the same command continues" in message and "Traceback" not in message
     assert (folder / BEGUN).is_file()
