@@ -9,7 +9,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from base64 import b64decode
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,9 @@ preprocessing_num_workers: 1
 """
 
 
+EMPTY_PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+
+
 @pytest.fixture(scope="session")
 def synthetic_root() -> Path:
     """A synthetic UrbanSound8K of one clip a class and fold."""
@@ -95,6 +99,19 @@ def pairs(synthetic_root, tmp_path_factory) -> Path:
     from benchmarks.pairs import write_pairs
 
     return write_pairs(synthetic_root, tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="module")
+def undrawn_figures() -> Iterator[None]:
+    """Figures are made but not drawn, which takes most of a short run; for modules whose tests open none."""
+    from matplotlib.figure import Figure
+
+    def save(_: Figure, file: str | Path) -> None:
+        Path(file).write_bytes(EMPTY_PNG)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from tests.conftest import ROOT, TINY
 from tests.helpers import readme
 from urbansound_hf.config.parse import SCHEMA, parse_run_config
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 OURS = ("configs/", "docs/", "benchmarks/", "tests/", "urbansound_hf/", ".ci/")

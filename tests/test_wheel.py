@@ -89,15 +89,14 @@ def test_a_package_that_is_not_installed_makes_no_wheel(monkeypatch, tmp_path):
         running.write_wheel(tmp_path)
 
 
-def test_the_first_steps_of_the_demo(run):
+def test_the_first_steps_of_the_demo(run, synthetic_root):
     where = run("python", "-c", "import urbansound_hf; print(urbansound_hf.__file__)")
     assert not Path(where.strip()).is_relative_to(ROOT)
-    run("urbansound-hf", "data", "synthetic", "made", "--clips", "1")
-    data = ["--dataset", "urbansound8k", "--data_dir", "made", "--max_steps", "2", "--use_cpu", "true"]
-    launch = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "-m", "urbansound_hf"]
-    trained = run("python", *launch, "train", "demo", *data)
+    data = ["--dataset", "urbansound8k", "--data_dir", str(synthetic_root), "--max_steps", "2", "--use_cpu", "true"]
+    trained = run("urbansound-hf", "train", "demo", *data)
     assert "test accuracy" in trained and "checkpoint     outputs/demo/fold10" in trained
-    classified = run("urbansound-hf", "infer", "made/audio/fold1", "--format", "jsonl", "--device", "cpu")
+    clips = str(synthetic_root / "audio" / "fold1")
+    classified = run("urbansound-hf", "infer", clips, "--format", "jsonl", "--device", "cpu")
     assert {f"-{label}-0-0.wav" in classified for label in range(10)} == {True}
     assert "accuracy" in run("urbansound-hf", "report", "outputs/demo/fold10")
     assert run("python", "-m", "urbansound_hf", "--version") == f"urbansound-hf {__version__}\n"

@@ -15,6 +15,8 @@ from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.models.registry import known_types
 from urbansound_hf.training.cross_validation import run_experiment
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -234,20 +232,18 @@ def test_survives_saving(tmp_path, fusion):
     assert other.classifier.out_features == 7
 
 
-def test_opens_elsewhere_without_this_package(tmp_path, clap):
+def test_opens_elsewhere_without_this_package(tmp_path, clap, elsewhere_python):
     """A zero-shot head too: once the captions are in it, no text tower is needed."""
     model, extractor = zero_shot.load_zero_shot(clap, LABELS)
     model.save_pretrained(tmp_path / "model")
     extractor.save_pretrained(tmp_path / "model")
     np.save(tmp_path / "waveform.npy", sound(11.0, seed=2))
     program = (
-        "import json, sys; sys.modules['urbansound_hf'] = None; import numpy; from transformers import pipeline;"
+        "import json; import numpy; from transformers import pipeline;"
         "classify = pipeline('audio-classification', model='model', trust_remote_code=True);"
         "print(json.dumps(classify({'array': numpy.load('waveform.npy'), 'sampling_rate': 48000})))"
     )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = elsewhere_python.run(program, tmp_path)
     assert done.returncode == 0, done.stderr
     (scores,) = SoundClassifier(TorchBackend(model, extractor, "cpu")).probabilities([sound(11.0, seed=2)])
     found = {entry["label"]: entry["score"] for entry in json.loads(done.stdout)}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -234,20 +231,18 @@ def test_an_extractor_that_was_used_is_as_small_as_a_new_one():
 
 
 @both
-def test_opens_elsewhere_without_this_package(tmp_path, architecture):
+def test_opens_elsewhere_without_this_package(tmp_path, architecture, elsewhere_python):
     model, waveform = saved(tmp_path / "model", architecture), sound(2.5)
     extractor = CnnFeatureExtractor()
     extractor.save_pretrained(tmp_path / "model")
     np.save(tmp_path / "waveform.npy", waveform)
     program = (
-        "import json, sys; sys.modules['urbansound_hf'] = None; import numpy; from transformers import pipeline;"
+        "import json; import numpy; from transformers import pipeline;"
         "classify = pipeline('audio-classification', model='model', trust_remote_code=True);"
         "clip = lambda: {'array': numpy.load('waveform.npy'), 'sampling_rate': 16000};"
         "print(json.dumps(classify([clip(), clip()], batch_size=2, top_k=None)))"
     )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = elsewhere_python.run(program, tmp_path)
     assert done.returncode == 0, done.stderr
     with torch.inference_mode():
         scores = model(**extractor(waveform, return_tensors="pt")).logits.softmax(-1)[0].tolist()

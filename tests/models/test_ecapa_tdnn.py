@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
+from tests.conftest import ROOT
 from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import UserError, exit_code
 from urbansound_hf.features.extract import as_tensors, extract
@@ -325,19 +324,16 @@ def test_a_probe_on_embeddings_gives_the_models_own_logits():
 # The checkpoint
 
 
-def test_opens_elsewhere_without_this_package(converted, tmp_path):
+def test_opens_elsewhere_without_this_package(converted, tmp_path, elsewhere_python):
     np.save(tmp_path / "waveform.npy", sound(2.5))
     program = (
-        "import json, sys; sys.modules['urbansound_hf'] = None; import numpy, torch; from transformers import pipeline;"
+        "import json; import numpy, torch; from transformers import pipeline;"
         "classify = pipeline('audio-classification', model='converted', trust_remote_code=True, device='cpu');"
         "clip = lambda: {'array': numpy.load('waveform.npy'), 'sampling_rate': 16000};"
         "found = classify([clip(), clip()], batch_size=2, top_k=None);"
         "print(json.dumps([found, torch.backends.cuda.matmul.allow_tf32]))"
     )
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
-    environment.pop("SB_DISABLE_QUIRKS", None)
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = elsewhere_python.run(program, tmp_path)
     assert done.returncode == 0, done.stderr
     answers, tf32 = json.loads(done.stdout)
     assert not tf32, "SpeechBrain would switch it on for the whole process"
@@ -375,8 +371,10 @@ def test_without_speechbrain_the_way_to_install_it_is_told(monkeypatch):
             load()
 
 
-def test_this_package_imports_without_speechbrain():
+def test_this_package_imports_without_speechbrain(tmp_path, elsewhere_python):
     program = (
-        "import sys; sys.modules['speechbrain'] = None; from urbansound_hf.models import registry; registry.register()"
+        f"import sys; del sys.modules['urbansound_hf']; sys.path.insert(0, {str(ROOT)!r});"
+        "sys.modules['speechbrain'] = None; from urbansound_hf.models import registry; registry.register()"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = elsewhere_python.run(program, tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -23,6 +23,8 @@ from urbansound_hf.models.linear_probe import linear_layers
 from urbansound_hf.models.registry import Family, Lengths, add_family, check_length, families, family_of
 from urbansound_hf.training.cross_validation import run_experiment
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 MODELING = '''
 """Band energies under two linear layers."""
 import numpy as np

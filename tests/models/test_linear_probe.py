@@ -26,6 +26,8 @@ from urbansound_hf.training import run as training_run
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.trainer import SoundTrainer
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 SPEECH = ["hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2", "intermediate_size=16",
           "classifier_proj_size=8", "initializer_range=0.3"]  # fmt: skip
 CONVOLUTIONS = ["conv_dim=[8,8,8,8,8,8,8]", "num_conv_pos_embeddings=4", "num_conv_pos_embedding_groups=2"]

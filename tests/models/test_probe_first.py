@@ -22,6 +22,8 @@ from urbansound_hf.models.linear_probe import PENALTY, embeddings, fit_head, lin
 from urbansound_hf.models.loading import load_model
 from urbansound_hf.training.cross_validation import run_experiment
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 
 def clouds(classes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Thirty points of six numbers of very different sizes, around another place for each class."""

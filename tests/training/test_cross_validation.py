@@ -29,6 +29,8 @@ from urbansound_hf.reports.run_report import gather_folds
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.trainer import SoundTrainer
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 
 @pytest.fixture(scope="module")
 def flags(synthetic_root, tmp_path_factory) -> list[str]:

@@ -20,6 +20,8 @@ from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import check_model, check_serving, check_storage, run_bytes
 from urbansound_hf.training.run import configured_extractor, configured_model
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 SECONDS = [0.01, 0.3, 0.72, 0.745, 1, 1.005, 3.5, 7.3, 12]
 ANY_LENGTH = {"cnn", "ecapa-tdnn", "yamnet", "wav2vec2-bert"}
 AST = "audio-spectrogram-transformer"

@@ -26,6 +26,8 @@ from urbansound_hf.training import run as training_run
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.run import calibrate, train_and_evaluate
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json",
          "metrics.json", "predictions.csv", "validation_predictions.csv", "log_history.json"}  # fmt: skip
 ROWS = np.arange(100).reshape(10, 10)  # the synthetic set is sorted by fold: one clip of each class in each row

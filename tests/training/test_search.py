@@ -35,6 +35,8 @@ from urbansound_hf.training.experiment import Experiment
 from urbansound_hf.training.run import prepare_training
 from urbansound_hf.training.search import Trials, open_study, run_trials
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 optuna = pytest.importorskip("optuna")
 
 SPACE = ["learning_rate=1e-4..1e-1 log", "mixup_alpha=0|0.2", "augment=|gain|polarity gain"]

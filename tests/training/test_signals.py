@@ -17,6 +17,8 @@ from urbansound_hf.training.search import mark_interrupted, stored_sampler
 
 optuna = pytest.importorskip("optuna")
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 
 @pytest.fixture
 def train(configure, synthetic_root, tmp_path):

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import datasets
+import pytest
 
 from tests.conftest import ROOT
 from tests.data.test_loading import KEYWORDS, parquet, wav
@@ -15,6 +16,8 @@ from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.evaluation.runs import read_run
 from urbansound_hf.layout import finished
 from urbansound_hf.training.cross_validation import run_experiment
+
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 TINY_CNN = ["--model_name_or_path", "cnn", "--freeze", "none", "--max_steps", "2", "--eval_strategy", "steps",
             "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2", "--per_device_train_batch_size", "4",

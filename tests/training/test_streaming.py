@@ -19,6 +19,8 @@ from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import prepare_experiment
 from urbansound_hf.training.run import train_and_evaluate
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 STREAMING = ["--streaming", "--dataloader_num_workers", 0]
 STEPS = ["--max_steps", 6, "--logging_steps", 1, "--eval_steps", 3, "--save_steps", 3, "--quiet", "--keep_checkpoints",
          "--load_best_model_at_end", "false", "--save_total_limit", 3]  # fmt: skip
