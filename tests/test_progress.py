@@ -7,13 +7,12 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import datasets
@@ -21,11 +20,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import ROOT
 from tests.helpers import tiny
+from tests.helpers.processes import exit_status
 from tests.helpers.zenodo_server import serve
 from urbansound_hf import cli, progress
-from urbansound_hf.data import __main__, synthetic
+from urbansound_hf.data import __main__
 from urbansound_hf.data.download import fetch
 from urbansound_hf.errors import exit_code
 from urbansound_hf.evaluation.receipts import INCIDENTAL
@@ -277,18 +276,19 @@ def test_quiet_classification_still_names_what_it_could_not_read(monkeypatch, se
 def test_a_table_in_a_terminal_needs_no_bar(served):
     """Both streams are the terminal: the table itself shows how far it is."""
     model, folder = served
-    command = [sys.executable, ROOT / "infer.py", folder / "0.wav", folder / "1.wav", "--model", model, "--top_k", "1"]
-    master, slave = pty.openpty()
-    with subprocess.Popen(command, stdout=slave, stderr=slave, cwd=ROOT) as process:
-        os.close(slave)
-        written = b""
-        while True:
-            try:
-                written += os.read(master, 65536)
-            except OSError:
-                break
+    pid, master = pty.fork()
+    if not pid:
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8") for number in (1, 2))
+        words = [str(folder / "0.wav"), str(folder / "1.wav"), "--model", str(model), "--top_k", "1"]
+        code = exit_code(lambda: cli.infer(words))
+        sys.stdout.flush()
+        os._exit(code)
+    written = b""
+    with suppress(OSError):  # the other end is closed
+        while part := os.read(master, 65536):
+            written += part
     os.close(master)
-    assert process.returncode == 0
+    assert exit_status(pid) == 0, written
     assert b"Classifying" not in written and written.count(b".wav") == 2
 
 
@@ -301,9 +301,9 @@ def test_a_download_in_a_log_is_a_line(tmp_path, long_steps, capsys):
 
 
 def test_the_data_commands_say_how_far_they_are(tmp_path, monkeypatch, long_steps, capsys):
-    monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "data"), "--clips", "1"])
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    assert synthetic.main() == 0 == __main__.main(["--data_dir", str(tmp_path / "data")])
+    assert cli.run(["data", "synthetic", str(tmp_path / "data"), "--clips", "1"]) == 0
+    assert cli.run(["data", "--data_dir", str(tmp_path / "data")]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("100 synthetic clips in ") and "100 clips\n" in out
     lines = [line.partition(" in ")[0] for line in err.splitlines()]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.conftest import OFFICIAL_CSV, ROOT
+from tests.conftest import OFFICIAL_CSV
+from urbansound_hf import cli
 from urbansound_hf.data import splits
 from urbansound_hf.data.leaks import describe_table, read_table, table_report
 from urbansound_hf.data.urbansound8k import CLIPS_PER_FOLD
-from urbansound_hf.errors import UserError, UserErrors
+from urbansound_hf.errors import UserError, UserErrors, exit_code
 
 
 def covers(split: splits.Split, clips: int) -> bool:
@@ -259,20 +258,26 @@ def write_table(path, rows, header="file,label,fold,group,start,end"):
     return path
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "urbansound_hf", "leaks", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+@pytest.fixture
+def run(capsys):
+    """Runs the command in this process: exit code, standard output, standard error."""
+
+    def run_leaks(*arguments: object) -> tuple[int, str, str]:
+        code = exit_code(lambda: cli.run(["leaks", *map(str, arguments)]))
+        return code, *capsys.readouterr()
+
+    return run_leaks
 
 
-def test_a_table_that_leaks_ends_with_1_and_names_the_recording(tmp_path):
+def test_a_table_that_leaks_ends_with_1_and_names_the_recording(tmp_path, run):
     rows = [(f"{i}.wav", "ab"[i % 2], 1 + i % 4 // 2, f"r{i}", 0, 4) for i in range(40)]
-    clean = run(write_table(tmp_path / "clean.csv", rows))
-    assert clean.returncode == 0 and "40 clips of 40 recordings in 2 folds" in clean.stdout, clean.stderr
+    code, clean, _ = run(write_table(tmp_path / "clean.csv", rows))
+    assert code == 0 and "40 clips of 40 recordings in 2 folds" in clean
     rows += [("x.wav", "a", 1, "twice", 0, 4), ("y.wav", "a", 2, "twice", 3, 7)]
-    leaky = run(write_table(tmp_path / "leaky.csv", rows))
-    assert leaky.returncode == 1 and "twice: 2 clips, a in fold 1; a in fold 2 (a leak)" in leaky.stdout
-    assert "overlapping one there in time: 2 (4.8%)" in leaky.stdout
-    found = json.loads(run(tmp_path / "leaky.csv", "--json").stdout)
+    code, leaky, _ = run(write_table(tmp_path / "leaky.csv", rows))
+    assert code == 1 and "twice: 2 clips, a in fold 1; a in fold 2 (a leak)" in leaky
+    assert "overlapping one there in time: 2 (4.8%)" in leaky
+    found = json.loads(run(tmp_path / "leaky.csv", "--json")[1])
     assert found["leaking_recordings"] == ["twice"] and found["clips_per_fold"] == {"1": 21, "2": 21}
 
 
@@ -302,21 +307,21 @@ def test_tables_that_are_wrong(tmp_path, text, said):
     assert said in str(error.value) and "t.csv" in error.value.where
 
 
-def test_all_missing_columns_are_told_at_once(tmp_path):
+def test_all_missing_columns_are_told_at_once(tmp_path, run):
     with pytest.raises(UserErrors) as error:
         read_table(write_table(tmp_path / "t.csv", [(1, 2)], "labels,folds"))
     assert len(error.value.problems) == 2, "labels is a name of the label column"
     said = str(error.value)
     assert "the fold column is called fold; found labels, folds" in said and "did you mean folds?" in said
-    missing = run(tmp_path / "nowhere.csv")
-    assert missing.returncode == 2 and "not a readable CSV" in missing.stderr and "Traceback" not in missing.stderr
+    code, _, missing = run(tmp_path / "nowhere.csv")
+    assert code == 2 and "not a readable CSV" in missing
 
 
 @pytest.mark.real
-def test_the_official_table(tmp_path):
-    done = run(OFFICIAL_CSV, "--json")
-    found = json.loads(done.stdout)
-    assert done.returncode == 0, done.stderr
+def test_the_official_table(run):
+    code, out, err = run(OFFICIAL_CSV, "--json")
+    found = json.loads(out)
+    assert code == 0, err
     assert (found["clips"], found["recordings"]) == (8732, 1297)
     assert {int(fold): clips for fold, clips in found["clips_per_fold"].items()} == CLIPS_PER_FOLD
     assert len(found["shared_recordings"]) == 5 and found["shared_recording_clips"] == 152

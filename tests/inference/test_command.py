@@ -160,7 +160,7 @@ def test_bars_count_in_eighths(score, blocks, ascii):
 
 
 def test_the_command_line_end_to_end(sounds, model):
-    """In a process of its own: a pipe in, a terminal without UTF-8 out, a family of ours without remote code."""
+    """In a process of its own: a pipe in, a terminal without UTF-8 out, our own family without remote code."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": ""}
     command = [sys.executable, str(ROOT / "infer.py"), "-", "long.wav", "müll.wav", "--model", str(model)]
     done = subprocess.run(command, input=Path("a.wav").read_bytes(), capture_output=True, env=environment)

@@ -353,8 +353,7 @@ def test_the_sounds_play_one_at_a_time(opened, whole):
     tab.wait_for_function(f"!{playing}[0] && {playing}[1]")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_it_fits_and_suits_the_screen(opened, whole, width, scheme):
     tab = opened(whole / "report.html", viewport={"width": width, "height": 844}, color_scheme=scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") == width, (
