@@ -19,7 +19,6 @@ from urbansound_hf import __version__
 from urbansound_hf.errors import UserError, complete_file, write_text
 from urbansound_hf.hub.files import model_files
 from urbansound_hf.layout import CONFIGS, PACKAGE_ROOT
-from urbansound_hf.models.loading import check_path
 from urbansound_hf.text import rendered
 
 SDK = "docker"
@@ -32,6 +31,8 @@ def write_space(folder: Path, model: str, title: str) -> None:
     A Hub id is downloaded by the Space; the checkpoint of a run's folder becomes part of it.
     Raises UserError if the model is no checkpoint, or this package or one that the Space needs is not installed.
     """
+    from urbansound_hf.models.loading import check_path
+
     check_path(Path(model))
     folder.mkdir(parents=True, exist_ok=True)
     local = Path(model).is_dir()
