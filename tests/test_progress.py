@@ -24,8 +24,9 @@ from tests.helpers import tiny
 from tests.helpers.processes import exit_status
 from tests.helpers.zenodo_server import serve
 from urbansound_hf import cli, progress
-from urbansound_hf.data import __main__
+from urbansound_hf.data import __main__, synthetic
 from urbansound_hf.data.download import fetch
+from urbansound_hf.data.urbansound8k import CLASSES
 from urbansound_hf.errors import exit_code
 from urbansound_hf.evaluation.receipts import INCIDENTAL
 from urbansound_hf.evaluation.runs import Run
@@ -302,13 +303,14 @@ def test_a_download_in_a_log_is_a_line(tmp_path, long_steps, capsys):
 
 def test_the_data_commands_say_how_far_they_are(tmp_path, monkeypatch, long_steps, capsys):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(synthetic, "CLASSES", CLASSES[:2])
     assert cli.run(["data", "synthetic", str(tmp_path / "data"), "--clips", "1"]) == 0
     assert cli.run(["data", "--data_dir", str(tmp_path / "data")]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("100 synthetic clips in ") and "100 clips\n" in out
+    assert out.startswith("100 synthetic clips in ") and "20 clips\n" in out
     lines = [line.partition(" in ")[0] for line in err.splitlines()]
-    assert lines == ["Making the synthetic sounds: 10 folds", "Preparing the sounds: 100 clips"]
+    assert lines == ["Making the synthetic sounds: 10 folds", "Preparing the sounds: 20 clips"]
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "another")
     with terminal() as written:
         assert __main__.main(["--data_dir", str(tmp_path / "data"), "--quiet"]) == 0
-    assert written() == "" and "100 clips\n" in capsys.readouterr().out
+    assert written() == "" and "20 clips\n" in capsys.readouterr().out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import shutil
 import sys
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -117,14 +116,20 @@ def test_slices_of_a_recording_that_overlap_hold_the_same_sound(root, rows):
 # ---- determinism, completion
 
 
-@pytest.fixture(scope="module")
-def fewer(root, tmp_path_factory) -> Path:
-    time.sleep(1.1)  # a float WAV would tell the second in which it was written
-    return synthetic.synthetic_dataset(tmp_path_factory.mktemp("fewer"), clips_per_class_and_fold=1)
+@pytest.fixture
+def two_classes(monkeypatch) -> None:
+    monkeypatch.setattr(synthetic, "CLASSES", CLASSES[:2])
 
 
-def test_a_recording_is_the_same_bytes_whatever_else_is_written_and_when(root, fewer):
-    whole, part = wav_bytes(root), wav_bytes(fewer)
+@pytest.fixture
+def fewer(two_classes, tmp_path) -> Path:
+    """A set of the first two classes."""
+    return synthetic.synthetic_dataset(tmp_path / "fewer", clips_per_class_and_fold=1)
+
+
+def test_a_recording_is_the_same_bytes_whatever_else_is_written_and_when(root, synthetic_root):
+    """A float WAV would tell the second in which it was written."""
+    whole, part = wav_bytes(root), wav_bytes(synthetic_root)
     assert len(part) == 100
     assert all(whole[name] == data for name, data in part.items())
 
