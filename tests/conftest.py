@@ -128,6 +128,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def late_imports_are_kept_out_of_collections() -> Iterator[None]:
+    """Nor through what a module's tests imported while they ran."""
+    yield
+    gc.freeze()
+
+
 FIRST = {"test_tour.py", "test_examples.py", "test_wheel.py", "test_accelerate.py", "test_locale.py", "test_app.py"}
 
 

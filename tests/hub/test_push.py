@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tests.conftest import ROOT, TINY, YAMNET
+from tests.conftest import TINY, YAMNET
 from tests.helpers import hub_protocol, hub_server, tiny
 from tests.helpers.hub_server import READ_TOKEN, TOKEN, Fault
 from tests.helpers.processes import exit_status, fork
-from urbansound_hf import __version__
+from urbansound_hf import __version__, cli
 from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.errors import UserError
 from urbansound_hf.hub import __main__, push
@@ -473,27 +473,17 @@ def test_a_pushed_model_of_ours_opens_where_this_project_is_not(loopback, tmp_pa
     assert {entry["label"]: entry["score"] for entry in json.loads(done.stdout)} == pytest.approx(expected, abs=1e-4)
 
 
-def test_infer_takes_a_revision_from_the_hub_and_caches_it(loopback, synthetic_root, tmp_path):
+def test_infer_takes_a_revision_from_the_hub_and_caches_it(loopback, synthetic_root, tmp_path, monkeypatch, capsys):
     target = check_upload(Target("me/yamnet", revision="first"))
     upload(target, model_files(tiny.save("yamnet", tmp_path / "yamnet")), "a tiny YAMNet")
-    clip = next(synthetic_root.rglob("*.wav"))
-    command = [
-        sys.executable,
-        "infer.py",
-        str(clip),
-        "--model",
-        "me/yamnet",
-        "--revision",
-        "first",
-        "--format",
-        "jsonl",
-    ]
-    own = environment(loopback, HF_HOME=str(tmp_path / "home"))
-    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["label"]
-    cache = tmp_path / "home" / "hub"
-    kept = huggingface_hub.try_to_load_from_cache("me/yamnet", "model.safetensors", cache, revision="first")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    clip = str(next(synthetic_root.rglob("*.wav")))
+    capsys.readouterr()
+    assert cli.infer([clip, "--model", "me/yamnet", "--revision", "first", "--format", "jsonl"]) == 0
+    assert json.loads(capsys.readouterr().out)["label"]
+    kept = huggingface_hub.try_to_load_from_cache(
+        "me/yamnet", "model.safetensors", tmp_path / "cache", revision="first"
+    )
     assert Path(str(kept)).read_bytes() == (tmp_path / "yamnet" / "model.safetensors").read_bytes()
 
 

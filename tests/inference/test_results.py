@@ -6,8 +6,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -20,6 +18,7 @@ import soundfile
 import torch
 
 from tests.conftest import ROOT
+from tests.helpers.processes import exit_status, fork
 from urbansound_hf.audio import io as audio_io
 from urbansound_hf.audio.io import AudioError
 from urbansound_hf.errors import Terminated
@@ -125,7 +124,7 @@ def test_a_full_disk_keeps_what_is_finished(folder, run):
     assert run(*flags, "--resume")[0] == 1 and rows("labels.jsonl") == expected
 
 
-def test_kill_9_and_a_sound_that_kills_twice(folder, run, model, monkeypatch, tmp_path):
+def test_kill_9_and_a_sound_that_kills_twice(folder, run, monkeypatch, tmp_path):
     """The first process is killed by its last sound, which then also kills the process for suspects."""
     flags = ["many", "--batch_size", "2", "--output", "labels.jsonl"]
     Path("many/39.wav").rename("many/39-killer.wav")
@@ -135,8 +134,12 @@ def test_kill_9_and_a_sound_that_kills_twice(folder, run, model, monkeypatch, tm
     Path("site").mkdir()
     Path("site/sitecustomize.py").write_text(KILLER, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
-    command = [sys.executable, str(ROOT / "infer.py"), *flags, "--model", str(model), "--device", "cpu", "--quiet"]
-    assert subprocess.run(command).returncode == -signal.SIGKILL and PART.exists()
+
+    def first() -> None:
+        exec(KILLER, {})
+        run(*flags)
+
+    assert exit_status(fork(first)) == -signal.SIGKILL and PART.exists()
     assert run(*flags, "--resume")[0] == 1
     found = rows("labels.jsonl")
     killed = [row for row in found if "killer" in row[0]]

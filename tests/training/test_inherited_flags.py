@@ -102,6 +102,7 @@ MORE_REFUSED = [
 ]  # fmt: skip
 RUN = ["--clip_seconds", "0.5", "--per_device_train_batch_size", "4", "--max_steps", "2", "--eval_steps", "1",
        "--save_steps", "1"]  # fmt: skip
+PLAIN = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_values_that_are_refused(run, flags, reason):
 @pytest.mark.parametrize("name", [each.value for each in OptimizerNames])
 def test_every_optimizer_trains_or_names_its_package(run, name):
     try:
-        assert run(["--optim", name])["test_loss"] > 0
+        assert run(["--optim", name, *PLAIN])["test_loss"] > 0
     except UserError as error:
         assert error.where == f"--optim {name}" and "install it, or use adamw_torch" in error.fix
 
@@ -182,16 +183,17 @@ def test_every_schedule_trains_or_names_what_it_needs(run, name):
     if name in needs:
         with pytest.raises(UserError, match=f"the schedule {name} cannot be made"):
             run(["--lr_scheduler_type", name])
-    run(["--lr_scheduler_type", name, *(["--lr_scheduler_kwargs", needs[name]] if name in needs else [])])
+    flags = [] if name in ("reduce_lr_on_plateau", "greedy") else PLAIN  # those two look at the evaluations
+    run(["--lr_scheduler_type", name, *flags, *(["--lr_scheduler_kwargs", needs[name]] if name in needs else [])])
 
 
 def test_dropping_the_last_batch_drops_no_clip_of_the_evaluation(run):
     losses = []
-    for size in ("1", "3", "7", "16"):
+    for size in ("3", "7", "16"):
         metrics = run(["--dataloader_drop_last", "--per_device_eval_batch_size", size])
         assert metrics["clips"]["test"] == sum(map(sum, metrics["confusion_matrix"])) == 7
         losses.append(metrics["test_loss"])
-    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from urbansound_hf.training.run import configured_extractor, configured_model
 
 pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
-SECONDS = [0.01, 0.3, 0.72, 0.745, 1, 1.005, 3.5, 7.3, 12]
+SECONDS = [0.01, 0.72, 0.745, 1.005, 3.5, 12]
 ANY_LENGTH = {"cnn", "ecapa-tdnn", "yamnet", "wav2vec2-bert"}
 AST = "audio-spectrogram-transformer"
 LABELS = ["bark", "horn", "rain"]
