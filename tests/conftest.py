@@ -106,7 +106,7 @@ def undrawn_figures() -> Iterator[None]:
     """Figures are made but not drawn, which takes most of a short run; for modules whose tests open none."""
     from matplotlib.figure import Figure
 
-    def save(_: Figure, file: str | Path) -> None:
+    def save(_: Figure, file: str | Path, **__: object) -> None:
         Path(file).write_bytes(EMPTY_PNG)
 
     with pytest.MonkeyPatch.context() as patch:
