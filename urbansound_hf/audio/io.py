@@ -286,9 +286,13 @@ def _blocks(sound: Decoder) -> Iterator[np.ndarray]:
         remaining -= len(frames)
 
 
-def audio_seconds(source: bytes) -> float:
-    """The length of an encoded sound, from its header."""
-    return soundfile.info(io.BytesIO(source)).duration
+def audio_seconds(source: bytes, name: str = "") -> float:
+    """The length of an encoded sound, from its header; where libsndfile does not read it, from its samples."""
+    try:
+        return soundfile.info(io.BytesIO(source)).duration
+    except soundfile.LibsndfileError:
+        waveform, rate = read_audio(source, name)
+        return len(waveform) / rate
 
 
 def file_seconds(path: str | Path) -> float | None:

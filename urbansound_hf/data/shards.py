@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
-import soundfile
 from fsspec.core import url_to_fs
 
 from urbansound_hf import progress
@@ -195,7 +194,7 @@ def _parquet_columns(file: BinaryIO, path: str, audio_column: str | None) -> pa.
         names = pa.compute.struct_field(shard.read([f"{column}.path"]).column(0), "path").combine_chunks()
     if "seconds" not in features:
         found = (sound.as_py() for group in range(len(sizes)) for sound in _sounds(shard, group, column))
-        lengths = [_seconds(sound, str(name)) for sound, name in zip(found, names.to_pylist(), strict=True)]
+        lengths = [audio_seconds(sound or b"", str(name)) for sound, name in zip(found, names.to_pylist(), strict=True)]
         table = table.append_column("seconds", pa.array(lengths))
         features["seconds"] = datasets.Value("float64")
     none = np.zeros(len(table), np.int64)
@@ -210,14 +209,6 @@ def _addressed(table: pa.Table, features: Mapping[str, Any], addresses: list[Any
     table = table.append_column("audio", pa.StructArray.from_arrays(fields, fields=list(ADDRESS_TYPE)))
     metadata = datasets.Features({**features, "audio": ADDRESS}).arrow_schema.metadata
     return table.replace_schema_metadata({**metadata, b"column": column.encode()})
-
-
-def _seconds(sound: bytes | None, name: str) -> float:
-    try:
-        return audio_seconds(sound or b"")
-    except soundfile.LibsndfileError:
-        waveform, rate = read_audio(sound or b"", name)
-        return len(waveform) / rate
 
 
 def _tar_columns(file: BinaryIO, path: str) -> pa.Table:
@@ -237,7 +228,7 @@ def _tar_columns(file: BinaryIO, path: str) -> pa.Table:
                 row |= {name: cell for name, cell in json.loads(content).items() if name != "audio"}
             elif f".{suffix}" in SUFFIXES:
                 sounds[key] = member.offset_data, member.size, member.name
-                row["seconds"] = _seconds(content, member.name)
+                row["seconds"] = audio_seconds(content, member.name)
             else:
                 row["label"] = content.decode("utf-8").strip()
     addresses = []
@@ -268,7 +259,7 @@ def write_shards(builder: PreparedSounds, folder: Path, clips_per_shard: int = C
         chosen = [rows[int(row) : int(row) + 1][0] for row in order[number * clips_per_shard :][:clips_per_shard]]
         columns: dict[str, list] = {name: [row.get(name) for row in chosen] for name in features}
         columns["audio"] = [{"bytes": _encoded(row), "path": row["path"]} for row in chosen]
-        columns["seconds"] = [_seconds(sound["bytes"], sound["path"]) for sound in columns["audio"]]
+        columns["seconds"] = [audio_seconds(sound["bytes"], sound["path"]) for sound in columns["audio"]]
         check_free_space(folder, "DIR", sum(len(sound["bytes"]) for sound in columns["audio"]))
         with complete_file(folder / f"train-{number:05d}-of-{shards:05d}.parquet") as partial:
             pq.write_table(pa.table(columns, features.arrow_schema), partial, row_group_size=CLIPS_PER_PIECE)
