@@ -322,7 +322,8 @@ class CommandParser(argparse.ArgumentParser):
 def exit_code(main: Callable[[], int | None]) -> int:
     """Runs `main`; a `UserError` or a file error becomes a message and exit code 2, Ctrl-C 130, SIGTERM 143."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a label that it cannot encode is no reason to lose a result
+        # A label that it cannot encode is no reason to lose a result, and a pipe gets each line at once.
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)
     try:
         with catching_signals(), redacting_logs():
             code = main() or 0

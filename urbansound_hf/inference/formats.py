@@ -81,19 +81,11 @@ def bar(score: float, blocks: bool = True) -> str:
     return "█" * (eighths // 8) + BLOCKS[eighths % 8] if blocks else "#" * round(eighths / 8)
 
 
-def flushed(sounds: Iterable[list[Record]], stream: TextIO) -> Iterator[list[Record]]:
-    """The sounds; what was written of one is flushed before the next is asked for."""
-    for sound in sounds:
-        yield sound
-        stream.flush()
-
-
 # ---- CSV, Parquet
 
 
 def _jsonl(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
-    for sound in flushed(sounds, stream):
-        stream.writelines(json.dumps(record) + "\n" for record in sound)
+    stream.writelines(json.dumps(record) + "\n" for record in chain.from_iterable(sounds))
 
 
 def _columns(options: WriteOptions) -> list[str]:
@@ -110,8 +102,7 @@ def _csv(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) 
     names = chain.from_iterable(others if name == "top" else [name] for name in _columns(options))
     table = csv.DictWriter(stream, list(names), lineterminator="\n")
     table.writeheader()
-    for sound in flushed(sounds, stream):
-        table.writerows(_csv_row(**record) for record in sound)
+    table.writerows(_csv_row(**record) for record in chain.from_iterable(sounds))
 
 
 def _csv_row(top: Sequence[Record] = (), labels: Sequence[str] | None = None, **row: Any) -> Record:
@@ -129,7 +120,7 @@ def _parquet(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptio
              "path": text, "label": text, "error": text, "windows": pa.int64(), "silence": pa.bool_(),
              "embedding": pa.list_(pa.float32())}  # fmt: skip
     schema = pa.schema({name: kinds.get(name, number) for name in _columns(options)})
-    rows = (_parquet_row(record) for sound in sounds for record in sound)
+    rows = map(_parquet_row, chain.from_iterable(sounds))
     with pq.ParquetWriter(stream.buffer, schema) as file:
         while some := list(islice(rows, ROWS_AT_ONCE)):
             file.write_table(pa.Table.from_pylist(some, schema))
@@ -145,14 +136,14 @@ def _parquet_row(record: Record) -> Record:
 
 def _audacity(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
     """https://manual.audacityteam.org/man/importing_and_exporting_labels.html: start, end, label; tabs, no header."""
-    for sound in flushed(sounds, stream):
+    for sound in sounds:
         stream.writelines(f"{each['start']:.6f}\t{each['end']:.6f}\t{label}\n" for label, each in _labelled(sound))
 
 
 def _raven(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
     """A selection table of Raven Pro, with a header and two columns of its own: Label, Score."""
     print(*RAVEN, sep="\t", file=stream)
-    for sound in flushed(sounds, stream):
+    for sound in sounds:
         for number, (label, each) in enumerate(_labelled(sound), start=1):
             place = each["start"], each["end"], 0, f"{options.highest_hz:g}"
             print(number, "Spectrogram 1", 1, *place, label, each["score"], sep="\t", file=stream)
@@ -176,7 +167,7 @@ def print_error(record: Record) -> None:
 
 
 def _table(sounds: Iterable[list[Record]], stream: TextIO, options: WriteOptions) -> None:
-    for sound in filter(None, flushed(sounds, stream)):
+    for sound in filter(None, sounds):
         if "error" in sound[0]:
             print_error(sound[0])
         else:
@@ -217,7 +208,7 @@ def write_live(predictions: Iterable[Prediction], form: str, options: WriteOptio
 
 def _print(lines: Iterable[str], stream: TextIO) -> None:
     text = "\n".join(map(printable, lines))
-    print(text if _shows_blocks(stream) else text.replace("–", "-"), file=stream, flush=True)
+    print(text if _shows_blocks(stream) else text.replace("–", "-"), file=stream)
 
 
 def _line(answer: Record, width: int, blocks: bool) -> str:
