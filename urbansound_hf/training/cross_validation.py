@@ -188,6 +188,7 @@ def _run_split(experiment: Experiment, split: Split, folder: Path, facts: Mappin
             "micro_batch": metrics["micro_batch"],
             **{name: values for name, values in metrics.items() if name in ("calibration", "probe")},
             "seconds": round(time.perf_counter() - started, 1),
+            "peak_memory_gib": metrics["train_peak_memory_gib"],
         }
         with stage("write"):
             write_run(folder, experiment.sounds.dataset.select(split.test), receipt)
