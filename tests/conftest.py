@@ -135,7 +135,11 @@ def late_imports_are_kept_out_of_collections() -> Iterator[None]:
     gc.freeze()
 
 
-FIRST = {"test_tour.py", "test_examples.py", "test_wheel.py", "test_accelerate.py", "test_locale.py", "test_app.py"}
+FIRST = {
+    "test_tour.py", "test_examples.py", "test_wheel.py", "test_accelerate.py", "test_app.py", "test_run.py",
+    "test_api.py", "test_cross_validation.py", "test_inherited_flags.py", "test_shipped_configs.py",
+    "test_preflight.py",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

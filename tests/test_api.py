@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory, synthetic_root) -> Path:
     """A folder with all that the examples mention: sounds, a clip, a long recording and two finished runs."""
     folder = tmp_path_factory.mktemp("examples")
     with pytest.MonkeyPatch.context() as patched:
@@ -109,7 +110,7 @@ def place(tmp_path_factory) -> Path:
         from urbansound_hf.audio.io import to_wav
         from urbansound_hf.data import synthetic
 
-        ush.synthetic_dataset("sounds", clips_per_class_and_fold=1)
+        shutil.copytree(synthetic_root, "sounds")
         bark = 0.5 * synthetic.waveform("dog_bark", np.random.default_rng(0), 4.0, 16_000)
         Path("clip.wav").write_bytes(to_wav(bark))
         Path("long.wav").write_bytes(to_wav(np.tile(bark, 2)))
