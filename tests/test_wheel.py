@@ -98,5 +98,4 @@ def test_the_first_steps_of_the_demo(run, synthetic_root):
     clips = str(synthetic_root / "audio" / "fold1")
     classified = run("urbansound-hf", "infer", clips, "--format", "jsonl", "--device", "cpu")
     assert {f"-{label}-0-0.wav" in classified for label in range(10)} == {True}
-    assert "accuracy" in run("urbansound-hf", "report", "outputs/demo/fold10")
     assert run("python", "-m", "urbansound_hf", "--version") == f"urbansound-hf {__version__}\n"

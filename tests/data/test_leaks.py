@@ -13,7 +13,7 @@ import soundfile
 from tests.conftest import OFFICIAL_CSV, REAL_DATA
 from urbansound_hf.audio.io import load_audio, to_wav
 from urbansound_hf.audio.resampling import resample
-from urbansound_hf.data import fingerprints, splits, synthetic
+from urbansound_hf.data import fingerprints, splits
 from urbansound_hf.data.fingerprints import NEAR, acoustic_fingerprint
 from urbansound_hf.data.leaks import (
     KNOWN,
@@ -137,9 +137,8 @@ COPIES = {
 
 
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory):
-    root = synthetic.synthetic_dataset(tmp_path_factory.mktemp("synthetic"), 1)
-    waveforms = [load_audio(path) for path in sorted(root.glob("audio/fold*/*.wav"))[::2]]
+def sounds(synthetic_root):
+    waveforms = [load_audio(path) for path in sorted(synthetic_root.glob("audio/fold*/*.wav"))[::2]]
     return [waveform for waveform in waveforms if len(waveform) > RATE]
 
 

@@ -35,6 +35,8 @@ from urbansound_hf.reports.model_card import CC_BY_NC, data_card, packages, rend
 from urbansound_hf.reports.run_report import write_cross_validation, write_run
 from urbansound_hf.training.experiment import is_hub_id, recorded_facts
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 DEFAULT_CONFIG = ROOT / "configs" / "wav2vec2_base.yaml"
 LEAKS = {
     "train_clips": 500, "test_clips": 60, "shared_recording_clips": 7, "time_overlap_clips": 2, "shared_recordings": [],
