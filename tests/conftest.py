@@ -102,16 +102,20 @@ def pairs(synthetic_root, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undrawn_figures() -> Iterator[None]:
-    """Figures are made but not drawn, which takes most of a short run; for modules whose tests open none."""
+def undrawn_figures() -> Iterator[Callable[..., None]]:
+    """Figures are made but not drawn, which takes most of a short run, in modules whose tests open none.
+
+    Returns `Figure.savefig`, which draws them.
+    """
     from matplotlib.figure import Figure
 
     def save(_: Figure, file: str | Path, **__: object) -> None:
         Path(file).write_bytes(EMPTY_PNG)
 
+    draw = Figure.savefig
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save)
-        yield
+        yield draw
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from tests.helpers.runs import finish, rewrite, write_run
 from urbansound_hf import cli
@@ -27,6 +28,8 @@ from urbansound_hf.reports.run_report import (
     run_summary,
     write_cross_validation,
 )
+
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
 
 FIGURES = ["confusion_matrix.png", "per_class.png", "reliability.png"]
 TOLD = ["group", "salience", "seconds"]
@@ -127,7 +130,8 @@ def test_what_stands_beside_the_number(tmp_path):
 # ---- one run
 
 
-def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path):
+def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path, undrawn_figures, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", undrawn_figures)
     folder = write_run(tmp_path / "run", 3, notes=["synthetic sounds"])
     measured = run_report.write_run(folder)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -138,7 +142,7 @@ def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path):
     for name, row in metrics["per_class"].items():
         assert {key: measured["per_class"][name][key] for key in row} == pytest.approx(row)
     for name in [*FIGURES, "conditions.png"]:
-        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+        assert (folder / name).read_bytes().startswith(b"\x89PNG") and (folder / name).stat().st_size > 5000
     card, page = (folder / "README.md").read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
     assert f"]** ({metrics['test_accuracy']:.3f}), " in card and f"accuracy **{metrics['test_accuracy']:.3f} [" in page
     for text in (card, page):
