@@ -29,7 +29,7 @@ from urbansound_hf.config.parse import keyword_run_config, parse_run_config
 from urbansound_hf.errors import UserError, UserErrors
 from urbansound_hf.progress import QUIET
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 SPLITS = ("official", "grouped", "random", "predefined", "stratified_folds")
 PACKAGES = ("urbansound_hf", "urbansound_hf.plots", "urbansound_hf.augment")

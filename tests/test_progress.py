@@ -33,7 +33,7 @@ from urbansound_hf.evaluation.runs import Run
 from urbansound_hf.progress import Bar, computed, duration, library_bars, quietly, remaining, say
 from urbansound_hf.training.cross_validation import run_experiment
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from tests.conftest import ROOT, TINY
 from tests.helpers import readme
 from urbansound_hf.config.parse import SCHEMA, parse_run_config
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -16,7 +16,7 @@ from urbansound_hf.config.parse import parse_run_config
 from urbansound_hf.models.registry import known_types
 from urbansound_hf.training.cross_validation import run_experiment
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))

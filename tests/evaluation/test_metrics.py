@@ -21,7 +21,7 @@ from urbansound_hf.evaluation.runs import read_run
 from urbansound_hf.reports.run_report import write_cross_validation
 from urbansound_hf.training.cross_validation import run_experiment
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 LABELS = ["bark", "horn", "rain", "silence"]
 TRUE = [0, 0, 0, 1, 1, 2]

@@ -38,7 +38,7 @@ from urbansound_hf.reports.model_card import render_card
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import push_target
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 GOES_UP = {
     ".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "metrics.json",

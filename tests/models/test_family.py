@@ -23,7 +23,7 @@ from urbansound_hf.models.linear_probe import linear_layers
 from urbansound_hf.models.registry import Family, Lengths, add_family, check_length, families, family_of
 from urbansound_hf.training.cross_validation import run_experiment
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 MODELING = '''
 """Band energies under two linear layers."""

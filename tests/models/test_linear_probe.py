@@ -26,7 +26,7 @@ from urbansound_hf.training import run as training_run
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.trainer import SoundTrainer
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 SPEECH = ["hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2", "intermediate_size=16",
           "classifier_proj_size=8", "initializer_range=0.3"]  # fmt: skip

@@ -22,7 +22,7 @@ from urbansound_hf.models.linear_probe import PENALTY, embeddings, fit_head, lin
 from urbansound_hf.models.loading import load_model
 from urbansound_hf.training.cross_validation import run_experiment
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 
 def clouds(classes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from urbansound_hf.evaluation.runs import read_predictions, read_run
 from urbansound_hf.inference.classifier import combined, members_of
 from urbansound_hf.reports.ensemble import fit_weights, write_ensemble
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 
 @pytest.fixture(scope="module")

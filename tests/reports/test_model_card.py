@@ -35,7 +35,7 @@ from urbansound_hf.reports.model_card import CC_BY_NC, data_card, packages, rend
 from urbansound_hf.reports.run_report import write_cross_validation, write_run
 from urbansound_hf.training.experiment import is_hub_id, recorded_facts
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 DEFAULT_CONFIG = ROOT / "configs" / "wav2vec2_base.yaml"
 LEAKS = {

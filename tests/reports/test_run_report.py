@@ -29,7 +29,7 @@ from urbansound_hf.reports.run_report import (
     write_cross_validation,
 )
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 FIGURES = ["confusion_matrix.png", "per_class.png", "reliability.png"]
 TOLD = ["group", "salience", "seconds"]
@@ -130,8 +130,8 @@ def test_what_stands_beside_the_number(tmp_path):
 # ---- one run
 
 
-def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path, undrawn_figures, monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", undrawn_figures)
+def test_a_run_is_told_in_numbers_pages_and_figures(tmp_path, plain_reports, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", plain_reports)
     folder = write_run(tmp_path / "run", 3, notes=["synthetic sounds"])
     measured = run_report.write_run(folder)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

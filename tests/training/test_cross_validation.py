@@ -29,7 +29,7 @@ from urbansound_hf.reports.run_report import gather_folds
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.trainer import SoundTrainer
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 
 @pytest.fixture(scope="module")

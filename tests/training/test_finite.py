@@ -22,7 +22,7 @@ from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.trainer import SoundTrainer
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 DIVERGES = ["--learning_rate", "1e38", "--warmup_steps", 0, "--max_grad_norm", 0, "--optim", "sgd"]
 ARGUMENTS = TrainingArguments(output_dir="unused", use_cpu=True)

@@ -11,7 +11,7 @@ import pytest
 from urbansound_hf.reports.run_report import gather_folds
 from urbansound_hf.training.cross_validation import run_experiment
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 SHORT = ("--max_steps", 1, "--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_strategy", "no")
 

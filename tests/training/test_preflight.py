@@ -20,7 +20,7 @@ from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import check_model, check_serving, check_storage, run_bytes
 from urbansound_hf.training.run import configured_extractor, configured_model
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 SECONDS = [0.01, 0.72, 0.745, 1.005, 3.5, 12]
 ANY_LENGTH = {"cnn", "ecapa-tdnn", "yamnet", "wav2vec2-bert"}

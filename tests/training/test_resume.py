@@ -25,7 +25,7 @@ from urbansound_hf.training.resume import complete_checkpoints, interrupted, mis
 from urbansound_hf.training.run import train_and_evaluate
 from urbansound_hf.training.trainer import SoundTrainer
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 KEPT = ["--keep_checkpoints", "--ema_decay", 0.9, *EVERY_STEP]
 FILES = {

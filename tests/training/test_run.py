@@ -26,7 +26,7 @@ from urbansound_hf.training import run as training_run
 from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.run import calibrate, train_and_evaluate
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json",
          "metrics.json", "predictions.csv", "validation_predictions.csv", "log_history.json"}  # fmt: skip

@@ -35,7 +35,7 @@ from urbansound_hf.training.experiment import Experiment
 from urbansound_hf.training.run import prepare_training
 from urbansound_hf.training.search import Trials, open_study, run_trials
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 optuna = pytest.importorskip("optuna")
 

@@ -27,7 +27,7 @@ from urbansound_hf.training.experiment import prepare_experiment
 from urbansound_hf.training.losses import BalancedSampler, class_weights, classification_loss
 from urbansound_hf.training.run import prepare_training
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 CNN = ["--model_name_or_path", "cnn", "--model_config", "hidden_sizes=[8,8]", "--clip_seconds", "1"]
 

@@ -17,7 +17,7 @@ from urbansound_hf.training.search import mark_interrupted, stored_sampler
 
 optuna = pytest.importorskip("optuna")
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from urbansound_hf.evaluation.runs import read_run
 from urbansound_hf.layout import finished
 from urbansound_hf.training.cross_validation import run_experiment
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 TINY_CNN = ["--model_name_or_path", "cnn", "--freeze", "none", "--max_steps", "2", "--eval_strategy", "steps",
             "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2", "--per_device_train_batch_size", "4",

@@ -19,7 +19,7 @@ from urbansound_hf.training.cross_validation import run_experiment
 from urbansound_hf.training.experiment import prepare_experiment
 from urbansound_hf.training.run import train_and_evaluate
 
-pytestmark = pytest.mark.usefixtures("undrawn_figures")
+pytestmark = pytest.mark.usefixtures("plain_reports")
 
 STREAMING = ["--streaming", "--dataloader_num_workers", 0]
 STEPS = ["--max_steps", 6, "--logging_steps", 1, "--eval_steps", 3, "--save_steps", 3, "--quiet", "--keep_checkpoints",

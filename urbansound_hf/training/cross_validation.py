@@ -195,6 +195,8 @@ def _run_split(experiment: Experiment, split: Split, folder: Path, facts: Mappin
         clip = experiment.sounds.dataset[int(split.test[0])]["audio"]["bytes"]
         check_serving(folder, clip, config.model.trust_remote_code)
         write_json(folder / RECEIPT, receipt)  # last: it marks the run as finished
+        if pusher:
+            pusher.thread.shutdown()  # the last push may still read a checkpoint
         if not config.training.keep_checkpoints:  # not earlier: a kill in between would lose the training
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         experiment.show(run_summary(metrics, folder))
