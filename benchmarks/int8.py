@@ -2,7 +2,8 @@
 
 Whisper-tiny and YAMNet, frozen as their shipped configs take them, get a head for the folds of `--data_dir` but the
 last, which is scored in both precisions. `ours` is int8, `stock` float32. The weights of linear layers are in 8 bits,
-convolutions are not.
+convolutions are not. The last rows are the largest and the mean difference of a score from float32 in the other
+precisions of `--dtype`, by PyTorch on the CPU.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+
+import numpy as np
 
 from benchmarks.measure import LeftOut, Options, Row, given, needs_packages
 from urbansound_hf.data.urbansound8k import CLASSES
@@ -70,6 +73,19 @@ def both(name: str, run: Path, clips: Sequence[Path], rounds: int) -> Iterator[R
         yield Row(f"{name}, {len(clips)} clips", ours, stock, ours / stock, unit)
 
 
+def differences(name: str, run: Path, clips: Sequence[Path]) -> Iterator[Row]:
+    """The largest and the mean difference between a class's score in bfloat16 or float16 and in float32."""
+    scores = []
+    for dtype in ("float32", "bfloat16", "float16"):
+        model = SoundClassifier.from_pretrained(run, backend="torch", dtype=dtype, device="cpu")
+        tops = [dict(result.overall.top) for result in model.classify_many(clips, top_k=len(CLASSES))]
+        scores.append(np.array([[top[label] for label in CLASSES] for top in tops]))
+        if dtype != "float32":
+            apart = np.abs(scores[-1] - scores[0])
+            yield Row(f"{name}, {dtype}, largest difference", float(apart.max()), None, None, "score")
+            yield Row(f"{name}, {dtype}, mean difference", float(apart.mean()), None, None, "score")
+
+
 def rows(options: Options) -> Iterator[Row | LeftOut]:
     needs_packages("onnx", "onnxscript", "onnxruntime")
     data = options.clips()
@@ -82,4 +98,6 @@ def rows(options: Options) -> Iterator[Row | LeftOut]:
                 yield LeftOut(f"{title}: {why}")
                 continue
             run = trained(name, weights, data, int(folds[-1].name[4:]), Path(place) / name)
-            yield from both(title, run, sorted(folds[-1].glob("*.wav")), options.rounds)
+            clips = sorted(folds[-1].glob("*.wav"))
+            yield from both(title, run, clips, options.rounds)
+            yield from differences(title, run, clips)
