@@ -380,3 +380,17 @@ def test_opens_elsewhere_without_this_package(tmp_path, elsewhere_python):
         expected = model(**features(waveform)).logits.sigmoid()[0].tolist()
     found = {entry["label"]: entry["score"] for entry in json.loads(done.stdout)}
     assert found == pytest.approx(dict(zip(LABELS, expected, strict=True)), abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"pooling": ["rms", "max"], "normalize_embedding": True}])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_nearly_the_same_scores(settings, dtype):
+    """Also where the head sees an embedding that is pooled in float32, as the shipped config's does."""
+    torch.manual_seed(0)
+    model = tiny(**settings).eval()
+    batch = torch.randn(2, 200, 64)
+    with torch.inference_mode():
+        expected = model(batch).logits.softmax(1)
+        found = model.to(dtype)(batch.to(dtype)).logits
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.softmax(1), expected, atol=0.03, rtol=0)

@@ -248,7 +248,7 @@ class YamnetForAudioClassification(PreTrainedModel):
         if tuple(self.config.pooling) == ("mean",) and not self.config.normalize_embedding:
             pooled = self._pool(self.classifier(patches).float(), self._weights(patches, attention_mask))
         else:
-            pooled = self.classifier(self.pool_patches(patches, attention_mask)).float()
+            pooled = self.classifier(self.pool_patches(patches, attention_mask).to(patches.dtype)).float()
         if labels is None:
             return SequenceClassifierOutput(logits=pooled)
         if labels.ndim == 1 and self.config.problem_type == "multi_label_classification":
