@@ -374,7 +374,7 @@ def test_a_recording_from_the_microphone_is_heard(visit):
 def test_live_sound_is_classified_while_it_is_recorded(visit):
     page = visit()
     page.get_by_role("tab", name="Live").click()
-    page.wait_for_timeout(2000)  # Gradio loads its recorder when the tab opens; a click before that is an error of its own
+    page.wait_for_timeout(2000)  # Gradio loads its recorder when the tab opens; a click before that is its error
     page.get_by_role("button", name="Record", exact=True).locator("visible=true").click()
     page.get_by_text(re.compile(r"0:00.0–0:0\d.\d: -?\d+ dBFS")).wait_for(timeout=30_000)
 
