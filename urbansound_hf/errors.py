@@ -139,6 +139,7 @@ class Signals:
 
     received: int | None = None
     saving = False
+    handler: Callable[[int, Any], None] | None = None  # the one that `catching_signals` has installed
 
 
 @contextmanager
@@ -178,9 +179,11 @@ def catching_signals() -> Iterator[None]:
 
     report_dropped, sys.unraisablehook = sys.unraisablehook, dropped
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    Signals.handler = stop
     try:
         yield
     finally:
+        Signals.handler = None
         sys.unraisablehook = report_dropped
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -189,7 +192,7 @@ def catching_signals() -> Iterator[None]:
 
 def _end_at_once() -> None:
     """In a forked worker SIGTERM acts as usual: a handler in Python may never run where the worker waits for a lock."""
-    if callable(signal.getsignal(signal.SIGTERM)):
+    if Signals.handler and signal.getsignal(signal.SIGTERM) is Signals.handler:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -59,9 +59,15 @@ def test_signals_end_a_command_and_a_second_one_at_once(number, code):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_forked_worker_has_no_handler_which_a_lock_could_hold_up():
+def test_a_forked_worker_has_no_handler_of_a_command_which_a_lock_could_hold_up():
+    def check(expected) -> None:
+        assert signal.getsignal(signal.SIGTERM) == expected
+
     with catching_signals():
-        assert exit_status(fork(lambda: int(signal.getsignal(signal.SIGTERM) != signal.SIG_DFL))) == 0
+        assert exit_status(fork(lambda: check(signal.SIG_DFL))) == 0
+        own = lambda *_: None  # noqa: E731
+        signal.signal(signal.SIGTERM, own)  # of a program that uses this package
+        assert exit_status(fork(lambda: check(own))) == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

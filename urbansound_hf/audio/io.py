@@ -24,7 +24,7 @@ from urbansound_hf.audio.containers import ENDLESS_BYTES, HEADER_BYTES, Recordin
 from urbansound_hf.audio.resampling import resample, resample_blocks
 from urbansound_hf.errors import UserError
 
-SAMPLING_RATE = 16_000  # Hz; what nearly every pretrained audio model hears
+SAMPLING_RATE = 16_000  # Hz; the input of nearly every pretrained audio model
 
 BLOCK_FRAMES = 2**20  # frames decoded at a time: 24 s at 44.1 kHz
 LOWEST_RATE, HIGHEST_RATE = 1000, 4_000_000  # Hz; beyond, a header is damaged, and resampling would fill the memory

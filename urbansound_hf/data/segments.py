@@ -23,7 +23,7 @@ Listed = tuple[list[Row], list[str], list[str]]
 Mark = tuple[str, str, str, str, str]
 """A line of a label file: its place, start and end in seconds as text, label, and the sound that it names or ""."""
 BACKGROUND_SECONDS = 0.5  # the shortest unlabelled stretch that becomes a clip
-NO_CLASSES = "silence", "unknown"  # what infer.py writes into label files where no class was heard
+NO_CLASSES = "silence", "unknown"  # what infer.py writes into label files where no class is predicted
 
 
 def read_annotations(
@@ -54,10 +54,10 @@ def read_annotations(
             fix = "give label tracks of Audacity, or selection tables of Raven, called as their recordings"
             raise UserError("there are no label files", f"--annotations {folder}", fix)
         return None
-    rows, places, problems, unheard = [], [], [], Counter[str]()
+    rows, places, problems, unclassified = [], [], [], Counter[str]()
     for (where, start, end, label, named), owners in marked:
         if clean_text(label) in {*NO_CLASSES} - {*label_map}:
-            unheard[clean_text(label)] += 1
+            unclassified[clean_text(label)] += 1
             continue
         try:
             owners = stems.get(clean_text(Path(named).stem), owners)
@@ -67,15 +67,15 @@ def read_annotations(
             problems.append(error)
     refuse(problems)
     if not rows:
-        names = alternatives([f"`{label}`" for label in sorted(unheard)])
+        names = alternatives([f"`{label}`" for label in sorted(unclassified)])
         what = f"all segments are labelled {names}, which is no class"
         raise UserError(what, str(folder or found.folder), "correct their labels")
     left = found.names(sorted(set(found.sounds) - annotated - {Path(row["source"]) for row in rows}))
     notes = [f"{counted(len(left), 'sound')} without a label file, left out: {first_ten(left)}"] if left else []
     notes += [
-        f"{counted(count, 'segment')} left out: `{label}` is what infer.py writes where it hears no class; "
+        f"{counted(count, 'segment')} left out: `{label}` is what infer.py writes where it finds no class; "
         f"a line `{label}: {label}` in a --label_map makes it one"
-        for label, count in sorted(unheard.items())
+        for label, count in sorted(unclassified.items())
     ]
     return rows, places, notes
 

@@ -54,9 +54,13 @@ class Pusher(TrainerCallback):
         finally:
             shutil.rmtree(folder)
 
+    def wait(self) -> None:
+        """Waits for the push of the last checkpoint, whose folder may go then."""
+        self.thread.shutdown()
+
     def finish(self, folder: Path) -> str | None:
         """Pushes the finished run, after the last checkpoint; returns the message of a failure, if any."""
-        self.thread.shutdown()
+        self.wait()
         try:
             print(f"pushed         {push_run(folder, self.target)}")
         except UserError as error:

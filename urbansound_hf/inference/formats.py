@@ -41,7 +41,7 @@ class WriteOptions:
     top_k: int = 5  # number of labels of each window, which decides the columns of a CSV
     events: bool = False  # merged events instead of windows; always for the formats in `ANNOTATIONS`
     rules: Mapping[str, Any] = field(default_factory=dict)  # arguments of `Classification.events`
-    highest_hz: float = 8000.0  # the upper end of the frequencies that the model hears, for Raven
+    highest_hz: float = 8000.0  # the upper end of the model's frequencies, for Raven
     embeddings: bool = False  # whether windows have an embedding, which goes into a column of Parquet
     multi_label: bool = False  # whether windows have a list of `labels`
 

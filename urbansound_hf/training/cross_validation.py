@@ -196,7 +196,7 @@ def _run_split(experiment: Experiment, split: Split, folder: Path, facts: Mappin
         check_serving(folder, clip, config.model.trust_remote_code)
         write_json(folder / RECEIPT, receipt)  # last: it marks the run as finished
         if pusher:
-            pusher.thread.shutdown()  # the last push may still read a checkpoint
+            pusher.wait()
         if not config.training.keep_checkpoints:  # not earlier: a kill in between would lose the training
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         experiment.show(run_summary(metrics, folder))

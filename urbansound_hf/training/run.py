@@ -125,11 +125,11 @@ def prepare_inputs(
     recipe, batch_size = config.recipe, config.training.per_device_eval_batch_size
     cut, processes = window_cut(model, extractor, config.data.clip_seconds), config.data.preprocessing_num_workers
     filled = "none" if recipe.augment else filling(extractor, cut.window, recipe.fill)
-    heard = Waveforms(extractor.sampling_rate) if recipe.augment else extractor
+    train_extractor = Waveforms(extractor.sampling_rate) if recipe.augment else extractor
     learner: torch.nn.Module = model
     with config.training.main_process_first(desc="feature extraction"):
         scored = prepare_features(clips, extractor, cut._replace(shifts=recipe.test_time_shifts), processes)
-        learned = prepare_features(clips, heard, cut._replace(filled=filled), processes)
+        learned = prepare_features(clips, train_extractor, cut._replace(filled=filled), processes)
         kinds = {features._fingerprint: features for features in (scored, learned)}.values()
         if is_probe(config.model, recipe) and all(agrees(model, each, config.training.device) for each in kinds):
             features, scored, learner = learned, embeddings(model, scored, batch_size), LinearProbe(model)
@@ -152,9 +152,9 @@ def streamed_inputs(
     recipe, limits = config.recipe, Limits(config.data.min_rate, config.data.max_seconds)
     cut = window_cut(model, extractor, config.data.clip_seconds)._replace(limits=limits)
     filled = "none" if recipe.augment else filling(extractor, cut.window, recipe.fill)
-    learned = Waveforms(extractor.sampling_rate) if recipe.augment else extractor
+    train_extractor = Waveforms(extractor.sampling_rate) if recipe.augment else extractor
     buffer, scored = config.data.shuffle_buffer, cut._replace(shifts=recipe.test_time_shifts)
-    parts = {"train": StreamedClips(clips, split.train, learned, cut._replace(filled=filled), buffer)}
+    parts = {"train": StreamedClips(clips, split.train, train_extractor, cut._replace(filled=filled), buffer)}
     held_out = {"validation": split.validation, "test": split.test}
     parts |= {part: StreamedClips(clips, rows, extractor, scored) for part, rows in held_out.items() if len(rows)}
     return parts, model
@@ -222,20 +222,7 @@ def train_and_evaluate(
     with PeakMemory() as peak:
         outcome = trainer.train(resume_from_checkpoint=begun)
     trained = adapt.count_parameters(model)["trained_parameters"]  # before LoRA's are merged into the others
-    if config.model.lora_rank:
-        from urbansound_hf.models import lora
-
-        lora.merge_lora(model)
-    fitted = {"probe": prepared.probe} if prepared.probe else {}
-    if config.training.calibrate:
-        fitted["calibration"] = calibrate(model, *predict_windows(trainer, prepared.validation))
-    thresholds: list[float] | None = None
-    if sounds.multi_label:
-        thresholds = [UNTUNED] * len(sounds.labels)
-        if prepared.validation:
-            found = clip_scores(*predict_windows(trainer, prepared.validation))
-            thresholds = best_thresholds(found["true"], found["probabilities"])
-        model.config.update({"thresholds": thresholds})
+    fitted, thresholds = complete_model(config, trainer, prepared, sounds)
     with stage("write"):
         save_run(trainer, folder, model, prepared.extractor)
     if config.training.export_onnx and trainer.is_world_process_zero():
@@ -250,6 +237,7 @@ def train_and_evaluate(
     metrics = {
         **{f"test_{name}" if name in ALL_METRICS else name: value for name, value in scores.items()},
         **split_facts(sounds, split),
+        **({"probe": prepared.probe} if prepared.probe else {}),
         **fitted,
         **adapt.count_parameters(model),
         "trained_parameters": trained,
@@ -265,6 +253,30 @@ def train_and_evaluate(
         write_json(folder / METRICS, metrics)
         write_json(folder / HISTORY, trainer.state.log_history)
     return metrics
+
+
+def complete_model(
+    config: RunConfig, trainer: SoundTrainer, prepared: Prepared, sounds: Sounds
+) -> tuple[dict[str, Any], list[float] | None]:
+    """Merges LoRA, fits a temperature and chooses thresholds, as the config and the labels ask, in the trained model.
+
+    Returns the calibration for metrics.json, empty without one, and the thresholds of a model of several labels.
+    """
+    if config.model.lora_rank:
+        from urbansound_hf.models import lora
+
+        lora.merge_lora(prepared.model)
+    fitted: dict[str, Any] = {}
+    if config.training.calibrate:
+        fitted["calibration"] = calibrate(prepared.model, *predict_windows(trainer, prepared.validation))
+    if not sounds.multi_label:
+        return fitted, None
+    thresholds = [UNTUNED] * len(sounds.labels)
+    if prepared.validation:
+        clips = clip_scores(*predict_windows(trainer, prepared.validation))
+        thresholds = best_thresholds(clips["true"], clips["probabilities"])
+    prepared.model.config.update({"thresholds": thresholds})
+    return fitted, thresholds
 
 
 def split_facts(sounds: Sounds, split: Split) -> dict[str, Any]:
